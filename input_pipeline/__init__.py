@@ -1,0 +1,1 @@
+"""Reading, ordering and augmenting images; knows nothing of vitjax."""
