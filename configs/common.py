@@ -1,0 +1,56 @@
+"""Pieces that config files share."""
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+    """Read "a=1,b=x,flag" against `defaults`, which give the names and the types.
+
+    A bare name sets a flag to True; "on"/"off", "true"/"false" and "1"/"0" are bools.
+    Raises ValueError on a name that is not among the defaults, or a value of another
+    type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (part.strip() for part in (arg or "").split(","))):
+        name, equals, text = (part.strip() for part in item.partition("="))
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"unknown config argument {name!r}{hint} "
+                f"(known: {', '.join(sorted(defaults))})"
+            )
+        values[name] = _read(name, text if equals else "true", defaults[name])
+    return ConfigDict(values)
+
+
+def _read(name: str, text: str, default: Any) -> Any:
+    """`text` as a value of the type of `default`."""
+    kind = type(default)
+    words = {
+        "on": True,
+        "true": True,
+        "1": True,
+        "off": False,
+        "false": False,
+        "0": False,
+    }
+    try:
+        return words[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        expected = "on or off" if kind is bool else f"of type {kind.__name__}"
+        raise ValueError(
+            f"config argument {name}={text!r} is not {expected}, e.g. {name}={default}"
+        ) from None
+
+
+def choose(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """`value`, or a ValueError that lists the choices."""
+    if value not in choices:
+        raise ValueError(
+            f"config argument {name}={value!r} is not one of {', '.join(choices)}"
+        )
+    return value

@@ -1,0 +1,92 @@
+"""Which example comes when, and with which randomness: pure functions, in graph.
+
+A global stream of positions 0, 1, 2, ... runs through the epochs without a seam:
+position p is example `permutation[epoch](p mod n)` of epoch `p // n`. The permutation
+and each example's seed are functions of (seed, epoch, index) alone, so nothing has to
+be stored to go on from any position, and nobody has to agree on anything.
+
+Seeds come from threefry-2x32 (Salmon et al. 2011, the generator behind JAX's keys): for
+a fixed key it is a bijection of its 64-bit counter, here (epoch, index), so no two
+examples of a run share a seed. Two keys, one for orders and one for examples, keep the
+two streams apart.
+"""
+
+import tensorflow as tf
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+_ORDER, _EXAMPLE = 0, 1  # the streams
+
+
+def threefry2x32(key: tuple, counter: tuple) -> tuple[tf.Tensor, tf.Tensor]:
+    """Twenty rounds of threefry-2x32: two words of 32 random bits per counter.
+
+    `key` and `counter` are pairs of uint32 tensors or numbers that broadcast.
+    """
+    keys = [tf.cast(word, tf.uint32) for word in key]
+    keys.append(keys[0] ^ keys[1] ^ tf.constant(_PARITY, tf.uint32))
+    x, y = (tf.cast(word, tf.uint32) for word in counter)
+    x, y = x + keys[0], y + keys[1]
+    for group in range(5):
+        for by in _ROTATIONS[group % 2]:
+            x = x + y
+            y = _rotate_left(y, by) ^ x
+        x = x + keys[(group + 1) % 3]
+        y = y + keys[(group + 2) % 3] + tf.constant(group + 1, tf.uint32)
+    return x, y
+
+
+def _rotate_left(x: tf.Tensor, by: int) -> tf.Tensor:
+    left = tf.bitwise.left_shift(x, tf.constant(by, tf.uint32))
+    return left | tf.bitwise.right_shift(x, tf.constant(32 - by, tf.uint32))
+
+
+def _key(seed: int, stream: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The key of one stream of a run; `seed` is any Python int, taken modulo 2**64."""
+    words = (
+        tf.constant((seed >> 32) & 0xFFFFFFFF, tf.uint32),
+        tf.constant(seed & 0xFFFFFFFF, tf.uint32),
+    )
+    return threefry2x32(words, (0, stream))
+
+
+def example_at(position, *, seed: int, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The (epoch, index) of positions of the shuffled stream, each an int64[n].
+
+    `position` is an int64[n] of numbers >= 0, `size` the number of examples.
+    """
+    position = tf.convert_to_tensor(position, tf.int64)
+    epoch = tf.math.floordiv(position, size)
+    words = threefry2x32(_key(seed, _ORDER), (epoch, tf.zeros_like(epoch)))
+    # tf.random.experimental.index_shuffle for many seeds at once: that function pads
+    # the seed with this word too, but along the wrong axis when there are several.
+    pad = tf.fill(tf.shape(epoch), tf.constant(498247692, tf.uint32))
+    index = tf.raw_ops.RandomIndexShuffle(
+        index=tf.math.floormod(position, size),
+        seed=tf.stack([pad, *words], axis=-1),
+        max_index=tf.constant(size - 1, tf.int64),
+        rounds=4,
+    )
+    return epoch, index
+
+
+def example_seed(epoch, index, *, seed: int) -> tf.Tensor:
+    """The int32[n, 2] from which an example of an epoch draws its augmentation.
+
+    `epoch` and `index` are int64[n] below 2**32.
+    """
+    words = threefry2x32(_key(seed, _EXAMPLE), (epoch, index))
+    return tf.bitcast(tf.stack(words, axis=-1), tf.int32)
+
+
+def local_positions(
+    step, *, batch_size: int, process_index: int, process_count: int
+) -> tf.Tensor:
+    """The positions of one process's rows of the global batch of `step`, an int64[b].
+
+    Row r of step s is position s * batch_size + r; process i has the rows
+    i * b to (i + 1) * b, where b is batch_size / process_count.
+    """
+    rows = batch_size // process_count
+    first = tf.cast(step, tf.int64) * batch_size + process_index * rows
+    return first + tf.range(rows, dtype=tf.int64)

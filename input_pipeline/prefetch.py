@@ -1,0 +1,86 @@
+"""Numpy batches become global jax.Arrays ahead of their use, in a thread."""
+
+import queue
+import threading
+from collections.abc import Collection, Iterable, Iterator
+
+import jax
+import numpy as np
+
+_END = object()
+
+
+def prefetch(
+    iterable: Iterable[dict[str, np.ndarray]],
+    sharding: jax.sharding.Sharding,
+    *,
+    size: int = 2,
+    keys: Collection[str] | None = None,
+) -> Iterator[dict[str, jax.Array]]:
+    """The batches of `iterable`, on the devices, at most `size` of them ahead.
+
+    A thread takes this process's rows of each batch and starts their copy to the
+    devices; it starts at the first `next` and ends with the generator. Integers of 64
+    bits become int32; nothing else changes its dtype. What the iterable raises is
+    raised here, after the batches before it.
+
+    Args:
+      iterable: dicts of arrays whose first axis is this process's rows.
+      sharding: of the first axis of the global arrays.
+      size: how many batches are copied, or being copied, but not taken yet.
+      keys: which entries of the batches to copy; the others are dropped. None is all.
+    """
+    if size < 1:
+        raise ValueError(f"prefetch needs a size of at least 1, but it is {size}")
+    return _prefetch(iterable, sharding, size, keys)
+
+
+def _prefetch(iterable, sharding, size, keys):
+    free = threading.Semaphore(size)
+    ready: queue.SimpleQueue = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def produce():
+        try:
+            batches = iter(iterable)
+            while True:
+                free.acquire()
+                if stopped.is_set():
+                    return
+                batch = next(batches, _END)
+                if batch is _END:
+                    break
+                ready.put((_to_devices(batch, sharding, keys), None))
+        except BaseException as error:
+            ready.put((_END, error))
+        else:
+            ready.put((_END, None))
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            if batch is _END:
+                return
+            free.release()
+            yield batch
+            del batch  # else one more batch than `size` stays on the devices
+    finally:
+        stopped.set()
+        free.release()
+        # It is in the middle of a batch at most; a source that hangs is left behind.
+        thread.join(timeout=10)
+
+
+def _to_devices(batch, sharding, keys):
+    return {
+        name: jax.make_array_from_process_local_data(sharding, _narrow(batch[name]))
+        for name in (batch if keys is None else keys)
+    }
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.int32) if array.dtype == np.int64 else array

@@ -1,0 +1,156 @@
+"""Where each record of a TFRecord shard begins, found once and kept on disk.
+
+A shard is a row of records: length (uint64), checksum of the length (uint32), the data,
+checksum of the data (uint32), all little-endian. Skipping from length to length reads
+a few bytes of each record. The result is a small file, beside the shards if that folder
+may be written to, else in the user's cache folder; it holds the size and the time of
+change of its shard, and is made again when either differs.
+"""
+
+import hashlib
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+_HEADER, _FOOTER = 12, 4  # bytes before and after the data of a record
+_FOLDER = ".record_index"
+_THREADS = 16  # the work is waiting for the disk
+
+
+def offsets(shards: Sequence[str]) -> list[np.ndarray]:
+    """The byte offset of each record of each shard, as int64 arrays.
+
+    Raises:
+      ValueError: a shard is missing, truncated or no TFRecord file; names the file.
+    """
+    started = reported = time.monotonic()
+    found = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for i, shard in enumerate(pool.map(shard_offsets, shards)):
+            found.append(shard)
+            if time.monotonic() - reported > 5:
+                reported = time.monotonic()
+                logging.info("indexing records: %d of %d shards", i + 1, len(shards))
+    if time.monotonic() - started > 5:
+        seconds = time.monotonic() - started
+        logging.info("indexed the records of %d shards, %.0f s", len(shards), seconds)
+    return found
+
+
+def shard_offsets(shard: str) -> np.ndarray:
+    """The byte offset of each record of one shard, from its index file if it is fresh.
+
+    Raises:
+      ValueError: the shard is missing, truncated or no TFRecord file.
+    """
+    size, mtime = _stat(shard)
+    folders = _index_folders(shard)
+    name = f"{os.path.basename(shard)}.npy"
+    for folder in folders:
+        found = _load(folder / name, size, mtime)
+        if found is not None:
+            return found
+    found = scan(shard, size)
+    content = np.concatenate([np.array([size, mtime], np.int64), found])
+    if not any(_save(folder, name, content) for folder in folders):
+        logging.warning(
+            "the record index of %s could be kept in none of %s: it is made again at "
+            "each start",
+            shard,
+            ", ".join(map(str, folders)),
+        )
+    return found
+
+
+def scan(shard: str, size: int) -> np.ndarray:
+    """The byte offset of each record of a shard of `size` bytes, read off the shard.
+
+    Raises:
+      ValueError: the records do not end where the file does.
+    """
+    found, position = [], 0
+    with _open(shard) as file:
+        while position < size:
+            header = file.read(_HEADER)
+            if len(header) < _HEADER:
+                end = position + _HEADER
+            else:
+                (length,) = struct.unpack_from("<Q", header)
+                end = position + _HEADER + length + _FOOTER
+            if end > size:
+                raise ValueError(
+                    f"the shard {shard} is truncated or damaged: its record "
+                    f"{len(found)}, at byte {position}, should end at byte {end}, but "
+                    f"the file has {size} bytes; copy it or prepare the data set again"
+                )
+            found.append(position)
+            position = end
+            file.seek(position)
+    return np.array(found, np.int64)
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _open(path: str):
+    if _is_remote(path):
+        return tf.io.gfile.GFile(path, "rb")
+    return open(path, "rb", buffering=0)
+
+
+def _stat(path: str) -> tuple[int, int]:
+    """Size in bytes and time of change in nanoseconds."""
+    try:
+        if _is_remote(path):
+            stat = tf.io.gfile.stat(path)
+            return stat.length, stat.mtime_nsec
+        stat = os.stat(path)
+        return stat.st_size, stat.st_mtime_ns
+    except (FileNotFoundError, tf.errors.NotFoundError):
+        raise ValueError(
+            f"the shard {path} is missing, though the data set's own record names it; "
+            "copy it or prepare the data set again"
+        ) from None
+
+
+def _index_folders(shard: str) -> list[Path]:
+    """Where the index of a shard may be, the best place first."""
+    parent = os.path.dirname(shard)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(
+        os.path.expanduser("~"), ".cache"
+    )
+    place = hashlib.sha256(parent.encode()).hexdigest()[:16]
+    cached = Path(cache) / "input_pipeline" / "record_index" / place
+    return [cached] if _is_remote(shard) else [Path(parent) / _FOLDER, cached]
+
+
+def _load(path: Path, size: int, mtime: int) -> np.ndarray | None:
+    try:
+        content = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # absent, or cut short by something
+        return None
+    if content.dtype != np.int64 or content.shape < (2,):
+        return None
+    return content[2:] if tuple(content[:2]) == (size, mtime) else None
+
+
+def _save(folder: Path, name: str, content: np.ndarray) -> bool:
+    """Write by rename, so that several processes may do it at once; False if refused."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            np.save(file, content)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, folder / name)
+    except OSError:
+        return False
+    return True

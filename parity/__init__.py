@@ -1,0 +1,1 @@
+"""Proof against PyTorch: the only package that imports torch."""

@@ -1,0 +1,132 @@
+"""The four packages come from one place, and every dependency is used and pinned."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import configs
+import input_pipeline
+import parity
+import vitjax
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Distribution -> import name, where they differ; None: used without an import.
+IMPORT_NAMES = {
+    "absl-py": "absl",
+    "importlib-resources": None,  # by tensorflow-datasets
+    "orbax-checkpoint": "orbax",
+    "scikit-learn": "sklearn",
+    "tensorboardx": "tensorboardX",
+    "tensorflow-cpu": "tensorflow",
+    "tensorflow-datasets": "tensorflow_datasets",
+    "ml-collections": "ml_collections",
+}
+
+
+def _canonical(requirement):
+    name = re.match(r"[A-Za-z0-9._-]+", requirement).group()
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _used():
+    names = set()
+    for package in ("vitjax", "input_pipeline", "configs", "parity"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    names.add(node.module.split(".")[0])
+    return names
+
+
+def test_the_four_packages_share_a_parent():
+    homes = {
+        Path(m.__file__).resolve().parent.parent
+        for m in (vitjax, input_pipeline, configs, parity)
+    }
+    assert homes == {ROOT}
+
+
+def test_nothing_is_required_that_is_not_used():
+    used = _used()
+    for requirement in PROJECT["dependencies"]:
+        name = _canonical(requirement)
+        name = IMPORT_NAMES.get(name, name)
+        assert name is None or name in used, requirement
+
+
+def test_nothing_is_used_that_is_not_required():
+    extras = PROJECT["optional-dependencies"]
+    required = {_canonical(r) for r in PROJECT["dependencies"] + extras["parity"]}
+    known = {IMPORT_NAMES.get(name, name) for name in required}
+    ours = {"vitjax", "input_pipeline", "configs", "parity"}
+    # flax brings nothing else that we import by name.
+    assert _used() - set(sys.stdlib_module_names) - ours <= known
+
+
+def _pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if line and line[0] != "#")
+    return {_canonical(name): version for name, version in pairs}
+
+
+def test_every_requirement_is_pinned():
+    extras = PROJECT["optional-dependencies"]
+    wanted = PROJECT["dependencies"] + extras["parity"] + extras["dev"]
+    assert {_canonical(r) for r in wanted} <= _pins().keys() | {"tensorflow"}
+
+
+def test_the_pins_are_what_is_tested():
+    for name, version in _pins().items():
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        assert installed.split("+")[0] == version, name
+
+
+def test_a_built_wheel_holds_the_four_packages_and_imports_elsewhere(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check",
+         "--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", ROOT],
+        check=True,
+    )
+    [wheel] = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"vitjax", "input_pipeline", "configs", "parity"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    code = (
+        "import vitjax.train, vitjax.benchmark, vitjax.models, input_pipeline, parity\n"
+        "import configs.vit_s16_i1k as c\n"
+        "c.get_config()\n"
+        "print(vitjax.__file__)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0, out.stderr
+    assert Path(out.stdout.strip()).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["DESIGN.md", "shared/", "/work/", "/root/"])
+def test_the_project_speaks_of_itself_only(word):
+    for path in [*ROOT.rglob("*.py"), ROOT / "README.md", ROOT / "Makefile"]:
+        if ".venv" not in path.parts and path != Path(__file__).resolve():
+            assert word not in path.read_text(), path

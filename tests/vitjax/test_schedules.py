@@ -1,0 +1,155 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitjax.schedules import make_schedule
+
+RUN = {"total_steps": 200, "batch_size": 512, "data_size": 5120}
+
+
+def decayed(kind, base, step, warmup, total, **kw):
+    """The decay alone, one step at a time, in float64."""
+    progress = min(max((step - warmup) / (total - warmup), 0), 1)
+    if kind == "cosine":
+        return base * math.cos(math.pi / 2 * progress) ** 2
+    if kind in ("linear", "polynomial"):
+        end, power = kw.get("end", 0), kw.get("power", 1)
+        return base * (1 - progress) ** power + end * (1 - (1 - progress) ** power)
+    if kind == "rsqrt":
+        shift, timescale = kw.get("shift", 0), kw.get("timescale", 10_000)
+        after = step - warmup if step > warmup else 0
+        return base * math.sqrt(timescale / (timescale + after + shift))
+    factor = 1
+    for boundary, mult in zip(kw.get("steps", ()), kw.get("mults", ()), strict=True):
+        factor = mult if step >= boundary else factor
+    return base * factor
+
+
+@pytest.mark.parametrize(
+    ("warmup", "cooldown"), [(0, 0), (20, 0), (0, 30), (20, 30)], ids=str
+)
+@pytest.mark.parametrize(
+    ("kind", "kw"),
+    [
+        ("cosine", {}),
+        ("linear", {}),
+        ("linear", {"end": 0.1}),
+        ("polynomial", {"end": 0.01, "power": 2}),
+        ("rsqrt", {}),
+        ("rsqrt", {"timescale": 50, "shift": 7}),
+        ("stair", {}),
+        ("stair", {"steps": [40, 41, 120], "mults": [0.5, 0.25, 2.0]}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mult", [1.0, 0.3])
+def test_every_kind(kind, kw, mult, warmup, cooldown):
+    schedule = make_schedule(
+        **RUN,
+        mult=mult,
+        decay_type=kind,
+        warmup_steps=warmup,
+        cooldown_steps=cooldown,
+        **kw,
+    )
+    expected = []
+    for step in range(201):
+        value = decayed(kind, mult, step, warmup, 200, **kw)
+        value *= step / warmup if step < warmup else 1
+        value *= (200 - step) / cooldown if 200 - step < cooldown else 1
+        expected.append(value)
+    got = jax.jit(schedule)(jnp.arange(201))
+    assert got.dtype == jnp.float32
+    # Differences of float32 near 1 lose up to 2**-24 absolutely.
+    np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-7)
+
+
+def test_the_reference_recipe():
+    schedule = make_schedule(
+        total_steps=111477,
+        batch_size=1024,
+        data_size=1268355,
+        decay_type="cosine",
+        warmup_steps=10_000,
+    )
+    for fn in (schedule, jax.jit(schedule)):
+        np.testing.assert_allclose(fn(1), 1e-4, rtol=1e-6)
+        np.testing.assert_allclose(fn(60_000), 0.51143, atol=5e-6)
+        assert [fn(step) for step in (0, 5000, 10_000, 111_476)] == [0, 0.5, 1, 0]
+
+
+def test_the_toy_run():
+    schedule = make_schedule(
+        total_steps=6, batch_size=1, data_size=1, decay_type="cosine", warmup_steps=2
+    )
+    np.testing.assert_allclose(
+        [schedule(step) for step in range(6)],
+        [0, 0.5, 1, 0.85355, 0.5, 0.14645],
+        atol=5e-6,
+    )
+
+
+def test_without_settings_the_schedule_is_constant():
+    np.testing.assert_array_equal(make_schedule(**RUN)(jnp.arange(200)), np.ones(200))
+
+
+@pytest.mark.parametrize("prefix", ["warmup", "cooldown", "timescale", "shift"])
+def test_durations_in_every_unit(prefix):
+    def values(**kw):
+        return make_schedule(**RUN, decay_type="rsqrt", **kw)(jnp.arange(200))
+
+    expected = values(**{f"{prefix}_steps": 20})
+    # 20 steps of 512 are 2 epochs of 5,120 examples and a tenth of 200 steps.
+    for unit, value in {"examples": 10_240, "epochs": 2, "percent": 0.1}.items():
+        np.testing.assert_array_equal(values(**{f"{prefix}_{unit}": value}), expected)
+    assert not np.array_equal(expected, values())
+    if prefix in ("timescale", "shift"):
+        np.testing.assert_array_equal(values(**{prefix: 20}), expected)
+
+
+def test_scale_with_batchsize():
+    scaled = make_schedule(**RUN, scale_with_batchsize=True, mult=0.3)
+    np.testing.assert_allclose(scaled(5), 0.3 * 2, rtol=1e-6)
+    with pytest.raises(ValueError, match="needs batch_size"):
+        make_schedule(
+            total_steps=2, batch_size=None, data_size=None, scale_with_batchsize=True
+        )
+
+
+def test_an_int_an_array_and_a_traced_step_agree():
+    schedule = make_schedule(**RUN, decay_type="rsqrt", warmup_steps=30, timescale=7)
+    ints = [float(schedule(step)) for step in range(0, 200, 9)]
+    traced = [float(jax.jit(schedule)(jnp.int32(step))) for step in range(0, 200, 9)]
+    np.testing.assert_allclose(ints, traced, rtol=3e-7)
+    np.testing.assert_allclose(schedule(jnp.arange(0, 200, 9)), ints, rtol=3e-7)
+    assert schedule(np.arange(6).reshape(2, 3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("total", [0, 1])
+def test_a_run_of_no_or_one_step_may_be_shorter_than_its_warmup(total):
+    run = {**RUN, "total_steps": total}
+    for kind in ("cosine", "linear", "rsqrt", "stair"):
+        assert make_schedule(**run, decay_type=kind, warmup_steps=10)(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("kw", "message"),
+    [
+        ({"decay_type": "cosin"}, "unknown decay_type 'cosin'; did you mean 'cosine'"),
+        ({"warm_up_steps": 1}, "key of a stair.*did you mean 'warmup_steps'"),
+        ({"decay_type": "cosine", "power": 2}, "key of a cosine schedule 'power'"),
+        ({"timescale_steps": 2}, "key of a stair schedule 'timescale_steps'"),
+        ({"warmup_steps": 200}, "warm-up of 200 steps must be shorter than.* of 200"),
+        ({"warmup_epochs": 21}, "warm-up of 210 steps"),
+        ({"warmup_steps": 1, "warmup_epochs": 1}, "warmup_steps, warmup_epochs"),
+        ({"cooldown_steps": -1}, "cooldown_steps must be"),
+        ({"steps": [1, 2], "mults": [1.0]}, "one of mults for each"),
+        ({"steps": [2, 1], "mults": [1.0, 2.0]}, "ascending"),
+    ],
+)
+def test_errors(kw, message):
+    with pytest.raises(ValueError, match=message):
+        make_schedule(**RUN, **kw)

@@ -1,0 +1,253 @@
+"""Speed of the trainer's own step: `python -m vitjax.benchmark --model S/16`.
+
+The step is the one of configs/vit_s16_i1k.py (uint8 images, device_pp, mixup,
+accumulation, metrics) on synthetic images; TensorFlow is not needed.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitjax import devices, program, sharding
+from vitjax.experiment import Experiment
+from vitjax.trees import count, flatten_with_names
+
+# Dense bf16 peak in TFLOP/s, from the makers' data sheets; parts of device_kind.
+PEAK_TFLOPS = {
+    "H200": 989,
+    "H100": 989,
+    "A100": 312,
+    "V100": 125,
+    "L40S": 362,
+    "L4": 121,
+    "RTX 4090": 165,
+    "TPU v6": 918,
+    "TPU v5p": 459,
+    "TPU v5": 197,
+    "TPU v4": 275,
+    "TPU v3": 123,
+}
+
+
+def flagship(
+    variant: str,
+    *,
+    num_classes: int = 1000,
+    accum_freq: int = 1,
+    model: dict[str, Any] | None = None,
+    sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),),
+) -> Experiment:
+    """The training step of configs/vit_s16_i1k.py; a test compares the two programs."""
+    return Experiment(
+        input={},
+        num_classes=num_classes,
+        device_pp=(
+            f"value_range(-1, 1)|onehot({num_classes}, key='label', "
+            "key_result='labels')|keep('image', 'labels')"
+        ),
+        model={
+            "variant": variant,
+            "rep_size": True,
+            "pool_type": "gap",
+            "posemb": "sincos2d",
+            **(model or {}),
+        },
+        loss="softmax_xent",
+        mixup={"p": 0.2},
+        accum_freq=accum_freq,
+        sharding_strategy=sharding_strategy,
+        optimizer={
+            "optax_name": "scale_by_adam",
+            "optax": {"mu_dtype": "bfloat16"},
+            "grad_clip_norm": 1.0,
+            "lr": 0.001,
+            "wd": 0.0001,
+            "schedule": {"warmup_steps": 10_000, "decay_type": "cosine"},
+        },
+    )
+
+
+def forward_flops(params: Any, num_tokens: int, width: int, depth: int) -> float:
+    """Floating point operations (2 a multiply-add) of one image's forward pass.
+
+    Every kernel of the encoder and stem meets every token, the head meets the pooled
+    one; attention adds 4 n^2 d a block. Norms, GELU and softmax are not counted.
+    """
+    total = depth * 4 * num_tokens**2 * width
+    for name, leaf in flatten_with_names(params):
+        if name.endswith("kernel"):
+            pooled = name.startswith(("head", "pre_logits"))
+            total += 2 * leaf.size * (1 if pooled else num_tokens)
+    return float(total)
+
+
+def synthetic_batches(
+    batch_size: int, image_size: int, num_classes: int, mesh: jax.sharding.Mesh, n: int
+) -> list[dict[str, jax.Array]]:
+    """`n` batches of random uint8 images and int32 labels, split over the devices."""
+    rng = np.random.default_rng(0)
+    local = batch_size // jax.process_count()
+    home = sharding.batch_sharding(mesh)
+    shape = (local, image_size, image_size, 3)
+    return [
+        {
+            name: jax.make_array_from_process_local_data(home, value)
+            for name, value in {
+                "image": rng.integers(0, 256, shape, np.uint8),
+                "label": rng.integers(0, num_classes, local, np.int32),
+            }.items()
+        }
+        for _ in range(n)
+    ]
+
+
+def peak_tflops(device: jax.Device) -> tuple[float, str]:
+    """(TFLOP/s of one device, where the figure comes from)."""
+    for kind, peak in PEAK_TFLOPS.items():
+        if kind.lower() in device.device_kind.lower():
+            return float(peak), f"data sheet, {kind}, dense bf16"
+    size = 2048
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    start = time.perf_counter()
+    for _ in range(5):
+        product(a, a).block_until_ready()
+    seconds = (time.perf_counter() - start) / 5
+    return (
+        2 * size**3 / seconds / 1e12 / _sharing(device),
+        f"measured here: float32 matrix product of {size} x {size}",
+    )
+
+
+def _sharing(device: jax.Device) -> int:
+    """CPU "devices" of one process share its cores, so each has a part of the peak."""
+    return jax.local_device_count() if device.platform == "cpu" else 1
+
+
+def _memory(compiled: Any) -> tuple[float, str]:
+    """(GiB per device, where the figure comes from)."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 2**30, "allocator's peak"
+    m = compiled.memory_analysis()
+    size = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
+    return (size - m.alias_size_in_bytes) / 2**30, "XLA's plan"
+
+
+def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> dict:
+    """Compile and time the step of `e`; returns the figures that `main` prints."""
+    mesh = sharding.make_mesh(e.mesh)
+    batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches[0])
+    run = program.build(
+        e, mesh, batch_shapes=shapes, total_steps=112_603, data_size=1_281_167
+    )
+    start = time.perf_counter()
+    state = run.init()
+    key = run.key
+    compiled = run.train_step.lower(state, batches[0], key).compile()
+    for i in range(3):
+        state, out = compiled(state, batches[i % 2], key)
+    jax.block_until_ready(out)
+    compile_seconds = time.perf_counter() - start
+    seconds = []
+    for i in range(steps):
+        start = time.perf_counter()
+        state, out = compiled(state, batches[i % 2], key)
+        jax.block_until_ready(out)
+        seconds.append(time.perf_counter() - start)
+    step_seconds = statistics.median(seconds)
+
+    m: Any = run.model
+    patch_h, patch_w = m.patch_size
+    tokens = (image_size // patch_h) * (image_size // patch_w)
+    params = run.shapes.params
+    flops = 3 * forward_flops(params, tokens, m.width, m.depth) * batch_size
+    device = jax.local_devices()[0]
+    peak, peak_source = peak_tflops(device)
+    tflops = flops / step_seconds / 1e12 / mesh.size
+    memory, memory_source = _memory(compiled)
+    return {
+        "device": devices.describe(),
+        "parameters": count(params),
+        "batch_size": batch_size,
+        "accum_freq": e.accum_freq,
+        "compile and warm-up s": compile_seconds,
+        "ms/step": 1000 * step_seconds,
+        "img/s per device": batch_size / step_seconds / mesh.size,
+        "model TFLOP/s per device": tflops,
+        "MFU": tflops / peak,
+        "assumed peak TFLOP/s": peak,
+        "peak from": peak_source,
+        "peak memory GiB per device": memory,
+        "memory from": memory_source,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vitjax.benchmark",
+        description="Time the trainer's own step on synthetic images.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", default="S/16", help="variant of the ViT")
+    add("--batch_size", type=int, default=1024, help="global batch size")
+    add("--accum_freq", type=int, default=1, help="microbatches a step")
+    add("--image_size", type=int, default=224, help="pixels a side")
+    add("--steps", type=int, default=20, help="timed steps")
+    add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
+    add("--attn_impl", default="flax", help="flax, xla or cudnn")
+    add("--remat_policy", default="none", help="what the backward pass recomputes")
+    add("--scan", action="store_true", help="scan over the layers")
+    add("--fsdp", action="store_true", help="split parameters and moments")
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    flags = parser.parse_args(argv)
+    strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
+    try:
+        devices.enable_compilation_cache()
+        figures = measure(
+            flagship(
+                flags.model,
+                accum_freq=flags.accum_freq,
+                sharding_strategy=((".*", strategy),),
+                model={
+                    "dtype_mm": flags.dtype_mm,
+                    "attn_impl": flags.attn_impl,
+                    "remat_policy": flags.remat_policy,
+                    "scan": flags.scan,
+                },
+            ),
+            batch_size=flags.batch_size,
+            image_size=flags.image_size,
+            steps=flags.steps,
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    figures = {"model": flags.model, "dtype_mm": flags.dtype_mm, **figures}
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        text = f"{value:,.4g}" if isinstance(value, float) else str(value)
+        print(f"{name:<{width}}  {text}")
+    text = json.dumps(figures)
+    print(text)
+    if flags.json:
+        flags.json.write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

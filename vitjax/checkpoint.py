@@ -1,0 +1,143 @@
+"""Checkpoints of a run, by orbax: atomic, asynchronous, one folder a step."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from vitjax.trees import flatten_with_names, map_with_names, match_patterns
+
+
+class Checkpointer:
+    """The checkpoints under `workdir`/checkpoints.
+
+    Each holds the train state (arrays) and a JSON item beside it (everything else).
+    A step's folder appears only when it is complete.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        max_to_keep: int | None = 2,
+        keep_steps: int | None = None,
+    ):
+        """Keep the newest `max_to_keep`, and every multiple of `keep_steps` for ever."""
+        self.path = Path(workdir).resolve() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self.path,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=max_to_keep,
+                keep_period=keep_steps,
+                create=False,
+            ),
+            item_names=("state", "meta"),
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, None if there is none."""
+        return self._manager.latest_step() if self.path.is_dir() else None
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Start writing; returns when the state has left the devices."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+        )
+        self._manager.save(step, args=args, force=True)
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON item of a step."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["meta"]
+
+    def restore(self, step: int, shapes: Any) -> Any:
+        """The state of a step, placed as the shardings of `shapes` say.
+
+        Raises ValueError if the tree or a shape does not fit.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+        return self._manager.restore(step, args=args)["state"]
+
+    def wait(self) -> None:
+        """Until every started checkpoint is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then let go of orbax's threads."""
+        self._manager.close()
+
+
+def locate(path: str | Path) -> tuple[Path, int]:
+    """(workdir, step) of a workdir (its newest checkpoint) or of one step's folder.
+
+    Raises ValueError if no checkpoint is there.
+    """
+    path = Path(path).resolve()
+    if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
+        return path.parent.parent, int(path.name)
+    steps = [int(p.name) for p in (path / "checkpoints").glob("*") if p.name.isdigit()]
+    if not steps:
+        raise ValueError(
+            f"no checkpoint at {str(path)!r}: expected the workdir of a run, or "
+            "workdir/checkpoints/STEP"
+        )
+    return path, max(steps)
+
+
+def load_params(
+    path: str | Path, shapes: Any, fresh: Any, dont_load: Sequence[str] = ()
+) -> Any:
+    """Parameters of another run's checkpoint, placed as the shardings of `shapes` say.
+
+    Args:
+      path: as `locate` takes it. shapes, fresh: the model's parameters, as shapes with
+        shardings and as arrays.
+      dont_load: regexes of names (full match) that keep their `fresh` value.
+
+    Raises ValueError that lists every parameter that is missing there, left over
+    there, or of another shape.
+    """
+    workdir, step = locate(path)
+    folder = workdir / "checkpoints" / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(folder).item_metadata.tree["params"]
+        stored = {name: leaf.shape for name, leaf in flatten_with_names(stored)}
+        keep = match_patterns(shapes, [*dont_load, ".*"], what="dont_load")
+        skip = {name for mask in keep[:-1] for name, m in flatten_with_names(mask) if m}
+        wanted = {n: s.shape for n, s in flatten_with_names(shapes) if n not in skip}
+        left_over = stored.keys() - wanted.keys() - skip
+        problems = [
+            *(f"{n} is missing there" for n in sorted(wanted.keys() - stored.keys())),
+            *(
+                f"{n} is left over there"
+                for n in sorted(left_over)
+                if not any(re.fullmatch(regex, n) for regex in dont_load)
+            ),
+            *(
+                f"{n} has shape {stored[n]} there, {wanted[n]} here"
+                for n in sorted(wanted.keys() & stored.keys())
+                if tuple(stored[n]) != tuple(wanted[n])
+            ),
+        ]
+        if problems:
+            raise ValueError(
+                f"model_init {str(path)!r} does not fit the model: "
+                f"{'; '.join(problems)} (dont_load takes regexes of parameters to leave "
+                "at their initial value)"
+            )
+        target = map_with_names(
+            lambda n, s: ocp.PLACEHOLDER if n in skip else s, shapes
+        )
+        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+        loaded = checkpointer.restore(
+            folder,
+            args=ocp.args.PyTreeRestore(
+                item={"params": target},
+                restore_args={"params": restore_args},
+                partial_restore=True,
+            ),
+        )["params"]
+    return map_with_names(lambda n, f, x: f if n in skip else x, fresh, loaded)

@@ -1,0 +1,155 @@
+"""Config files: loading, command line overrides, and reading big_vision's own files."""
+
+import ast
+import importlib.util
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def split_spec(spec: str) -> tuple[Path, str | None]:
+    """("configs/x.py", "a=1,b") of "configs/x.py:a=1,b"; None where no argument is."""
+    path, colon, arg = spec.partition(":")
+    return Path(path), arg if colon else None
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a Python file with `get_config(arg)`, overrides applied.
+
+    Args:
+      spec: "path/to/file.py" or "path/to/file.py:argument".
+      overrides: "a.b=VALUE" each; see `override`.
+
+    Raises ValueError, in one sentence, where the file or an override is wrong.
+    """
+    path, arg = split_spec(spec)
+    if not path.is_file():
+        raise ValueError(f"config file {str(path)!r} does not exist; check --config")
+    module_spec = importlib.util.spec_from_file_location("vitjax_config_file", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"config file {str(path)!r} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(module_spec)
+    # A config file may import its neighbours by package, installed or not.
+    root = str(path.resolve().parent.parent)
+    sys.path.append(root)
+    try:
+        module_spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ValueError(f"config file {str(path)!r} cannot be read: {error}") from None
+    finally:
+        sys.path.remove(root)
+    config = _call(module, path, arg)
+    with config.unlocked(), config.ignore_type():
+        for text in overrides:
+            override(config, text)
+    return config
+
+
+def _call(module: Any, path: Path, arg: str | None) -> ConfigDict:
+    """`module.get_config`, with the argument if there is one."""
+    function = getattr(module, "get_config", None)
+    if function is None:
+        raise ValueError(f"config file {str(path)!r} has no function get_config(arg)")
+    takes_arg = bool(inspect.signature(function).parameters)
+    if arg is not None and not takes_arg:
+        raise ValueError(f"config file {str(path)!r} takes no argument, got {arg!r}")
+    config = function(arg) if arg is not None else function()
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"get_config of {str(path)!r} must return a ConfigDict, got "
+            f"{type(config).__name__}"
+        )
+    return config
+
+
+def override(config: ConfigDict, text: str) -> None:
+    """Apply "a.b=VALUE" to an unlocked config, whether or not it names the key.
+
+    VALUE is read as a Python literal, else kept as a string. None removes a section
+    and is an ordinary value otherwise.
+    """
+    dotted, equals, value_text = text.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise ValueError(
+            f"cannot read the override --config.{text}: expected --config.key=VALUE"
+        )
+    section = config
+    for key in keys[:-1]:
+        # A section that the file leaves out, or sets to None, begins empty.
+        if key not in section or section[key] is None:
+            section[key] = ConfigDict()
+        section = section[key]
+        if not isinstance(section, ConfigDict):
+            raise ValueError(
+                f"cannot set --config.{dotted}: {key!r} is a value, not a section"
+            )
+        section = section.unlock()
+    try:
+        value = ast.literal_eval(value_text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = value_text
+    with section.ignore_type():
+        if value is None and isinstance(section.get(keys[-1]), ConfigDict):
+            del section[keys[-1]]
+        else:
+            section[keys[-1]] = value
+
+
+def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+    """(config in vitjax's spelling, one notice for each key that was changed).
+
+    Pure. Whatever big_vision's configs spell differently is settled here, once.
+    """
+    config = ConfigDict(config.to_dict())
+    notices = []
+    section = config.get("input")
+    if section is not None and "accum_freq" in section:
+        config.accum_freq = section.accum_freq
+        del section.accum_freq
+        notices.append("input.accum_freq is read as the top-level accum_freq")
+    if "pp_modules" in config:
+        del config.pp_modules
+        notices.append("pp_modules is dropped: every op is always known")
+    if config.get("mixup") and "fold_in" in config.mixup:
+        del config.mixup.fold_in
+        notices.append("mixup.fold_in is dropped: big_vision does not read it either")
+    for name, section in (config.get("evals") or {}).items():
+        data = section.get("data") if section else None
+        hard_to_get = ("imagenet_v2", "imagenet2012_real")
+        if data and data.get("name") in hard_to_get and "required" not in section:
+            section.required = False
+            notices.append(
+                f"evals.{name} is skipped where {data.name} is not prepared "
+                "(required=False)"
+            )
+    return config, notices
+
+
+def plain(config: Any) -> Any:
+    """A config as plain JSON values: dicts, lists, numbers, strings, None."""
+    if isinstance(config, ConfigDict):
+        config = config.to_dict()
+    if isinstance(config, dict):
+        return {str(k): plain(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(v) for v in config]
+    return config
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """ "a.b: old -> new" for every key in which two plain configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        absent = "not set"
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(
+                old.get(key, absent), new.get(key, absent), f"{prefix}.{key}".strip(".")
+            )
+        ]
+    return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]

@@ -1,0 +1,92 @@
+"""Top-1, top-5 and loss over a data set, exact to the example.
+
+Shapes: b rows of a global batch, h w c image, k classes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from input_pipeline import device_ops
+from vitjax.lookup import lookup
+from vitjax.losses import LOSSES
+from vitjax.sharding import replicated
+
+MakeData = Callable[..., tuple[Iterable[Mapping[str, Array]], int]]
+
+
+class Classification:
+    """Evaluates a classifier; labels may be multi-hot, as ReaL's are.
+
+    A row counts if its `_mask` is 1 and it has a label. It is correct at 1 if the
+    class of its largest logit is one of its labels, at 5 if one of the five is.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[Any, Array], tuple[Array, Any]],
+        make_data: MakeData,
+        mesh: Mesh,
+        *,
+        data: Mapping[str, Any],
+        batch_size: int,
+        pp_fn: str = "",
+        device_pp: str = "",
+        loss_name: str = "sigmoid_xent",
+        label_key: str = "labels",
+    ):
+        """Open the data and build the jitted step; nothing runs yet.
+
+        Args:
+          predict: predict(state, image) -> (logits, out).
+          make_data: make_data(data=, pp_fn=, batch_size=) -> (global batches, steps).
+          mesh: batches are split over all its axes.
+          data: keyword arguments of a source of `input_pipeline.sources`.
+          batch_size: global, a multiple of the number of devices.
+          pp_fn: host ops. device_pp: ops inside the step.
+          loss_name: a name of `vitjax.losses.LOSSES`.
+          label_key: the feature with labels (b k), one-hot or multi-hot.
+        """
+        loss_of = lookup(LOSSES, loss_name, "loss")
+        preprocess = device_ops.get_preprocess_fn(device_pp)
+
+        def sums(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+            mask: Float[Array, " b"] = batch["_mask"]
+            features = preprocess({k: v for k, v in batch.items() if k != "_mask"})
+            labels: Float[Array, "b k"] = features[label_key]
+            logits, _ = predict(state, features["image"])
+            mask = mask * (labels.max(axis=1) > 0)
+            top = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
+            hit = jnp.take_along_axis(labels, top, axis=1) > 0
+            loss = loss_of(logits=logits, labels=labels, reduction=False)
+            count = lambda x: jnp.sum(jnp.where(mask > 0, x, 0).astype(jnp.int32))
+            return {
+                "prec@1": count(hit[:, 0]),
+                "prec@5": count(hit.any(axis=1)),
+                # where, not times: a padded row may give a loss that is not finite.
+                "loss": jnp.sum(jnp.where(mask > 0, loss, 0.0)),
+                "seen": count(jnp.ones_like(mask)),
+            }
+
+        self._sums = jax.jit(sums, out_shardings=replicated(mesh))
+        self._batches, self.steps = make_data(
+            data=data, pp_fn=pp_fn, batch_size=batch_size
+        )
+
+    def run(self, state: Any) -> Iterator[tuple[str, float]]:
+        """Yield ("prec@1", x), ("prec@5", x), ("loss", x): means over the examples."""
+        # Sums stay on the device until the end, so that no batch waits for the host.
+        parts = [self._sums(state, batch) for batch in self._batches]
+        totals = {"prec@1": 0.0, "prec@5": 0.0, "loss": 0.0, "seen": 0.0}
+        for part in jax.device_get(parts):
+            for name, value in part.items():
+                totals[name] += value.item()
+        seen = totals.pop("seen")
+        if not seen:
+            raise ValueError("the evaluation set has no example with a label")
+        for name, total in totals.items():
+            yield name, total / seen

@@ -1,0 +1,143 @@
+"""What a config may say at its top level, and what holds where it says nothing."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from vitjax import durations
+from vitjax.lookup import unknown
+
+# Handed to vitjax.optim.make_optimizer as they are; its signature has the defaults.
+OPTIMIZER_KEYS = frozenset(
+    {
+        "lr",
+        "wd",
+        "schedule",
+        "optax_name",
+        "optax",
+        "grad_clip_norm",
+        "lr_mults",
+        "wd_mults",
+    }
+)
+# Each in four spellings: PREFIX_steps, _examples, _epochs or _percent.
+DURATIONS = ("total", "log_training", "ckpt", "keep_ckpt")
+# Keys of big_vision that vitjax refuses, with what to do instead.
+REFUSED = {
+    "eval_only": "evaluation without training is a tool of its own",
+    "force_eval": "evaluations run again only where their row is missing",
+    "fewshot": "big_vision does not read it either; put evaluators under evals",
+    "init_shapes": "the image shape is read off the first op string's result",
+    "init_types": "the image type is read off the first op string's result",
+    "model_load": "vitjax loads its own checkpoints; dont_load takes regexes",
+    "sharding_rules": "logical axis rules are not supported; use sharding_strategy",
+    "ocdbt": "orbax writes the checkpoints",
+    "ckpt_timeout": "orbax waits for an unfinished checkpoint by itself",
+    "pp_modules": "every op is always known",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The top-level keys of a config under big_vision's names, with their defaults."""
+
+    input: Mapping[str, Any]  # keyword arguments of input_pipeline.pipeline.make_train
+    num_classes: int
+    seed: int = 0
+    device_pp: str = ""  # ops on the training batch inside the step
+    # Model.
+    model_name: str = "vit"
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    init_head_bias: float | None = None
+    # Loss and step.
+    loss: str = "sigmoid_xent"
+    label_smoothing: float = 0.0
+    mixup: Mapping[str, Any] | None = None  # keyword arguments of vitjax.mixup.check
+    accum_freq: int = 1
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Devices.
+    mesh: Sequence[tuple[str, int]] = (("data", -1),)
+    sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),)
+    prefetch_to_device: int = 2
+    # Where to start from, if the workdir has no checkpoint.
+    resume: str | None = None  # full state of another run
+    model_init: str | None = None  # parameters only
+    dont_load: Sequence[str] = ()  # regexes of parameters that model_init leaves fresh
+    # Evaluation and records.
+    evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_to_keep: int | None = 2
+    tensorboard: bool = True
+    wandb: Mapping[str, Any] | None = None  # keyword arguments of metrics.WandbSink
+    durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def steps(self, prefix: str, **sizes: Any) -> int:
+        """A duration of the config in steps; see `vitjax.durations.steps`."""
+        return durations.steps(prefix, self.durations, **sizes)
+
+
+def from_config(config: Mapping[str, Any]) -> Experiment:
+    """Read a config's top level; ValueError names a key that is unknown or missing."""
+    duration_keys = {key for prefix in DURATIONS for key in durations.keys(prefix)}
+    fields = {f.name: f for f in dataclasses.fields(Experiment)}
+    own = fields.keys() - {"optimizer", "durations"}
+    known = own | OPTIMIZER_KEYS | duration_keys
+    groups: dict[str, dict[str, Any]] = {"optimizer": {}, "durations": {}, "own": {}}
+    for key, value in config.items():
+        if key in REFUSED:
+            raise ValueError(f"config key {key!r} is not supported: {REFUSED[key]}")
+        if key not in known:
+            raise unknown(key, known, "config key")
+        if key in OPTIMIZER_KEYS:
+            groups["optimizer"][key] = value
+        elif key in duration_keys:
+            groups["durations"][key] = value
+        else:
+            groups["own"][key] = value
+    for key in ("input", "num_classes"):
+        if key not in groups["own"]:
+            raise ValueError(f"the config lacks {key!r}")
+    for key in ("lr", "optax_name"):
+        if key not in groups["optimizer"]:
+            raise ValueError(f"the config lacks {key!r}")
+    # A section that was switched off with None is as good as absent.
+    own_values = {
+        key: value
+        for key, value in groups["own"].items()
+        if value is not None or fields[key].default is None
+    }
+    return Experiment(
+        **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
+    )
+
+
+def call(
+    where: str, function: Callable[..., Any], section: Mapping[str, Any], **given: Any
+) -> Any:
+    """`function(**section, **given)`, where a wrong key of `section` is one sentence.
+
+    Args:
+      where: the section's name for messages, e.g. "input" or "evals.val".
+      function: its keyword parameters are the keys that the section may have.
+    """
+    check_keys(where, function, section, given)
+    return function(**section, **given)
+
+
+def check_keys(
+    where: str,
+    function: Callable[..., Any],
+    section: Mapping[str, Any],
+    given: Collection[str] = (),
+) -> None:
+    """Raise ValueError if `function` does not take, or lacks, a key of `section`."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = {p.name: p for p in parameters if p.name not in given}
+    for key in section:
+        if key not in known:
+            raise unknown(key, known, f"config key in {where}:")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in section:
+            raise ValueError(f"the config lacks {where}.{name}")

@@ -1,0 +1,552 @@
+"""The plain Vision Transformer, whole. Parameters are big_vision's to the letter.
+
+Shapes: b batch, n tokens, d width, h heads, k head dim, c classes; images are
+(b, height, width, channels).
+
+What is unusual here, as in big_vision unless said otherwise:
+- Pre-LN blocks, LayerNorm eps 1e-6; the last LayerNorm (`encoder_norm`) stands before
+  the pooling, not after it.
+- GELU is the tanh approximation; `gelu="exact"` is the one of PyTorch's default.
+- Position embeddings are added before cls is prepended, so cls (and registers) have
+  none. sincos2d is a constant, x before y; here computed in float64, then cast.
+- The head starts at zero: the first loss is ln(num_classes).
+- `dropout` acts on the embedded tokens, inside the MLP and after both branches, never
+  on the attention probabilities.
+- `out` holds pre_logits and logits of every token too; jit drops what nobody reads.
+- Registers (https://arxiv.org/abs/2309.16588) are ours: learned tokens from
+  N(0, 1e-6), as in the paper's own code, appended last; in `encoded`, but in no pooling
+  and no *_2d output.
+- `drop_path` is ours: each example loses each branch of block i with probability
+  drop_path * i / (depth - 1); the survivors are scaled up (as in timm). It draws from
+  the "dropout" key.
+
+Parameters are stored in float32 whatever computes. Three names say what computes:
+- `dtype_mm`: the matmuls of stem, blocks and MAP head. pre_logits and head run in the
+  wider of parameters and input, so logits are float32 (or float64).
+- `residual_dtype`: the stream between blocks, position embeddings and cls included.
+- `softmax_dtype`: the softmax between the attention's matmuls, both in dtype_mm.
+None for the last two means dtype_mm, but at least float32. big_vision's own bfloat16
+is dtype_mm = residual_dtype = softmax_dtype = "bfloat16" (it also stores cls and
+pos_embedding in bfloat16; we do not). LayerNorm computes and returns at least float32.
+For a model that is float64 throughout, enable x64, cast the parameters and say
+dtype_mm="float64". float64 parameters alone give LayerNorms and a head in float64
+around float32 matmuls: dtype_mm is obeyed.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from vitjax.lookup import lookup, unknown
+
+# big_vision models/vit.py:389-408, after https://arxiv.org/abs/2106.04560 (Ti to G),
+# https://arxiv.org/abs/2209.06794 (e) and https://arxiv.org/abs/2305.13035 (So400m).
+VARIANTS = {
+    "mu": {"width": 32, "depth": 1, "mlp_dim": 128, "num_heads": 2},
+    "Ti": {"width": 192, "depth": 12, "mlp_dim": 768, "num_heads": 3},
+    "S": {"width": 384, "depth": 12, "mlp_dim": 1536, "num_heads": 6},
+    "M": {"width": 512, "depth": 12, "mlp_dim": 2048, "num_heads": 8},
+    "B": {"width": 768, "depth": 12, "mlp_dim": 3072, "num_heads": 12},
+    "L": {"width": 1024, "depth": 24, "mlp_dim": 4096, "num_heads": 16},
+    "So400m": {"width": 1152, "depth": 27, "mlp_dim": 4304, "num_heads": 16},
+    "H": {"width": 1280, "depth": 32, "mlp_dim": 5120, "num_heads": 16},
+    "g": {"width": 1408, "depth": 40, "mlp_dim": 6144, "num_heads": 16},
+    "g-opt": {"width": 1536, "depth": 40, "mlp_dim": 6144, "num_heads": 16},
+    "G": {"width": 1664, "depth": 48, "mlp_dim": 8192, "num_heads": 16},
+    "G-opt": {"width": 1536, "depth": 48, "mlp_dim": 8192, "num_heads": 16},
+    "e": {"width": 1792, "depth": 56, "mlp_dim": 15360, "num_heads": 16},
+}
+POSEMBS = ("learn", "sincos2d", "none")
+POOL_TYPES = ("gap", "map", "tok", "0", "none")
+ATTN_IMPLS = ("flax", "xla", "cudnn")
+GELUS = {
+    "tanh": partial(nn.gelu, approximate=True),
+    "exact": partial(nn.gelu, approximate=False),
+}
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(jnp.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+_POLICIES = jax.checkpoint_policies
+REMAT_POLICIES = {
+    "none": None,  # no remat at all
+    "nothing_saveable": _POLICIES.nothing_saveable,
+    "everything_saveable": _POLICIES.everything_saveable,
+    "dots_saveable": _POLICIES.dots_saveable,
+    "dots_with_no_batch_dims_saveable": _POLICIES.dots_with_no_batch_dims_saveable,
+}
+
+_xavier = nn.initializers.xavier_uniform()
+_layer_norm = partial(nn.LayerNorm, epsilon=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """What every block shares: the model's arguments, dtypes resolved."""
+
+    mlp_dim: int | None
+    num_heads: int
+    dropout: float
+    deterministic: bool
+    dtype: np.dtype  # of the matmuls
+    residual_dtype: np.dtype
+    softmax_dtype: np.dtype
+    gelu: str
+    attn_impl: str
+    return_attn: bool
+
+
+def posemb_sincos_2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 n d"]:
+    """Fixed embedding [sin x, cos x, sin y, cos y] of a grid, row by row, in float64.
+
+    The frequencies fall geometrically from 1 to 1/10000 (https://arxiv.org/abs/2205.01580).
+    """
+    if dim % 4 or dim < 8:
+        raise ValueError(
+            f"posemb 'sincos2d' needs a width divisible by 4, at least 8; got {dim}"
+        )
+    y, x = np.mgrid[:height, :width].reshape(2, -1, 1)
+    omega = 10_000.0 ** -(np.arange(dim // 4) / (dim // 4 - 1))
+    y, x = y * omega, x * omega
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)[None]
+
+
+def einsum_attention(
+    query: Float[Array, "b n h k"],
+    key: Float[Array, "b m h k"],
+    value: Float[Array, "b m h k"],
+    softmax_dtype: np.dtype,
+) -> tuple[Float[Array, "b n h k"], Float[Array, "b h n m"]]:
+    """Attention and its probabilities; flax's operations in flax's order."""
+    dtype = query.dtype
+    query = query / jnp.sqrt(query.shape[-1]).astype(dtype)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+    probs = jax.nn.softmax(logits.astype(softmax_dtype)).astype(dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", probs, value), probs
+
+
+class Attention(nn.Module):
+    """Multi-head attention; parameters as flax's MultiHeadDotProductAttention."""
+
+    cfg: BlockConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], y: Float[Array, "b m d"]
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b h n m"] | None]:
+        """`x` attending to `y`, and the probabilities where `attn_impl` has them."""
+        cfg, d = self.cfg, x.shape[-1]
+        # DenseGeneral draws from the kernel's 2-D view, (d, h * k) and (h * k, d).
+        dense = partial(nn.DenseGeneral, kernel_init=_xavier, dtype=cfg.dtype)
+        project = partial(dense, (cfg.num_heads, d // cfg.num_heads))
+        query = project(name="query")(x)
+        key = project(name="key")(y)
+        value = project(name="value")(y)
+        if cfg.attn_impl == "flax":
+            x, probs = einsum_attention(query, key, value, cfg.softmax_dtype)
+        else:
+            impl: Any = cfg.attn_impl
+            x = jax.nn.dot_product_attention(query, key, value, implementation=impl)
+            probs = None
+        return dense(d, axis=(-2, -1), name="out")(x), probs
+
+
+class MlpBlock(nn.Module):
+    """Two Dense layers with a GELU between."""
+
+    cfg: BlockConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Both layers; dropout between them."""
+        cfg, d = self.cfg, x.shape[-1]
+        bias_init = nn.initializers.normal(1e-6)
+        dense = partial(
+            nn.Dense, kernel_init=_xavier, bias_init=bias_init, dtype=cfg.dtype
+        )
+        x = dense(cfg.mlp_dim or 4 * d, name="Dense_0")(x)
+        x = lookup(GELUS, cfg.gelu, "gelu")(x)
+        x = nn.Dropout(cfg.dropout)(x, cfg.deterministic)
+        return dense(d, name="Dense_1")(x)
+
+
+class EncoderBlock(nn.Module):
+    """x + sa(LN(x)), then x + mlp(LN(x))."""
+
+    cfg: BlockConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], drop_path: Float[Array, ""] | None
+    ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
+        """The next residual stream and this block's intermediates."""
+        out = {}
+        attention = Attention(self.cfg, name="MultiHeadDotProductAttention_0")
+        y = _layer_norm(name="LayerNorm_0")(x)
+        out["sa"], probs = attention(y, y)
+        if self.cfg.return_attn and probs is not None:
+            out["attn"] = probs
+        x = out["+sa"] = x + self._branch(out["sa"], drop_path)
+        y = _layer_norm(name="LayerNorm_1")(x)
+        out["mlp"] = MlpBlock(self.cfg, name="MlpBlock_0")(y)
+        x = out["+mlp"] = x + self._branch(out["mlp"], drop_path)
+        return x, out
+
+    def _branch(self, y, drop_path):
+        """A branch's output after dropout and stochastic depth, in the stream's dtype."""
+        y = nn.Dropout(self.cfg.dropout)(y, self.cfg.deterministic)
+        if drop_path is not None:
+            shape = (y.shape[0], 1, 1)
+            keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop_path, shape)
+            y = jnp.where(keep, y / (1 - drop_path), 0)
+        return y.astype(self.cfg.residual_dtype)
+
+
+class Encoder(nn.Module):
+    """`depth` blocks, as a loop or as one scanned block, and the last LayerNorm."""
+
+    cfg: BlockConfig
+    depth: int
+    drop_path: float
+    scan: bool
+    remat_policy: str | None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"]
+    ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
+        """The encoded tokens and the intermediates, by block."""
+        out = {}
+        rates = None
+        if self.drop_path and not self.cfg.deterministic:
+            rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
+        block = self._block()
+        if self.scan:
+            stack = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=self.depth,
+            )(self.cfg, name="encoderblock")
+            x, outs = stack(x, rates)
+            for i in range(self.depth):
+                out[f"block{i:02d}"] = jax.tree.map(lambda o, i=i: o[i], outs)
+        else:
+            for i in range(self.depth):
+                layer = block(self.cfg, name=f"encoderblock_{i}")
+                rate = None if rates is None else rates[i]
+                x, out[f"block{i:02d}"] = layer(x, rate)
+            out["pre_ln"] = x
+        return _layer_norm(name="encoder_norm")(x), out
+
+    def _block(self):
+        """EncoderBlock; by default rematerialised under scan only, as in big_vision."""
+        policy = self.remat_policy or ("nothing_saveable" if self.scan else "none")
+        saveable = lookup(REMAT_POLICIES, policy, "remat_policy")
+        if saveable is None:
+            return EncoderBlock
+        # A scan's loop already keeps common subexpressions from undoing the remat.
+        return nn.remat(EncoderBlock, prevent_cse=not self.scan, policy=saveable)
+
+
+class MAPHead(nn.Module):
+    """Multihead attention pooling: one learned query over all patch tokens."""
+
+    cfg: BlockConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        """The pooled token."""
+        b, _, d = x.shape
+        attention = Attention(self.cfg, name="MultiHeadDotProductAttention_0")
+        probe = self.param("probe", _xavier, (1, 1, d), jnp.float32)
+        x, _ = attention(jnp.broadcast_to(probe, (b, 1, d)), x)
+        x = x.astype(self.cfg.residual_dtype)
+        y = MlpBlock(self.cfg, name="MlpBlock_0")(_layer_norm(name="LayerNorm_0")(x))
+        return (x + y.astype(self.cfg.residual_dtype))[:, 0]
+
+
+class ViT(nn.Module):
+    """The model; `Model` makes it from a variant name and checks the arguments."""
+
+    num_classes: int | None = None
+    patch_size: tuple[int, int] = (16, 16)
+    width: int = 768
+    depth: int = 12
+    mlp_dim: int | None = None  # None: 4 * width
+    num_heads: int = 12
+    posemb: str = "learn"
+    rep_size: int | bool = False  # width of the tanh layer before the head; True: width
+    dropout: float = 0.0
+    pool_type: str = "gap"
+    head_zeroinit: bool = True
+    init_head_bias: float = 0.0  # -6.9 starts sigmoid_xent at 1/1000 per class
+    scan: bool = False
+    remat_policy: str | None = None  # None: "nothing_saveable" under scan, else "none"
+    dtype_mm: str = "float32"
+    residual_dtype: str | None = None
+    softmax_dtype: str | None = None
+    gelu: str = "tanh"
+    attn_impl: str = "flax"
+    return_attn: bool = False
+    registers: int = 0
+    drop_path: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, image: Num[Array | np.ndarray, "b y x ch"], *, train: bool = False
+    ) -> tuple[Float[Array, "b ..."], dict[str, Any]]:
+        """Logits (or pre_logits without a head) and big_vision's intermediates.
+
+        `train=True` needs rngs={"dropout": key} if dropout or drop_path is above 0.
+        """
+        cfg = _block_config(self, deterministic=not train)
+        out = {}
+        x = out["stem"] = self._stem(jnp.asarray(image, cfg.dtype))
+        b, h, w, d = x.shape
+        x = jnp.reshape(x, (b, h * w, d)).astype(cfg.residual_dtype)
+        x = out["with_posemb"] = self._add_posemb(x, h, w)
+        x = nn.Dropout(self.dropout)(self._add_tokens(x), not train)
+        encoder = Encoder(
+            cfg,
+            self.depth,
+            self.drop_path,
+            self.scan,
+            self.remat_policy,
+            name="Transformer",
+        )
+        x, out["encoder"] = encoder(x)
+        out["encoded"] = x
+        first = int(self.pool_type == "tok")
+        patches = x[:, first : first + h * w]
+        x = self._pool(x, patches, cfg)
+        if self.pool_type != "none":
+            out["head_input"] = x
+        return self._head(x, jnp.reshape(patches, (b, h, w, d)), out)
+
+    def _stem(self, image):
+        (ph, pw), (_, height, width, _) = self.patch_size, image.shape
+        if height % ph or width % pw or not height or not width:
+            raise ValueError(
+                f"an image of {height}x{width} pixels does not divide into patches of "
+                f"{ph}x{pw}; resize the image, or choose another patch_size"
+            )
+        return nn.Conv(
+            self.width,
+            self.patch_size,
+            strides=self.patch_size,
+            padding="VALID",
+            dtype=image.dtype,
+            name="embedding",
+        )(image)
+
+    def _add_posemb(self, x, h, w):
+        if self.posemb == "none":
+            return x
+        if self.posemb == "sincos2d":
+            posemb = posemb_sincos_2d(h, w, self.width)
+        else:
+            normal = nn.initializers.normal(self.width**-0.5)
+            shape = (1, h * w, self.width)
+            posemb = self.param("pos_embedding", normal, shape, jnp.float32)
+        return x + jnp.asarray(posemb, x.dtype)
+
+    def _add_tokens(self, x):
+        """[cls, patches, registers], those that there are."""
+        b, _, d = x.shape
+        zeros, normal = nn.initializers.zeros, nn.initializers.normal(1e-6)
+        parts = [x]
+        if self.pool_type == "tok":
+            parts = [self.param("cls", zeros, (1, 1, d), jnp.float32), *parts]
+        if self.registers:
+            shape = (1, self.registers, d)
+            parts = [*parts, self.param("registers", normal, shape, jnp.float32)]
+        parts = [jnp.broadcast_to(p, (b, *p.shape[1:])).astype(x.dtype) for p in parts]
+        return jnp.concatenate(parts, axis=1)
+
+    def _pool(self, x, patches, cfg):
+        if self.pool_type == "gap":
+            return jnp.mean(patches, axis=1)
+        if self.pool_type == "map":
+            cfg = dataclasses.replace(cfg, dropout=0.0)
+            return MAPHead(cfg, name="MAPHead_0")(patches)
+        return patches if self.pool_type == "none" else x[:, 0]
+
+    def _head(self, x, x_2d, out):
+        if self.rep_size:
+            size = self.width if self.rep_size is True else self.rep_size
+            pre_logits = nn.Dense(size, name="pre_logits")
+            x, x_2d = nn.tanh(pre_logits(x)), nn.tanh(pre_logits(x_2d))
+        out["pre_logits_2d"], out["pre_logits"] = x_2d, x
+        if self.num_classes:
+            zeros, lecun = nn.initializers.zeros, nn.initializers.lecun_normal()
+            head = nn.Dense(
+                self.num_classes,
+                kernel_init=zeros if self.head_zeroinit else lecun,
+                bias_init=nn.initializers.constant(self.init_head_bias),
+                name="head",
+            )
+            out["logits_2d"] = head(x_2d)
+            x = out["logits"] = head(x)
+        return x, out
+
+
+def Model(num_classes: int | None = None, variant: str | None = None, **kw: Any) -> ViT:
+    """A ViT of `num_classes` (None or 0: no head) by variant ("S/16") and arguments.
+
+    Every field of `ViT` is an argument and wins over the variant's. ValueError, in one
+    sentence, for an unknown name or an impossible size.
+    """
+    fields = {f.name for f in dataclasses.fields(ViT)} - {"parent", "name"}
+    for name in kw:
+        if name not in fields:
+            raise unknown(name, {*fields, "variant"}, "model argument")
+    if variant is not None:
+        kw = {**_variant_sizes(variant, "patch_size" in kw), **kw}
+    if "patch_size" in kw:
+        kw["patch_size"] = _patch_size(kw["patch_size"])
+    if "pool_type" in kw:
+        kw["pool_type"] = str(kw["pool_type"])  # a command line's 0 is an int
+    model = ViT(num_classes, **kw)
+    _check(model)
+    return model
+
+
+def scan_to_loop(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a `scan=True` model as those of the same model with scan=False."""
+    encoder = dict(params["Transformer"])
+    if "encoderblock" not in encoder:
+        raise ValueError("expected parameters of a model with scan=True, got a loop's")
+    stacked = encoder.pop("encoderblock")
+    for i in range(len(jax.tree.leaves(stacked)[0])):
+        encoder[f"encoderblock_{i}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
+    return {**params, "Transformer": encoder}
+
+
+def loop_to_scan(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `scan_to_loop`; numpy leaves stay numpy."""
+    encoder = dict(params["Transformer"])
+    if "encoderblock_0" not in encoder:
+        raise ValueError("expected parameters of a model with scan=False, got a scan's")
+    depth = sum(name.startswith("encoderblock_") for name in encoder)
+    blocks = [encoder.pop(f"encoderblock_{i}") for i in range(depth)]
+
+    def stack(*leaves):
+        xp = np if isinstance(leaves[0], np.ndarray) else jnp
+        return xp.stack(leaves)
+
+    encoder["encoderblock"] = jax.tree.map(stack, *blocks)
+    return {**params, "Transformer": encoder}
+
+
+def _variant_sizes(variant: str, has_patch_size: bool) -> dict[str, Any]:
+    name, _, patch = variant.partition("/")
+    sizes: dict[str, Any] = dict(lookup(VARIANTS, name, "variant"))
+    if patch.isdecimal() and int(patch):
+        sizes["patch_size"] = (int(patch), int(patch))
+    elif "/" in variant or not has_patch_size:
+        raise ValueError(
+            f"variant must end in a patch size in pixels, as in '{name}/16'; "
+            f"got {variant!r}"
+        )
+    return sizes
+
+
+def _patch_size(patch_size: Any) -> tuple[int, int]:
+    if not isinstance(patch_size, tuple | list) or not (
+        len(patch_size) == 2 and all(isinstance(p, int) and p > 0 for p in patch_size)
+    ):
+        raise ValueError(
+            f"patch_size must be (height, width) in pixels, as in (16, 16); "
+            f"got {patch_size!r}"
+        )
+    return patch_size[0], patch_size[1]
+
+
+def _check(model: ViT) -> None:
+    """Raise ValueError unless every argument is known and they agree."""
+    tables: dict[str, Collection[str]] = {
+        "posemb": POSEMBS,
+        "pool_type": POOL_TYPES,
+        "gelu": GELUS,
+        "attn_impl": ATTN_IMPLS,
+        "remat_policy": REMAT_POLICIES,
+        "dtype_mm": DTYPES,
+        "residual_dtype": DTYPES,
+        "softmax_dtype": DTYPES,
+    }
+    optional = ("remat_policy", "residual_dtype", "softmax_dtype")
+    for name, known in tables.items():
+        value = getattr(model, name)
+        if value not in known and not (value is None and name in optional):
+            raise unknown(str(value), known, name)
+    for name in ("width", "depth", "num_heads"):
+        if getattr(model, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(model, name)}")
+    for name in ("dropout", "drop_path"):
+        if not 0 <= getattr(model, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {getattr(model, name)}")
+    if model.width % model.num_heads:
+        raise ValueError(
+            f"width must be divisible by num_heads, got {model.width} and "
+            f"{model.num_heads}"
+        )
+    if model.attn_impl != "flax":
+        _check_fused(model)
+
+
+def _check_fused(model: ViT) -> None:
+    """Raise ValueError for what jax.nn.dot_product_attention cannot do."""
+    what = f"attn_impl {model.attn_impl!r}"
+    if model.return_attn:
+        raise ValueError(
+            f"{what} does not give the attention probabilities; "
+            "return_attn needs attn_impl='flax'"
+        )
+    softmax = model.softmax_dtype
+    if softmax is None and model.dtype_mm == "float64":
+        softmax = "float64"
+    if softmax not in (None, "float32"):
+        raise ValueError(
+            f"{what} computes its softmax in float32; "
+            f"softmax_dtype {softmax!r} needs attn_impl='flax'"
+        )
+    if model.attn_impl == "cudnn" and model.dtype_mm not in ("bfloat16", "float16"):
+        raise ValueError(
+            f"{what} needs dtype_mm 'bfloat16' or 'float16', got {model.dtype_mm!r}"
+        )
+
+
+def _block_config(model: ViT, deterministic: bool) -> BlockConfig:
+    """The blocks' share of the model's arguments; None dtypes resolved."""
+    names = (model.dtype_mm, model.residual_dtype, model.softmax_dtype)
+    if "float64" in names and jnp.result_type(float) != np.float64:
+        raise ValueError(
+            "a float64 model needs jax.config.update('jax_enable_x64', True)"
+        )
+    mm = lookup(DTYPES, model.dtype_mm, "dtype_mm")
+    default = np.dtype(jnp.promote_types(mm, np.float32))
+    residual, softmax = (
+        default if name is None else lookup(DTYPES, name, "dtype") for name in names[1:]
+    )
+    return BlockConfig(
+        mlp_dim=model.mlp_dim,
+        num_heads=model.num_heads,
+        dropout=model.dropout,
+        deterministic=deterministic,
+        dtype=mm,
+        residual_dtype=residual,
+        softmax_dtype=softmax,
+        gelu=model.gelu,
+        attn_impl=model.attn_impl,
+        return_attn=model.return_attn,
+    )

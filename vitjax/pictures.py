@@ -1,0 +1,52 @@
+"""train_batch.png: what the model is really fed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+
+def _caption(labels: np.ndarray, class_names: Sequence[str] | None) -> str:
+    """The one or two classes of a (mixed) label row, with their shares."""
+    top = [int(k) for k in np.argsort(-labels)[:2] if labels[k] > 0.005]
+    names = [str(k) if class_names is None else class_names[k] for k in top]
+    if len(top) == 1:
+        return names[0]
+    shares = [f"{labels[k]:.2f} {n}" for k, n in zip(top, names, strict=True)]
+    return "\n+ ".join(shares) if top else "no label"
+
+
+def draw_batch(
+    path: Path,
+    images: Float[np.ndarray, "b h w c"],
+    labels: Float[np.ndarray, "b k"],
+    class_names: Sequence[str] | None,
+) -> None:
+    """Draw images with their labels as a grid of eight columns.
+
+    Values in [-1, 1] or [0, 1] are shown as they are; others stretched to their range.
+    """
+    from matplotlib.figure import Figure
+
+    low, high = float(images.min()), float(images.max())
+    if low >= -1.001 and high <= 1.001:
+        low, high = (-1.0, 1.0) if low < 0 else (0.0, 1.0)
+    shown = (images.astype(np.float32) - low) / (max(high - low, 1e-6))
+    columns = 8
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(1.6 * columns, 2.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, label in zip(axes.flat, shown, labels, strict=False):
+        grey = image.shape[-1] == 1
+        axis.imshow(
+            image[..., 0] if grey else image,
+            cmap="gray" if grey else None,
+            vmin=0,
+            vmax=1,
+        )
+        axis.set_title(_caption(label, class_names), fontsize=8)
+    figure.suptitle("the first training batch, as fed to the model")
+    figure.savefig(path, dpi=100)

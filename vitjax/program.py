@@ -1,0 +1,106 @@
+"""What of a run is compiled: model, optimizer, state and steps, made from a config."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from input_pipeline import device_ops
+from vitjax import optim, step
+from vitjax.experiment import Experiment
+from vitjax.lookup import lookup
+from vitjax.models import MODELS
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Functions of (state, batch, key), and where the state lives."""
+
+    model: nn.Module
+    tx: optax.GradientTransformation
+    lr_fns: list[Callable[[Any], Any]]
+    init: Callable[[], step.TrainState]
+    shapes: Any  # the state as ShapeDtypeStructs
+    shardings: Any
+    train_step: Callable[..., Any]
+    preview: Callable[..., Any]
+    predict: Callable[..., Any]
+    key: jax.Array  # every step folds its number into this one
+
+
+def build(
+    experiment: Experiment,
+    mesh: Mesh,
+    *,
+    batch_shapes: Mapping[str, jax.ShapeDtypeStruct],
+    total_steps: int,
+    data_size: int,
+) -> Program:
+    """Build the program of an experiment; allocates nothing but a key.
+
+    Args:
+      batch_shapes: the host's global training batch, by feature name.
+      total_steps: length of the run. data_size: examples an epoch.
+    """
+    e = experiment
+    batch_size = batch_shapes["image"].shape[0]
+    step.check_batch_size(batch_size, mesh, e.accum_freq)
+    device_pp = device_ops.get_preprocess_fn(e.device_pp)
+    image, labels = jax.eval_shape(
+        step.make_prepare(device_pp), (batch_shapes, None), None
+    )
+    if labels.shape != (batch_size, e.num_classes):
+        raise ValueError(
+            f"labels have shape {labels.shape[1:]}, but num_classes is "
+            f"{e.num_classes}; change onehot(...) in input.pp or device_pp"
+        )
+    model_kwargs = dict(e.model)
+    if e.init_head_bias is not None:
+        model_kwargs["init_head_bias"] = e.init_head_bias
+    make_model = lookup(MODELS, e.model_name, "model")
+    model = make_model(num_classes=e.num_classes, **model_kwargs)
+    params = step.param_shapes(model, image.shape[1:])
+    tx, lr_fns = optim.make_optimizer(
+        params,
+        total_steps=total_steps,
+        batch_size=batch_size,
+        data_size=data_size,
+        **e.optimizer,
+    )
+    init_key, loop_key = jax.random.split(jax.random.key(e.seed))
+    init, shapes, shardings = step.init_state(
+        model,
+        tx,
+        init_key,
+        image.shape[1:],
+        mesh=mesh,
+        sharding_strategy=e.sharding_strategy,
+    )
+    train_step = step.make_train_step(
+        model,
+        tx,
+        loss=e.loss,
+        mesh=mesh,
+        mixup=e.mixup,
+        accum_freq=e.accum_freq,
+        device_pp=device_pp,
+        label_smoothing=e.label_smoothing,
+        frozen=optim.frozen_mask(params, e.optimizer.get("schedule")),
+        state_sharding=shardings,
+    )
+    return Program(
+        model=model,
+        tx=tx,
+        lr_fns=lr_fns,
+        init=init,
+        shapes=shapes,
+        shardings=shardings,
+        train_step=train_step,
+        preview=step.make_preview(mesh=mesh, mixup=e.mixup, device_pp=device_pp),
+        predict=step.make_eval_step(model),
+        key=loop_key,
+    )

@@ -1,0 +1,78 @@
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+def _eta(seconds: float | None) -> str:
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+class Progress:
+    """Shows steps and rows; `show=False` (on other processes than the first) is mute."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        first_step: int,
+        *,
+        show: bool = True,
+        stream: TextIO | None = None,
+    ):
+        self._stream = stream or sys.stdout
+        self._show = show
+        self._total = total_steps
+        self._bar = None
+        if show and self._stream.isatty():
+            self._bar = tqdm(
+                total=total_steps,
+                initial=first_step,
+                unit="step",
+                file=self._stream,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
+            )
+
+    def advance(self) -> None:
+        """One more step was started."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def row(
+        self, step: int, row: Mapping[str, float], eta_seconds: float | None
+    ) -> None:
+        """A row of training measurements."""
+        rate = row["img/sec"] if "img/sec" in row else float("nan")
+        text = (
+            f"loss {row['training_loss']:.4f}, lr {row['lr']:.2e}, "
+            f"{rate:,.0f} img/s, ETA {_eta(eta_seconds)}"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        else:
+            self.say(f"step {step:>{len(str(self._total))}}/{self._total}: {text}")
+
+    def evaluation(self, step: int, row: Mapping[str, float]) -> None:
+        """A row of evaluation results."""
+        text = ", ".join(
+            f"{k} {v:.4f}" for k, v in row.items() if not k.startswith("time/")
+        )
+        self.say(f"step {step:>{len(str(self._total))}}/{self._total}: {text}")
+
+    def say(self, text: str) -> None:
+        """A line that stays above the bar."""
+        if not self._show:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,95 @@
+"""Turning a step's metrics into rows, one step late, so that no step waits for them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitjax.clock import Clock
+from vitjax.metrics import MetricWriter
+from vitjax.progress import Progress
+
+
+class NotFinite(ValueError):
+    """A metric of a logged step is NaN or infinite."""
+
+
+def rate_table(
+    lr_fns: Sequence[Callable[[Any], Any]], total_steps: int, lr: float
+) -> dict[str, np.ndarray]:
+    """lr and global_schedule of every update, by metric name; update 0 makes step 1.
+
+    Computed once for the whole run: per row it would be work on the device, queued
+    behind the step that is already under way.
+    """
+    counts = jnp.arange(total_steps)
+    table = {}
+    for i, lr_fn in enumerate(lr_fns):
+        rates = np.asarray(jax.jit(jax.vmap(lr_fn))(counts), np.float64)
+        suffix = str(i) if i else ""
+        table[f"lr{suffix}"] = rates
+        table[f"global_schedule{suffix}"] = rates / lr if lr else 0 * rates
+    return table
+
+
+class Records:
+    """Holds the metrics of at most one step back until the next one is under way."""
+
+    def __init__(
+        self,
+        writer: MetricWriter,
+        clock: Clock,
+        progress: Progress,
+        rates: dict[str, np.ndarray],
+        first_step: int,
+    ):
+        self.writer = writer
+        self.clock = clock
+        self.progress = progress
+        self.saved_step: int | None = None  # the newest checkpoint, for messages
+        self._rates = rates
+        self._held: tuple[int, Any] | None = None
+        self._finite_step = first_step
+
+    def hold(self, step: int, metrics: Any) -> None:
+        """Keep the (device) metrics of a step for the next `flush`."""
+        self._held = (step, metrics)
+
+    def flush(self) -> None:
+        """Fetch what is held and write its row; does nothing if nothing is held.
+
+        Raises NotFinite if a value is NaN or infinite, after the row is written.
+        """
+        if self._held is None:
+            return
+        (step, metrics), self._held = self._held, None
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        timing = self.clock.tick(step)
+        rates = {name: float(rates[step - 1]) for name, rates in self._rates.items()}
+        row = {**values, **rates, **timing}
+        self.writer.write(step, row)
+        self.progress.row(step, row, self.clock.eta_seconds(step))
+        self._check(step, values)
+
+    def check_finite(self, step: int, metrics: Any) -> None:
+        """Raise NotFinite unless the metrics of a step that is about to be saved are."""
+        self._check(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
+
+    def _check(self, step: int, values: dict[str, float]) -> None:
+        wrong = [f"{k} = {v}" for k, v in values.items() if not math.isfinite(v)]
+        if not wrong:
+            self._finite_step = step
+            return
+        saved = (
+            "there is no checkpoint"
+            if self.saved_step is None
+            else f"the last good checkpoint is that of step {self.saved_step}"
+        )
+        raise NotFinite(
+            f"training became non-finite between steps {self._finite_step + 1} and "
+            f"{step} ({', '.join(wrong)}); {saved}; try a lower lr, a longer warm-up "
+            "or grad_clip_norm"
+        )

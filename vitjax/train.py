@@ -1,0 +1,346 @@
+"""Train a Vision Transformer: `python -m vitjax.train --config configs/quickstart.py`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from vitjax import config as config_lib
+from vitjax import devices, durations, evaluation, experiment, metrics, pictures
+from vitjax import program as program_lib
+from vitjax import sharding as sharding_lib
+from vitjax.checkpoint import Checkpointer, load_params, locate
+from vitjax.clock import Clock
+from vitjax.progress import Progress
+from vitjax.records import Records, rate_table
+from vitjax.trees import count
+from vitjax.workdir import refuse_other_config, write_config
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
+    """Train as `config` says, with records and checkpoints in `workdir`.
+
+    Goes on from the workdir's newest checkpoint if it has one. Raises ValueError, in
+    one sentence for people, where the config or the data is wrong.
+    """
+    from input_pipeline import pipeline, sources
+
+    workdir = Path(workdir)
+    settings = config_lib.plain(config)
+    e = experiment.from_config(config)
+    refuse_other_config(workdir, settings)
+    mesh = sharding_lib.make_mesh(e.mesh)
+    processes = {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+    data, data_size = experiment.call(
+        "input", pipeline.make_train, e.input, seed=e.seed, **processes
+    )
+    sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
+    sizes["total_steps"] = e.steps("total", **sizes)
+
+    program = program_lib.build(e, mesh, batch_shapes=data.batch_shapes, **sizes)
+    checkpointer = Checkpointer(
+        workdir,
+        max_to_keep=e.max_to_keep,
+        keep_steps=e.steps("keep_ckpt", **sizes, default=None),
+    )
+    entries = evaluation.make_entries(
+        e.evals,
+        predict=program.predict,
+        make_data=_eval_data(pipeline.make_eval, mesh, processes),
+        mesh=mesh,
+        sizes=sizes,
+        missing=sources.DataNotFound,
+        warn=logging.warning,
+    )
+
+    clock = Clock(**sizes, num_devices=mesh.size)
+    state = _first_state(e, program, checkpointer, clock)
+    first_step = int(state.step)
+    writer = _open_records(e, workdir, settings, first_step)
+    progress = Progress(sizes["total_steps"], first_step, show=not jax.process_index())
+    progress.say(
+        f"{count(state.params):,} parameters, {data_size:,} examples, "
+        f"{sizes['total_steps']:,} steps of {sizes['batch_size']}, records in {workdir}"
+    )
+    if first_step:
+        progress.say(f"goes on from step {first_step}")
+    rates = rate_table(program.lr_fns, sizes["total_steps"], e.optimizer["lr"])
+    records = Records(writer, clock, progress, rates, first_step)
+    try:
+        _loop(
+            state,
+            program,
+            _batches(data.from_step(first_step), mesh, e.prefetch_to_device),
+            records,
+            checkpointer,
+            entries,
+            log_steps=e.steps("log_training", **sizes, default=50),
+            ckpt_steps=e.steps("ckpt", **sizes, default=None),
+            draw=lambda batch: _draw(workdir, program, batch, data.class_names),
+            evaluated=metrics.names_at(workdir, first_step),
+        )
+    finally:
+        checkpointer.close()
+        writer.close()
+        progress.close()
+    if jax.process_index() == 0:
+        metrics.plot_curves(workdir)
+
+
+def _loop(
+    state: Any,
+    program: program_lib.Program,
+    batches: Iterator[Mapping[str, jax.Array]],
+    records: Records,
+    checkpointer: Checkpointer,
+    entries: list[evaluation.Entry],
+    *,
+    log_steps: int,
+    ckpt_steps: int | None,
+    draw: Callable[[Mapping[str, jax.Array]], None],
+    evaluated: set[str],
+) -> None:
+    """Run the remaining steps. Rows of step k are on disk before its checkpoint."""
+    clock, progress = records.clock, records.progress
+    first_step, total_steps = int(state.step), clock.total_steps
+    records.saved_step = checkpointer.latest_step()
+
+    def evaluate(step: int, skip: set[str] = frozenset()) -> None:
+        due = [
+            entry
+            for entry in entries
+            if entry.due(step, total_steps)
+            and not any(name.startswith(f"{entry.name}/") for name in skip)
+        ]
+        if due:
+            records.flush()
+            row = evaluation.run(due, state)
+            records.writer.write(step, row)
+            progress.evaluation(step, row)
+
+    evaluate(first_step, skip=evaluated)
+    # Everything that crosses to a device from here on does so by name.
+    with jax.transfer_guard("disallow"):
+        for step in range(first_step + 1, total_steps + 1):
+            batch = next(batches)
+            if step == 1:
+                draw(batch)
+            state, step_metrics = program.train_step(state, batch, program.key)
+            if step == first_step + 1:
+                # The first step waits for the compiler: it is not timed.
+                jax.block_until_ready(step_metrics)
+                clock.begin(step)
+            records.flush()  # of an earlier step, now that this one is under way
+            progress.advance()
+            if durations.due(step, log_steps, total_steps):
+                records.hold(step, step_metrics)
+            saves = durations.due(step, ckpt_steps, total_steps, first=bool(ckpt_steps))
+            if saves or any(entry.due(step, total_steps) for entry in entries):
+                jax.block_until_ready(state)
+                clock.pause(step)
+                evaluate(step)
+                if saves:
+                    records.flush()
+                    records.check_finite(step, step_metrics)
+                    with jax.transfer_guard("allow"):  # orbax's own copies to the host
+                        checkpointer.save(step, state, {"clock": clock.state()})
+                    records.saved_step = step
+                clock.begin(step)
+        records.flush()
+
+
+def _first_state(
+    e: experiment.Experiment,
+    program: program_lib.Program,
+    checkpointer: Checkpointer,
+    clock: Clock,
+) -> Any:
+    """Where the run starts from, in this order (big_vision train.py:323-368).
+
+    1. The newest checkpoint of the workdir. 2. `resume`: the full state of another
+    run. 3. `model_init`: the parameters of another run. 4. From scratch.
+    """
+    shapes = jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+        program.shapes,
+        program.shardings,
+    )
+    step = checkpointer.latest_step()
+    if step is not None:
+        clock.restore(checkpointer.meta(step)["clock"])
+        return checkpointer.restore(step, shapes)
+    if e.resume is not None:
+        workdir, step = locate(e.resume)
+        other = Checkpointer(workdir)
+        try:
+            clock.restore(other.meta(step)["clock"])
+            return other.restore(step, shapes)
+        finally:
+            other.close()
+    state = program.init()
+    if e.model_init is not None:
+        params = load_params(e.model_init, shapes.params, state.params, e.dont_load)
+        state = state.replace(params=params)
+    return state
+
+
+def _open_records(
+    e: experiment.Experiment, workdir: Path, settings: Any, first_step: int
+) -> metrics.MetricWriter:
+    """The writer of this run; only the first process records anything."""
+    if jax.process_index() != 0:
+        return metrics.MetricWriter([])
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_config(workdir, settings)
+    metrics.cut_after(workdir, first_step)
+    return metrics.make_writer(
+        workdir,
+        settings,
+        first_step=first_step,
+        tensorboard=e.tensorboard,
+        wandb=e.wandb,
+    )
+
+
+def _batches(
+    host_batches: Iterable[Mapping[str, np.ndarray]], mesh: jax.sharding.Mesh, size: int
+) -> Iterator[Mapping[str, jax.Array]]:
+    from input_pipeline.prefetch import prefetch
+
+    return prefetch(host_batches, sharding_lib.batch_sharding(mesh), size=size)
+
+
+def _eval_data(
+    make_eval: Callable[..., Any], mesh: jax.sharding.Mesh, processes: Mapping[str, int]
+) -> Callable[..., Any]:
+    """make_data(data=, pp_fn=, batch_size=) for evaluators: batches on the devices."""
+
+    class OnDevices:
+        """Each iteration is one pass over the data."""
+
+        def __init__(self, host_batches: Iterable[Mapping[str, np.ndarray]]):
+            self.host_batches = host_batches
+
+        def __iter__(self) -> Iterator[Mapping[str, jax.Array]]:
+            return _batches(self.host_batches, mesh, 2)
+
+    def make_data(**section: Any) -> tuple[OnDevices, int]:
+        host_batches, steps = make_eval(**section, **processes)
+        return OnDevices(host_batches), steps
+
+    return make_data
+
+
+def _draw(
+    workdir: Path,
+    program: program_lib.Program,
+    batch: Mapping[str, jax.Array],
+    class_names: Sequence[str] | None,
+) -> None:
+    """train_batch.png: the first rows of the first batch, as the model gets them."""
+    step = jax.device_put(np.int32(0), program.key.sharding)
+    image, labels = program.preview(batch, program.key, step)
+    if jax.process_index() == 0:
+        image, labels = jax.device_get((image, labels))
+        pictures.draw_batch(workdir / "train_batch.png", image, labels, class_names)
+
+
+def default_workdir(config_spec: str) -> str:
+    """runs/NAME of configs/NAME.py, with the argument, if any, in the name."""
+    path, arg = config_lib.split_spec(config_spec)
+    return os.path.join("runs", "-".join(filter(None, [path.stem, arg])))
+
+
+def _check_packages() -> None:
+    """The generic package names must all be ours: refuse a stranger's `configs`."""
+    import configs
+    import input_pipeline
+    import vitjax
+
+    homes = {
+        os.path.dirname(os.path.dirname(m.__file__ or ""))
+        for m in (vitjax, input_pipeline, configs)
+    }
+    if len(homes) > 1:
+        raise ImportError(f"vitjax, input_pipeline and configs come from {homes}")
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(flags, config overrides) of a command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vitjax.train",
+        description="Train a Vision Transformer, with records and checkpoints in "
+        "WORKDIR. The same command again goes on from the newest checkpoint.",
+        epilog="Any key of the config can be set here, also one that the file leaves "
+        "out: --config.total_epochs=3 --config.input.batch_size=64 "
+        "--config.mixup=None",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="a file with get_config(arg), e.g. configs/vit_s16_i1k.py:preset=fixed",
+    )
+    add("--workdir", help="where records and checkpoints go (default: runs/NAME)")
+    add(
+        "--allow_cpu",
+        action="store_true",
+        help="go on although an accelerator is present that JAX does not see",
+    )
+    several = parser.add_argument_group(
+        "several processes", "found by itself under SLURM, Open MPI and on TPU pods"
+    )
+    several.add_argument("--coordinator_address", metavar="HOST:PORT")
+    several.add_argument("--num_processes", type=int, metavar="N")
+    several.add_argument("--process_id", type=int, metavar="I")
+    overrides = [a for a in argv if a.startswith("--config.")]
+    flags = parser.parse_args([a for a in argv if not a.startswith("--config.")])
+    return flags, [text.removeprefix("--config.") for text in overrides]
+
+
+def cli(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit status is 0, or 1 after one sentence on stderr."""
+    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _check_packages()
+        config, notices = config_lib.from_big_vision(
+            config_lib.load(flags.config, overrides)
+        )
+        devices.initialize_distributed(
+            flags.coordinator_address, flags.num_processes, flags.process_id
+        )
+        print(f"devices: {devices.describe()}", flush=True)
+        idle = devices.idle_accelerator()
+        if idle and not flags.allow_cpu:
+            raise ValueError(idle)
+        for notice in notices:
+            print(f"note: {notice}", flush=True)
+        devices.enable_compilation_cache()
+        train_and_evaluate(config, flags.workdir or default_workdir(flags.config))
+    except (ValueError, OSError) as error:
+        if os.environ.get("VITJAX_TRACEBACK"):
+            raise
+        print(
+            f"error: {error}\n(VITJAX_TRACEBACK=1 shows where it comes from)",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli())
