@@ -10,6 +10,7 @@ from typing import Literal
 import tensorflow as tf
 
 Interpolation = Literal["nearest", "bilinear"]
+Number = tf.Tensor | float | int  # a Python number or a scalar tensor
 
 
 def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -20,8 +21,8 @@ def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def project(
     image: tf.Tensor,
-    matrix: list[tf.Tensor | float],
-    fill: float,
+    matrix: list[Number],
+    fill: float | int,
     interpolation: Interpolation,
 ) -> tf.Tensor:
     """Warp by the first two rows of `matrix` (six values, row by row).
@@ -45,9 +46,7 @@ def project(
     return tf.cast(tf.round(out), image.dtype) if smooth else out
 
 
-def rotation(
-    image: tf.Tensor, degrees: tf.Tensor | float
-) -> list[tf.Tensor | float]:
+def rotation(image: tf.Tensor, degrees: Number) -> list[Number]:
     """The matrix of a rotation about ((w - 1) / 2, (h - 1) / 2), counter-clockwise.
 
     Each operation and its order is that of tfa.image.rotate, to the last bit.
@@ -62,9 +61,9 @@ def rotation(
 
 def translate(
     image: tf.Tensor,
-    pixels: tf.Tensor | float,
+    pixels: Number,
     axis: Literal[0, 1],
-    fill: float,
+    fill: float | int,
     interpolation: Interpolation,
 ) -> tf.Tensor:
     """Output row (axis 0) or column (axis 1) i shows input i + pixels.
@@ -103,7 +102,7 @@ def affine(
     scale: tf.Tensor,
     dx: tf.Tensor,
     dy: tf.Tensor,
-) -> list[tf.Tensor | float]:
+) -> list[Number]:
     """The matrix that rotates and enlarges about the centre, then moves by (dx, dy)."""
     radians = degrees * (math.pi / 180.0)
     cos, sin = tf.cos(radians) / scale, tf.sin(radians) / scale
@@ -117,8 +116,8 @@ def affine(
 def crop_box_tf(
     shape: tf.Tensor,
     seed: tf.Tensor,
-    area: tuple[float, float],
-    ratio: tuple[float, float],
+    area: tuple[float | int, float | int],
+    ratio: tuple[float | int, float | int],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """An inception crop as TensorFlow samples it: (y, x, height, width).
 
@@ -141,8 +140,8 @@ def crop_box_tf(
 def crop_box_torchvision(
     shape: tf.Tensor,
     seed: tf.Tensor,
-    area: tuple[float, float],
-    ratio: tuple[float, float],
+    area: tuple[float | int, float | int],
+    ratio: tuple[float | int, float | int],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """An inception crop as torchvision's RandomResizedCrop samples it.
 
@@ -175,12 +174,3 @@ def crop_box_torchvision(
 
 
 CROP_BOXES = {"tf": crop_box_tf, "torchvision": crop_box_torchvision}
-
-
-def area_fractions(area_min: float, area_max: float) -> tuple[float, float]:
-    """Percent of the image's area, checked, as fractions."""
-    if not 0 < area_min <= area_max <= 100:
-        raise ValueError(
-            "0 < area_min <= area_max <= 100 is needed (percent of the image's area)"
-        )
-    return area_min / 100, area_max / 100

@@ -8,14 +8,14 @@ dicts of numpy arrays: what the preprocessing string `pp` leaves of an example, 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from input_pipeline import ops, order, sources
+from input_pipeline import batching, ops, order, sources
 
 _ENDLESS = 2**48
 _EVAL_SEED = 0  # random ops in an evaluation do the same thing every time
@@ -27,42 +27,6 @@ def hide_accelerators() -> None:
         tf.config.set_visible_devices([], kind)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """One process's share of each global batch."""
-
-    batch_size: int
-    process_index: int
-    process_count: int
-
-    def __post_init__(self):
-        if self.batch_size < 1 or self.batch_size % self.process_count:
-            raise ValueError(
-                f"the batch_size must be a positive multiple of the number of processes"
-                f", which is {self.process_count}, but it is {self.batch_size}"
-            )
-        if not 0 <= self.process_index < self.process_count:
-            raise ValueError(
-                f"process_index must be in 0 to {self.process_count - 1}, but it is "
-                f"{self.process_index}"
-            )
-
-    @property
-    def local_batch_size(self) -> int:
-        return self.batch_size // self.process_count
-
-    def positions(self, step: tf.Tensor) -> tf.Tensor:
-        return order.local_positions(
-            step,
-            batch_size=self.batch_size,
-            process_index=self.process_index,
-            process_count=self.process_count,
-        )
-
-
-Preprocess = Callable[[dict], dict]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainData:
     """The endless stream of one process's training batches; made by `make_train`.
@@ -71,8 +35,8 @@ class TrainData:
     """
 
     source: sources.Source
-    preprocess: Preprocess
-    rows: _Rows
+    preprocess: batching.Preprocess
+    rows: batching.Rows
     seed: int
     start_step: int
     shuffle_buffer_size: int | None
@@ -95,6 +59,15 @@ class TrainData:
         """The number of classes, if the source knows it."""
         return self.source.num_classes
 
+    @property
+    def element_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each feature of one example, without the batch."""
+        specs: Any = self._batches.element_spec
+        return {
+            name: (tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype))
+            for name, spec in specs.items()
+        }
+
     def from_step(self, step: int) -> "TrainData":
         """The same stream, starting with the batch of `step` (0 is the first)."""
         return dataclasses.replace(self, start_step=step)
@@ -106,17 +79,18 @@ class TrainData:
     @functools.cached_property
     def _batches(self) -> tf.data.Dataset:
         if self.shuffle_buffer_size is None:
-            examples = _map(
+            examples = batching.map_examples(
                 self._global_shuffle(), self.preprocess, self.threads, self.source.read
             )
         else:
             raw = self._buffer_shuffle(self.shuffle_buffer_size)
-            examples = _map(raw, self.preprocess, self.threads)
-        return _batch(examples, self.rows, self.threads, self.prefetch)
+            examples = batching.map_examples(raw, self.preprocess, self.threads)
+        return batching.batches(examples, self.rows, self.threads, self.prefetch)
 
     def _global_shuffle(self) -> tf.data.Dataset:
         """Pairs (index, seed) in the order of order.example_at."""
 
+        @tf.autograph.experimental.do_not_convert
         def plan(step):
             epoch, index = order.example_at(
                 self.rows.positions(step), seed=self.seed, size=len(self.source)
@@ -158,8 +132,8 @@ class EvalData:
     """One process's evaluation batches, from the first at each iteration."""
 
     source: sources.Source
-    preprocess: Preprocess
-    rows: _Rows
+    preprocess: batching.Preprocess
+    rows: batching.Rows
     threads: int
     prefetch: int
 
@@ -191,6 +165,7 @@ class EvalData:
     def _batches(self) -> tf.data.Dataset:
         rows, size = self.rows, len(self.source)
 
+        @tf.autograph.experimental.do_not_convert
         def plan(step):
             index = rows.positions(step)
             return index, order.example_seed(0, index, seed=_EVAL_SEED)
@@ -199,22 +174,24 @@ class EvalData:
         rest = size % rows.batch_size - rows.process_index * rows.local_batch_size
         real = full * rows.local_batch_size + min(max(rest, 0), rows.local_batch_size)
         pairs = tf.data.Dataset.range(self.steps).map(plan).unbatch().take(real)
-        examples = _map(pairs, self.preprocess, self.threads, self.source.read)
+        examples = batching.map_examples(
+            pairs, self.preprocess, self.threads, self.source.read
+        )
 
         padding = {
             name: tf.zeros(spec.shape, spec.dtype)
-            for name, spec in _specs(examples).items()
+            for name, spec in batching.stackable_specs(examples).items()
         }
         missing = self.steps * rows.local_batch_size - real
         padding = tf.data.Dataset.from_tensors((padding, 0.0)).repeat(missing)
         examples = examples.map(lambda features: (features, 1.0)).concatenate(padding)
         examples = examples.map(lambda features, mask: {**features, "_mask": mask})
-        return _batch(examples, rows, self.threads, self.prefetch)
+        return batching.batches(examples, rows, self.threads, self.prefetch)
 
 
 def make_train(
     *,
-    data: Mapping,
+    data: Any,
     batch_size: int,
     seed: int,
     pp: str = "",
@@ -229,7 +206,7 @@ def make_train(
     """The training batches of one process, and the number of examples of an epoch.
 
     Args:
-      data: the keyword arguments of `sources.open_source`.
+      data: the keyword arguments of `sources.open_source`, a dict or ConfigDict.
       batch_size: rows of a global batch; row r of step s is position
         s * batch_size + r of the global stream.
       seed: of orders and augmentations.
@@ -249,7 +226,7 @@ def make_train(
       ValueError: unknown names, damaged files, or a batch_size that does not divide.
     """
     hide_accelerators()
-    rows = _Rows(batch_size, process_index, process_count)
+    rows = batching.Rows(batch_size, process_index, process_count)
     preprocess = ops.get_preprocess_fn(pp)
     if shuffle_buffer_size is not None:
         logging.warning(
@@ -279,7 +256,7 @@ def make_train(
 
 def make_eval(
     *,
-    data: Mapping,
+    data: Any,
     batch_size: int,
     pp_fn: str = "",
     process_index: int = 0,
@@ -295,7 +272,7 @@ def make_eval(
     """
     hide_accelerators()
     stream = EvalData(
-        rows=_Rows(batch_size, process_index, process_count),
+        rows=batching.Rows(batch_size, process_index, process_count),
         preprocess=ops.get_preprocess_fn(pp_fn),
         source=sources.open_source(**data),
         threads=_threads(num_parallel_calls),
@@ -307,54 +284,3 @@ def make_eval(
 def _threads(num_parallel_calls: int | None) -> int:
     # More than cores, since some wait for the disk.
     return num_parallel_calls or 2 * (os.cpu_count() or 4)
-
-
-def _map(
-    pairs: tf.data.Dataset,
-    preprocess: Preprocess,
-    threads: int,
-    read: Callable = lambda features: features,
-) -> tf.data.Dataset:
-    """Preprocess pairs (what `read` takes, seed), in order, `threads` at a time."""
-
-    # As it is written, not converted: an error of an op then reads as the op says it.
-    @tf.autograph.experimental.do_not_convert
-    def one(item, seed):
-        features = preprocess({**read(item), "seed": seed})
-        return {name: x for name, x in features.items() if name != "seed"}
-
-    return pairs.map(one, num_parallel_calls=threads, deterministic=True)
-
-
-def _specs(examples: tf.data.Dataset) -> dict[str, tf.TensorSpec]:
-    """Shapes and dtypes of the features, which must be such as can be stacked."""
-    specs: Any = examples.element_spec
-    for name, spec in specs.items():
-        if not isinstance(spec, tf.TensorSpec) or spec.dtype == tf.string:
-            kind = "a string" if isinstance(spec, tf.TensorSpec) else "no plain tensor"
-            raise ValueError(
-                f"the feature {name!r} is {kind} after preprocessing, which cannot be "
-                'part of a batch: end the preprocessing with keep("image", "labels"), '
-                "or whatever it should keep"
-            )
-        if not spec.shape.is_fully_defined():
-            raise ValueError(
-                f"the feature {name!r} has the shape {spec.shape} after preprocessing, "
-                "which differs between examples: resize or crop it to one size, or "
-                "leave it out with keep"
-            )
-    return specs
-
-
-def _batch(
-    examples: tf.data.Dataset, rows: _Rows, threads: int, prefetch: int
-) -> tf.data.Dataset:
-    _specs(examples)
-    options = tf.data.Options()
-    options.deterministic = True
-    # As big_vision: one pool of threads, each example on one of them.
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    options.experimental_optimization.inject_prefetch = False
-    batches = examples.batch(rows.local_batch_size, drop_remainder=True)
-    return batches.prefetch(prefetch).with_options(options)

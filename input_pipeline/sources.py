@@ -7,7 +7,7 @@ default kind; `dict(kind="arrays", name="digits", split="train")` needs no files
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import sklearn.datasets
@@ -18,6 +18,7 @@ from input_pipeline.tfds_source import DataNotFound, TfdsSource
 __all__ = ["SOURCES", "ArraySource", "DataNotFound", "Source", "arrays", "open_source"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """What the pipeline asks of a source."""
 

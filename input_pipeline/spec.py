@@ -6,6 +6,7 @@ therefore needs neither TensorFlow nor JAX.
 """
 
 import ast
+import contextlib
 import difflib
 import inspect
 import types
@@ -19,7 +20,7 @@ _AST_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
 class OpCall(NamedTuple):
-    """One op of a spec: its name, its arguments, and its text for messages."""
+    """One op of a spec: its name, its arguments, its text (shortened) for messages."""
 
     name: str
     args: tuple[Any, ...]
@@ -27,7 +28,7 @@ class OpCall(NamedTuple):
     text: str
 
 
-def parse(spec: str) -> list[OpCall]:
+def parse(spec: Any) -> list[OpCall]:
     """Read a spec into its ops; "" holds none.
 
     Raises:
@@ -60,20 +61,25 @@ def _split(spec: str) -> list[str]:
     return [*parts, spec[start:]]
 
 
-def _parse_op(text: str, position: int) -> OpCall:
+def _parse_op(source: str, position: int) -> OpCall:
+    text = source if len(source) <= 80 else f"{source[:77]}..."
     where = f"op {position} of the spec, {text!r},"
     if not text:
         raise ValueError(f"op {position} of the spec is empty: remove one '|'")
     try:
-        node = ast.parse(text, mode="eval").body
+        node = ast.parse(source, mode="eval").body
     except _AST_ERRORS as e:
-        raise ValueError(f"{where} cannot be read: {e}") from None
+        why = e.msg if isinstance(e, SyntaxError) else e
+        raise ValueError(f"{where} cannot be read: {why}") from None
     if isinstance(node, ast.Name):
         return OpCall(node.id, (), {}, text)
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         raise ValueError(f"{where} is not of the form name or name(arguments)")
-    if any(keyword.arg is None for keyword in node.keywords):
+    names = [keyword.arg for keyword in node.keywords]
+    if None in names:
         raise ValueError(f"{where} unpacks with **: write the arguments out")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where} gives an argument twice: {names}")
     try:
         args = tuple(ast.literal_eval(arg) for arg in node.args)
         kwargs = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
@@ -96,61 +102,83 @@ def unknown_op(call: OpCall, known: Iterable[str], where: str) -> ValueError:
     )
 
 
-def build(call: OpCall, factory: Callable[..., Any]) -> Any:
+def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:
     """`factory(*args, **kwargs)`, its arguments checked against its signature.
+
+    An int serves as a float and a list as a tuple. `also` is appended to the signature
+    in messages.
 
     Raises:
       ValueError: naming the op and its signature, when an argument is missing,
         unknown, or of a type or value that the factory does not take.
     """
     signature = inspect.signature(factory)
-    shown = f"{call.name}{_show(signature)}"
-    try:
-        bound = signature.bind(*call.args, **call.kwargs)
-    except TypeError as e:
-        raise ValueError(f"op {call.text!r}: {e}; it is called as {shown}") from None
-    hints = typing.get_type_hints(factory)
-    for name, value in bound.arguments.items():
-        many = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
-        for item in value if many else [value]:
-            if name in hints and not _fits(item, hints[name]):
-                raise ValueError(
-                    f"op {call.text!r}: {name} cannot be {item!r}; it is called as "
-                    f"{shown}"
-                )
-    try:
-        return factory(*call.args, **call.kwargs)
-    except ValueError as e:
-        raise ValueError(f"op {call.text!r}: {e}; it is called as {shown}") from None
-
-
-def _show(signature: inspect.Signature) -> str:
-    """The signature as a user writes it: names and defaults."""
     bare = [
         p.replace(annotation=inspect.Parameter.empty)
         for p in signature.parameters.values()
     ]
-    return str(inspect.Signature(bare))
+    shown = f"it is called as {call.name}{inspect.Signature(bare)}{also}"
+    try:
+        bound = signature.bind(*call.args, **call.kwargs)
+    except TypeError as e:
+        raise ValueError(f"op {call.text!r}: {e}; {shown}") from None
+    hints = typing.get_type_hints(factory)
+    for name, value in bound.arguments.items():
+        hint = hints[name]
+        if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+            hint = tuple[hint, ...]
+        try:
+            bound.arguments[name] = _fit(value, hint)
+        except TypeError:
+            raise ValueError(
+                f"op {call.text!r}: {name} cannot be {value!r}; {shown}"
+            ) from None
+    try:
+        return factory(*bound.args, **bound.kwargs)
+    except ValueError as e:
+        raise ValueError(f"op {call.text!r}: {e}; {shown}") from None
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a literal has the type that a factory's annotation asks for.
+def build_keyed(call: OpCall, factory: Callable[..., Any]) -> tuple[Any, str, str]:
+    """`build` for an op on one feature: (function, feature read, feature written).
 
-    An int serves as a float and a list as a tuple; a bool does not serve as a number.
+    Besides the factory's arguments such an op takes inkey and outkey, "image" unless
+    given, and key, which stands for both.
+    """
+    named = {k: v for k, v in call.kwargs.items() if k in ("inkey", "outkey", "key")}
+    other = {k: v for k, v in call.kwargs.items() if k not in named}
+    inkey, outkey = build(call._replace(args=(), kwargs=named), _in_and_out)
+    also = ", besides inkey='image', outkey='image' and key=None"
+    return build(call._replace(kwargs=other), factory, also), inkey, outkey
+
+
+def _in_and_out(
+    inkey: str = "image", outkey: str = "image", key: str | None = None
+) -> tuple[str, str]:
+    return key or inkey, key or outkey
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """The literal as the type that an annotation asks for, or TypeError.
+
+    Knows the annotations that ops use; a bool does not serve as a number.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, choice) for choice in inner)
-    if origin is typing.Literal:
-        return any(type(value) is type(choice) and value == choice for choice in inner)
-    if origin is tuple:
-        if not isinstance(value, tuple | list):
-            return False
-        if inner[-1] is Ellipsis:
-            return all(_fits(item, inner[0]) for item in value)
-        return len(value) == len(inner) and all(map(_fits, value, inner))
-    if hint is Any:
-        return True
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is hint or (value is None and hint is type(None))
+        for choice in inner:
+            with contextlib.suppress(TypeError):
+                return _fit(value, choice)
+    elif origin is typing.Literal:
+        if any(type(value) is type(choice) and value == choice for choice in inner):
+            return value
+    elif origin is tuple and isinstance(value, tuple | list):
+        hints = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        if len(hints) == len(value):
+            return tuple(map(_fit, value, hints))
+    elif hint is Any:
+        return value
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is hint or (value is None and hint is type(None)):
+        return value
+    raise TypeError

@@ -35,6 +35,7 @@ FLOORS = {
     "vitjax.devices": 1,
     "vitjax.trees": 0,
     "vitjax.durations": 0,
+    "vitjax.schedules": 0,
     "vitjax.losses": 0,
     "vitjax.mixup": 0,
     "vitjax.sharding": 0,

@@ -148,9 +148,14 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
     """Compile and time the step of `e`; returns the figures that `main` prints."""
     mesh = sharding.make_mesh(e.mesh)
     batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches[0])
+    spec = {name: (x.shape[1:], x.dtype) for name, x in batches[0].items()}
     run = program.build(
-        e, mesh, batch_shapes=shapes, total_steps=112_603, data_size=1_281_167
+        e,
+        mesh,
+        element_spec=spec,
+        batch_size=batch_size,
+        total_steps=112_603,
+        data_size=1_281_167,
     )
     start = time.perf_counter()
     state = run.init()

@@ -48,7 +48,7 @@ class Clock:
             self._last_rate = (step - self._since_step) * self.batch_size / seconds
         self.train_seconds += seconds
 
-    def tick(self, step: int) -> dict[str, float]:
+    def tick(self, step: int) -> dict[str, int | float]:
         """Measurements at `step`, over the steps since the last tick or pause.
 
         img/sec and img/sec/core appear once there is a timed interval.
@@ -68,7 +68,7 @@ class Clock:
             rows["img/sec/core"] = self._last_rate / self.num_devices
         return rows
 
-    def eta_seconds(self, step: int) -> float | None:
+    def eta_seconds(self, step: int) -> int | float | None:
         """Seconds of training left at the last rate; None before the first one."""
         if self._last_rate is None:
             return None

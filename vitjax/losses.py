@@ -13,7 +13,7 @@ def softmax_xent(
     logits: Float[Array, "*b c"],
     labels: Num[Array, "..."],
     reduction: bool = True,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | int = 0.0,
 ) -> Float[Array, "..."]:
     """Cross-entropy -sum(labels * log_softmax(logits)), in nats.
 
@@ -30,7 +30,7 @@ def sigmoid_xent(
     logits: Float[Array, "*b c"],
     labels: Num[Array, "..."],
     reduction: bool = True,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | int = 0.0,
 ) -> Float[Array, "..."]:
     """Binary cross-entropy of each class on its own, summed over the classes.
 

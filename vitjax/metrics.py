@@ -3,15 +3,17 @@
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from absl import logging
 
 JSONL = "metrics.jsonl"
 
 
+@runtime_checkable
 class Sink(Protocol):
     """One place that rows are written to."""
 
@@ -93,8 +95,11 @@ class TensorBoardSink:
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """One scalar for each value."""
-        for name, value in row.items():
-            self._writer.add_scalar(name, value, step)
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        # add_scalar would rename val/prec@1 to val/prec_1.
+        values = [Summary.Value(tag=k, simple_value=v) for k, v in row.items()]
+        self._writer.file_writer.add_summary(Summary(value=values), step)
 
     def close(self) -> None:
         """Close the event file."""
@@ -116,13 +121,13 @@ class WandbSink:
         tags: list[str] | None = None,
         notes: str | None = None,
         mode: str | None = None,
-        init_timeout: float = 30,
+        init_timeout: int | float = 30,
     ):
         import wandb
 
         keep = Path(workdir) / "wandb_id"
         if not keep.exists():
-            keep.write_text(wandb.util.generate_id())
+            keep.write_text(secrets.token_hex(4))
         options = {
             "project": project,
             "name": name,
@@ -146,6 +151,7 @@ class WandbSink:
                 first,
                 Path(workdir) / "wandb" / "offline-run-*",
             )
+            wandb.teardown()  # its service still holds the id of the failed start
             self._run = wandb.init(**options, mode="offline")
 
     def write(self, step: int, row: Mapping[str, float]) -> None:

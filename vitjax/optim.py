@@ -52,7 +52,8 @@ def make_optimizer(
     of at least `grad_clip_norm` is scaled down to it.
     """
     run = dict(total_steps=total_steps, batch_size=batch_size, data_size=data_size)
-    frozen, groups = _schedule_groups(params, schedule, run)
+    groups = _schedule_groups(params, schedule, run)
+    frozen = frozen_mask(params, schedule)
     trained = jax.tree.map(operator.not_, frozen)
 
     chain = []
@@ -78,6 +79,21 @@ def make_optimizer(
     return ox.chain(*chain), [_rate(lr, fn) for _, fn in groups]
 
 
+def frozen_mask(params: Any, schedule: Section | Pairs | None) -> Any:
+    """A tree of bools: True where `schedule` freezes a parameter."""
+    frozen = jax.tree.map(lambda _: False, params)
+    for mask, section in _groups(params, _pairs(schedule), "schedule", strict=True):
+        if section is None:
+            frozen = jax.tree.map(operator.or_, frozen, mask)
+    return frozen
+
+
+def _pairs(schedule: Section | Pairs | None) -> Pairs:
+    if schedule is None:
+        schedule = {}
+    return [(".*", schedule)] if isinstance(schedule, Section) else schedule
+
+
 def _rate(lr: int | float, schedule: Schedule) -> Schedule:
     return lambda step: lr * schedule(step)
 
@@ -93,21 +109,16 @@ def _groups(
 
 def _schedule_groups(
     params: Any, schedule: Section | Pairs | None, run: dict[str, Any]
-) -> tuple[Any, list[tuple[Any, Schedule]]]:
-    """The mask of the frozen leaves; mask and schedule of each other group."""
-    if schedule is None:
-        schedule = {}
-    pairs = [(".*", schedule)] if isinstance(schedule, Section) else schedule
-    frozen = jax.tree.map(lambda _: False, params)
+) -> list[tuple[Any, Schedule]]:
+    """The mask and the schedule of each group that is not frozen."""
     groups = []
-    for mask, section in _groups(params, pairs, "schedule", strict=True):
+    for mask, section in _groups(params, _pairs(schedule), "schedule", strict=True):
         if section is None:
-            frozen = jax.tree.map(operator.or_, frozen, mask)
             continue
         if clash := sorted(run.keys() & set(section.keys())):
             raise ValueError(f"schedule cannot set {clash[0]}: the run has its own")
         groups.append((mask, make_schedule(**run, **dict(section))))
-    return frozen, groups
+    return groups
 
 
 def _transform(name: str, kwargs: dict[str, Any]) -> ox.GradientTransformation:

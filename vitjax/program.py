@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -36,18 +37,23 @@ def build(
     experiment: Experiment,
     mesh: Mesh,
     *,
-    batch_shapes: Mapping[str, jax.ShapeDtypeStruct],
+    element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    batch_size: int,
     total_steps: int,
     data_size: int,
 ) -> Program:
     """Build the program of an experiment; allocates nothing but a key.
 
     Args:
-      batch_shapes: the host's global training batch, by feature name.
+      element_spec: shape and dtype of each feature of one example, from the host.
+      batch_size: global.
       total_steps: length of the run. data_size: examples an epoch.
     """
     e = experiment
-    batch_size = batch_shapes["image"].shape[0]
+    batch_shapes = {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        for name, (shape, dtype) in element_spec.items()
+    }
     step.check_batch_size(batch_size, mesh, e.accum_freq)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image, labels = jax.eval_shape(

@@ -128,8 +128,11 @@ def make_schedule(
     warmup, cooldown = span("warmup", 0), span("cooldown", 0)
     decay_kw = {key: value for key, value in settings.items() if key in own}
     for name in timed:
-        if (steps := span(name, None)) is not None:
-            decay_kw[name] = steps
+        if (steps := span(name, None)) is None:
+            continue
+        if name in decay_kw:
+            raise ValueError(f"{name} is given twice: keep one of its keys")
+        decay_kw[name] = steps
     # Runs of 0 or 1 steps, for evaluation and debugging, may keep a longer warm-up.
     if warmup >= total_steps > 1:
         raise ValueError(

@@ -14,24 +14,33 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from vitjax import mixup as mixup_lib
 from vitjax.lookup import lookup
 from vitjax.losses import LOSSES
-from vitjax.sharding import infer_sharding, is_replicated, replicated
+from vitjax.sharding import (
+    batch_sharding,
+    infer_sharding,
+    is_replicated,
+    replicated,
+)
 
 Features = Mapping[str, Array]
 LossFn = Callable[[Any, Any, Any, Any], Float[Array, ""]]
+GradFn = Callable[[Any, Any, Any, Any], tuple[Float[Array, ""], Any]]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes; arrays only. `step` counts completed updates."""
+    """All that a step changes; arrays only. `step` counts completed updates, int32[].
 
-    step: Int[Array, ""]
+    A tree of this class may also hold the arrays' shapes or shardings.
+    """
+
+    step: Any
     params: Any
     opt_state: Any
     ema: Any = None
@@ -73,14 +82,13 @@ def init_state(
 
 
 def _microbatches(
-    loss_fn: LossFn, params: Any, batch: Any, key: Any, lam: Any, accum_freq: int
+    grad_fn: GradFn, params: Any, batch: Any, key: Any, lam: Any, accum_freq: int
 ) -> tuple[Float[Array, ""], Any]:
     """Mean loss and gradients over `accum_freq` microbatches: rows i, i + freq, ...
 
     Strided, because a split batch axis stays split through that reshape, whereas
     contiguous chunks of the global batch would have to travel to every device.
     """
-    grad_fn = jax.value_and_grad(loss_fn)
     if accum_freq == 1:
         return grad_fn(params, batch, jax.random.fold_in(key, 0), lam)
     strided = jax.tree.map(
@@ -123,7 +131,8 @@ def accumulate_local(
 
     def local(params: Any, batch: Any, key: Any, lam: Any) -> Any:
         key = jax.random.fold_in(key, jax.lax.axis_index(axes))
-        total = _microbatches(loss_fn, params, batch, key, lam, accum_freq)
+        grad_fn = jax.value_and_grad(loss_fn)
+        total = _microbatches(grad_fn, params, batch, key, lam, accum_freq)
         return jax.lax.pmean(total, axes)
 
     # Without vma checks the gradient inside is the device's own, and the pmean above
@@ -151,9 +160,16 @@ def accumulate_gspmd(
 
     XLA places the collectives, so there are reductions in every microbatch.
     """
-    rows = NamedSharding(mesh, P(mesh.axis_names))
-    batch = jax.lax.with_sharding_constraint(batch, rows)
-    return _microbatches(loss_fn, params, batch, key, lam, accum_freq)
+    batch = jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
+    whole = replicated(mesh)
+    grad_fn = jax.value_and_grad(loss_fn)
+
+    def reduced(*args: Any) -> Any:
+        # Summed over the devices first, split afterwards. Left alone, XLA may compute a
+        # split gradient of the patch embedding from images gathered on every device.
+        return jax.lax.with_sharding_constraint(grad_fn(*args), whole)
+
+    return _microbatches(reduced, params, batch, key, lam, accum_freq)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accum_freq: int) -> None:
@@ -275,9 +291,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "training_loss": value,
-            "l2_grads": optax.global_norm(grads),
-            "l2_params": optax.global_norm(params),
-            "l2_updates": optax.global_norm(updates),
+            "l2_grads": optax.tree.norm(grads),
+            "l2_params": optax.tree.norm(params),
+            "l2_updates": optax.tree.norm(updates),
         }
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
         return state, metrics

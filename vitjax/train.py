@@ -34,7 +34,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
 
     workdir = Path(workdir)
     settings = config_lib.plain(config)
-    e = experiment.from_config(config)
+    e = experiment.from_config(config.to_dict())
     refuse_other_config(workdir, settings)
     mesh = sharding_lib.make_mesh(e.mesh)
     processes = {
@@ -48,7 +48,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
     sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
     sizes["total_steps"] = e.steps("total", **sizes)
 
-    program = program_lib.build(e, mesh, batch_shapes=data.batch_shapes, **sizes)
+    program = program_lib.build(
+        e, mesh, element_spec=data.element_spec, **sizes
+    )
     checkpointer = Checkpointer(
         workdir,
         max_to_keep=e.max_to_keep,
@@ -315,6 +317,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 0, or 1 after one sentence on stderr."""
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
     logging.set_verbosity(logging.WARNING)
+    # Before TensorFlow's import: no chatter, and the same bits on every processor.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         _check_packages()
         config, notices = config_lib.from_big_vision(

@@ -146,6 +146,10 @@ def test_a_run_of_no_or_one_step_may_be_shorter_than_its_warmup(total):
         ({"warmup_epochs": 21}, "warm-up of 210 steps"),
         ({"warmup_steps": 1, "warmup_epochs": 1}, "warmup_steps, warmup_epochs"),
         ({"cooldown_steps": -1}, "cooldown_steps must be"),
+        (
+            {"decay_type": "rsqrt", "shift": 1, "shift_steps": 1},
+            "shift is given twice",
+        ),
         ({"steps": [1, 2], "mults": [1.0]}, "one of mults for each"),
         ({"steps": [2, 1], "mults": [1.0, 2.0]}, "ascending"),
     ],

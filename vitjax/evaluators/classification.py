@@ -79,8 +79,12 @@ class Classification:
 
     def run(self, state: Any) -> Iterator[tuple[str, float]]:
         """Yield ("prec@1", x), ("prec@5", x), ("loss", x): means over the examples."""
-        # Sums stay on the device until the end, so that no batch waits for the host.
-        parts = [self._sums(state, batch) for batch in self._batches]
+        # Sums stay on the device until the end, so that no batch waits for the host; yet
+        # only so many batches are in flight, since each holds its images.
+        parts = []
+        for batch in self._batches:
+            parts.append(self._sums(state, batch))
+            jax.block_until_ready(parts[max(0, len(parts) - 3)])
         totals = {"prec@1": 0.0, "prec@5": 0.0, "loss": 0.0, "seen": 0.0}
         for part in jax.device_get(parts):
             for name, value in part.items():

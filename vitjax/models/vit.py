@@ -95,7 +95,7 @@ class BlockConfig:
 
     mlp_dim: int | None
     num_heads: int
-    dropout: float
+    dropout: float | int
     deterministic: bool
     dtype: np.dtype  # of the matmuls
     residual_dtype: np.dtype
@@ -216,7 +216,7 @@ class Encoder(nn.Module):
 
     cfg: BlockConfig
     depth: int
-    drop_path: float
+    drop_path: float | int
     scan: bool
     remat_policy: str | None
 
@@ -286,10 +286,10 @@ class ViT(nn.Module):
     num_heads: int = 12
     posemb: str = "learn"
     rep_size: int | bool = False  # width of the tanh layer before the head; True: width
-    dropout: float = 0.0
+    dropout: float | int = 0.0
     pool_type: str = "gap"
     head_zeroinit: bool = True
-    init_head_bias: float = 0.0  # -6.9 starts sigmoid_xent at 1/1000 per class
+    init_head_bias: float | int = 0.0  # -6.9 starts sigmoid_xent at 1/1000 per class
     scan: bool = False
     remat_policy: str | None = None  # None: "nothing_saveable" under scan, else "none"
     dtype_mm: str = "float32"
@@ -299,7 +299,7 @@ class ViT(nn.Module):
     attn_impl: str = "flax"
     return_attn: bool = False
     registers: int = 0
-    drop_path: float = 0.0
+    drop_path: float | int = 0.0
 
     @nn.compact
     def __call__(

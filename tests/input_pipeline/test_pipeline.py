@@ -1,0 +1,339 @@
+"""The stream: the same for any number of workers, from any step, complete in eval."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from input_pipeline import ops, order, pipeline, sources
+
+DIGITS = {"kind": "arrays", "name": "digits", "split": "train"}  # 1,438
+RANDOM_PP = 'flip_lr|random_crop(6)|keep("image", "label", "_id")'
+IMAGENET_PP = (
+    'decode_jpeg_and_inception_crop(32)|flip_lr|randaug(2, 10)|keep("image", "label")'
+)
+
+
+def train(**kwargs):
+    kwargs = {"data": DIGITS, "batch_size": 48, "seed": 7, "pp": RANDOM_PP} | kwargs
+    return pipeline.make_train(**kwargs)[0]
+
+
+def take(stream, count):
+    return list(itertools.islice(stream, count))
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for name in x:
+            assert x[name].dtype == y[name].dtype
+            np.testing.assert_array_equal(x[name], y[name])
+
+
+def joined(parts):
+    """The global batches of the processes' batches."""
+    return [
+        {name: np.concatenate([rows[name] for rows in batch]) for name in batch[0]}
+        for batch in zip(*parts, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def digits_stream():
+    """70 batches, uninterrupted: two epochs and a third."""
+    return take(train(), 70)
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+@pytest.mark.parametrize("num_parallel_calls", [1, 13])
+def test_any_number_of_processes_and_threads(
+    digits_stream, process_count, num_parallel_calls
+):
+    parts = [
+        take(
+            train(
+                process_index=i,
+                process_count=process_count,
+                num_parallel_calls=num_parallel_calls,
+            ),
+            35,
+        )
+        for i in range(process_count)
+    ]
+    assert parts[0][0]["image"].shape == (48 // process_count, 6, 6, 1)
+    assert_same(joined(parts), digits_stream[:35])
+
+
+def test_resume_is_the_uninterrupted_stream(digits_stream):
+    stream = train()
+    for step in np.random.default_rng(0).choice(68, 20, replace=False):
+        resumed = take(stream.from_step(int(step)), 2)
+        assert_same(resumed, digits_stream[step : step + 2])
+    assert_same(take(train(start_step=66), 4), digits_stream[66:])
+
+
+def test_each_iteration_starts_over(digits_stream):
+    stream = train()
+    assert_same(take(stream, 2), digits_stream[:2])
+    assert_same(take(stream, 3), digits_stream[:3])
+
+
+def test_epochs_are_permutations_and_batches_straddle_them(digits_stream):
+    ids = np.concatenate([batch["_id"] for batch in digits_stream])
+    for epoch in range(2):
+        part = ids[epoch * 1438 : (epoch + 1) * 1438]
+        np.testing.assert_array_equal(np.sort(part), np.arange(1438))
+    assert 1438 % 48  # the batch at the border has examples of both epochs
+    assert (ids[:1438] != ids[1438:2876]).mean() > 0.99
+
+
+def test_rows_are_what_order_and_ops_say(digits_stream):
+    """Example by example, outside tf.data: position, index, seed, preprocessing."""
+    source = sources.open_source(**DIGITS)
+    preprocess = ops.get_preprocess_fn(RANDOM_PP)
+    for step, row in ((0, 0), (0, 47), (29, 45), (29, 46), (69, 11)):
+        epoch, index = order.example_at([step * 48 + row], seed=7, size=1438)
+        (seed,) = order.example_seed(epoch, index, seed=7)
+        features = preprocess({**source.read(index[0]), "seed": seed})
+        for name, expected in features.items():
+            np.testing.assert_array_equal(digits_stream[step][name][row], expected)
+
+
+def test_augmentation_differs_between_epochs(digits_stream):
+    seen = {}
+    for batch in digits_stream:
+        for index, image in zip(batch["_id"], batch["image"], strict=True):
+            seen.setdefault(int(index), []).append(image.tobytes())
+    twice = [images[:2] for images in seen.values() if len(images) > 1]
+    assert len(twice) == 1438
+    assert np.mean([a != b for a, b in twice]) > 0.9
+
+
+def test_another_seed_is_another_stream(digits_stream):
+    (other,) = take(train(seed=8), 1)
+    assert (other["_id"] != digits_stream[0]["_id"]).sum() > 40
+
+
+def test_batches_are_numpy_without_the_seed():
+    stream, total = pipeline.make_train(data=DIGITS, batch_size=16, seed=0)
+    (batch,) = take(stream, 1)
+    assert total == stream.total_examples == 1438
+    assert stream.num_classes == len(stream.class_names) == 10
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+        "image": ((16, 8, 8, 1), np.uint8),
+        "label": ((16,), np.int64),
+        "_id": ((16,), np.int32),
+    }
+    assert all(isinstance(x, np.ndarray) for x in batch.values())
+
+
+def test_imagenet_stream(imagenet_dir):
+    """The flagship's kind of preprocessing, on JPEGs, from the shards."""
+    data = {
+        "name": "imagenet2012",
+        "split": "train[:99%]",
+        "data_dir": str(imagenet_dir),
+    }
+    kwargs = {"data": data, "batch_size": 32, "seed": 3, "pp": IMAGENET_PP}
+    stream, total = pipeline.make_train(**kwargs)
+    assert total == 297
+    whole = take(stream, 12)
+    assert whole[0]["image"].shape == (32, 32, 32, 3)
+    assert whole[0]["image"].dtype == np.uint8
+    # Batch 9 has the border of two epochs.
+    assert_same(take(stream.from_step(9), 2), whole[9:11])
+    parts = []
+    for i in range(2):
+        part, _ = pipeline.make_train(
+            **kwargs, process_index=i, process_count=2, num_parallel_calls=i + 1
+        )
+        parts.append(take(part, 3))
+    assert_same(joined(parts), whole[:3])
+
+
+def test_a_far_step_needs_nothing_before_it():
+    """Step 100,000 of the digits, computed from its position alone."""
+    (batch,) = take(train().from_step(100_000), 1)
+    positions = np.arange(4_800_000, 4_800_048)
+    _, index = order.example_at(positions, seed=7, size=1438)
+    np.testing.assert_array_equal(batch["_id"], index)
+
+
+# ------------------------------------------------------- big_vision's buffer shuffle
+
+
+@pytest.mark.parametrize("cache_raw", [False, True])
+def test_buffer_shuffle_has_each_example_once_an_epoch(imagenet_dir, cache_raw):
+    data = {
+        "name": "imagenet2012",
+        "split": "train[:99%]",
+        "data_dir": str(imagenet_dir),
+    }
+    ids = []
+    for i in range(2):
+        stream, total = pipeline.make_train(
+            data=data,
+            batch_size=22,
+            pp='keep("_id")',
+            seed=0,
+            shuffle_buffer_size=250_000,
+            cache_raw=cache_raw,
+            process_index=i,
+            process_count=2,
+        )
+        assert total == 297
+        count = 297 * (i + 1) // 2 - 297 * i // 2
+        batches = take(stream, 2 * count // 11 + 1)
+        part = np.concatenate([batch["_id"] for batch in batches])[: 2 * count]
+        first, second = part[:count], part[count:]
+        np.testing.assert_array_equal(np.sort(first), np.sort(second))
+        assert (first != second).mean() > 0.9
+        ids.append(first)
+    np.testing.assert_array_equal(np.sort(np.concatenate(ids)), np.arange(297))
+
+
+def test_buffer_shuffle_is_local_and_seeded():
+    def first(**kwargs):
+        stream = train(shuffle_buffer_size=100, pp='keep("_id")', **kwargs)
+        return np.concatenate([batch["_id"] for batch in take(stream, 10)])
+
+    ids = first()
+    assert (ids <= np.arange(480) + 100).all()  # nothing comes before it was read
+    assert (ids[1:] < ids[:-1]).any()
+    np.testing.assert_array_equal(ids, first())
+    assert (ids != first(seed=8)).any()
+    assert (ids != first(start_step=5)).any()
+
+
+def test_buffer_shuffle_augments_as_the_global_shuffle_does(digits_stream):
+    """An example of an epoch has the same fate in either order."""
+    images = {
+        int(index): image
+        for batch in digits_stream[:29]
+        for index, image in zip(batch["_id"], batch["image"], strict=True)
+    }
+    for batch in take(train(shuffle_buffer_size=100), 5):
+        for index, image in zip(batch["_id"], batch["image"], strict=True):
+            if int(index) in images:
+                np.testing.assert_array_equal(image, images[int(index)])
+
+
+def test_notices(caplog):
+    from absl import logging
+
+    logging.get_absl_logger().propagate = True
+    train(shuffle_buffer_size=100)
+    assert "resumed run sees other batches" in caplog.text
+    caplog.clear()
+    train(cache_raw=True)
+    assert "cache_raw has no effect on the global shuffle" in caplog.text
+    caplog.clear()
+    train()
+    assert not caplog.text
+
+
+# ------------------------------------------------------------------------ evaluation
+
+TEST = DIGITS | {"split": "test"}  # 359
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [4, 356, 360, 1000])
+def test_eval_has_every_example_once(batch_size, process_count):
+    parts = []
+    for i in range(process_count):
+        stream, steps = pipeline.make_eval(
+            data=TEST,
+            batch_size=batch_size,
+            process_index=i,
+            process_count=process_count,
+        )
+        assert steps == -(-359 // batch_size)
+        parts.append(list(stream))
+        assert len(parts[-1]) == steps
+        assert_same(list(stream), parts[-1])  # again from the beginning
+    batches = joined(parts)
+    mask = np.concatenate([batch["_mask"] for batch in batches])
+    ids = np.concatenate([batch["_id"] for batch in batches])
+    images = np.concatenate([batch["image"] for batch in batches])
+    assert mask.dtype == np.float32
+    assert mask.shape == (steps * batch_size,)
+    np.testing.assert_array_equal(mask, np.arange(len(mask)) < 359)
+    np.testing.assert_array_equal(ids[:359], np.arange(359))
+    assert not images[359:].any()
+    assert not ids[359:].any()
+
+
+def test_eval_reads_what_the_source_has(imagenet_dir):
+    data = {
+        "name": "imagenet2012",
+        "split": "validation",
+        "data_dir": str(imagenet_dir),
+    }
+    pp = 'decode|resize_small(40)|central_crop(32)|keep("image", "label")'
+    stream, steps = pipeline.make_eval(data=data, batch_size=16, pp_fn=pp)
+    batches = list(stream)
+    assert steps == len(batches) == 4
+    assert sum(batch["_mask"].sum() for batch in batches) == 50
+    source, preprocess = sources.open_source(**data), ops.get_preprocess_fn(pp)
+    for i in (0, 17, 49):
+        expected = preprocess(source.read(tf.constant(i, tf.int64)))
+        for name, x in expected.items():
+            np.testing.assert_array_equal(batches[i // 16][name][i % 16], x)
+
+
+def test_random_ops_in_an_evaluation_repeat_themselves():
+    stream, _ = pipeline.make_eval(data=TEST, batch_size=128, pp_fn=RANDOM_PP)
+    assert_same(list(stream), list(stream))
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+def test_wrong_batch_sizes():
+    for make in (pipeline.make_eval, lambda **kw: pipeline.make_train(seed=0, **kw)):
+        with pytest.raises(ValueError, match=r"multiple .* is 3, but it is 16"):
+            make(data=DIGITS, batch_size=16, process_count=3)
+        with pytest.raises(ValueError, match="but it is 0"):
+            make(data=DIGITS, batch_size=0)
+        with pytest.raises(ValueError, match="process_index must be in 0 to 1"):
+            make(data=DIGITS, batch_size=16, process_count=2, process_index=2)
+
+
+def test_unknown_names_are_found_when_made():
+    with pytest.raises(ValueError, match="flip_rl"):
+        train(pp="flip_rl")
+    with pytest.raises(ValueError, match="digtis"):
+        train(data=DIGITS | {"name": "digtis"})
+    with pytest.raises(TypeError, match="shufle"):
+        train(shufle=3)
+    with pytest.raises(ValueError, match="1438 examples are too few for 2000"):
+        next(iter(train(batch_size=2000, process_count=2000, shuffle_buffer_size=10)))
+
+
+def test_features_that_cannot_be_batched(imagenet_dir):
+    data = {"name": "imagenet2012", "split": "train", "data_dir": str(imagenet_dir)}
+
+    def first(pp):
+        stream, _ = pipeline.make_eval(data=data, batch_size=2, pp_fn=pp)
+        next(iter(stream))
+
+    with pytest.raises(ValueError, match=r"^the feature 'file_name' is a string"):
+        first("decode|resize(8)")
+    with pytest.raises(ValueError, match=r"^the feature 'image' has the shape"):
+        first('decode|keep("image")')
+    with pytest.raises(ValueError, match=r"^op .* reads feature 'img'"):
+        first('decode(key="img")')
+
+
+def test_accelerators_are_hidden(monkeypatch):
+    hidden = []
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda *args: hidden.append(args)
+    )
+    train()
+    pipeline.make_eval(data=TEST, batch_size=8)
+    assert hidden == [([], "GPU"), ([], "TPU")] * 2

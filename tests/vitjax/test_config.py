@@ -1,0 +1,148 @@
+"""Config files and overrides; a file in big_vision's own style."""
+
+import random
+import string
+
+import pytest
+from ml_collections import ConfigDict
+
+from vitjax.config import differences, from_big_vision, load, override, plain
+
+BIG_VISION_STYLE = """
+import ml_collections as mlc
+
+def get_config():
+  config = mlc.ConfigDict()
+  config.seed = 0
+  config.total_epochs = 90
+  config.num_classes = 1000
+  config.input = {}
+  config.input.data = dict(name='imagenet2012', split='train[:99%]')
+  config.input.batch_size = 1024
+  config.input.cache_raw = True
+  config.input.accum_freq = 8
+  config.pp_modules = ['ops_general', 'ops_image', 'ops_text', 'archive.randaug']
+  config.model = dict(variant='S/16', rep_size=True)
+  config.mixup = dict(p=0.2, fold_in=None)
+  config.evals = {}
+  config.evals.val = dict(type='classification', data=dict(name='imagenet2012'))
+  config.evals.v2 = dict(type='classification', data=dict(name='imagenet_v2'))
+  config.evals.real = dict(data=dict(name='imagenet2012_real'), required=True)
+  return config
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "big_vision_style.py"
+    file.write_text(BIG_VISION_STYLE)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "get", "expected"),
+    [
+        ("total_epochs=0.5", lambda c: c.total_epochs, 0.5),
+        ("seed=3", lambda c: c.seed, 3),
+        ("model.rep_size=False", lambda c: c.model.rep_size, False),
+        ("model.dropout=0.1", lambda c: c.model.dropout, 0.1),  # not in the file
+        ("wandb.project=mine", lambda c: c.wandb.project, "mine"),  # nor its section
+        ("a.b.c=(1, 'x')", lambda c: c.a.b.c, (1, "x")),
+        ("loss=softmax_xent", lambda c: c.loss, "softmax_xent"),
+        ("grad_clip_norm=None", lambda c: c.grad_clip_norm, None),
+        ("mixup=None", lambda c: "mixup" in c, False),  # a section goes
+        ("evals.v2=None", lambda c: sorted(c.evals), ["real", "val"]),
+        ("input.data.split=train[:2%]", lambda c: c.input.data.split, "train[:2%]"),
+        ("input.pp=decode|flip_lr", lambda c: c.input.pp, "decode|flip_lr"),
+        ("input.pp=", lambda c: c.input.pp, ""),
+        ("x=a=b", lambda c: c.x, "a=b"),
+        ("total_epochs=many", lambda c: c.total_epochs, "many"),
+    ],
+)
+def test_any_key_can_be_set_from_the_command_line(path, text, get, expected):
+    assert get(load(path, [text])) == expected
+
+
+def test_overrides_apply_in_order(path):
+    config = load(path, ["mixup=None", "mixup.p=0.5", "seed=1", "seed=2"])
+    assert config.mixup.to_dict() == {"p": 0.5}
+    assert config.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed", "--config.key=VALUE"),
+        ("=3", "--config.key=VALUE"),
+        ("a..b=3", "--config.key=VALUE"),
+        ("seed.x=3", "'seed' is a value, not a section"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(path, text, words):
+    with pytest.raises(ValueError, match=words):
+        load(path, [text])
+
+
+def test_no_override_runs_code_or_ends_otherwise_than_in_a_sentence():
+    rng = random.Random(0)
+    alphabet = string.printable + "=.()[]{}'\"" * 5
+    for _ in range(500):
+        text = "".join(rng.choices(alphabet, k=rng.randrange(30)))
+        config = ConfigDict({"a": {"b": 1}, "c": 2})
+        try:
+            override(config.unlock(), text)
+        except ValueError as error:
+            assert "--config." in str(error)
+    config = ConfigDict().unlock()
+    override(config, "x=__import__('os').getcwd()")
+    assert config.x == "__import__('os').getcwd()"
+
+
+def test_a_big_vision_file_runs_unmodified_and_says_what_was_changed(path):
+    original = load(path)
+    config, notices = from_big_vision(original)
+    assert config.accum_freq == 8
+    assert "accum_freq" not in config.input
+    assert "pp_modules" not in config
+    assert config.mixup.to_dict() == {"p": 0.2}
+    assert config.evals.v2.required is False
+    assert config.evals.real.required is True  # as the file says
+    assert "required" not in config.evals.val
+    assert len(notices) == 4
+    assert original.input.accum_freq == 8, "from_big_vision is pure"
+    again, none = from_big_vision(config)
+    assert again == config
+    assert none == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", "no function get_config"),
+        ("def get_config(): return 3", "must return a ConfigDict, got int"),
+        ("import big_vision.utils", "cannot be read"),
+        ("def get_config(:", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(tmp_path, text, words):
+    file = tmp_path / "wrong.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load(str(file))
+
+
+def test_missing_files_and_arguments_are_named(path):
+    with pytest.raises(ValueError, match=r"'no\.py' does not exist"):
+        load("no.py")
+    with pytest.raises(ValueError, match="takes no argument, got 'x=1'"):
+        load(path + ":x=1")
+
+
+def test_differences_name_the_keys():
+    old = {"a": {"b": 1, "c": (1, 2)}, "d": 1}
+    new = plain(ConfigDict({"a": {"b": 2, "c": (1, 2)}, "e": None}))
+    assert differences(plain(old), new) == [
+        "a.b: 1 -> 2",
+        "d: 1 -> 'not set'",
+        "e: 'not set' -> None",
+    ]

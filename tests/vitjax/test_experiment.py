@@ -1,0 +1,75 @@
+"""The top level of a config: each key is supported, or refused by name."""
+
+import pytest
+
+from vitjax import durations
+from vitjax.experiment import REFUSED, call, from_config
+
+GOOD = {
+    "input": {"batch_size": 8},
+    "num_classes": 10,
+    "lr": 0.1,
+    "optax_name": "identity",
+    "total_steps": 3,
+}
+# Every top-level key that big_vision's trainer reads, or its own configs set.
+BIG_VISION_KEYS = {
+    "seed", "num_classes", "loss", "input", "pp_modules", "log_training_steps",
+    "ckpt_steps", "ckpt_timeout", "keep_ckpt_steps", "model_name", "model",
+    "model_init", "model_load", "resume", "init_head_bias", "init_shapes",
+    "init_types", "grad_clip_norm", "optax_name", "optax", "lr", "wd", "lr_mults",
+    "wd_mults", "schedule", "mixup", "evals", "eval_only", "force_eval", "mesh",
+    "sharding_strategy", "sharding_rules", "prefetch_to_device", "total_steps",
+    "total_epochs", "total_examples", "fewshot", "ocdbt", "wandb",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", sorted(BIG_VISION_KEYS))
+def test_each_key_of_big_vision_is_supported_or_refused_by_name(key):
+    config = {**GOOD, key: GOOD.get(key, None)}
+    if key in REFUSED:
+        with pytest.raises(ValueError, match=f"{key}.*not supported"):
+            from_config(config)
+    else:
+        from_config(config)
+
+
+def test_keys_reach_what_they_configure():
+    e = from_config({**GOOD, "wd": 0.2, "ckpt_epochs": 2, "mixup": None, "evals": None})
+    assert e.optimizer == {"lr": 0.1, "optax_name": "identity", "wd": 0.2}
+    assert e.steps("ckpt", data_size=16, batch_size=8) == 4
+    assert e.mixup is None
+    assert e.evals == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("sead", "seed"), ("total_epoch", "total_epochs"), ("mix_up", "mixup")],
+)
+def test_an_unknown_key_names_the_nearest(key, near):
+    with pytest.raises(ValueError, match=f"config key '{key}'; did you mean '{near}'"):
+        from_config({**GOOD, key: 1})
+
+
+@pytest.mark.parametrize("key", ["input", "num_classes", "lr", "optax_name"])
+def test_a_missing_key_is_named(key):
+    with pytest.raises(ValueError, match=f"lacks '{key}'"):
+        from_config({k: v for k, v in GOOD.items() if k != key})
+
+
+def test_the_keys_of_a_section_are_the_arguments_of_a_function():
+    def function(*, batch_size, pp="", seed=0):
+        return batch_size, pp, seed
+
+    assert call("input", function, {"batch_size": 3}, seed=5) == (3, "", 5)
+    with pytest.raises(ValueError, match=r"input: 'batchsize'; did you mean 'batch_si"):
+        call("input", function, {"batchsize": 3}, seed=5)
+    with pytest.raises(ValueError, match=r"lacks input\.batch_size"):
+        call("input", function, {}, seed=5)
+    with pytest.raises(ValueError, match="'seed'"):
+        call("input", function, {"batch_size": 3, "seed": 1}, seed=5)
+
+
+def test_duration_keys_come_in_four_spellings():
+    for key in durations.keys("log_training"):
+        assert from_config({**GOOD, key: 0.5}).durations == {"total_steps": 3, key: 0.5}

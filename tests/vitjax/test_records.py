@@ -1,0 +1,80 @@
+"""Rows are fetched one step late; what is not finite stops the run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitjax.clock import Clock
+from vitjax.metrics import MetricWriter
+from vitjax.optim import make_optimizer
+from vitjax.progress import Progress
+from vitjax.records import NotFinite, Records, rate_table
+
+
+class Memory:
+    def __init__(self):
+        self.rows = []
+
+    def write(self, step, row):
+        self.rows.append((step, dict(row)))
+
+    def close(self):
+        pass
+
+
+def make(writer, first_step=0):
+    clock = Clock(total_steps=10, batch_size=8, data_size=80, num_devices=1)
+    progress = Progress(10, first_step, show=False)
+    rates = {"lr": np.linspace(0, 0.9, 10)}
+    return Records(MetricWriter([writer]), clock, progress, rates, first_step)
+
+
+def metrics(loss=1.0):
+    return {"training_loss": jnp.float32(loss), "l2_grads": jnp.float32(2.0)}
+
+
+def test_a_row_is_written_under_its_own_step_when_the_next_one_runs():
+    writer = Memory()
+    records = make(writer)
+    records.hold(3, metrics())
+    assert writer.rows == []
+    records.flush()
+    records.flush()
+    [(step, row)] = writer.rows
+    assert step == 3
+    assert row["training_loss"] == 1.0
+    assert row["lr"] == pytest.approx(0.2), "the rate of the update that made step 3"
+    assert row["examples_seen"] == 24
+
+
+def test_what_is_not_finite_names_the_steps_and_the_last_good_checkpoint():
+    writer = Memory()
+    records = make(writer)
+    records.hold(2, metrics())
+    records.flush()
+    records.hold(4, metrics(float("nan")))
+    with pytest.raises(NotFinite, match=r"between steps 3 and 4 .*no checkpoint"):
+        records.flush()
+    assert [step for step, _ in writer.rows] == [2, 4], "the row shows the fault"
+    records.saved_step = 2
+    with pytest.raises(NotFinite, match=r"steps 3 and 5 .*that of step 2"):
+        records.check_finite(5, metrics(float("inf")))
+
+
+def test_rates_of_the_whole_run_are_those_of_the_schedule():
+    """Toy of six steps with two of warm-up: logged 0, .5, 1, .85355, .5, .14645."""
+    params = {"kernel": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    _, lr_fns = make_optimizer(
+        params,
+        total_steps=6,
+        batch_size=1,
+        data_size=1,
+        lr=0.1,
+        optax_name="identity",
+        schedule={"warmup_steps": 2, "decay_type": "cosine"},
+    )
+    table = rate_table(lr_fns, 6, 0.1)
+    expected = [0, 0.5, 1, 0.85355, 0.5, 0.14645]
+    np.testing.assert_allclose(table["global_schedule"], expected, atol=1e-5)
+    np.testing.assert_allclose(table["lr"], np.multiply(expected, 0.1), atol=1e-6)

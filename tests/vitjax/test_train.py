@@ -1,0 +1,344 @@
+"""Whole runs: what a person who types the command gets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vitjax import train
+from vitjax.checkpoint import Checkpointer
+from vitjax.config import load
+from vitjax.metrics import read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+# Small and short; everything else as a newcomer runs it.
+SMALL = [
+    "--config.total_steps=12",
+    "--config.total_epochs=None",
+    "--config.input.batch_size=64",
+    "--config.model.width=16",
+    "--config.model.depth=1",
+    "--config.model.mlp_dim=32",
+    "--config.model.num_heads=2",
+    "--config.log_training_steps=2",
+    "--config.ckpt_epochs=None",
+    "--config.ckpt_steps=5",
+    "--config.evals.val.log_epochs=None",
+    "--config.evals.val.log_steps=5",
+]
+
+
+def run(workdir, *overrides, config=QUICKSTART):
+    return train.cli(
+        ["--config", config, "--workdir", str(workdir), *SMALL, *overrides]
+    )
+
+
+def error_of(capsys, *args, **kwargs):
+    """The sentence of a run that must fail."""
+    assert run(*args, **kwargs) == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    [line, hint] = captured.err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "VITJAX_TRACEBACK" in hint
+    return line
+
+
+def values(rows):
+    """(step, name) -> value, without timing."""
+    return {
+        (row["step"], name): value
+        for row in rows
+        for name, value in row.items()
+        if name != "step" and not name.startswith(("time/", "img/sec"))
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir of one small run."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert run(workdir) == 0
+    return workdir
+
+
+def test_a_run_leaves_its_records(finished):
+    from PIL import Image
+
+    found = {p.name for p in finished.iterdir()}
+    assert found == {
+        "checkpoints", "config.json", "curves.png", "metrics.jsonl", "tensorboard",
+        "train_batch.png",
+    }  # fmt: skip
+    config = json.loads((finished / "config.json").read_text())
+    assert config["total_steps"] == 12
+    assert config["input"]["data"] == {
+        "kind": "arrays", "name": "digits", "split": "train",
+    }  # fmt: skip
+    for name in ("curves.png", "train_batch.png"):
+        with Image.open(finished / name) as picture:
+            assert min(picture.size) > 400
+    kept = sorted(int(p.name) for p in (finished / "checkpoints").iterdir())
+    assert kept == [10, 12]
+
+
+def test_each_row_once_under_its_step_with_big_visions_names(finished):
+    rows = read_rows(finished)
+    got = values(rows)
+    assert len(got) == sum(
+        name != "step" and not name.startswith(("time/", "img/sec"))
+        for row in rows
+        for name in row
+    ), "a metric twice under one step"
+    training = [1, 2, 4, 6, 8, 10, 12]
+    for name in ("training_loss", "l2_grads", "l2_params", "l2_updates", "lr"):
+        assert [s for s, n in got if n == name] == training
+    for name in ("val/prec@1", "val/prec@5", "val/loss"):
+        assert [s for s, n in got if n == name] == [0, 5, 10, 12]
+    assert got[1, "training_loss"] == pytest.approx(np.log(10), rel=1e-6)
+    assert got[0, "val/loss"] == pytest.approx(np.log(10), rel=1e-6)
+    assert got[1, "l2_updates"] == 0.0
+    assert got[12, "training_loss"] < got[1, "training_loss"]
+    assert got[10, "examples_seen"] == 640
+    assert "img/sec/core" in rows[-2]
+
+
+def test_the_same_command_again_changes_nothing(finished, capsys):
+    before = {p: p.read_bytes() for p in finished.glob("*.jsonl")}
+    assert run(finished) == 0
+    assert {p: p.read_bytes() for p in finished.glob("*.jsonl")} == before
+    assert "goes on from step 12" in capsys.readouterr().out
+
+
+def params_of(workdir, step):
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(workdir / "checkpoints" / str(step) / "state")
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
+    """SIGKILL after the first checkpoint; then the same command."""
+    command = [
+        sys.executable, "-m", "vitjax.train", "--config", QUICKSTART,
+        "--workdir", str(tmp_path), *SMALL,
+    ]  # fmt: skip
+    env = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL) as p:
+        while p.poll() is None and not (tmp_path / "checkpoints" / "5").is_dir():
+            time.sleep(0.02)
+        p.send_signal(signal.SIGKILL)
+    assert run(tmp_path) == 0
+    assert values(read_rows(tmp_path)) == values(read_rows(finished))
+    for a, b in zip(
+        jax.tree.leaves(params_of(tmp_path, 12)),
+        jax.tree.leaves(params_of(finished, 12)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_an_evaluation_that_a_resume_finds_missing_runs_first(finished, tmp_path):
+    state = {p: p for p in ()}
+    del state
+    subprocess.run(["cp", "-r", f"{finished}/.", str(tmp_path)], check=True)
+    file = tmp_path / "metrics.jsonl"
+    rows = [r for r in read_rows(tmp_path) if not (r["step"] == 12 and "val/loss" in r)]
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert run(tmp_path) == 0
+    assert values(read_rows(tmp_path)) == values(read_rows(finished))
+
+
+def test_resume_and_model_init_start_from_another_run(finished, tmp_path):
+    other = tmp_path / "resumed"
+    assert run(other, f"--config.resume={finished}/checkpoints/10") == 0
+    got = values(read_rows(other))
+    assert min(step for step, _ in got) == 10
+    expected = values(read_rows(finished))
+    assert got[12, "training_loss"] == expected[12, "training_loss"]
+
+    other = tmp_path / "initialized"
+    assert run(other, f"--config.model_init={finished}") == 0
+    got = values(read_rows(other))
+    assert got[0, "val/loss"] == expected[12, "val/loss"]
+    assert (1, "training_loss") in got
+
+
+def test_the_next_step_is_dispatched_before_metrics_are_read(tmp_path, monkeypatch):
+    """A step whose metrics become readable late, and a log of what happens when."""
+    events = []
+    build = train.program_lib.build
+    read = jax.device_get
+
+    class Late:
+        """A metric that takes a while: reading it is recorded."""
+
+        def __init__(self, step, value):
+            self.step, self.value = step, value
+
+        def __float__(self):
+            events.append(("read", self.step))
+            return float(self.value)
+
+    def slow_build(*args, **kwargs):
+        program = build(*args, **kwargs)
+        count = iter(range(1, 100))
+
+        def train_step(state, batch, key):
+            step = next(count)
+            events.append(("dispatch", step))
+            state, metrics = program.train_step(state, batch, key)
+            if step == 1:
+                return state, metrics
+            return state, {k: Late(step, v) for k, v in metrics.items()}
+
+        return train.program_lib.dataclasses.replace(program, train_step=train_step)
+
+    def device_get(tree):
+        leaves = jax.tree.leaves(tree)
+        return tree if any(isinstance(x, Late) for x in leaves) else read(tree)
+
+    monkeypatch.setattr(train.program_lib, "build", slow_build)
+    monkeypatch.setattr(jax, "device_get", device_get)
+    assert run(tmp_path, "--config.ckpt_steps=None", "--config.evals=None") == 0
+    for step in (2, 4, 6, 8, 10):
+        first_read = events.index(("read", step))
+        assert events.index(("dispatch", step + 1)) < first_read
+        assert first_read < events.index(("dispatch", step + 2))
+
+
+def test_nan_stops_the_run_and_names_the_last_good_checkpoint(tmp_path, capsys):
+    message = error_of(
+        capsys,
+        tmp_path,
+        "--config.lr=1e30",
+        "--config.grad_clip_norm=None",
+        "--config.ckpt_steps=2",
+        "--config.schedule=None",
+    )
+    assert "non-finite between steps" in message
+    assert "checkpoint" in message
+
+
+def test_another_config_in_the_workdir_is_refused(finished, capsys):
+    before = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
+    message = error_of(capsys, finished, "--config.lr=0.5", "--config.seed=7")
+    assert "lr: 0.003 -> 0.5; seed: 0 -> 7" in message
+    assert before == sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sead=1", "config key 'sead'; did you mean 'seed'"),
+        ("model.widht=3", "'widht'; did you mean 'width'"),
+        ("input.batchsize=3", "'batchsize'; did you mean 'batch_size'"),
+        ("input.data.splits=x", "'splits'"),
+        ("input.data.name=digit", "digit"),
+        ("input.data.kind=array", "array"),
+        ("input.pp=decod", "decod"),
+        ("device_pp=value_rang", "value_rang"),
+        ("model_name=vitt", "model 'vitt'; did you mean 'vit'"),
+        ("loss=softmax_xnt", "loss 'softmax_xnt'; did you mean 'softmax_xent'"),
+        ("input.batch_size=36", "not divisible by 8 device"),
+        ("accum_freq=3", "accum_freq 3"),
+        ("schedule.warmup_steps=12", "warmup"),
+        ("schedule.warmup_percent=0.1", "warmup"),
+        ("evals.val.typ=x", "evals.val: 'typ'"),
+        ("evals.val.type=x", "evaluator 'x'"),
+        ("evals.val.batch_size=9", "evals.val: batch_size 9"),
+        ("evals.val.loss_name=x", "loss 'x'"),
+        ("optax_name=scale_by_adm", "scale_by_adm"),
+        ("optax.b3=1", "b3"),
+        ("num_classes=11", "num_classes is 11"),
+        ("mixup.q=1", "'q'"),
+        ("mixup.p=0", "mixup.p must be positive"),
+        ("mesh=[('data', 3)]", "8 devices"),
+        ("resume=nowhere", "no checkpoint at"),
+        ("model_init=nowhere", "no checkpoint at"),
+        ("total_epochs=3", "total is given twice"),
+        ("eval_only=True", "'eval_only' is not supported"),
+        ("fewshot=1", "'fewshot' is not supported"),
+    ],
+)
+def test_a_wrong_config_is_one_sentence_and_writes_nothing(
+    tmp_path, capsys, override, words
+):
+    workdir = tmp_path / "new"
+    extra = ["--config.schedule.warmup_steps=2"] if "warmup_percent" in override else []
+    message = error_of(capsys, workdir, *extra, f"--config.{override}")
+    assert words in message
+    assert not workdir.exists()
+
+
+def test_a_missing_data_set_stops_at_once_and_an_optional_one_is_skipped(
+    tmp_path, capsys, caplog
+):
+    missing = "--config.evals.v2={'data': {'name': 'imagenet_v2', 'split': 'test', "
+    missing += f"'data_dir': '{tmp_path}'}}"
+    message = error_of(capsys, tmp_path / "new", missing + "}")
+    assert "imagenet_v2" in message
+    assert "download_and_prepare" in message
+    assert not (tmp_path / "new").exists()
+    assert run(tmp_path / "new", missing + ", 'required': False}") == 0
+    [warning] = [r for r in caplog.records if "evals.v2" in r.getMessage()]
+    assert "download_and_prepare" in warning.getMessage()
+    assert "val/prec@1" in read_rows(tmp_path / "new")[0]
+
+
+def test_a_file_as_workdir_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "file" in error_of(capsys, tmp_path / "file")
+
+
+def test_an_accelerator_that_jax_does_not_see_stops_the_run(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(train.devices, "idle_accelerator", lambda: "pip install this")
+    assert "pip install this" in error_of(capsys, tmp_path / "new")
+    assert run(tmp_path / "new", "--allow_cpu") == 0
+
+
+def test_help_is_for_people():
+    out = subprocess.run(
+        [sys.executable, "-m", "vitjax.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0
+    for word in ("--workdir", "--allow_cpu", "--config.total_epochs=3", "goes on"):
+        assert word in out.stdout
+
+
+def test_default_workdirs_are_named_after_the_config():
+    assert train.default_workdir("configs/a.py") == os.path.join("runs", "a")
+    name = train.default_workdir("configs/a.py:preset=fixed")
+    assert name == os.path.join("runs", "a-preset=fixed")
+
+
+def test_stdout_of_a_run_is_plain_lines(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("devices: 8 x cpu")
+    assert any("parameters" in line for line in lines)
+    assert any("loss" in line and "ETA" in line and "img/s" in line for line in lines)
+    assert any("val/prec@1" in line for line in lines)
+
+
+def test_the_config_file_needs_no_knowledge_of_where_it_lies():
+    assert load(QUICKSTART).num_classes == 10
