@@ -6,11 +6,11 @@ default kind; `dict(kind="arrays", name="digits", split="train")` needs no files
 """
 
 import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import sklearn.datasets
 import tensorflow as tf
 
 from input_pipeline.tfds_source import DataNotFound, TfdsSource
@@ -96,6 +96,8 @@ def _digits(split: str) -> ArraySource:
         raise ValueError(
             f"the data set 'digits' has the splits 'train' and 'test', not {split!r}"
         )
+    import sklearn.datasets  # a second that nobody else should wait
+
     digits: Any = sklearn.datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     order = np.random.default_rng(_DIGITS_SEED).permutation(len(images))
@@ -129,10 +131,15 @@ def open_source(*, kind: str = "tfds", **data) -> Source:
 
     Raises:
       DataNotFound: its files are not there.
-      ValueError: an unknown kind, name or split, or damaged files.
-      TypeError: a key that the kind does not have.
+      ValueError: an unknown kind, key, name or split, or damaged files.
     """
-    return _lookup(SOURCES, kind, "kind of data")(**data)
+    source = _lookup(SOURCES, kind, "kind of data")
+    keys = {name: None for name in inspect.signature(source).parameters}
+    for key in data:
+        _lookup(keys, key, f"key of data of kind {kind!r}:")
+    if "name" not in data:
+        raise ValueError(f"the data section lacks a name: {data}")
+    return source(**data)
 
 
 def _lookup(table: dict, name: str, what: str):

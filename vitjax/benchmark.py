@@ -19,6 +19,7 @@ import numpy as np
 
 from vitjax import devices, program, sharding
 from vitjax.experiment import Experiment
+from vitjax.step import check_batch_size
 from vitjax.trees import count, flatten_with_names
 
 # Dense bf16 peak in TFLOP/s, from the makers' data sheets; parts of device_kind.
@@ -147,6 +148,7 @@ def _memory(compiled: Any) -> tuple[float, str]:
 def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> dict:
     """Compile and time the step of `e`; returns the figures that `main` prints."""
     mesh = sharding.make_mesh(e.mesh)
+    check_batch_size(batch_size, mesh, e.accum_freq)
     batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
     spec = {name: (x.shape[1:], x.dtype) for name, x in batches[0].items()}
     run = program.build(

@@ -71,7 +71,7 @@ class Experiment:
     wandb: Mapping[str, Any] | None = None  # keyword arguments of metrics.WandbSink
     durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def steps(self, prefix: str, **sizes: Any) -> int:
+    def steps(self, prefix: str, **sizes: Any) -> Any:
         """A duration of the config in steps; see `vitjax.durations.steps`."""
         return durations.steps(prefix, self.durations, **sizes)
 

@@ -11,10 +11,11 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from input_pipeline import device_ops
-from vitjax import optim, step
-from vitjax.experiment import Experiment
+from vitjax import mixup, optim, step
+from vitjax.experiment import Experiment, check_keys
 from vitjax.lookup import lookup
 from vitjax.models import MODELS
+from vitjax.sharding import replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,15 @@ def build(
     """
     e = experiment
     batch_shapes = {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        # int64 labels travel as int32.
+        name: jax.ShapeDtypeStruct(
+            (batch_size, *shape), jax.dtypes.canonicalize_dtype(dtype)
+        )
         for name, (shape, dtype) in element_spec.items()
     }
     step.check_batch_size(batch_size, mesh, e.accum_freq)
+    if e.mixup:
+        check_keys("mixup", mixup.check, e.mixup)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image, labels = jax.eval_shape(
         step.make_prepare(device_pp), (batch_shapes, None), None
@@ -108,5 +114,5 @@ def build(
         train_step=train_step,
         preview=step.make_preview(mesh=mesh, mixup=e.mixup, device_pp=device_pp),
         predict=step.make_eval_step(model),
-        key=loop_key,
+        key=jax.device_put(loop_key, replicated(mesh)),
     )

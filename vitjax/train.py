@@ -1,6 +1,7 @@
 """Train a Vision Transformer: `python -m vitjax.train --config configs/quickstart.py`."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from vitjax.records import Records, rate_table
 from vitjax.trees import count
 from vitjax.workdir import refuse_other_config, write_config
 
+WANDB_GIVEN = ("workdir", "config")
+
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
     """Train as `config` says, with records and checkpoints in `workdir`.
@@ -36,6 +39,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
     settings = config_lib.plain(config)
     e = experiment.from_config(config.to_dict())
     refuse_other_config(workdir, settings)
+    if e.wandb:
+        experiment.check_keys("wandb", metrics.WandbSink, e.wandb, WANDB_GIVEN)
     mesh = sharding_lib.make_mesh(e.mesh)
     processes = {
         "process_index": jax.process_index(),
@@ -83,7 +88,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
         _loop(
             state,
             program,
-            _batches(data.from_step(first_step), mesh, e.prefetch_to_device),
+            iter(_OnDevices(data.from_step(first_step), mesh, e.prefetch_to_device)),
             records,
             checkpointer,
             entries,
@@ -215,31 +220,29 @@ def _open_records(
     )
 
 
-def _batches(
-    host_batches: Iterable[Mapping[str, np.ndarray]], mesh: jax.sharding.Mesh, size: int
-) -> Iterator[Mapping[str, jax.Array]]:
-    from input_pipeline.prefetch import prefetch
+@dataclasses.dataclass(frozen=True)
+class _OnDevices:
+    """Host batches as global arrays, made ahead; each iteration is one pass."""
 
-    return prefetch(host_batches, sharding_lib.batch_sharding(mesh), size=size)
+    host_batches: Iterable[Mapping[str, np.ndarray]]
+    mesh: jax.sharding.Mesh
+    size: int = 2
+
+    def __iter__(self) -> Iterator[Mapping[str, jax.Array]]:
+        from input_pipeline.prefetch import prefetch
+
+        home = sharding_lib.batch_sharding(self.mesh)
+        return prefetch(self.host_batches, home, size=self.size)
 
 
 def _eval_data(
     make_eval: Callable[..., Any], mesh: jax.sharding.Mesh, processes: Mapping[str, int]
 ) -> Callable[..., Any]:
-    """make_data(data=, pp_fn=, batch_size=) for evaluators: batches on the devices."""
+    """make_data(data=, pp_fn=, batch_size=) for evaluators: (batches, steps)."""
 
-    class OnDevices:
-        """Each iteration is one pass over the data."""
-
-        def __init__(self, host_batches: Iterable[Mapping[str, np.ndarray]]):
-            self.host_batches = host_batches
-
-        def __iter__(self) -> Iterator[Mapping[str, jax.Array]]:
-            return _batches(self.host_batches, mesh, 2)
-
-    def make_data(**section: Any) -> tuple[OnDevices, int]:
+    def make_data(**section: Any) -> tuple[_OnDevices, int]:
         host_batches, steps = make_eval(**section, **processes)
-        return OnDevices(host_batches), steps
+        return _OnDevices(host_batches, mesh), steps
 
     return make_data
 

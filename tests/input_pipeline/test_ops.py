@@ -294,10 +294,10 @@ def test_resizing_clips_what_overshoots():
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, 4:] = 255
     got = run("resize(64, method='bicubic')", image)
-    # Bicubic rings beyond black and white: wrapped values would lie in the middle of
-    # the flat parts.
-    assert got[:, :20].max() <= 20
-    assert got[:, -20:].min() >= 235
+    # Bicubic rings beyond black and white between the centres of the inner flat
+    # pixels, columns 20 to 27 and 36 to 43.
+    assert (got[:, :28] == 0).all()
+    assert (got[:, 36:] == 255).all()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""What is compared: the models, and the numbers that go into both sides. No torch."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model and a batch, in words that both sides understand.
+
+    The default is small and has no two sizes equal that could be mistaken for each
+    other: a 2 x 3 grid, so that a transposition shows. `rep_size` 0 is a linear head.
+    """
+
+    width: int = 24
+    depth: int = 2
+    mlp_dim: int = 40
+    num_heads: int = 3
+    patch_size: tuple[int, int] = (4, 4)
+    image_size: tuple[int, int] = (8, 12)
+    posemb: str = "sincos2d"
+    pool_type: str = "gap"
+    rep_size: int = 20
+    registers: int = 0
+    gelu: str = "tanh"
+    head_zeroinit: bool = True
+    num_classes: int = 10
+    batch_size: int = 8
+    num_seeds: int = 32  # for the statistics of the initialisation
+
+    def model_kwargs(self) -> dict[str, Any]:
+        """The arguments that vitjax's model and the reference's have in common."""
+        rest = {"image_size", "batch_size", "num_seeds"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in rest}
+
+    def but(self, **kw: Any) -> "Case":
+        """The same case with other values."""
+        return dataclasses.replace(self, **kw)
+
+    def label(self) -> str:
+        """The options in a few words."""
+        head = "mlp" if self.rep_size else "linear"
+        words = [self.posemb, self.pool_type, head]
+        words += [f"registers={self.registers}"] if self.registers else []
+        words += [f"gelu={self.gelu}"] if self.gelu != "tanh" else []
+        return " ".join(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """An optimizer in words that both sides understand; rates are the flagship's."""
+
+    lr: float = 1e-3
+    wd: float = 1e-4
+    total_steps: int = 12
+    warmup_steps: int = 3
+    grad_clip_norm: float = 1.0
+    mu_dtype: str | None = None  # None: the parameters' own
+
+
+def variant_case(variant: str, batch_size: int = 2) -> Case:
+    """A named size ("S/16") with the flagship's options, on images of 14 x 14 patches."""
+    from vitjax.models import vit
+
+    model = vit.Model(10, variant)
+    rows, columns = model.patch_size
+    return Case(
+        width=model.width,
+        depth=model.depth,
+        mlp_dim=model.mlp_dim or 4 * model.width,
+        num_heads=model.num_heads,
+        patch_size=model.patch_size,
+        image_size=(14 * rows, 14 * columns),
+        rep_size=model.width,
+        batch_size=batch_size,
+        num_seeds=8,
+    )
+
+
+def random_params(shapes: Any, seed: int = 0) -> dict[str, Any]:
+    """float64 parameters of these shapes, none of them zero, one or symmetric.
+
+    Neither side's initialisation: a zero head would hide everything before it.
+    """
+    rng = np.random.default_rng(seed)
+    leaves = {}
+    for name, leaf in sorted(flatten_dict(shapes, sep="/").items()):
+        value = rng.standard_normal(leaf.shape)
+        if name.endswith("/scale"):
+            value = 1 + 0.1 * value
+        elif name.endswith("/bias"):
+            value = 0.1 * value
+        elif name.endswith("/kernel"):
+            heads_out = name.endswith(("query/kernel", "key/kernel", "value/kernel"))
+            ins = leaf.shape[:1] if heads_out else leaf.shape[:-1]
+            value /= np.sqrt(np.prod(ins))
+        leaves[name] = value
+    return unflatten_dict(leaves, sep="/")
+
+
+def random_gradients(shapes: Any, at: int) -> dict[str, Any]:
+    """Made-up gradients of step `at`, of global norm 3 at even steps and 0.5 at odd.
+
+    Clipping to 1 acts on every other step, so it also changes what Adam remembers.
+    """
+    leaves = flatten_dict(random_params(shapes, seed=100 + at), sep="/")
+    norm = np.sqrt(sum(np.sum(x**2) for x in leaves.values()))
+    scale = (0.5 if at % 2 else 3.0) / norm
+    return unflatten_dict({k: v * scale for k, v in leaves.items()}, sep="/")
+
+
+def random_batch(case: Case, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Images (b h w 3), uniform in [-1, 1], and one-hot rows (b c); float64."""
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(-1, 1, (case.batch_size, *case.image_size, 3))
+    label = rng.integers(0, case.num_classes, case.batch_size)
+    return image, np.eye(case.num_classes)[label]
+
+
+def digit_batches(case: Case, num_steps: int, seed: int = 2) -> list[Any]:
+    """`num_steps` batches, as `random_batch`'s, of scikit-learn's handwritten digits.
+
+    The 8 x 8 digits are enlarged by a whole factor and stand at the top left.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    rng = np.random.default_rng(seed)
+    factor = min(case.image_size) // 8
+    batches = []
+    for _ in range(num_steps):
+        chosen = rng.choice(len(digits.target), case.batch_size, replace=False)
+        image = digits.images[chosen] / 8 - 1
+        image = image.repeat(factor, axis=1).repeat(factor, axis=2)
+        rows, columns = (s - 8 * factor for s in case.image_size)
+        image = np.pad(
+            image, ((0, 0), (0, rows), (0, columns)), constant_values=-1
+        )
+        image = np.repeat(image[..., None], 3, axis=-1)
+        batches.append((image, np.eye(case.num_classes)[digits.target[chosen]]))
+    return batches

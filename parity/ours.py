@@ -1,0 +1,185 @@
+"""vitjax's side of every comparison: numpy arrays in, numpy arrays out, in float64.
+
+Needs jax_enable_x64. Every function takes a `Case` and numbers only, so that its results
+can be kept where many references are compared with them.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from parity.cases import (
+    Case,
+    Recipe,
+    digit_batches,
+    random_batch,
+    random_gradients,
+    random_params,
+)
+from vitjax import mixup, step
+from vitjax.losses import LOSSES
+from vitjax.models import vit
+from vitjax.optim import make_optimizer
+
+MIXUP_P = 0.2
+
+
+def make_model(case: Case) -> vit.ViT:
+    """vitjax's model, computing in float64."""
+    kwargs = case.model_kwargs()
+    return vit.Model(kwargs.pop("num_classes"), dtype_mm="float64", **kwargs)
+
+
+def shapes(case: Case) -> Any:
+    """The tree of the parameters' shapes."""
+    return step.param_shapes(make_model(case), (*case.image_size, 3))
+
+
+def one_device() -> jax.sharding.Mesh:
+    """A mesh of the first device only."""
+    return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+
+
+def _numpy(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
+def init_statistics(case: Case) -> dict[str, np.ndarray]:
+    """By parameter: (seed, 4), the mean, deviation, least and greatest value."""
+    model = make_model(case)
+    image = np.zeros((1, *case.image_size, 3), np.float32)
+
+    def one(key: jax.Array) -> Any:
+        params = model.init(key, image)["params"]
+        return jax.tree.map(
+            lambda x: jax.numpy.stack([x.mean(), x.std(), x.min(), x.max()]), params
+        )
+
+    keys = jax.random.split(jax.random.key(0), case.num_seeds)
+    stats = jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
+    return flatten_dict(_numpy(stats), sep="/")
+
+
+def initial_params(case: Case) -> Any:
+    """One draw of vitjax's own initialisation, in float64."""
+    image = np.zeros((1, *case.image_size, 3), np.float32)
+    params = jax.jit(make_model(case).init)(jax.random.key(0), image)["params"]
+    return jax.tree.map(lambda x: x.astype(np.float64), _numpy(params))
+
+
+def forward(case: Case) -> dict[str, np.ndarray]:
+    """Every stage on random parameters and images, under the reference's names."""
+    image, _ = random_batch(case)
+    params = random_params(shapes(case))
+    _, out = jax.jit(make_model(case).apply)({"params": params}, image)
+    out = _numpy(out)
+    stages = {k: out[k] for k in ("with_posemb", "encoded", "head_input")}
+    b, h, w, d = out["stem"].shape
+    stages["stem"] = out["stem"].reshape(b, h * w, d)
+    names = {"sa": "attention", "+sa": "+attention", "mlp": "mlp", "+mlp": "+mlp"}
+    for i in range(case.depth):
+        block = f"block{i:02d}"
+        for ours, theirs in names.items():
+            stages[f"{block}/{theirs}"] = out["encoder"][block][ours]
+    return stages | {k: out[k] for k in ("pre_logits", "logits")}
+
+
+def gradients(case: Case) -> dict[str, np.ndarray]:
+    """By parameter: the gradient of the softmax loss on a mixed random batch."""
+    model = make_model(case)
+    params = random_params(shapes(case))
+    image, labels = random_batch(case)
+    labels = 0.7 * labels + 0.3 * np.roll(labels, 1, axis=0)
+
+    def loss(params: Any) -> jax.Array:
+        logits, _ = model.apply({"params": params}, image, train=True)
+        return LOSSES["softmax_xent"](logits=logits, labels=labels)
+
+    return flatten_dict(_numpy(jax.jit(jax.grad(loss))(params)), sep="/")
+
+
+def loss_and_gradient(
+    name: str, logits: np.ndarray, labels: np.ndarray, label_smoothing: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The loss, and its gradient by the logits."""
+
+    def loss(logits: Any) -> jax.Array:
+        return LOSSES[name](
+            logits=logits, labels=labels, label_smoothing=label_smoothing
+        )
+
+    return _numpy(jax.value_and_grad(loss)(jax.numpy.asarray(logits)))
+
+
+def mixed(x: np.ndarray, lam: float) -> np.ndarray:
+    """mixup of one array with the given lambda."""
+    partner = mixup.partners(x, one_device())
+    return np.asarray(mixup.mix(jax.numpy.asarray(x), partner, jax.numpy.asarray(lam)))
+
+
+def make_tx(recipe: Recipe, params: Any) -> Any:
+    """vitjax's transform."""
+    tx, _ = make_optimizer(
+        params,
+        total_steps=recipe.total_steps,
+        batch_size=None,
+        data_size=None,
+        lr=recipe.lr,
+        wd=recipe.wd,
+        optax_name="scale_by_adam",
+        optax={"mu_dtype": recipe.mu_dtype},
+        schedule={"warmup_steps": recipe.warmup_steps, "decay_type": "cosine"},
+        grad_clip_norm=recipe.grad_clip_norm,
+    )
+    return tx
+
+
+def updates(case: Case, recipe: Recipe) -> list[dict[str, np.ndarray]]:
+    """The update of every parameter at every step, on `random_gradients`."""
+    params = random_params(shapes(case))
+    tx = make_tx(recipe, params)
+    state = jax.jit(tx.init)(params)
+
+    @jax.jit
+    def update(grads: Any, state: Any, params: Any) -> Any:
+        change, state = tx.update(grads, state, params)
+        return change, state, jax.tree.map(jax.numpy.add, params, change)
+
+    changes = []
+    for at in range(recipe.total_steps):
+        change, state, params = update(random_gradients(shapes(case), at), state, params)
+        changes.append(flatten_dict(_numpy(change), sep="/"))
+    return changes
+
+
+def lambdas(num_steps: int) -> list[float]:
+    """The lambdas that the trainer draws in its first steps."""
+    found = []
+    for at in range(num_steps):
+        key, _ = step.step_keys(jax.random.key(0), jax.numpy.int32(at))
+        found.append(float(mixup.sample_lambda(key, MIXUP_P)))
+    return found
+
+
+def trajectory(
+    case: Case, recipe: Recipe
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Metrics by name (step,) and the last parameters; the trainer's own step."""
+    model, mesh = make_model(case), one_device()
+    params = jax.tree.map(jax.numpy.asarray, initial_params(case))
+    tx = make_tx(recipe, params)
+    state = step.TrainState(
+        step=jax.numpy.zeros((), np.int32), params=params, opt_state=tx.init(params)
+    )
+    train_step = step.make_train_step(
+        model, tx, loss="softmax_xent", mesh=mesh, mixup={"p": MIXUP_P}
+    )
+    rows = []
+    for image, labels in digit_batches(case, recipe.total_steps):
+        batch = {"image": image, "labels": labels}
+        state, metrics = train_step(state, batch, jax.random.key(0))
+        rows.append(_numpy(metrics))
+    curves = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return curves, flatten_dict(_numpy(state.params), sep="/")

@@ -1,0 +1,160 @@
+"""The config files as data: what each argument changes, and that all of it is valid."""
+
+import importlib
+import random
+import string
+from pathlib import Path
+
+import pytest
+
+from configs import vit_i1k, vit_s16_i1k
+from configs.common import parse_arg
+from input_pipeline import device_ops, ops
+from vitjax.config import differences, from_big_vision, load, plain
+from vitjax.experiment import from_config
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(
+    p.stem
+    for p in (ROOT / "configs").glob("*.py")
+    if p.stem not in ("__init__", "common")
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_is_valid_and_in_vitjaxs_own_spelling(name):
+    config = load(str(ROOT / "configs" / f"{name}.py"))
+    same, notices = from_big_vision(config)
+    assert notices == []
+    assert same == config
+    e = from_config(config.to_dict())
+    ops.get_preprocess_fn(e.input["pp"])
+    device_ops.get_preprocess_fn(e.device_pp)
+    for section in e.evals.values():
+        ops.get_preprocess_fn(section["pp_fn"])
+        device_ops.get_preprocess_fn(section["device_pp"])
+
+
+def changed(arg):
+    """What an argument of the flagship config changes."""
+    base = plain(vit_s16_i1k.get_config())
+    return "\n".join(differences(base, plain(vit_s16_i1k.get_config(arg))))
+
+
+def test_the_flagship_is_the_papers_recipe():
+    c = vit_s16_i1k.get_config()
+    assert c.total_epochs == 90
+    assert c.input.batch_size == 1024
+    assert c.input.data.to_dict() == {"name": "imagenet2012", "split": "train[:99%]"}
+    assert c.model.to_dict() == {
+        "variant": "S/16",
+        "rep_size": True,
+        "pool_type": "gap",
+        "posemb": "sincos2d",
+        "gelu": "tanh",
+    }
+    assert (c.lr, c.wd, c.grad_clip_norm) == (1e-3, 1e-4, 1.0)
+    assert c.optax.mu_dtype == "bfloat16"
+    assert c.schedule.to_dict() == {"warmup_steps": 10_000, "decay_type": "cosine"}
+    assert c.mixup.to_dict() == {"p": 0.2}
+    assert sorted(c.evals) == ["minival", "real", "train", "v2", "val"]
+    assert [k for k in c.evals if not c.evals[k].required] == ["real", "v2"]
+    assert "shuffle_buffer_size" not in c.input
+
+
+@pytest.mark.parametrize(
+    ("arg", "words"),
+    [
+        ("head=linear", ["model.rep_size: True -> False"]),
+        ("posemb=learn", ["model.posemb: 'sincos2d' -> 'learn'"]),
+        ("pool=tok", ["model.pool_type: 'gap' -> 'tok'"]),
+        ("variant=B/32", ["model.variant: 'S/16' -> 'B/32'"]),
+        ("gelu=exact", ["model.gelu: 'tanh' -> 'exact'"]),
+        ("batch=4096", ["input.batch_size: 1024 -> 4096"]),
+        ("epochs=300", ["total_epochs: 90.0 -> 300.0"]),
+        ("mu_dtype=float32", ["optax.mu_dtype: 'bfloat16' -> 'float32'"]),
+        ("mixup=off", ["mixup: {'p': 0.2} -> 'not set'"]),
+        ("contrast=fixed", ["randaug(2, 10, contrast='fixed')"]),
+        ("crop=torchvision", ["sampler='torchvision'"]),
+        ("area_min=8", ["area_min=8"]),
+    ],
+)
+def test_a_single_choice_changes_that_and_nothing_else(arg, words):
+    lines = changed(arg)
+    assert len(lines.splitlines()) == 1
+    for word in words:
+        assert word in lines
+
+
+def test_choices_that_concern_training_and_evaluation_change_both():
+    for arg, word in (
+        ("precise", "precise=True"),
+        ("antialias", "antialias=True"),
+    ):
+        lines = changed(arg).splitlines()
+        assert len(lines) == 6
+        assert all(word in line for line in lines)
+    assert "randaug" not in vit_s16_i1k.get_config("randaug=off").input.pp
+    c = vit_s16_i1k.get_config("data=100%")
+    assert c.input.data.split == "train"
+    assert "minival" not in c.evals, "it would be part of the training data"
+
+
+def test_presets_and_choices_on_top_of_them():
+    c = vit_s16_i1k.get_config("preset=mup_vit,mu_dtype=bfloat16")
+    assert c.optax.mu_dtype == "bfloat16"
+    assert c.model.gelu == "exact"
+    assert c.model.rep_size is False
+    assert "precise=True" in c.input.pp
+    assert "method='bilinear', antialias=True" in c.evals.val.pp_fn
+    assert changed("preset=big_vision") == ""
+
+
+def test_vit_i1k_scales_the_recipe():
+    b, large = vit_i1k.get_config(), vit_i1k.get_config("variant=L/16")
+    assert b.model.to_dict() == {
+        "variant": "B/16",
+        "rep_size": True,
+        "pool_type": "tok",
+        "posemb": "learn",
+        "gelu": "tanh",
+    }
+    assert large.model.variant == "L/16"
+    assert b.input.pp.count("randaug(2, 15)|keep") == 1
+    assert b.mixup.p == 0.5
+    assert b.optax.to_dict() == {"beta2_cap": 0.95}
+    assert "randaug" not in vit_i1k.get_config("aug=none").input.pp
+    assert "mixup" not in vit_i1k.get_config("aug=light1")
+
+
+@pytest.mark.parametrize(
+    ("arg", "words"),
+    [
+        ("presett=fixed", "'presett'; did you mean 'preset'"),
+        ("preset=fixd", "preset='fixd' is not one of big_vision, fixed, mup_vit"),
+        ("crop=pytorch", "crop='pytorch' is not one of"),
+        ("epochs=many", "epochs='many' is not of type float"),
+        ("mixup=maybe", "mixup='maybe' is not on or off"),
+        ("head", "head='true' is not one of"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(arg, words):
+    with pytest.raises(ValueError, match="config argument") as error:
+        vit_s16_i1k.get_config(arg)
+    assert words in str(error.value)
+
+
+def test_no_argument_runs_code_or_ends_otherwise_than_in_a_sentence():
+    rng = random.Random(0)
+    for _ in range(500):
+        arg = "".join(rng.choices(string.printable + "=,=,", k=rng.randrange(20)))
+        try:
+            parse_arg(arg, a=1, b=True, c="x", d=0.5)
+        except ValueError as error:
+            assert "config argument" in str(error)
+
+
+def test_configs_import_nothing_of_the_programme():
+    for name in FILES:
+        module = importlib.import_module(f"configs.{name}")
+        assert not {"jax", "tensorflow", "vitjax"} & vars(module).keys()
