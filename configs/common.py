@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 
-def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+def parse_arg(arg: str | None, **defaults: Any) -> Any:
     """Read "a=1,b=x,flag" against `defaults`, which give the names and the types.
 
     A bare name sets a flag to True; "on"/"off", "true"/"false" and "1"/"0" are bools.

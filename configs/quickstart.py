@@ -5,6 +5,8 @@
 MEASURED_PLACEHOLDER
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.common import parse_arg
@@ -12,16 +14,16 @@ from configs.common import parse_arg
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: epochs, batch."""
-    arg = parse_arg(arg, epochs=100, batch=128)
-    config = ConfigDict()
+    chosen = parse_arg(arg, epochs=100, batch=128)
+    config: Any = ConfigDict()
     config.seed = 0
-    config.total_epochs = arg.epochs
+    config.total_epochs = chosen.epochs
     config.num_classes = 10
     config.loss = "softmax_xent"
 
-    config.input = {}
+    config.input = ConfigDict()
     config.input.data = dict(kind="arrays", name="digits", split="train")
-    config.input.batch_size = arg.batch
+    config.input.batch_size = chosen.batch
     config.input.pp = (
         "random_affine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1))"
         "|keep('image', 'label')"
@@ -51,7 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.log_training_steps = 20
     config.ckpt_epochs = 25
-    config.evals = {}
+    config.evals = ConfigDict()
     config.evals.val = dict(
         type="classification",
         data=dict(kind="arrays", name="digits", split="test"),

@@ -9,6 +9,8 @@ become unstable; 0.999 is its optimizer's default. About 79 % top-1 is reported 
 (big_vision issue 7). Not yet measured with this code.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import vit_s16_i1k
@@ -28,12 +30,12 @@ AUG = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: variant, aug, epochs, batch, beta2_cap."""
-    arg = parse_arg(
+    chosen = parse_arg(
         arg, variant="B/16", aug="medium2", epochs=300.0, batch=4096, beta2_cap=0.95
     )
-    magnitude, mixup = AUG[choose("aug", arg.aug, tuple(AUG))]
-    config = vit_s16_i1k.get_config(
-        f"variant={arg.variant},epochs={arg.epochs},batch={arg.batch},"
+    magnitude, mixup = AUG[choose("aug", chosen.aug, tuple(AUG))]
+    config: Any = vit_s16_i1k.get_config(
+        f"variant={chosen.variant},epochs={chosen.epochs},batch={chosen.batch},"
         "posemb=learn,pool=tok,randaug=off,mixup=off"
     )
     if magnitude is not None:
@@ -42,5 +44,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if mixup:
         config.mixup = dict(p=mixup)
     config.optax_name = "big_vision.scale_by_adafactor"
-    config.optax = ConfigDict(dict(beta2_cap=arg.beta2_cap))
+    config.optax = ConfigDict(dict(beta2_cap=chosen.beta2_cap))
     return config

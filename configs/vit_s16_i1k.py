@@ -14,6 +14,8 @@ and pair globally, which is reported to have no effect on accuracy.
   mup_vit     linear  100 %  fixed, and float32 moments, exact GELU      76.94
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs.common import choose, parse_arg
@@ -63,7 +65,7 @@ CHOICES = {
 }
 
 
-def _arguments(arg: str | None) -> ConfigDict:
+def _arguments(arg: str | None) -> Any:
     """The preset's choices, with those of `arg` on top."""
     general = dict(
         preset="big_vision",
@@ -88,23 +90,23 @@ def _arguments(arg: str | None) -> ConfigDict:
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: preset, and each choice that the module's tables list."""
-    arg = _arguments(arg)
-    config = ConfigDict()
+    chosen = _arguments(arg)
+    config: Any = ConfigDict()
     config.seed = 0
-    config.total_epochs = arg.epochs
+    config.total_epochs = chosen.epochs
     config.num_classes = 1000
     config.loss = "softmax_xent"
 
     crop = (
-        f"decode_jpeg_and_inception_crop(224, area_min={arg.area_min}, "
-        f"antialias={arg.antialias}, precise={arg.precise}, sampler={arg.crop!r})"
+        f"decode_jpeg_and_inception_crop(224, area_min={chosen.area_min}, "
+        f"antialias={chosen.antialias}, precise={chosen.precise}, sampler={chosen.crop!r})"
     )
-    randaug = f"|randaug(2, 10, contrast={arg.contrast!r})" if arg.randaug else ""
-    config.input = {}
+    randaug = f"|randaug(2, 10, contrast={chosen.contrast!r})" if chosen.randaug else ""
+    config.input = ConfigDict()
     config.input.data = dict(
-        name="imagenet2012", split="train" if arg.data == "100%" else "train[:99%]"
+        name="imagenet2012", split="train" if chosen.data == "100%" else "train[:99%]"
     )
-    config.input.batch_size = arg.batch
+    config.input.batch_size = chosen.batch
     # uint8 images and int32 labels travel; device_pp finishes them inside the step.
     config.input.pp = f"{crop}|flip_lr{randaug}|keep('image', 'label')"
     config.device_pp = (
@@ -117,32 +119,34 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.model_name = "vit"
     config.model = dict(
-        variant=arg.variant,
-        rep_size=arg.head == "mlp",
-        pool_type=arg.pool,
-        posemb=arg.posemb,
-        gelu=arg.gelu,
+        variant=chosen.variant,
+        rep_size=chosen.head == "mlp",
+        pool_type=chosen.pool,
+        posemb=chosen.posemb,
+        gelu=chosen.gelu,
     )
 
     config.grad_clip_norm = 1.0
     config.optax_name = "scale_by_adam"
-    config.optax = dict(mu_dtype=arg.mu_dtype)
+    config.optax = dict(mu_dtype=chosen.mu_dtype)
     config.lr = 0.001
     config.wd = 0.0001
     config.schedule = dict(warmup_steps=10_000, decay_type="cosine")
-    if arg.mixup:
+    if chosen.mixup:
         config.mixup = dict(p=0.2)
 
-    config.evals = _evals(arg, config)
+    config.evals = _evals(chosen, config)
     return config
 
 
-def _evals(arg: ConfigDict, config: ConfigDict) -> ConfigDict:
+def _evals(chosen: Any, config: Any) -> ConfigDict:
     """big_vision's five evaluations; minival only where training leaves it out."""
-    resize = f"resize_small(256, method={arg.resize!r}, antialias={arg.antialias})"
-    decode = f"decode(precise={arg.precise})|{resize}|central_crop(224)"
+    resize = (
+        f"resize_small(256, method={chosen.resize!r}, antialias={chosen.antialias})"
+    )
+    decode = f"decode(precise={chosen.precise})|{resize}|central_crop(224)"
 
-    def section(split: str, name: str = "imagenet2012", required: bool = True) -> dict:
+    def section(split: str, name: str = "imagenet2012", required: bool = True) -> Any:
         return dict(
             type="classification",
             data=dict(name=name, split=split),
@@ -153,9 +157,9 @@ def _evals(arg: ConfigDict, config: ConfigDict) -> ConfigDict:
             required=required,
         )
 
-    evals = ConfigDict()
+    evals: Any = ConfigDict()
     evals.train = section("train[:2%]")
-    if arg.data == "99%":
+    if chosen.data == "99%":
         evals.minival = section("train[99%:]")
     evals.val = section("validation")
     evals.v2 = section("test", "imagenet_v2", required=False)

@@ -29,8 +29,9 @@ def _blend(base: tf.Tensor, image: tf.Tensor, factor: float | int) -> tf.Tensor:
 def _sum_in_order(parts: list[tf.Tensor]) -> tf.Tensor:
     """parts[0] - parts[1] - ..., left to right; later parts come in negated.
 
-    Float sums depend on their order. TensorFlow's graph optimizer merges chains of
-    additions into one and sorts them, but leaves subtractions as they are.
+    Float sums depend on their order. TensorFlow's graph optimizer takes the liberty to
+    rewrite chains of additions (seen with images of known size), but leaves
+    subtractions as they are.
     """
     total = parts[0]
     for part in parts[1:]:

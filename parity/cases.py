@@ -136,9 +136,7 @@ def digit_batches(case: Case, num_steps: int, seed: int = 2) -> list[Any]:
         image = digits.images[chosen] / 8 - 1
         image = image.repeat(factor, axis=1).repeat(factor, axis=2)
         rows, columns = (s - 8 * factor for s in case.image_size)
-        image = np.pad(
-            image, ((0, 0), (0, rows), (0, columns)), constant_values=-1
-        )
+        image = np.pad(image, ((0, 0), (0, rows), (0, columns)), constant_values=-1)
         image = np.repeat(image[..., None], 3, axis=-1)
         batches.append((image, np.eye(case.num_classes)[digits.target[chosen]]))
     return batches

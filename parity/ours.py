@@ -4,9 +4,11 @@ Needs jax_enable_x64. Every function takes a `Case` and numbers only, so that it
 can be kept where many references are compared with them.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -22,6 +24,8 @@ from vitjax import mixup, step
 from vitjax.losses import LOSSES
 from vitjax.models import vit
 from vitjax.optim import make_optimizer
+from vitjax.schedules import make_schedule
+from vitjax.sharding import batch_sharding, replicated
 
 MIXUP_P = 0.2
 
@@ -54,7 +58,7 @@ def init_statistics(case: Case) -> dict[str, np.ndarray]:
     def one(key: jax.Array) -> Any:
         params = model.init(key, image)["params"]
         return jax.tree.map(
-            lambda x: jax.numpy.stack([x.mean(), x.std(), x.min(), x.max()]), params
+            lambda x: jnp.stack([x.mean(), x.std(), x.min(), x.max()]), params
         )
 
     keys = jax.random.split(jax.random.key(0), case.num_seeds)
@@ -110,13 +114,17 @@ def loss_and_gradient(
             logits=logits, labels=labels, label_smoothing=label_smoothing
         )
 
-    return _numpy(jax.value_and_grad(loss)(jax.numpy.asarray(logits)))
+    return _numpy(jax.value_and_grad(loss)(jnp.asarray(logits)))
 
 
 def mixed(x: np.ndarray, lam: float) -> np.ndarray:
     """mixup of one array with the given lambda."""
     partner = mixup.partners(x, one_device())
-    return np.asarray(mixup.mix(jax.numpy.asarray(x), partner, jax.numpy.asarray(lam)))
+    return np.asarray(mixup.mix(jnp.asarray(x), partner, jnp.asarray(lam)))
+
+
+def _schedule(recipe: Recipe) -> dict[str, Any]:
+    return {"warmup_steps": recipe.warmup_steps, "decay_type": "cosine"}
 
 
 def make_tx(recipe: Recipe, params: Any) -> Any:
@@ -130,14 +138,14 @@ def make_tx(recipe: Recipe, params: Any) -> Any:
         wd=recipe.wd,
         optax_name="scale_by_adam",
         optax={"mu_dtype": recipe.mu_dtype},
-        schedule={"warmup_steps": recipe.warmup_steps, "decay_type": "cosine"},
+        schedule=_schedule(recipe),
         grad_clip_norm=recipe.grad_clip_norm,
     )
     return tx
 
 
-def updates(case: Case, recipe: Recipe) -> list[dict[str, np.ndarray]]:
-    """The update of every parameter at every step, on `random_gradients`."""
+def updates(case: Case, recipe: Recipe) -> Iterator[dict[str, np.ndarray]]:
+    """The update of every parameter, step by step, on `random_gradients`."""
     params = random_params(shapes(case))
     tx = make_tx(recipe, params)
     state = jax.jit(tx.init)(params)
@@ -145,22 +153,35 @@ def updates(case: Case, recipe: Recipe) -> list[dict[str, np.ndarray]]:
     @jax.jit
     def update(grads: Any, state: Any, params: Any) -> Any:
         change, state = tx.update(grads, state, params)
-        return change, state, jax.tree.map(jax.numpy.add, params, change)
+        return change, state, jax.tree.map(jnp.add, params, change)
 
-    changes = []
     for at in range(recipe.total_steps):
-        change, state, params = update(random_gradients(shapes(case), at), state, params)
-        changes.append(flatten_dict(_numpy(change), sep="/"))
-    return changes
+        grads = random_gradients(shapes(case), at)
+        change, state, params = update(grads, state, params)
+        yield flatten_dict(_numpy(change), sep="/")
+
+
+def multipliers(recipe: Recipe) -> np.ndarray:
+    """The schedule of every step, in the dtype in which vitjax computes it."""
+    schedule = make_schedule(
+        **_schedule(recipe),
+        total_steps=recipe.total_steps,
+        batch_size=None,
+        data_size=None,
+    )
+    steps = jnp.arange(recipe.total_steps, dtype=jnp.int32)
+    return np.asarray(jax.jit(schedule)(steps))
+
+
+@jax.jit
+def _lambda(at: jax.Array) -> jax.Array:
+    key, _ = step.step_keys(jax.random.key(0), at)
+    return mixup.sample_lambda(key, MIXUP_P)
 
 
 def lambdas(num_steps: int) -> list[float]:
     """The lambdas that the trainer draws in its first steps."""
-    found = []
-    for at in range(num_steps):
-        key, _ = step.step_keys(jax.random.key(0), jax.numpy.int32(at))
-        found.append(float(mixup.sample_lambda(key, MIXUP_P)))
-    return found
+    return [float(_lambda(jnp.int32(at))) for at in range(num_steps)]
 
 
 def trajectory(
@@ -168,18 +189,20 @@ def trajectory(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Metrics by name (step,) and the last parameters; the trainer's own step."""
     model, mesh = make_model(case), one_device()
-    params = jax.tree.map(jax.numpy.asarray, initial_params(case))
+    params = initial_params(case)
     tx = make_tx(recipe, params)
     state = step.TrainState(
-        step=jax.numpy.zeros((), np.int32), params=params, opt_state=tx.init(params)
+        step=np.zeros((), np.int32), params=params, opt_state=tx.init(params)
     )
+    state, key = jax.device_put((state, jax.random.key(0)), replicated(mesh))
     train_step = step.make_train_step(
         model, tx, loss="softmax_xent", mesh=mesh, mixup={"p": MIXUP_P}
     )
     rows = []
     for image, labels in digit_batches(case, recipe.total_steps):
         batch = {"image": image, "labels": labels}
-        state, metrics = train_step(state, batch, jax.random.key(0))
+        batch = jax.device_put(batch, batch_sharding(mesh))
+        state, metrics = train_step(state, batch, key)
         rows.append(_numpy(metrics))
     curves = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return curves, flatten_dict(_numpy(state.params), sep="/")

@@ -179,9 +179,7 @@ def loss(case: Case) -> Iterator[Comparison]:
         yield Comparison(f"mixup {what}", error, FLOAT64_BOUND)
     mixed = lam * onehot + (1 - lam) * np.roll(onehot, 1, axis=0)
     labels = {"hard": onehot, "mixed": mixed}
-    for name, (kind, y), smoothing in product(
-        train.LOSSES, labels.items(), (0.0, 0.1)
-    ):
+    for name, (kind, y), smoothing in product(train.LOSSES, labels.items(), (0.0, 0.1)):
         value, grad = ours.loss_and_gradient(name, logits, y, smoothing)
         x = torch.tensor(logits, requires_grad=True)
         other = train.LOSSES[name](x, torch.tensor(y), smoothing)

@@ -97,8 +97,19 @@ def test_the_pins_are_what_is_tested():
 
 def test_a_built_wheel_holds_the_four_packages_and_imports_elsewhere(tmp_path):
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check",
-         "--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", ROOT],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            tmp_path / "dist",
+            ROOT,
+        ],
         check=True,
     )
     [wheel] = (tmp_path / "dist").glob("*.whl")

@@ -111,7 +111,7 @@ def synthetic_batches(
     ]
 
 
-def peak_tflops(device: jax.Device) -> tuple[float, str]:
+def peak_tflops(device: Any) -> tuple[float, str]:
     """(TFLOP/s of one device, where the figure comes from)."""
     for kind, peak in PEAK_TFLOPS.items():
         if kind.lower() in device.device_kind.lower():
@@ -130,7 +130,7 @@ def peak_tflops(device: jax.Device) -> tuple[float, str]:
     )
 
 
-def _sharing(device: jax.Device) -> int:
+def _sharing(device: Any) -> int:
     """CPU "devices" of one process share its cores, so each has a part of the peak."""
     return jax.local_device_count() if device.platform == "cpu" else 1
 
@@ -165,7 +165,7 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
     compiled = run.train_step.lower(state, batches[0], key).compile()
     for i in range(3):
         state, out = compiled(state, batches[i % 2], key)
-    jax.block_until_ready(out)
+        jax.block_until_ready(out)
     compile_seconds = time.perf_counter() - start
     seconds = []
     for i in range(steps):

@@ -105,20 +105,20 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
 
     Pure. Whatever big_vision's configs spell differently is settled here, once.
     """
-    config = ConfigDict(config.to_dict())
+    changed: Any = ConfigDict(config.to_dict())
     notices = []
-    section = config.get("input")
+    section = changed.get("input")
     if section is not None and "accum_freq" in section:
-        config.accum_freq = section.accum_freq
+        changed.accum_freq = section.accum_freq
         del section.accum_freq
         notices.append("input.accum_freq is read as the top-level accum_freq")
-    if "pp_modules" in config:
-        del config.pp_modules
+    if "pp_modules" in changed:
+        del changed.pp_modules
         notices.append("pp_modules is dropped: every op is always known")
-    if config.get("mixup") and "fold_in" in config.mixup:
-        del config.mixup.fold_in
+    if changed.get("mixup") and "fold_in" in changed.mixup:
+        del changed.mixup.fold_in
         notices.append("mixup.fold_in is dropped: big_vision does not read it either")
-    for name, section in (config.get("evals") or {}).items():
+    for name, section in (changed.get("evals") or {}).items():
         data = section.get("data") if section else None
         hard_to_get = ("imagenet_v2", "imagenet2012_real")
         if data and data.get("name") in hard_to_get and "required" not in section:
@@ -127,7 +127,7 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
                 f"evals.{name} is skipped where {data.name} is not prepared "
                 "(required=False)"
             )
-    return config, notices
+    return changed, notices
 
 
 def plain(config: Any) -> Any:

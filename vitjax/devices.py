@@ -64,6 +64,6 @@ def idle_accelerator() -> str | None:
 
 def enable_compilation_cache() -> None:
     """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "vitjax/xla"))

@@ -101,7 +101,7 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
         if key not in groups["optimizer"]:
             raise ValueError(f"the config lacks {key!r}")
     # A section that was switched off with None is as good as absent.
-    own_values = {
+    own_values: dict[str, Any] = {
         key: value
         for key, value in groups["own"].items()
         if value is not None or fields[key].default is None

@@ -92,14 +92,16 @@ class TensorBoardSink:
         self._writer = SummaryWriter(
             str(Path(workdir) / "tensorboard"), purge_step=first_step + 1
         )
+        self._events: Any = self._writer.file_writer
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """One scalar for each value."""
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto import summary_pb2
 
         # add_scalar would rename val/prec@1 to val/prec_1.
-        values = [Summary.Value(tag=k, simple_value=v) for k, v in row.items()]
-        self._writer.file_writer.add_summary(Summary(value=values), step)
+        protos: Any = summary_pb2
+        values = [protos.Summary.Value(tag=k, simple_value=v) for k, v in row.items()]
+        self._events.add_summary(protos.Summary(value=values), step)
 
     def close(self) -> None:
         """Close the event file."""
@@ -120,10 +122,11 @@ class WandbSink:
         group: str | None = None,
         tags: list[str] | None = None,
         notes: str | None = None,
-        mode: str | None = None,
+        mode: Any = None,  # wandb's own: online, offline, disabled
         init_timeout: int | float = 30,
     ):
         import wandb
+        import wandb.errors
 
         keep = Path(workdir) / "wandb_id"
         if not keep.exists():

@@ -28,7 +28,7 @@ class Program:
     init: Callable[[], step.TrainState]
     shapes: Any  # the state as ShapeDtypeStructs
     shardings: Any
-    train_step: Callable[..., Any]
+    train_step: Any  # jitted
     preview: Callable[..., Any]
     predict: Callable[..., Any]
     key: jax.Array  # every step folds its number into this one

@@ -50,7 +50,9 @@ def replicate(mesh: Mesh) -> Callable[[Any], P]:
 
 
 def fsdp(
-    mesh: Mesh, axis: str | Sequence[str] = "data", min_size_to_shard_mb: int | float = 4
+    mesh: Mesh,
+    axis: str | Sequence[str] = "data",
+    min_size_to_shard_mb: int | float = 4,
 ) -> Callable[[Any], P]:
     """Strategy "fsdp(axis='data')": split the largest dimension that `axis` divides.
 

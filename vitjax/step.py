@@ -6,6 +6,7 @@ microbatches, then per microbatch device_pp -> mix -> forward -> backward; one u
 Shapes: b rows of the global batch, h w c image, k classes.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ from vitjax.sharding import (
     replicated,
 )
 
-Features = Mapping[str, Array]
+Features = dict[str, Any]  # feature name -> array
 LossFn = Callable[[Any, Any, Any, Any], Float[Array, ""]]
 GradFn = Callable[[Any, Any, Any, Any], tuple[Float[Array, ""], Any]]
 
@@ -295,7 +296,9 @@ def make_train_step(
             "l2_params": optax.tree.norm(params),
             "l2_updates": optax.tree.norm(updates),
         }
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        state = dataclasses.replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state
+        )
         return state, metrics
 
     home = replicated(mesh) if state_sharding is None else state_sharding
@@ -327,10 +330,10 @@ def make_preview(
 
 def make_eval_step(
     model: nn.Module,
-) -> Callable[[TrainState, Array], tuple[Array, dict[str, Any]]]:
+) -> Callable[[TrainState, Array], Any]:
     """predict(state, image) -> (logits, out), without dropout; jitted by its caller."""
 
-    def predict(state: TrainState, image: Array) -> tuple[Array, dict[str, Any]]:
+    def predict(state: TrainState, image: Array) -> Any:
         return model.apply({"params": state.params}, image, train=False)
 
     return predict

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
     sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
     sizes["total_steps"] = e.steps("total", **sizes)
 
-    program = program_lib.build(
-        e, mesh, element_spec=data.element_spec, **sizes
-    )
+    program = program_lib.build(e, mesh, element_spec=data.element_spec, **sizes)
     checkpointer = Checkpointer(
         workdir,
         max_to_keep=e.max_to_keep,
@@ -123,7 +121,7 @@ def _loop(
     first_step, total_steps = int(state.step), clock.total_steps
     records.saved_step = checkpointer.latest_step()
 
-    def evaluate(step: int, skip: set[str] = frozenset()) -> None:
+    def evaluate(step: int, skip: Collection[str] = ()) -> None:
         due = [
             entry
             for entry in entries
@@ -198,7 +196,7 @@ def _first_state(
     state = program.init()
     if e.model_init is not None:
         params = load_params(e.model_init, shapes.params, state.params, e.dont_load)
-        state = state.replace(params=params)
+        state = dataclasses.replace(state, params=params)
     return state
 
 
@@ -224,7 +222,7 @@ def _open_records(
 class _OnDevices:
     """Host batches as global arrays, made ahead; each iteration is one pass."""
 
-    host_batches: Iterable[Mapping[str, np.ndarray]]
+    host_batches: Iterable[dict[str, np.ndarray]]
     mesh: jax.sharding.Mesh
     size: int = 2
 

@@ -149,7 +149,13 @@ class ViT(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        block = (width, mlp_dim, num_heads, {"tanh": "tanh", "exact": "none"}[gelu], eps)
+        block = (
+            width,
+            mlp_dim,
+            num_heads,
+            {"tanh": "tanh", "exact": "none"}[gelu],
+            eps,
+        )
         rows, columns = (s // p for s, p in zip(image_size, patch_size, strict=True))
         self.embedding = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.posemb, self.pool_type = posemb, pool_type

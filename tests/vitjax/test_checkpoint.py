@@ -57,7 +57,9 @@ def test_a_state_comes_back_bit_for_bit_on_another_placement(
     reader.close()
     assert jax.tree.structure(back) == jax.tree.structure(state)
     for a, b, s in zip(
-        jax.tree.leaves(state), jax.tree.leaves(back), jax.tree.leaves(shapes),
+        jax.tree.leaves(state),
+        jax.tree.leaves(back),
+        jax.tree.leaves(shapes),
         strict=True,
     ):
         assert a.dtype == b.dtype

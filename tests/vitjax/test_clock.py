@@ -11,9 +11,7 @@ class Hand:
 
 
 def make(hand):
-    return Clock(
-        total_steps=100, batch_size=32, data_size=640, num_devices=4, now=hand
-    )
+    return Clock(total_steps=100, batch_size=32, data_size=640, num_devices=4, now=hand)
 
 
 def test_rates_leave_out_pauses_and_the_first_step():

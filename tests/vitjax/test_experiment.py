@@ -26,7 +26,7 @@ BIG_VISION_KEYS = {
 
 @pytest.mark.parametrize("key", sorted(BIG_VISION_KEYS))
 def test_each_key_of_big_vision_is_supported_or_refused_by_name(key):
-    config = {**GOOD, key: GOOD.get(key, None)}
+    config = {**GOOD, key: GOOD.get(key)}
     if key in REFUSED:
         with pytest.raises(ValueError, match=f"{key}.*not supported"):
             from_config(config)

@@ -73,7 +73,7 @@ def test_uint8_images_and_integer_labels_are_what_travels(imagenet_dir):
 def test_big_visions_own_spelling_runs_unmodified(imagenet_dir, tmp_path):
     """A host op string that ends in float images and one-hot labels, as upstream's."""
     file = tmp_path / "big_vision_style.py"
-    file.write_text('''
+    file.write_text("""
 import ml_collections as mlc
 
 def get_config():
@@ -127,7 +127,7 @@ def get_config():
   config.evals.real = get_eval('validation', dataset='imagenet2012_real')
   config.evals.real.pp_fn = pp_eval.format(lbl='real_label')
   return config
-''')
+""")
     argv = arguments(imagenet_dir, tmp_path / "run", config=str(file))
     assert train.cli([*argv, "--config.total_steps=6"]) == 0
     rows = read_rows(tmp_path / "run")

@@ -38,7 +38,13 @@ def submesh(count):
 
 
 def make(
-    mesh, *, strategy="replicate", model=None, optimizer=None, image=IMAGE, **step_kwargs
+    mesh,
+    *,
+    strategy="replicate",
+    model=None,
+    optimizer=None,
+    image=IMAGE,
+    **step_kwargs,
 ):
     """(state, step function, key) of a small ViT."""
     model = MODELS["vit"](
@@ -204,9 +210,7 @@ def test_dropout_masks_change_from_step_to_step(mesh):
         )
         state, first = train_step(state, batch, key)
         state, second = train_step(state, batch, key)
-        assert (
-            float(first["training_loss"]) == float(second["training_loss"])
-        ) is same
+        assert (float(first["training_loss"]) == float(second["training_loss"])) is same
 
 
 def compiled_text(mesh, **kwargs):
@@ -323,9 +327,7 @@ def test_metrics_and_update_against_numpy(mesh):
     state = init()
     w = np.asarray(state.params["Dense_0"]["kernel"], np.float64)
     batch = host_batch()
-    state, metrics = train_step(
-        state, jax.device_put(batch, batch_sharding(mesh)), key
-    )
+    state, metrics = train_step(state, jax.device_put(batch, batch_sharding(mesh)), key)
     x = (batch["image"] / 127.5 - 1).reshape(BATCH, -1)
     y = np.eye(NUM_CLASSES)[batch["label"]]
     logits = x @ w

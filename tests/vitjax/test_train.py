@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from vitjax import train
-from vitjax.checkpoint import Checkpointer
 from vitjax.config import load
 from vitjax.metrics import read_rows
 
