@@ -4,7 +4,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
+
+from vitjax.trees import flatten_with_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,7 @@ def random_params(shapes: Any, seed: int = 0) -> dict[str, Any]:
     """
     rng = np.random.default_rng(seed)
     leaves = {}
-    for name, leaf in sorted(flatten_dict(shapes, sep="/").items()):
+    for name, leaf in flatten_with_names(shapes):
         value = rng.standard_normal(leaf.shape)
         if name.endswith("/scale"):
             value = 1 + 0.1 * value
@@ -106,7 +108,7 @@ def random_gradients(shapes: Any, at: int) -> dict[str, Any]:
 
     Clipping to 1 acts on every other step, so it also changes what Adam remembers.
     """
-    leaves = flatten_dict(random_params(shapes, seed=100 + at), sep="/")
+    leaves = dict(flatten_with_names(random_params(shapes, seed=100 + at)))
     norm = np.sqrt(sum(np.sum(x**2) for x in leaves.values()))
     scale = (0.5 if at % 2 else 3.0) / norm
     return unflatten_dict({k: v * scale for k, v in leaves.items()}, sep="/")

@@ -4,13 +4,13 @@ Needs jax_enable_x64. Every function takes a `Case` and numbers only, so that it
 can be kept where many references are compared with them.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from parity.cases import (
     Case,
@@ -26,6 +26,7 @@ from vitjax.models import vit
 from vitjax.optim import make_optimizer
 from vitjax.schedules import make_schedule
 from vitjax.sharding import batch_sharding, replicated
+from vitjax.trees import flatten_with_names
 
 MIXUP_P = 0.2
 
@@ -36,6 +37,7 @@ def make_model(case: Case) -> vit.ViT:
     return vit.Model(kwargs.pop("num_classes"), dtype_mm="float64", **kwargs)
 
 
+@functools.cache
 def shapes(case: Case) -> Any:
     """The tree of the parameters' shapes."""
     return step.param_shapes(make_model(case), (*case.image_size, 3))
@@ -63,7 +65,7 @@ def init_statistics(case: Case) -> dict[str, np.ndarray]:
 
     keys = jax.random.split(jax.random.key(0), case.num_seeds)
     stats = jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
-    return flatten_dict(_numpy(stats), sep="/")
+    return dict(flatten_with_names(_numpy(stats)))
 
 
 def initial_params(case: Case) -> Any:
@@ -95,13 +97,13 @@ def gradients(case: Case) -> dict[str, np.ndarray]:
     model = make_model(case)
     params = random_params(shapes(case))
     image, labels = random_batch(case)
-    labels = 0.7 * labels + 0.3 * np.roll(labels, 1, axis=0)
+    labels = jnp.asarray(0.7 * labels + 0.3 * np.roll(labels, 1, axis=0))
 
     def loss(params: Any) -> jax.Array:
         logits, _ = model.apply({"params": params}, image, train=True)
         return LOSSES["softmax_xent"](logits=logits, labels=labels)
 
-    return flatten_dict(_numpy(jax.jit(jax.grad(loss))(params)), sep="/")
+    return dict(flatten_with_names(_numpy(jax.jit(jax.grad(loss))(params))))
 
 
 def loss_and_gradient(
@@ -109,10 +111,9 @@ def loss_and_gradient(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The loss, and its gradient by the logits."""
 
-    def loss(logits: Any) -> jax.Array:
-        return LOSSES[name](
-            logits=logits, labels=labels, label_smoothing=label_smoothing
-        )
+    def loss(logits: jax.Array) -> jax.Array:
+        rows = jnp.asarray(labels)
+        return LOSSES[name](logits=logits, labels=rows, label_smoothing=label_smoothing)
 
     return _numpy(jax.value_and_grad(loss)(jnp.asarray(logits)))
 
@@ -158,7 +159,7 @@ def updates(case: Case, recipe: Recipe) -> Iterator[dict[str, np.ndarray]]:
     for at in range(recipe.total_steps):
         grads = random_gradients(shapes(case), at)
         change, state, params = update(grads, state, params)
-        yield flatten_dict(_numpy(change), sep="/")
+        yield dict(flatten_with_names(_numpy(change)))
 
 
 def multipliers(recipe: Recipe) -> np.ndarray:
@@ -205,4 +206,4 @@ def trajectory(
         state, metrics = train_step(state, batch, key)
         rows.append(_numpy(metrics))
     curves = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return curves, flatten_dict(_numpy(state.params), sep="/")
+    return curves, dict(flatten_with_names(_numpy(state.params)))

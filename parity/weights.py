@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
+
+from vitjax.trees import flatten_with_names
 
 Arrays = Sequence[np.ndarray]
 
@@ -129,7 +131,7 @@ def entries(names: Iterable[str]) -> list[Entry]:
 
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The reference's state dict, as numpy arrays, of vitjax's (unscanned) params."""
-    leaves = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
+    leaves = {k: np.asarray(v) for k, v in flatten_with_names(params)}
     return {
         entry.torch_name: np.ascontiguousarray(
             entry.join([leaves[name] for name in entry.names])
@@ -140,7 +142,7 @@ def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def from_state_dict(state: Mapping[str, np.ndarray], shapes: Any) -> dict[str, Any]:
     """vitjax's parameters (or gradients) of the reference's; `shapes` is their tree."""
-    wanted = {k: tuple(v.shape) for k, v in flatten_dict(shapes, sep="/").items()}
+    wanted = {k: tuple(v.shape) for k, v in flatten_with_names(shapes)}
     table = entries(wanted)
     _check_names("the state dict", state, [entry.torch_name for entry in table])
     leaves = {}

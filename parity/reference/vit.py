@@ -184,6 +184,7 @@ class ViT(nn.Module):
     def init_(self, generator: torch.Generator) -> None:
         """Draw every parameter anew, as the JAX original does."""
         lecun_normal_(self.embedding.weight, generator)
+        assert self.embedding.bias is not None
         nn.init.zeros_(self.embedding.bias)
         width = self.embedding.out_channels
         if self.posemb == "learn":

@@ -222,7 +222,7 @@ def test_wrong_names(imagenet_dir, data, message):
 
 def test_an_unknown_key_is_an_error(imagenet_dir):
     data = {"name": "imagenet2012", "split": "train"}
-    with pytest.raises(TypeError, match="datadir"):
+    with pytest.raises(ValueError, match="'datadir'; did you mean 'data_dir'"):
         sources.open_source(**data, datadir=str(imagenet_dir))
 
 
