@@ -1,6 +1,7 @@
 """`python -m parity`: vitjax beside the torch reference, one line per comparison."""
 
 import argparse
+import importlib.util
 import sys
 import time
 from collections.abc import Sequence
@@ -44,12 +45,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in args.only:
         if name not in RUNGS:
             parser.error(f"--only: unknown rung {name!r}; known are {', '.join(RUNGS)}")
+    if args.batch_size is not None and args.batch_size < 2:
+        parser.error(
+            f"--batch_size must be at least 2, for mixup; got {args.batch_size}"
+        )
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the rungs and, where asked for, the self-test; the exit status."""
     args = parse_args(argv)
+    if importlib.util.find_spec("torch") is None:
+        print('parity needs torch: pip install -e ".[parity]"', file=sys.stderr)
+        return 2
     import jax
 
     jax.config.update("jax_platforms", "cpu")

@@ -1,6 +1,7 @@
 """What is compared: the models, and the numbers that go into both sides. No torch."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Case:
     head_zeroinit: bool = True
     num_classes: int = 10
     batch_size: int = 8
-    num_seeds: int = 32  # for the statistics of the initialisation
+    num_seeds: int = 64  # for the statistics of the initialisation
 
     def model_kwargs(self) -> dict[str, Any]:
         """The arguments that vitjax's model and the reference's have in common."""
@@ -122,14 +123,19 @@ def random_batch(case: Case, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return image, np.eye(case.num_classes)[label]
 
 
+@functools.cache
+def _digits() -> Any:
+    from sklearn.datasets import load_digits
+
+    return load_digits()
+
+
 def digit_batches(case: Case, num_steps: int, seed: int = 2) -> list[Any]:
     """`num_steps` batches, as `random_batch`'s, of scikit-learn's handwritten digits.
 
     The 8 x 8 digits are enlarged by a whole factor and stand at the top left.
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    digits = _digits()
     rng = np.random.default_rng(seed)
     factor = min(case.image_size) // 8
     batches = []

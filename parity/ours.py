@@ -31,16 +31,16 @@ from vitjax.trees import flatten_with_names
 MIXUP_P = 0.2
 
 
-def make_model(case: Case) -> vit.ViT:
-    """vitjax's model, computing in float64."""
+def make_model(case: Case, dtype: str = "float64") -> vit.ViT:
+    """vitjax's model, computing in `dtype`."""
     kwargs = case.model_kwargs()
-    return vit.Model(kwargs.pop("num_classes"), dtype_mm="float64", **kwargs)
+    return vit.Model(kwargs.pop("num_classes"), dtype_mm=dtype, **kwargs)
 
 
 @functools.cache
 def shapes(case: Case) -> Any:
-    """The tree of the parameters' shapes."""
-    return step.param_shapes(make_model(case), (*case.image_size, 3))
+    """The tree of the parameters' shapes, which needs no float64."""
+    return step.param_shapes(make_model(case, "float32"), (*case.image_size, 3))
 
 
 def one_device() -> jax.sharding.Mesh:
@@ -76,10 +76,13 @@ def initial_params(case: Case) -> Any:
 
 
 def forward(case: Case) -> dict[str, np.ndarray]:
-    """Every stage on random parameters and images, under the reference's names."""
+    """Every stage on random parameters and images, under the reference's names.
+
+    Not jitted: compiling all the models that differ in options takes longer than this.
+    """
     image, _ = random_batch(case)
-    params = random_params(shapes(case))
-    _, out = jax.jit(make_model(case).apply)({"params": params}, image)
+    params = jax.tree.map(jnp.asarray, random_params(shapes(case)))
+    _, out = make_model(case).apply({"params": params}, image)
     out = _numpy(out)
     stages = {k: out[k] for k in ("with_posemb", "encoded", "head_input")}
     b, h, w, d = out["stem"].shape

@@ -6,7 +6,6 @@ parity.self_test plants exceeds 1e-6.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -23,6 +22,7 @@ from parity.cases import (
     random_gradients,
     random_params,
 )
+from parity.comparison import Comparison, grouped, relative_error, worst
 from parity.reference import train, vit
 from vitjax.trees import flatten_with_names
 
@@ -30,48 +30,6 @@ FLOAT64_BOUND = 1e-9
 # In standard errors. With 8 seeds a side or more, the hundreds of statistics of a run
 # stay below 5; the seeds are fixed, so a run's verdict does not change by luck.
 INIT_BOUND = 7.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """One line of the report; `detail` says where the difference is the largest."""
-
-    name: str
-    measured: float
-    bound: float
-    detail: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the difference is within the bound; False for NaN."""
-        return self.measured <= self.bound
-
-
-def relative_error(ours: Any, theirs: Any, floor: float = 0.0) -> float:
-    """max |a - b| / max |b|, with `floor` as the least denominator; 0 for 0 and 0."""
-    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    weights.check_shape("vitjax's array", b.shape, a.shape)
-    error = np.abs(a - b).max()
-    return float(error / max(np.abs(b).max(), floor)) if error else 0.0
-
-
-def worst(name: str, errors: Mapping[str, float], bound: float) -> Comparison:
-    """The largest of several errors as one comparison; NaN counts as the largest."""
-    at = max(errors, key=lambda k: np.inf if np.isnan(errors[k]) else errors[k])
-    return Comparison(name, errors[at], bound, at)
-
-
-def grouped(
-    name: str, errors: Mapping[str, float], bound: float
-) -> Iterator[Comparison]:
-    """One comparison per parameter name, the blocks taken together."""
-    groups: dict[str, dict[str, float]] = {}
-    for leaf, error in errors.items():
-        group = re.sub(r"encoderblock_\d+", "encoderblock_*", leaf)
-        groups.setdefault(group, {})[leaf] = error
-    for group, members in groups.items():
-        line = worst(f"{name} {group}", members, bound)
-        yield line if "*" in group else dataclasses.replace(line, detail="")
 
 
 def make_reference(case: Case, seed: int = 0) -> vit.ViT:
@@ -104,7 +62,7 @@ def initialisation(case: Case) -> Iterator[Comparison]:
         base.but(depth=1, posemb="none", pool_type="tok", registers=3),
         base.but(depth=1, head_zeroinit=False),
     ]
-    yield from grouped("flagship", _init_errors(base), INIT_BOUND)
+    yield from grouped(_init_errors(base), INIT_BOUND)
     for other in others:
         zero = "" if other.head_zeroinit else " head_zeroinit=False"
         yield worst(other.label() + zero, _init_errors(other), INIT_BOUND)
@@ -139,7 +97,7 @@ def forward(case: Case) -> Iterator[Comparison]:
     for stage, error in errors.items():
         stages.setdefault(stage.split("/")[0], {})[stage] = error
     for stage, members in stages.items():
-        line = worst(f"flagship {stage}", members, FLOAT64_BOUND)
+        line = worst(stage, members, FLOAT64_BOUND)
         is_block = len(members) > 1
         yield line if is_block else dataclasses.replace(line, detail="")
     shallow = case.but(depth=min(case.depth, 2))
@@ -154,6 +112,8 @@ def forward(case: Case) -> Iterator[Comparison]:
     choices += [shallow.but(pool_type=p, registers=2) for p in ("gap", "tok", "map")]
     choices += [shallow.but(gelu="exact")]
     for choice in choices:
+        if choice == case:
+            continue
         yield worst(choice.label(), _forward_errors(choice), FLOAT64_BOUND)
 
 
@@ -196,7 +156,7 @@ def loss(case: Case) -> Iterator[Comparison]:
 
 def gradients(case: Case) -> Iterator[Comparison]:
     """The gradient of every parameter; for other options, the worst."""
-    yield from grouped("flagship", _gradient_errors(case), FLOAT64_BOUND)
+    yield from grouped(_gradient_errors(case), FLOAT64_BOUND)
     shallow = case.but(depth=min(case.depth, 2))
     for other in (
         shallow.but(posemb="learn", pool_type="map", rep_size=0),

@@ -240,7 +240,8 @@ def plot_curves(workdir: Path) -> Path:
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         if "norm" in title:
-            axis.set_yscale("log")
+            # The first update is exactly zero, which a logarithm has no place for.
+            axis.set_yscale("log", nonpositive="mask")
         if drawn:
             axis.legend(fontsize="small")
     path = Path(workdir) / "curves.png"

@@ -83,7 +83,11 @@ def build(
         data_size=data_size,
         **e.optimizer,
     )
-    init_key, loop_key = jax.random.split(jax.random.key(e.seed))
+    # Made on all devices at once: a key cannot be put on those of other processes.
+    init_key, loop_key = jax.jit(
+        lambda: tuple(jax.random.split(jax.random.key(e.seed))),
+        out_shardings=replicated(mesh),
+    )()
     init, shapes, shardings = step.init_state(
         model,
         tx,
@@ -114,5 +118,5 @@ def build(
         train_step=train_step,
         preview=step.make_preview(mesh=mesh, mixup=e.mixup, device_pp=device_pp),
         predict=step.make_eval_step(model),
-        key=jax.device_put(loop_key, replicated(mesh)),
+        key=loop_key,
     )

@@ -8,10 +8,6 @@ from typing import TextIO
 from tqdm import tqdm
 
 
-def _eta(seconds: float | None) -> str:
-    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
-
-
 class Progress:
     """Shows steps and rows; `show=False` (on other processes than the first) is mute."""
 
@@ -43,14 +39,17 @@ class Progress:
             self._bar.update()
 
     def row(
-        self, step: int, row: Mapping[str, float], eta_seconds: float | None
+        self, step: int, row: Mapping[str, float], eta_seconds: int | float | None
     ) -> None:
         """A row of training measurements."""
-        rate = row["img/sec"] if "img/sec" in row else float("nan")
-        text = (
-            f"loss {row['training_loss']:.4f}, lr {row['lr']:.2e}, "
-            f"{rate:,.0f} img/s, ETA {_eta(eta_seconds)}"
-        )
+        parts = [f"loss {row['training_loss']:.4f}"]
+        if "lr" in row:  # not where all parameters are frozen
+            parts.append(f"lr {row['lr']:.2e}")
+        if "img/sec" in row:  # not before the second row
+            parts.append(f"{row['img/sec']:,.0f} img/s")
+        if eta_seconds is not None:
+            parts.append(f"ETA {timedelta(seconds=round(eta_seconds))}")
+        text = ", ".join(parts)
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         else:

@@ -79,7 +79,7 @@ def init_state(
     shapes = jax.eval_shape(create, key)
     shardings = infer_sharding(shapes, mesh, sharding_strategy)
     init = jax.jit(create, out_shardings=shardings)
-    return lambda: init(jax.device_put(key, replicated(mesh))), shapes, shardings
+    return lambda: init(key), shapes, shardings
 
 
 def _microbatches(

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vitjax import config as config_lib
@@ -93,7 +94,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
             log_steps=e.steps("log_training", **sizes, default=50),
             ckpt_steps=e.steps("ckpt", **sizes, default=None),
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
-            evaluated=metrics.names_at(workdir, first_step),
+            evaluated=_evaluated(entries, workdir, first_step),
         )
     finally:
         checkpointer.close()
@@ -114,7 +115,7 @@ def _loop(
     log_steps: int,
     ckpt_steps: int | None,
     draw: Callable[[Mapping[str, jax.Array]], None],
-    evaluated: set[str],
+    evaluated: Collection[str],
 ) -> None:
     """Run the remaining steps. Rows of step k are on disk before its checkpoint."""
     clock, progress = records.clock, records.progress
@@ -125,8 +126,7 @@ def _loop(
         due = [
             entry
             for entry in entries
-            if entry.due(step, total_steps)
-            and not any(name.startswith(f"{entry.name}/") for name in skip)
+            if entry.due(step, total_steps) and entry.name not in skip
         ]
         if due:
             records.flush()
@@ -198,6 +198,20 @@ def _first_state(
         params = load_params(e.model_init, shapes.params, state.params, e.dont_load)
         state = dataclasses.replace(state, params=params)
     return state
+
+
+def _evaluated(
+    entries: list[evaluation.Entry], workdir: Path, step: int
+) -> Collection[str]:
+    """Names of the evaluators whose row of `step` is on disk.
+
+    The first process looks, and tells the others: all must run the same ones.
+    """
+    names = metrics.names_at(workdir, step) if jax.process_index() == 0 else set()
+    found = [any(n.startswith(f"{entry.name}/") for n in names) for entry in entries]
+    if jax.process_count() > 1:
+        found = multihost_utils.broadcast_one_to_all(np.array(found))
+    return [entry.name for entry, done in zip(entries, found, strict=True) if done]
 
 
 def _open_records(

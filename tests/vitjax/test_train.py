@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,6 +119,21 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     assert "goes on from step 12" in capsys.readouterr().out
 
 
+def start(workdir, devices, *flags):
+    """The command as a process of its own."""
+    env = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "vitjax.train", "--config", QUICKSTART,
+         "--workdir", str(workdir), *SMALL, *flags],
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
 def params_of(workdir, step):
     import orbax.checkpoint as ocp
 
@@ -127,17 +143,7 @@ def params_of(workdir, step):
 
 def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
     """SIGKILL after the first checkpoint; then the same command."""
-    command = [
-        sys.executable, "-m", "vitjax.train", "--config", QUICKSTART,
-        "--workdir", str(tmp_path), *SMALL,
-    ]  # fmt: skip
-    env = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL) as p:
+    with start(tmp_path, 8) as p:
         while p.poll() is None and not (tmp_path / "checkpoints" / "5").is_dir():
             time.sleep(0.02)
         p.send_signal(signal.SIGKILL)
@@ -340,3 +346,28 @@ def test_stdout_of_a_run_is_plain_lines(tmp_path, capsys):
 
 def test_the_config_file_needs_no_knowledge_of_where_it_lies():
     assert load(QUICKSTART).num_classes == 10
+
+
+def test_two_processes_train_evaluate_and_resume_like_one(finished, tmp_path):
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        address = f"localhost:{s.getsockname()[1]}"
+    cluster = ["--coordinator_address", address, "--num_processes", "2"]
+
+    def both():
+        pair = [start(tmp_path, 4, *cluster, "--process_id", i) for i in "01"]
+        outs = [process.communicate(timeout=300)[0] for process in pair]
+        assert [process.returncode for process in pair] == [0, 0], outs
+        return outs
+
+    first, second = both()
+    assert "8 x cpu" in first
+    assert "2 process(es)" in first
+    assert "loss" in first
+    assert "loss" not in second, "only the first process reports"
+    assert "goes on from step 12" in both()[0]
+
+    two, one = values(read_rows(tmp_path)), values(read_rows(finished))
+    assert two.keys() == one.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(two[key], value, rtol=1e-5, err_msg=str(key))

@@ -1,0 +1,36 @@
+"""How differences are measured."""
+
+import numpy as np
+import pytest
+
+from parity.comparison import Comparison, grouped, relative_error, worst
+
+
+def test_relative_error():
+    assert relative_error([1.0, 4.0], [1.0, 5.0]) == pytest.approx(0.2)
+    assert relative_error(np.zeros(3), np.zeros(3)) == 0
+    assert relative_error([1e-18], [2e-18], floor=1e-3) == pytest.approx(1e-15)
+    assert np.isinf(relative_error([1e-30], [0.0]))
+    with pytest.raises(ValueError, match=r"\(2,\), got \(1, 2\)"):
+        relative_error([[1.0, 2.0]], [1.0, 2.0])
+
+
+def test_nan_fails_and_is_the_worst():
+    assert not Comparison("x", float("nan"), 1.0).passed
+    assert np.isnan(relative_error([np.nan], [1.0]))
+    line = worst("x", {"a": 3.0, "b": float("nan")}, 5.0)
+    assert line.detail == "b"
+    assert not line.passed
+
+
+def test_blocks_are_grouped_and_the_worst_named():
+    errors = {
+        "Transformer/encoderblock_0/LayerNorm_0/bias": 1.0,
+        "Transformer/encoderblock_11/LayerNorm_0/bias": 2.0,
+        "head/bias": 0.5,
+    }
+    blocks, head = grouped(errors, 1.5)
+    assert blocks.name == "Transformer/encoderblock_*/LayerNorm_0/bias"
+    assert blocks.detail == "Transformer/encoderblock_11/LayerNorm_0/bias"
+    assert not blocks.passed
+    assert head == Comparison("head/bias", 0.5, 1.5)
