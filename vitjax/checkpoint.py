@@ -59,7 +59,13 @@ class Checkpointer:
         Raises ValueError if the tree or a shape does not fit.
         """
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-        return self._manager.restore(step, args=args)["state"]
+        try:
+            return self._manager.restore(step, args=args)["state"]
+        except ValueError as error:
+            raise ValueError(
+                f"checkpoint {self.path / str(step)} does not fit the model and "
+                f"optimizer of this config, or is damaged: {error}"
+            ) from error
 
     def wait(self) -> None:
         """Until every started checkpoint is on disk."""

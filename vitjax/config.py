@@ -28,7 +28,11 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     path, arg = split_spec(spec)
     if not path.is_file():
-        raise ValueError(f"config file {str(path)!r} does not exist; check --config")
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(
+            f"config file {str(path)!r} {state}; give a file such as "
+            "configs/quickstart.py"
+        )
     module_spec = importlib.util.spec_from_file_location("vitjax_config_file", path)
     if module_spec is None or module_spec.loader is None:
         raise ValueError(f"config file {str(path)!r} is not a Python file (.py)")

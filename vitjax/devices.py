@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import sys
 from pathlib import Path
 
 import jax
@@ -22,7 +23,11 @@ def initialize_distributed(
                 "--coordinator_address needs --num_processes and --process_id too"
             )
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
-    elif _cluster_processes() > 1:
+    elif num_processes is not None or process_id is not None:
+        raise ValueError(
+            "--num_processes and --process_id need --coordinator_address too"
+        )
+    elif _cluster_processes() > 1 or _on_tpu_vm():
         jax.distributed.initialize()
 
 
@@ -32,6 +37,12 @@ def _cluster_processes() -> int:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return len([h for h in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if h])
+
+
+def _on_tpu_vm() -> bool:
+    """JAX asks the machine's metadata server for the other workers; it may be alone."""
+    chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def describe() -> str:
@@ -57,8 +68,8 @@ def idle_accelerator() -> str | None:
         return None
     return (
         f"{name} is present, but JAX sees only CPUs: run "
-        f'`pip install "vitjax[{extra}] @ ."` (from the checkout), or go on without it '
-        "with --allow_cpu"
+        f'`{sys.executable} -m pip install -e ".[{extra}]"` in the checkout, or go on '
+        "without it with --allow_cpu"
     )
 
 

@@ -7,10 +7,18 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from vitjax import durations
+from vitjax import durations, sections
 from vitjax.evaluators import EVALUATORS
-from vitjax.experiment import call, check_keys
 from vitjax.lookup import lookup
+
+# Keys of big_vision's evaluators that vitjax refuses, with what to do instead.
+REFUSED = {
+    "cache": "not supported; the operating system keeps in memory what fits",
+    "cache_final": "not supported; the operating system keeps in memory what fits",
+    "cache_raw": "not supported; the operating system keeps in memory what fits",
+    "pred": "not supported; the model's logits are evaluated",
+    "prefetch": "not supported; two batches are always made ahead",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,24 +42,28 @@ def _entry(
     evaluator: type,
     given: Mapping[str, Any],
     sizes: Mapping[str, int],
+    batch_size: int,
     section: Mapping[str, Any],
 ) -> Entry:
     """Split the section into what decides when, and the evaluator's own arguments."""
     section = dict(section)
     when = {k: section.pop(k) for k in durations.keys("log") if k in section}
     skip_first = bool(section.pop("skip_first", False))
-    if "batch_size" not in section:
-        section["batch_size"] = sizes["batch_size"]
+    section = {"batch_size": batch_size} | section
+    sections.check_types(f"evals.{name}", {"batch_size": int}, section)
     if section["batch_size"] % given["mesh"].size:
         raise ValueError(
             f"evals.{name}: batch_size {section['batch_size']} is not divisible by "
             f"{given['mesh'].size} device(s); set evals.{name}.batch_size"
         )
-    check_keys(f"evals.{name}", evaluator, section, given)
+    try:
+        log_steps = durations.steps("log", when, **sizes, default=None)
+    except ValueError as error:
+        raise ValueError(f"evals.{name}: {error}") from error
     return Entry(
         name=name,
-        evaluator=call(f"evals.{name}", evaluator, section, **given),
-        log_steps=durations.steps("log", when, **sizes, default=None),
+        evaluator=sections.call(f"evals.{name}", evaluator, section, **given),
+        log_steps=log_steps,
         skip_first=skip_first,
     )
 
@@ -63,6 +75,7 @@ def make_entries(
     make_data: Callable[..., Any],
     mesh: Mesh,
     sizes: Mapping[str, int],
+    batch_size: int,
     missing: type[Exception],
     warn: Callable[[str], None],
 ) -> list[Entry]:
@@ -70,6 +83,7 @@ def make_entries(
 
     Args:
       sizes: data_size, batch_size and total_steps of the run.
+      batch_size: of the evaluators that do not say.
       missing: what `make_data` raises if a data set is not prepared; an evaluator with
         `required=False` is then left out and `warn` is told why.
     """
@@ -78,13 +92,19 @@ def make_entries(
     for name, section in evals.items():
         if section is None:
             continue
+        if not isinstance(section, Mapping):
+            raise ValueError(
+                f"config section evals.{name} must be a section, got {section!r}"
+            )
+        for key in REFUSED.keys() & section.keys():
+            raise ValueError(f"config key evals.{name}.{key}: {REFUSED[key]}")
         section = dict(section)
         required = section.pop("required", True)
         evaluator = lookup(
             EVALUATORS, section.pop("type", "classification"), "evaluator"
         )
         try:
-            entries.append(_entry(name, evaluator, given, sizes, section))
+            entries.append(_entry(name, evaluator, given, sizes, batch_size, section))
         except missing as error:
             if required:
                 raise

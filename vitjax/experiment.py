@@ -1,11 +1,11 @@
 """What a config may say at its top level, and what holds where it says nothing."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitjax import durations
+from vitjax import durations, optim, sections
 from vitjax.lookup import unknown
 
 # Handed to vitjax.optim.make_optimizer as they are; its signature has the defaults.
@@ -35,6 +35,7 @@ REFUSED = {
     "ocdbt": "orbax writes the checkpoints",
     "ckpt_timeout": "orbax waits for an unfinished checkpoint by itself",
     "pp_modules": "every op is always known",
+    "grad_clip_per_example": "only the norm of the whole gradient is clipped",
 }
 
 
@@ -44,15 +45,16 @@ class Experiment:
 
     input: Mapping[str, Any]  # keyword arguments of input_pipeline.pipeline.make_train
     num_classes: int
+    batch_size_eval: int | None = None  # of evals; None is input.batch_size
     seed: int = 0
     device_pp: str = ""  # ops on the training batch inside the step
     # Model.
     model_name: str = "vit"
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    init_head_bias: float | None = None
+    init_head_bias: int | float | None = None
     # Loss and step.
     loss: str = "sigmoid_xent"
-    label_smoothing: float = 0.0
+    label_smoothing: int | float = 0.0
     mixup: Mapping[str, Any] | None = None  # keyword arguments of vitjax.mixup.check
     accum_freq: int = 1
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -100,44 +102,16 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     for key in ("lr", "optax_name"):
         if key not in groups["optimizer"]:
             raise ValueError(f"the config lacks {key!r}")
+    sections.check_types(
+        "", sections.annotations(optim.make_optimizer), groups["optimizer"]
+    )
     # A section that was switched off with None is as good as absent.
     own_values: dict[str, Any] = {
         key: value
         for key, value in groups["own"].items()
         if value is not None or fields[key].default is None
     }
+    sections.check_types("", typing.get_type_hints(Experiment), own_values)
     return Experiment(
         **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
     )
-
-
-def call(
-    where: str, function: Callable[..., Any], section: Mapping[str, Any], **given: Any
-) -> Any:
-    """`function(**section, **given)`, where a wrong key of `section` is one sentence.
-
-    Args:
-      where: the section's name for messages, e.g. "input" or "evals.val".
-      function: its keyword parameters are the keys that the section may have.
-    """
-    check_keys(where, function, section, given)
-    return function(**section, **given)
-
-
-def check_keys(
-    where: str,
-    function: Callable[..., Any],
-    section: Mapping[str, Any],
-    given: Collection[str] = (),
-) -> None:
-    """Raise ValueError if `function` does not take, or lacks, a key of `section`."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known = {p.name: p for p in parameters if p.name not in given}
-    for key in section:
-        if key not in known:
-            raise unknown(key, known, f"config key in {where}:")
-    for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in section:
-            raise ValueError(f"the config lacks {where}.{name}")

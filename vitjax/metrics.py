@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from absl import logging
 
+from vitjax.files import write_whole
+
 JSONL = "metrics.jsonl"
 
 
@@ -54,9 +56,7 @@ def cut_after(workdir: Path, step: int) -> None:
         return
     rows = [row for row in read_rows(workdir) if row["step"] <= step]
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    partial = path.with_suffix(".jsonl.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_whole(path, text)
 
 
 def names_at(workdir: Path, step: int) -> set[str]:
@@ -90,7 +90,8 @@ class TensorBoardSink:
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(
-            str(Path(workdir) / "tensorboard"), purge_step=first_step + 1
+            str(Path(workdir) / "tensorboard"),
+            purge_step=first_step + 1 if first_step else 0,
         )
         self._events: Any = self._writer.file_writer
 
@@ -225,7 +226,7 @@ def plot_curves(workdir: Path) -> Path:
         "loss": ["training_loss", *[n for n in names if n.endswith("/loss")]],
         "accuracy": [n for n in names if "/prec@" in n],
         "gradient and update norm": ["l2_grads", "l2_updates"],
-        "learning rate": [n for n in names if n == "lr" or n.startswith("lr_")],
+        "learning rate": [n for n in names if n.startswith("lr")],
     }
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2)

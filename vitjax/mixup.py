@@ -16,7 +16,7 @@ from vitjax.lookup import unknown
 SCOPES = ("global", "device")
 
 
-def check(*, p: float, scope: str = "global") -> tuple[float, str]:
+def check(*, p: int | float, scope: str = "global") -> tuple[float, str]:
     """Read the `mixup` section of a config.
 
     Args:
@@ -35,7 +35,7 @@ def check(*, p: float, scope: str = "global") -> tuple[float, str]:
     return float(p), scope
 
 
-def sample_lambda(key: Key[Array, ""], p: float) -> Float[Array, ""]:
+def sample_lambda(key: Key[Array, ""], p: int | float) -> Float[Array, ""]:
     """max(x, 1 - x) with x ~ Beta(p, p): the share of a row's own image."""
     x = jax.random.beta(key, p, p)
     return jnp.maximum(x, 1 - x)

@@ -11,8 +11,8 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from input_pipeline import device_ops
-from vitjax import mixup, optim, step
-from vitjax.experiment import Experiment, check_keys
+from vitjax import mixup, optim, sections, step
+from vitjax.experiment import Experiment
 from vitjax.lookup import lookup
 from vitjax.models import MODELS
 from vitjax.sharding import replicated
@@ -59,8 +59,8 @@ def build(
         for name, (shape, dtype) in element_spec.items()
     }
     step.check_batch_size(batch_size, mesh, e.accum_freq)
-    if e.mixup:
-        check_keys("mixup", mixup.check, e.mixup)
+    if e.mixup is not None:
+        sections.check("mixup", mixup.check, e.mixup)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image, labels = jax.eval_shape(
         step.make_prepare(device_pp), (batch_shapes, None), None

@@ -175,7 +175,7 @@ def accumulate_gspmd(
 
 def check_batch_size(batch_size: int, mesh: Mesh, accum_freq: int) -> None:
     """Raise ValueError unless every device gets whole microbatches."""
-    if accum_freq < 1 or batch_size % (mesh.size * accum_freq):
+    if accum_freq < 1 or batch_size < 1 or batch_size % (mesh.size * accum_freq):
         raise ValueError(
             f"batch_size {batch_size} is not divisible by {mesh.size} device(s) x "
             f"accum_freq {accum_freq} = {mesh.size * accum_freq}; choose a multiple"
@@ -213,7 +213,7 @@ def make_prepare(
 
 
 def _pair(
-    batch: Features, key: Any, mesh: Mesh, mixup: tuple[float, str] | None
+    batch: Features, key: Any, mesh: Mesh, mixup: tuple[int | float, str] | None
 ) -> tuple[tuple[Features, Features | None], Any]:
     """((rows, partner rows), lambda), or ((rows, None), None) without mixup."""
     if mixup is None:
@@ -237,7 +237,7 @@ def make_train_step(
     mixup: Mapping[str, Any] | None = None,
     accum_freq: int = 1,
     device_pp: Callable[[Features], Features] | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: int | float = 0.0,
     frozen: Any = None,
     state_sharding: Any = None,
 ) -> Callable[[TrainState, Features, Any], tuple[TrainState, dict[str, Array]]]:

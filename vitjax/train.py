@@ -15,7 +15,15 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vitjax import config as config_lib
-from vitjax import devices, durations, evaluation, experiment, metrics, pictures
+from vitjax import (
+    devices,
+    durations,
+    evaluation,
+    experiment,
+    metrics,
+    pictures,
+    sections,
+)
 from vitjax import program as program_lib
 from vitjax import sharding as sharding_lib
 from vitjax.checkpoint import Checkpointer, load_params, locate
@@ -23,7 +31,7 @@ from vitjax.clock import Clock
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
 from vitjax.trees import count
-from vitjax.workdir import refuse_other_config, write_config
+from vitjax.workdir import learned_differences, refuse_other_config, write_config
 
 WANDB_GIVEN = ("workdir", "config")
 
@@ -41,18 +49,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
     e = experiment.from_config(config.to_dict())
     refuse_other_config(workdir, settings)
     if e.wandb:
-        experiment.check_keys("wandb", metrics.WandbSink, e.wandb, WANDB_GIVEN)
+        sections.check("wandb", metrics.WandbSink, e.wandb, WANDB_GIVEN)
     mesh = sharding_lib.make_mesh(e.mesh)
     processes = {
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
 
-    data, data_size = experiment.call(
-        "input", pipeline.make_train, e.input, seed=e.seed, **processes
+    data, data_size = sections.call(
+        "input", pipeline.make_train, e.input, seed=e.seed, start_step=0, **processes
     )
     sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
     sizes["total_steps"] = e.steps("total", **sizes)
+    log_steps = e.steps("log_training", **sizes, default=50)
+    ckpt_steps = e.steps("ckpt", **sizes, default=None)
 
     program = program_lib.build(e, mesh, element_spec=data.element_spec, **sizes)
     checkpointer = Checkpointer(
@@ -66,13 +76,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
         make_data=_eval_data(pipeline.make_eval, mesh, processes),
         mesh=mesh,
         sizes=sizes,
+        batch_size=e.batch_size_eval or e.input["batch_size"],
         missing=sources.DataNotFound,
-        warn=logging.warning,
+        warn=logging.warning if jax.process_index() == 0 else logging.debug,
     )
 
+    rates = rate_table(program.lr_fns, sizes["total_steps"], e.optimizer["lr"])
     clock = Clock(**sizes, num_devices=mesh.size)
-    state = _first_state(e, program, checkpointer, clock)
+    state = _first_state(e, program, checkpointer, clock, settings)
     first_step = int(state.step)
+    if first_step > sizes["total_steps"]:
+        raise ValueError(
+            f"the checkpoint is of step {first_step}, but the run ends at step "
+            f"{sizes['total_steps']}; give a longer one, or another checkpoint"
+        )
     writer = _open_records(e, workdir, settings, first_step)
     progress = Progress(sizes["total_steps"], first_step, show=not jax.process_index())
     progress.say(
@@ -81,7 +98,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
     )
     if first_step:
         progress.say(f"goes on from step {first_step}")
-    rates = rate_table(program.lr_fns, sizes["total_steps"], e.optimizer["lr"])
     records = Records(writer, clock, progress, rates, first_step)
     try:
         _loop(
@@ -91,8 +107,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
             records,
             checkpointer,
             entries,
-            log_steps=e.steps("log_training", **sizes, default=50),
-            ckpt_steps=e.steps("ckpt", **sizes, default=None),
+            log_steps=log_steps,
+            ckpt_steps=ckpt_steps,
+            meta={"seed": e.seed, "config": settings},
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
             evaluated=_evaluated(entries, workdir, first_step),
         )
@@ -114,6 +131,7 @@ def _loop(
     *,
     log_steps: int,
     ckpt_steps: int | None,
+    meta: dict[str, Any],
     draw: Callable[[Mapping[str, jax.Array]], None],
     evaluated: Collection[str],
 ) -> None:
@@ -159,7 +177,7 @@ def _loop(
                     records.flush()
                     records.check_finite(step, step_metrics)
                     with jax.transfer_guard("allow"):  # orbax's own copies to the host
-                        checkpointer.save(step, state, {"clock": clock.state()})
+                        checkpointer.save(step, state, meta | {"clock": clock.state()})
                     records.saved_step = step
                 clock.begin(step)
         records.flush()
@@ -170,6 +188,7 @@ def _first_state(
     program: program_lib.Program,
     checkpointer: Checkpointer,
     clock: Clock,
+    settings: dict[str, Any],
 ) -> Any:
     """Where the run starts from, in this order (big_vision train.py:323-368).
 
@@ -189,7 +208,11 @@ def _first_state(
         workdir, step = locate(e.resume)
         other = Checkpointer(workdir)
         try:
-            clock.restore(other.meta(step)["clock"])
+            meta = other.meta(step)
+            changed = learned_differences(meta["config"], settings | {"resume": None})
+            if changed:
+                logging.warning("resume: this run differs: %s", "; ".join(changed))
+            clock.restore(meta["clock"])
             return other.restore(step, shapes)
         finally:
             other.close()
@@ -222,7 +245,8 @@ def _open_records(
         return metrics.MetricWriter([])
     workdir.mkdir(parents=True, exist_ok=True)
     write_config(workdir, settings)
-    metrics.cut_after(workdir, first_step)
+    # A run that begins anew evaluates anew: nothing of an earlier start stays.
+    metrics.cut_after(workdir, first_step or -1)
     return metrics.make_writer(
         workdir,
         settings,
@@ -290,7 +314,10 @@ def _check_packages() -> None:
         for m in (vitjax, input_pipeline, configs)
     }
     if len(homes) > 1:
-        raise ImportError(f"vitjax, input_pipeline and configs come from {homes}")
+        raise ImportError(
+            f"vitjax, input_pipeline, and configs come from different folders: {homes}; "
+            "start from the checkout, or remove the package that is not ours"
+        )
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -324,6 +351,9 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     several.add_argument("--num_processes", type=int, metavar="N")
     several.add_argument("--process_id", type=int, metavar="I")
     overrides = [a for a in argv if a.startswith("--config.")]
+    for text in overrides:
+        if "=" not in text:
+            parser.error(f"{text} needs its value after an equals sign: {text}=VALUE")
     flags = parser.parse_args([a for a in argv if not a.startswith("--config.")])
     return flags, [text.removeprefix("--config.") for text in overrides]
 
@@ -351,7 +381,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
             print(f"note: {notice}", flush=True)
         devices.enable_compilation_cache()
         train_and_evaluate(config, flags.workdir or default_workdir(flags.config))
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("VITJAX_TRACEBACK"):
             raise
         print(
@@ -359,6 +389,12 @@ def cli(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except KeyboardInterrupt:
+        print(
+            "interrupted: the same command goes on from the newest checkpoint",
+            file=sys.stderr,
+        )
+        return 130
     return 0
 
 

@@ -1,44 +1,65 @@
 """The folder of a run: which config it belongs to."""
 
 import json
-import os
+import re
 from pathlib import Path
 from typing import Any
 
 from vitjax.config import differences
+from vitjax.files import write_whole
+from vitjax.metrics import read_rows
 
-# Keys that may change between two starts of one run: they decide where it computes and
-# what it records, not what it learns.
-MAY_CHANGE = frozenset(
-    {
-        "mesh",
-        "sharding_strategy",
-        "prefetch_to_device",
-        "wandb",
-        "tensorboard",
-        "max_to_keep",
-        *(
-            f"{p}_{u}"
-            for p in ("log_training", "ckpt", "keep_ckpt")
-            for u in ("steps", "examples", "epochs", "percent")
-        ),
-    }
+# Keys that may change between two starts of one run, with all below them: they decide
+# where it computes and what it records, not what it learns.
+MAY_CHANGE = (
+    "mesh",
+    "sharding_strategy",
+    "accum_freq",
+    "prefetch_to_device",
+    "input.prefetch",
+    "input.num_parallel_calls",
+    "input.data.data_dir",
+    "evals",
+    "batch_size_eval",
+    "wandb",
+    "tensorboard",
+    "max_to_keep",
+    *(
+        f"{prefix}_{unit}"
+        for prefix in ("log_training", "ckpt", "keep_ckpt")
+        for unit in ("steps", "examples", "epochs", "percent")
+    ),
 )
 
 
-def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
-    """Raise ValueError if the workdir's config.json differs in what the run learns.
+def learned_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """ "key: old -> new" for what two runs of these plain configs learn differently."""
+    return [
+        line
+        for line in differences(old, json.loads(json.dumps(new)))
+        if not any(re.match(rf"{re.escape(key)}[.:]", line) for key in MAY_CHANGE)
+    ]
 
-    `config` is plain JSON values. A workdir without config.json is new.
+
+def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError if a run of another config has made progress in the workdir.
+
+    `config` is plain JSON values. A start that failed before its first step leaves a
+    config.json that counts for nothing.
     """
     path = Path(workdir) / "config.json"
-    if not path.exists():
-        return
-    old = json.loads(path.read_text())
-    old, new = (
-        {k: v for k, v in c.items() if k not in MAY_CHANGE} for c in (old, config)
+    started = any((Path(workdir) / "checkpoints").glob("*")) or any(
+        row["step"] > 0 for row in read_rows(workdir)
     )
-    changed = differences(old, json.loads(json.dumps(new)))
+    if not path.exists() or not started:
+        return
+    try:
+        old = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); give another --workdir"
+        ) from None
+    changed = learned_differences(old, config)
     if changed:
         raise ValueError(
             f"workdir {str(workdir)!r} was written by a different config "
@@ -48,7 +69,5 @@ def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:
     """Write config.json whole or not at all."""
-    path = Path(workdir) / "config.json"
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, path)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    write_whole(Path(workdir) / "config.json", text)

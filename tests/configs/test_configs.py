@@ -122,7 +122,12 @@ def test_vit_i1k_scales_the_recipe():
     assert large.model.variant == "L/16"
     assert b.input.pp.count("randaug(2, 15)|keep") == 1
     assert b.mixup.p == 0.5
-    assert b.optax.to_dict() == {"beta2_cap": 0.95}
+    assert (b.loss, b.init_head_bias) == ("sigmoid_xent", -6.9)
+    assert b.evals.val.loss_name == "sigmoid_xent"
+    assert b.optax_name == "scale_by_adam"
+    adafactor = vit_i1k.get_config("optimizer=adafactor,beta2_cap=0.95")
+    assert adafactor.optax_name == "big_vision.scale_by_adafactor"
+    assert adafactor.optax.to_dict() == {"beta2_cap": 0.95}
     assert "randaug" not in vit_i1k.get_config("aug=none").input.pp
     assert "mixup" not in vit_i1k.get_config("aug=light1")
 

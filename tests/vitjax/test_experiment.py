@@ -3,7 +3,7 @@
 import pytest
 
 from vitjax import durations
-from vitjax.experiment import REFUSED, call, from_config
+from vitjax.experiment import REFUSED, from_config
 
 GOOD = {
     "input": {"batch_size": 8},
@@ -19,14 +19,15 @@ BIG_VISION_KEYS = {
     "model_init", "model_load", "resume", "init_head_bias", "init_shapes",
     "init_types", "grad_clip_norm", "optax_name", "optax", "lr", "wd", "lr_mults",
     "wd_mults", "schedule", "mixup", "evals", "eval_only", "force_eval", "mesh",
-    "sharding_strategy", "sharding_rules", "prefetch_to_device", "total_steps",
+    "sharding_strategy", "sharding_rules", "batch_size_eval", "grad_clip_per_example", "prefetch_to_device", "total_steps",
     "total_epochs", "total_examples", "fewshot", "ocdbt", "wandb",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", sorted(BIG_VISION_KEYS))
 def test_each_key_of_big_vision_is_supported_or_refused_by_name(key):
-    config = {**GOOD, key: GOOD.get(key)}
+    config = {**GOOD}
+    config.setdefault(key, [] if key == "wd_mults" else None)
     if key in REFUSED:
         with pytest.raises(ValueError, match=f"{key}.*not supported"):
             from_config(config)
@@ -57,17 +58,32 @@ def test_a_missing_key_is_named(key):
         from_config({k: v for k, v in GOOD.items() if k != key})
 
 
-def test_the_keys_of_a_section_are_the_arguments_of_a_function():
-    def function(*, batch_size, pp="", seed=0):
-        return batch_size, pp, seed
-
-    assert call("input", function, {"batch_size": 3}, seed=5) == (3, "", 5)
-    with pytest.raises(ValueError, match=r"input: 'batchsize'; did you mean 'batch_si"):
-        call("input", function, {"batchsize": 3}, seed=5)
-    with pytest.raises(ValueError, match=r"lacks input\.batch_size"):
-        call("input", function, {}, seed=5)
-    with pytest.raises(ValueError, match="'seed'"):
-        call("input", function, {"batch_size": 3, "seed": 1}, seed=5)
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("lr", "abc", "lr must be a number, got 'abc'"),
+        ("lr", None, "lr must be a number, got None"),
+        ("seed", 1.5, "seed must be a whole number, got 1.5"),
+        ("num_classes", "abc", "num_classes must be a whole number"),
+        ("accum_freq", 2.0, "accum_freq must be a whole number"),
+        ("model", 3, "model must be a section, got 3"),
+        ("mixup", True, "mixup must be a section or None"),
+        ("wandb", True, "wandb must be a section or None"),
+        ("input", 3, "input must be a section"),
+        ("mesh", "data", "mesh must be a list"),
+        ("sharding_strategy", "fsdp", "sharding_strategy must be a list"),
+        ("schedule", "cosine", "schedule must be a section or a list"),
+        ("optax", 3, "optax must be a section or None"),
+        ("wd_mults", 3, "wd_mults must be a list"),
+        ("tensorboard", "abc", "tensorboard must be True or False"),
+        ("dont_load", 3, "dont_load must be a list of a string"),
+        ("max_to_keep", "abc", "max_to_keep must be a whole number or None"),
+        ("init_head_bias", "abc", "init_head_bias must be a number or None"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(key, value, words):
+    with pytest.raises(ValueError, match=f"config key {words}"):
+        from_config({**GOOD, key: value})
 
 
 def test_duration_keys_come_in_four_spellings():

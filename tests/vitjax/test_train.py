@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -228,13 +229,22 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(tmp_path, capsys):
     message = error_of(
         capsys,
         tmp_path,
-        "--config.lr=1e30",
-        "--config.grad_clip_norm=None",
-        "--config.ckpt_steps=2",
+        # Growing tenfold a step: finite at the start, and surely not for long.
+        "--config.optax_name=identity",
+        "--config.wd=-10.0",
+        "--config.wd_mults=[('.*', 1.0)]",
         "--config.schedule=None",
+        "--config.total_steps=80",
+        "--config.ckpt_steps=3",
+        "--config.input.batch_size=8",
     )
-    assert "non-finite between steps" in message
-    assert "checkpoint" in message
+    found = re.search(r"between steps (\d+) and (\d+) .* that of step (\d+);", message)
+    assert found, message
+    first, last, saved = map(int, found.groups())
+    assert saved < first <= last < 80
+    assert (tmp_path / "checkpoints" / str(saved)).is_dir()
+    kept = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
+    assert max(kept) == saved
 
 
 def test_another_config_in_the_workdir_is_refused(finished, capsys):

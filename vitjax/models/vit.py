@@ -34,6 +34,7 @@ around float32 matmuls: dtype_mm is obeyed.
 """
 
 import dataclasses
+import typing
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
@@ -44,6 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from vitjax import sections
 from vitjax.lookup import lookup, unknown
 
 # big_vision models/vit.py:389-408, after https://arxiv.org/abs/2106.04560 (Ti to G),
@@ -416,6 +418,7 @@ def Model(num_classes: int | None = None, variant: str | None = None, **kw: Any)
         kw["patch_size"] = _patch_size(kw["patch_size"])
     if "pool_type" in kw:
         kw["pool_type"] = str(kw["pool_type"])  # a command line's 0 is an int
+    sections.check_types("model", typing.get_type_hints(ViT), kw)
     model = ViT(num_classes, **kw)
     _check(model)
     return model
