@@ -11,9 +11,7 @@ from vitjax import durations
 from vitjax.lookup import unknown
 
 
-def call(
-    where: str, function: Callable[..., Any], section: Any, **given: Any
-) -> Any:
+def call(where: str, function: Callable[..., Any], section: Any, **given: Any) -> Any:
     """`function(**section, **given)`; a wrong key or value of `section` is a sentence.
 
     Args:

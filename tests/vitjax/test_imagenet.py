@@ -5,6 +5,7 @@ import pytest
 
 from configs import vit_s16_i1k
 from input_pipeline.pipeline import make_train
+from tests import ilsvrc
 from tests.vitjax.test_benchmark import ELEMENT_SPEC, FLAGSHIP
 from vitjax import train
 from vitjax.metrics import read_rows
@@ -60,6 +61,32 @@ def test_accuracies_divide_by_the_examples_of_each_split(workdir):
 def test_sets_that_are_not_prepared_are_skipped_with_one_warning(workdir):
     names = {name.split("/")[0] for row in read_rows(workdir) for name in row}
     assert not {"v2", "real"} & names
+
+
+def test_real_labels_are_multi_hot_and_images_without_any_do_not_count(
+    imagenet_dir, tmp_path
+):
+    """An untrained head prefers class 0: ten of the forty labelled images have it."""
+    manual = tmp_path / "manual"
+    ilsvrc.write_tars(manual, train_per_class=1, num_classes=1, val=50)
+    labels = [[], [0, 7], [3], [3, 4], [2]] * 10
+    ilsvrc.prepare_real(tmp_path, manual, labels)
+    argv = arguments(imagenet_dir, tmp_path / "run", "--config.total_steps=1")
+    argv += [
+        "--config.schedule.warmup_steps=0",
+        f"--config.evals.real.data.data_dir={tmp_path}",
+    ]
+    argv += [
+        f"--config.evals.{name}=None" for name in ("train", "minival", "val", "v2")
+    ]
+    argv = [a for a in argv if ".evals." not in a or "real" in a or a.endswith("None")]
+    assert train.cli(argv) == 0
+    first = read_rows(tmp_path / "run")[0]
+    assert first["real/prec@1"] == 10 / 40
+    assert first["real/prec@5"] == 1.0
+    # Unnormalised labels, as big_vision: ln(1000) for each of an image's labels.
+    per_image = np.mean([len(row) for row in labels if row])
+    assert first["real/loss"] == pytest.approx(np.log(1000) * per_image, rel=1e-5)
 
 
 def test_uint8_images_and_integer_labels_are_what_travels(imagenet_dir):
