@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from absl import logging
 
 from input_pipeline import record_index
 
@@ -141,13 +142,19 @@ def _read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def _prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    verbosity = logging.get_verbosity()
     try:
+        # tfds warns of every folder that it does not find; our own error says more.
+        logging.set_verbosity(logging.ERROR)
         builder = tfds.builder(name, data_dir=data_dir)
+        prepared = builder.is_prepared()
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(name, tfds.list_builders(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"tfds knows no data set {name!r}{hint}") from None
-    if not builder.is_prepared():
+    finally:
+        logging.set_verbosity(verbosity)
+    if not prepared:
         raise DataNotFound(_not_prepared(builder, name, data_dir))
     file_format: Any = builder.info.file_format
     if file_format != tfds.core.FileFormat.TFRECORD:

@@ -141,3 +141,12 @@ def test_the_project_speaks_of_itself_only(word):
     for path in [*ROOT.rglob("*.py"), ROOT / "README.md", ROOT / "Makefile"]:
         if ".venv" not in path.parts and path != Path(__file__).resolve():
             assert word not in path.read_text(), path
+
+
+def test_the_readme_lists_every_module_and_no_other():
+    layout = (ROOT / "README.md").read_text().split("## Layout")[1].split("```")[1]
+    listed = set(re.findall(r"[a-z0-9_]+\.py", layout)) - {"test_floors.py"}
+    packages = [ROOT / "vitjax", ROOT / "input_pipeline", ROOT / "parity"]
+    files = {path.name for package in packages for path in package.glob("*.py")}
+    files |= {path.name for path in (ROOT / "vitjax/models").glob("*.py")}
+    assert listed == files - {"__init__.py"}

@@ -24,7 +24,14 @@ class Checkpointer:
         max_to_keep: int | None = 2,
         keep_steps: int | None = None,
     ):
-        """Keep the newest `max_to_keep`, and every multiple of `keep_steps` for ever."""
+        """Keep the newest `max_to_keep`, and every multiple of `keep_steps` for ever.
+
+        `max_to_keep=None` keeps all.
+        """
+        if max_to_keep is not None and max_to_keep < 1:
+            raise ValueError(
+                f"max_to_keep must be at least 1, or None for all, got {max_to_keep}"
+            )
         self.path = Path(workdir).resolve() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self.path,

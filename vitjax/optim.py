@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax as ox
+from absl import logging
 
 from vitjax import trees
 from vitjax.durations import Section
@@ -52,6 +53,9 @@ def make_optimizer(
     of at least `grad_clip_norm` is scaled down to it.
     """
     run = dict(total_steps=total_steps, batch_size=batch_size, data_size=data_size)
+    _warn_of_idle(params, _pairs(schedule), "schedule")
+    _warn_of_idle(params, lr_mults or (), "lr_mults")
+    _warn_of_idle(params, wd_mults if wd else (), "wd_mults")
     groups = _schedule_groups(params, schedule, run)
     frozen = frozen_mask(params, schedule)
     trained = jax.tree.map(operator.not_, frozen)
@@ -77,6 +81,13 @@ def make_optimizer(
     chain.append(ox.masked(ox.set_to_zero(), frozen))
     chain.append(ox.scale(-1.0))
     return ox.chain(*chain), [_rate(lr, fn) for _, fn in groups]
+
+
+def _warn_of_idle(params: Any, pairs: Pairs, what: str) -> None:
+    for pattern, _ in pairs:
+        (mask,) = trees.match_patterns(params, [pattern], what=what)
+        if not any(jax.tree.leaves(mask)):
+            logging.warning("%s: %r matches no parameter", what, pattern)
 
 
 def frozen_mask(params: Any, schedule: Section | Pairs | None) -> Any:

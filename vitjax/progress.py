@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TextIO
 
 from tqdm import tqdm
 
@@ -11,15 +10,8 @@ from tqdm import tqdm
 class Progress:
     """Shows steps and rows; `show=False` (on other processes than the first) is mute."""
 
-    def __init__(
-        self,
-        total_steps: int,
-        first_step: int,
-        *,
-        show: bool = True,
-        stream: TextIO | None = None,
-    ):
-        self._stream = stream or sys.stdout
+    def __init__(self, total_steps: int, first_step: int, *, show: bool = True):
+        self._stream = sys.stdout
         self._show = show
         self._total = total_steps
         self._bar = None

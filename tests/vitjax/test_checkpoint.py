@@ -128,3 +128,8 @@ def test_everything_that_does_not_fit_is_listed(tmp_path, mesh):
     assert "head/kernel has shape (8, 4) there, (8, 5) here" in message
     got = _load(tmp_path, mesh, fresh, ["head/.*", "embedding/.*"])
     np.testing.assert_array_equal(got["head"]["kernel"], np.zeros((8, 5)))
+
+
+def test_a_run_keeps_at_least_one_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="max_to_keep must be at least 1, or None"):
+        Checkpointer(tmp_path, max_to_keep=0)

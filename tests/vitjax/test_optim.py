@@ -163,6 +163,22 @@ def test_wd_mults_choose_what_decays():
         assert ox.tree.norm(run(tx, params, zeros)[0]) == 0
 
 
+def test_a_pattern_that_matches_nothing_is_warned_of(caplog):
+    params = jax.tree.map(jnp.ones_like, tiny())
+    make_optimizer(
+        params,
+        **BARE,
+        wd=0.5,
+        wd_mults=[("body/.*", 1.0), (".*", 0.0)],
+        lr_mults=[("bdy/.*", 0.1)],
+        schedule=[("haed/.*", None), (".*", {})],
+    )
+    assert [r.getMessage() for r in caplog.records] == [
+        "schedule: 'haed/.*' matches no parameter",
+        "lr_mults: 'bdy/.*' matches no parameter",
+    ]
+
+
 def vit_s16_shapes(depth=12, d=384, mlp=1536, heads=6, classes=1000):
     """The parameters of ViT-S/16 with an MLP head, as big_vision names them."""
 

@@ -311,7 +311,8 @@ def test_a_missing_data_set_stops_at_once_and_an_optional_one_is_skipped(
     assert "download_and_prepare" in message
     assert not (tmp_path / "new").exists()
     assert run(tmp_path / "new", missing + ", 'required': False}") == 0
-    [warning] = [r for r in caplog.records if "evals.v2" in r.getMessage()]
+    [warning] = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "evals.v2" in warning.getMessage()
     assert "download_and_prepare" in warning.getMessage()
     assert "val/prec@1" in read_rows(tmp_path / "new")[0]
 
@@ -327,6 +328,15 @@ def test_an_accelerator_that_jax_does_not_see_stops_the_run(
     monkeypatch.setattr(train.devices, "idle_accelerator", lambda: "pip install this")
     assert "pip install this" in error_of(capsys, tmp_path / "new")
     assert run(tmp_path / "new", "--allow_cpu") == 0
+
+
+def test_an_interrupt_is_one_sentence(tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_and_evaluate", interrupted)
+    assert run(tmp_path / "new") == 130
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_help_is_for_people():
