@@ -14,7 +14,7 @@ DEV := $(VENV)/dev-$(EXTRAS)
 
 $(RUN): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".$(if $(EXTRAS),[$(EXTRAS)])"
 	touch $@
 
 $(DEV): pyproject.toml constraints.txt
