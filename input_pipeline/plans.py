@@ -1,0 +1,51 @@
+"""Plans: what chance decides about one image, drawn before anything is done to it.
+
+A plan is a few uint32 words, threefry-2x32 of an example's seed: the same bits in
+numpy, TensorFlow and JAX, for one example or for a batch of them. A policy (randaug and
+its like) reads its plan and applies it; applying is deterministic, so an image can be
+made again, elsewhere or later, and explained.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline.order import threefry2x32
+
+
+class Policy(NamedTuple):
+    """A random augmentation in two parts: a plan of `words` words, and its use."""
+
+    words: int
+    # fn(image uint8 [h, w, c], plan uint32 [words]) -> image, in graph or eagerly.
+    apply: Callable[[Any, Any], tf.Tensor]
+    # fn(plan, a numpy uint32 [words]) -> one line a step, such as "Rotate -30 degrees".
+    explain: Callable[[np.ndarray], list[str]]
+    # Every image of a batch has the same plan.
+    per_batch: bool = False
+
+
+def draw(seed: tuple, op: int, words: int) -> list:
+    """The plan of the op at place `op` of a preprocessing spec: `words` arrays.
+
+    `seed` is the two uint32 words of an example's seed, or two arrays of them, of numpy,
+    TensorFlow or JAX; each word of the plan has their shape. Two random bits of plans
+    are independent unless seed, op and place are the same.
+    """
+    plan = []
+    for block in range(-(-words // 2)):
+        # Zeros of the seed's kind: threefry wants one array in each pair.
+        zero = seed[0] - seed[0]
+        plan += threefry2x32(seed, (zero + op, zero + block))
+    return plan[:words]
+
+
+def uniform(word: Any, n: int, low: int, bits: int = 16) -> Any:
+    """A whole number in 0 ... n - 1 from bits low ... low + bits - 1 of plan words.
+
+    Each number has its share to within n / 2**bits. `n` is at most 2**16, `bits` at
+    most 16.
+    """
+    return (word // 2**low % 2**bits) * n // 2**bits
