@@ -40,6 +40,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         optimizer="adam",
         beta2_cap=0.999,
     )
+    if chosen.optimizer != "adafactor" and chosen.beta2_cap != 0.999:
+        raise ValueError("config argument beta2_cap needs optimizer=adafactor")
     magnitude, mixup = AUG[choose("aug", chosen.aug, tuple(AUG))]
     config: Any = vit_s16_i1k.get_config(
         f"variant={chosen.variant},epochs={chosen.epochs},batch={chosen.batch},"

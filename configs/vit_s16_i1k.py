@@ -75,7 +75,7 @@ def _arguments(arg: str | None) -> Any:
         posemb="sincos2d",
         pool="gap",
         crop="tf",
-        area_min=5,
+        area_min=5.0,
         randaug=True,
         mixup=True,
     )
@@ -98,7 +98,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.loss = "softmax_xent"
 
     crop = (
-        f"decode_jpeg_and_inception_crop(224, area_min={chosen.area_min}, "
+        f"decode_jpeg_and_inception_crop(224, area_min={chosen.area_min:g}, "
         f"antialias={chosen.antialias}, precise={chosen.precise}, sampler={chosen.crop!r})"
     )
     randaug = f"|randaug(2, 10, contrast={chosen.contrast!r})" if chosen.randaug else ""

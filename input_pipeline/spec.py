@@ -124,7 +124,7 @@ def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:
         raise ValueError(f"op {call.text!r}: {e}; {shown}") from None
     hints = typing.get_type_hints(factory)
     for name, value in bound.arguments.items():
-        hint = hints[name]
+        hint = hints.get(name, Any)
         if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
             hint = tuple[hint, ...]
         try:

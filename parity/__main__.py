@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         case = variant_case(args.variant) if args.variant else Case()
     except ValueError as error:
-        print(f"--variant: {error}", file=sys.stderr)
+        print(f"error: --variant: {error}", file=sys.stderr)
         return 2
     if args.batch_size is not None:
         case = case.but(batch_size=args.batch_size)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+from absl import logging
 
 from vitjax.trees import flatten_with_names, map_with_names, match_patterns
 
@@ -116,11 +117,21 @@ def load_params(
     workdir, step = locate(path)
     folder = workdir / "checkpoints" / str(step) / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
         stored = checkpointer.metadata(folder).item_metadata.tree["params"]
+        logging.set_verbosity(verbosity)
         stored = {name: leaf.shape for name, leaf in flatten_with_names(stored)}
         keep = match_patterns(shapes, [*dont_load, ".*"], what="dont_load")
         skip = {name for mask in keep[:-1] for name, m in flatten_with_names(mask) if m}
         wanted = {n: s.shape for n, s in flatten_with_names(shapes) if n not in skip}
+        for regex in dont_load:
+            if not any(
+                re.fullmatch(regex, n) for n in stored.keys() | wanted.keys() | skip
+            ):
+                raise ValueError(
+                    f"dont_load: {regex!r} matches no parameter, here or in {str(path)!r}"
+                )
         left_over = stored.keys() - wanted.keys() - skip
         problems = [
             *(f"{n} is missing there" for n in sorted(wanted.keys() - stored.keys())),
@@ -136,10 +147,11 @@ def load_params(
             ),
         ]
         if problems:
+            more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise ValueError(
-                f"model_init {str(path)!r} does not fit the model: "
-                f"{'; '.join(problems)} (dont_load takes regexes of parameters to leave "
-                "at their initial value)"
+                f"model_init {str(path)!r} does not fit the model (dont_load takes "
+                "regexes of parameters to leave at their initial value): "
+                f"{'; '.join(problems[:3])}{more}"
             )
         target = map_with_names(
             lambda n, s: ocp.PLACEHOLDER if n in skip else s, shapes

@@ -6,9 +6,11 @@ import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ml_collections import ConfigDict
+
+from vitjax import durations
 
 
 def split_spec(spec: str) -> tuple[Path, str | None]:
@@ -48,9 +50,23 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         sys.path.remove(root)
     config = _call(module, path, arg)
     with config.unlocked(), config.ignore_type():
+        # A duration of the command line replaces the file's, whatever its unit.
+        for text in overrides:
+            _drop_other_units(config, text.partition("=")[0].split("."))
         for text in overrides:
             override(config, text)
     return config
+
+
+def _drop_other_units(config: ConfigDict, keys: list[str]) -> None:
+    prefix, _, unit = keys[-1].rpartition("_")
+    section: Any = config
+    for key in keys[:-1]:
+        section = section.get(key) if isinstance(section, ConfigDict) else None
+    if unit in durations.UNITS and isinstance(section, ConfigDict):
+        for other in durations.keys(prefix):
+            if other in section and other != keys[-1]:
+                del section[other]
 
 
 def _call(module: Any, path: Path, arg: str | None) -> ConfigDict:
@@ -96,6 +112,11 @@ def override(config: ConfigDict, text: str) -> None:
     try:
         value = ast.literal_eval(value_text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if value_text.strip()[:1] in ("[", "{"):
+            raise ValueError(
+                f"cannot read --config.{text}: expected a Python literal, so "
+                "{'key': 1} and not dict(key=1), strings in quotes"
+            ) from None
         value = value_text
     with section.ignore_type():
         if value is None and isinstance(section.get(keys[-1]), ConfigDict):
@@ -145,15 +166,24 @@ def plain(config: Any) -> Any:
     return config
 
 
+class _Absent:
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_ABSENT: Final = _Absent()
+
+
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """ "a.b: old -> new" for every key in which two plain configs differ."""
     if isinstance(old, dict) and isinstance(new, dict):
-        absent = "not set"
         return [
             line
             for key in sorted(old.keys() | new.keys())
             for line in differences(
-                old.get(key, absent), new.get(key, absent), f"{prefix}.{key}".strip(".")
+                old.get(key, _ABSENT),
+                new.get(key, _ABSENT),
+                f"{prefix}.{key}".strip("."),
             )
         ]
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]

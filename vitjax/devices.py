@@ -22,6 +22,10 @@ def initialize_distributed(
             raise ValueError(
                 "--coordinator_address needs --num_processes and --process_id too"
             )
+        if not coordinator_address.rpartition(":")[2].isdigit():
+            raise ValueError(
+                f"--coordinator_address must be HOST:PORT, got {coordinator_address!r}"
+            )
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     elif num_processes is not None or process_id is not None:
         raise ValueError(

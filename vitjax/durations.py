@@ -78,7 +78,9 @@ def steps(
         return default
     if len(given) > 1:
         names = _list(f"{prefix}_{unit}" for unit in given)
-        raise ValueError(f"{prefix} is given twice, as {names}: keep one of them")
+        raise ValueError(
+            f"one duration is given twice, as {names}: set all but one to None"
+        )
     [(unit, value)] = given.items()
     key = f"{prefix}_{unit}"
     if not isinstance(value, int | float) or not 0 <= value < math.inf:

@@ -1,6 +1,7 @@
 """The evaluators of a run: which there are and when each is due."""
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,13 +50,14 @@ def _entry(
     section = dict(section)
     when = {k: section.pop(k) for k in durations.keys("log") if k in section}
     skip_first = bool(section.pop("skip_first", False))
-    section = {"batch_size": batch_size} | section
-    sections.check_types(f"evals.{name}", {"batch_size": int}, section)
-    if section["batch_size"] % given["mesh"].size:
-        raise ValueError(
-            f"evals.{name}: batch_size {section['batch_size']} is not divisible by "
-            f"{given['mesh'].size} device(s); set evals.{name}.batch_size"
-        )
+    if "batch_size" in inspect.signature(evaluator).parameters:
+        section = {"batch_size": batch_size} | section
+        sections.check_types(f"evals.{name}", {"batch_size": int}, section)
+        if section["batch_size"] % given["mesh"].size:
+            raise ValueError(
+                f"evals.{name}: batch_size {section['batch_size']} is not divisible "
+                f"by {given['mesh'].size} device(s); set evals.{name}.batch_size"
+            )
     try:
         log_steps = durations.steps("log", when, **sizes, default=None)
     except ValueError as error:

@@ -74,7 +74,7 @@ def build(
     if e.init_head_bias is not None:
         model_kwargs["init_head_bias"] = e.init_head_bias
     make_model = lookup(MODELS, e.model_name, "model")
-    model = make_model(num_classes=e.num_classes, **model_kwargs)
+    model = sections.call("model", make_model, model_kwargs, num_classes=e.num_classes)
     params = step.param_shapes(model, image.shape[1:])
     tx, lr_fns = optim.make_optimizer(
         params,

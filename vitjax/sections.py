@@ -121,7 +121,8 @@ def _name(hint: Any) -> str:
             del names["a whole number"]
         return " or ".join(names)
     if origin in (collections.abc.Sequence, list, tuple):
-        return "a list" if not args else f"a list of {_name(args[0])}"
+        kinds = {str: "strings", int: "whole numbers", float: "numbers"}
+        return f"a list of {kinds[args[0]]}" if args and args[0] in kinds else "a list"
     if origin in (collections.abc.Mapping, dict) or hint is durations.Section:
         return "a section"
     words = {int: "a whole number", float: "a number", bool: "True or False"}

@@ -96,7 +96,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
         f"{count(state.params):,} parameters, {data_size:,} examples, "
         f"{sizes['total_steps']:,} steps of {sizes['batch_size']}, records in {workdir}"
     )
-    if first_step:
+    if first_step == sizes["total_steps"]:
+        progress.say(
+            f"already finished at step {first_step}; another --workdir starts anew"
+        )
+    elif first_step:
         progress.say(f"goes on from step {first_step}")
     records = Records(writer, clock, progress, rates, first_step)
     try:
@@ -209,7 +213,8 @@ def _first_state(
         other = Checkpointer(workdir)
         try:
             meta = other.meta(step)
-            changed = learned_differences(meta["config"], settings | {"resume": None})
+            old, new = (c | {"resume": None} for c in (meta["config"], settings))
+            changed = learned_differences(old, new)
             if changed:
                 logging.warning("resume: this run differs: %s", "; ".join(changed))
             clock.restore(meta["clock"])

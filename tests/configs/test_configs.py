@@ -73,10 +73,11 @@ def test_the_flagship_is_the_papers_recipe():
         ("batch=4096", ["input.batch_size: 1024 -> 4096"]),
         ("epochs=300", ["total_epochs: 90.0 -> 300.0"]),
         ("mu_dtype=float32", ["optax.mu_dtype: 'bfloat16' -> 'float32'"]),
-        ("mixup=off", ["mixup: {'p': 0.2} -> 'not set'"]),
+        ("mixup=off", ["mixup: {'p': 0.2} -> not set"]),
         ("contrast=fixed", ["randaug(2, 10, contrast='fixed')"]),
         ("crop=torchvision", ["sampler='torchvision'"]),
-        ("area_min=8", ["area_min=8"]),
+        ("area_min=8", ["area_min=8,"]),
+        ("area_min=2.5", ["area_min=2.5,"]),
     ],
 )
 def test_a_single_choice_changes_that_and_nothing_else(arg, words):
@@ -166,3 +167,29 @@ def test_configs_import_nothing_of_the_programme():
     for name in FILES:
         module = importlib.import_module(f"configs.{name}")
         assert not {"jax", "tensorflow", "vitjax"} & vars(module).keys()
+
+
+def test_every_argument_that_the_readme_names_is_taken():
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    rows = [line.split("|") for line in readme.splitlines() if line.startswith("|")]
+    arguments = {row[2].strip(" `") for row in rows if "=" in row[2][:9]}
+    # The tables of choices: the name, then its values in code or plain, default first.
+    for name, values in (
+        ("head", ("mlp", "linear")),
+        ("data", ("99%", "100%")),
+        ("crop", ("tf", "torchvision")),
+        ("gelu", ("tanh", "exact")),
+        ("preset", ("big_vision", "fixed", "mup_vit")),
+        ("mu_dtype", ("bfloat16", "float32")),
+    ):
+        assert f"`{name}`" in readme or f"{name}=" in readme
+        assert all(value in readme for value in values)
+        arguments |= {f"{name}={value}" for value in values}
+    assert len(arguments) > 15
+    for argument in arguments:
+        vit_s16_i1k.get_config(argument)
+
+
+def test_beta2_cap_is_refused_where_nobody_would_read_it():
+    with pytest.raises(ValueError, match="beta2_cap needs optimizer=adafactor"):
+        vit_i1k.get_config("beta2_cap=0.95")

@@ -182,3 +182,8 @@ def test_unknown_ops_get_the_nearest_name():
     assert "unknown host op 'flip_rl'" in str(error)
     assert "did you mean 'flip_lr'?" in str(error)
     assert "decode, flip_lr" in str(error)
+
+
+def test_arguments_without_annotation_are_taken_as_they_are():
+    [call] = spec.parse("op(3, amount='x')")
+    assert spec.build(call, lambda a, amount=1: (a, amount)) == (3, "x")

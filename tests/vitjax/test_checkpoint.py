@@ -115,7 +115,7 @@ def test_parameters_alone_can_be_loaded_leaving_some_fresh(tmp_path, mesh):
     np.testing.assert_array_equal(got["head"]["kernel"], fresh["head"]["kernel"])
 
 
-def test_everything_that_does_not_fit_is_listed(tmp_path, mesh):
+def test_what_does_not_fit_is_listed(tmp_path, mesh):
     save(tmp_path, placed(make_state(), mesh, "replicate")[0])
     fresh = make_state().params
     fresh["head"] = {"kernel": jnp.zeros((8, 5)), "bias": jnp.zeros(5)}
@@ -126,6 +126,8 @@ def test_everything_that_does_not_fit_is_listed(tmp_path, mesh):
     assert "head/bias is missing there" in message
     assert "embedding/kernel is left over there" in message
     assert "head/kernel has shape (8, 4) there, (8, 5) here" in message
+    with pytest.raises(ValueError, match=r"dont_load: 'hed/.\*' matches no parameter"):
+        _load(tmp_path, mesh, fresh, ["head/.*", "hed/.*", "embedding/.*"])
     got = _load(tmp_path, mesh, fresh, ["head/.*", "embedding/.*"])
     np.testing.assert_array_equal(got["head"]["kernel"], np.zeros((8, 5)))
 
@@ -133,3 +135,11 @@ def test_everything_that_does_not_fit_is_listed(tmp_path, mesh):
 def test_a_run_keeps_at_least_one_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="max_to_keep must be at least 1, or None"):
         Checkpointer(tmp_path, max_to_keep=0)
+
+
+def test_a_long_list_of_misfits_is_cut(tmp_path, mesh):
+    save(tmp_path, placed(make_state(), mesh, "replicate")[0])
+    fresh = {f"layer{i}": {"kernel": jnp.zeros(3)} for i in range(50)}
+    with pytest.raises(ValueError, match=r"; and 49 more$") as error:
+        _load(tmp_path, mesh, fresh)
+    assert len(str(error.value)) < 600

@@ -146,6 +146,26 @@ def test_differences_name_the_keys():
     new = plain(ConfigDict({"a": {"b": 2, "c": (1, 2)}, "e": None}))
     assert differences(plain(old), new) == [
         "a.b: 1 -> 2",
-        "d: 1 -> 'not set'",
-        "e: 'not set' -> None",
+        "d: 1 -> not set",
+        "e: not set -> None",
     ]
+
+
+def test_a_duration_of_the_command_line_replaces_the_files_in_any_unit(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    schedule = dict(warmup_percent=0.1, decay_type='cosine')\n"
+        "    return ConfigDict(dict(total_epochs=3, schedule=schedule, a_steps=1))\n"
+    )
+    config = load(str(path), ["total_steps=5", "schedule.warmup_steps=2"])
+    assert plain(config) == {
+        "total_steps": 5,
+        "schedule": {"warmup_steps": 2, "decay_type": "cosine"},
+        "a_steps": 1,
+    }
+    # Both from the command line: a contradiction, left for others to refuse.
+    both = load(str(path), ["total_steps=5", "total_epochs=2"])
+    assert (both.total_steps, both.total_epochs) == (5, 2)
+    assert load(str(path), ["total_epochs=7"]).total_epochs == 7

@@ -95,3 +95,8 @@ def test_the_compilation_cache_is_on_by_default_and_where_the_user_says(tmp_path
             check=True,
         )
         assert out.stdout.strip() == expected
+
+
+def test_an_address_without_a_port_is_refused():
+    with pytest.raises(ValueError, match="must be HOST:PORT, got 'localhost'"):
+        devices.initialize_distributed("localhost", 2, 0)

@@ -62,7 +62,10 @@ def test_the_default_stands_in_for_a_missing_duration_only():
     [
         ({}, "log_steps, log_examples, log_epochs, log_percent"),
         ({"other_steps": 1}, "no log duration"),
-        ({"log_steps": 1, "log_epochs": 1}, "as log_steps, log_epochs: keep one"),
+        (
+            {"log_steps": 1, "log_epochs": 1},
+            "as log_steps, log_epochs: set all but one",
+        ),
         ({"log_steps": -1}, "log_steps must be a number of at least 0, got -1"),
         ({"log_epochs": float("nan")}, "log_epochs must be a number"),
         ({"log_epochs": float("inf")}, "log_epochs must be a number"),

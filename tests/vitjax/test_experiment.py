@@ -76,7 +76,7 @@ def test_a_missing_key_is_named(key):
         ("optax", 3, "optax must be a section or None"),
         ("wd_mults", 3, "wd_mults must be a list"),
         ("tensorboard", "abc", "tensorboard must be True or False"),
-        ("dont_load", 3, "dont_load must be a list of a string"),
+        ("dont_load", 3, "dont_load must be a list of strings"),
         ("max_to_keep", "abc", "max_to_keep must be a whole number or None"),
         ("init_head_bias", "abc", "init_head_bias must be a number or None"),
     ],

@@ -24,16 +24,13 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 # Small and short; everything else as a newcomer runs it.
 SMALL = [
     "--config.total_steps=12",
-    "--config.total_epochs=None",
     "--config.input.batch_size=64",
     "--config.model.width=16",
     "--config.model.depth=1",
     "--config.model.mlp_dim=32",
     "--config.model.num_heads=2",
     "--config.log_training_steps=2",
-    "--config.ckpt_epochs=None",
     "--config.ckpt_steps=5",
-    "--config.evals.val.log_epochs=None",
     "--config.evals.val.log_steps=5",
 ]
 
@@ -118,7 +115,8 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     before = {p: p.read_bytes() for p in finished.glob("*.jsonl")}
     assert run(finished) == 0
     assert {p: p.read_bytes() for p in finished.glob("*.jsonl")} == before
-    assert "goes on from step 12" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "already finished at step 12; another --workdir starts anew" in out
 
 
 def start(workdir, devices, *flags):
@@ -168,7 +166,7 @@ def test_an_evaluation_that_a_resume_finds_missing_runs_first(finished, tmp_path
     assert values(read_rows(tmp_path)) == values(read_rows(finished))
 
 
-def test_resume_and_model_init_start_from_another_run(finished, tmp_path):
+def test_resume_and_model_init_start_from_another_run(finished, tmp_path, caplog):
     other = tmp_path / "resumed"
     assert run(other, f"--config.resume={finished}/checkpoints/10") == 0
     got = values(read_rows(other))
@@ -181,6 +179,13 @@ def test_resume_and_model_init_start_from_another_run(finished, tmp_path):
     got = values(read_rows(other))
     assert got[0, "val/loss"] == expected[12, "val/loss"]
     assert (1, "training_loss") in got
+    # Nothing alarms where nothing is wrong.
+    assert not [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+    changed = [f"--config.resume={finished}/checkpoints/10", "--config.lr=0.001"]
+    assert run(tmp_path / "changed", *changed) == 0
+    [warning] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "this run differs: lr: 0.003 -> 0.001" in warning
 
 
 def test_the_next_step_is_dispatched_before_metrics_are_read(tmp_path, monkeypatch):
@@ -271,7 +276,7 @@ def test_another_config_in_the_workdir_is_refused(finished, capsys):
         ("loss=softmax_xnt", "loss 'softmax_xnt'; did you mean 'softmax_xent'"),
         ("input.batch_size=36", "not divisible by 8 device"),
         ("accum_freq=3", "accum_freq 3"),
-        ("schedule.warmup_steps=12", "warmup"),
+        ("schedule.warmup_steps=12", "warm-up of 12 steps"),
         ("schedule.warmup_percent=0.1", "warmup"),
         ("evals.val.typ=x", "evals.val: 'typ'"),
         ("evals.val.type=x", "evaluator 'x'"),
@@ -286,7 +291,9 @@ def test_another_config_in_the_workdir_is_refused(finished, capsys):
         ("mesh=[('data', 3)]", "8 devices"),
         ("resume=nowhere", "no checkpoint at"),
         ("model_init=nowhere", "no checkpoint at"),
-        ("total_epochs=3", "total is given twice"),
+        ("total_epochs=3", "given twice, as total_steps, total_epochs"),
+        ("schedule=[('.*', dict(a=1))]", "{'key': 1} and not dict(key=1)"),
+        ("model.widht=3", "widht"),
         ("eval_only=True", "'eval_only' is not supported"),
         ("fewshot=1", "'fewshot' is not supported"),
     ],
@@ -295,6 +302,7 @@ def test_a_wrong_config_is_one_sentence_and_writes_nothing(
     tmp_path, capsys, override, words
 ):
     workdir = tmp_path / "new"
+    # Two units of one duration, both from the command line.
     extra = ["--config.schedule.warmup_steps=2"] if "warmup_percent" in override else []
     message = error_of(capsys, workdir, *extra, f"--config.{override}")
     assert words in message
@@ -387,7 +395,7 @@ def test_two_processes_train_evaluate_and_resume_like_one(finished, tmp_path):
     assert "2 process(es)" in first
     assert "loss" in first
     assert "loss" not in second, "only the first process reports"
-    assert "goes on from step 12" in both()[0]
+    assert "already finished at step 12" in both()[0]
 
     two, one = values(read_rows(tmp_path)), values(read_rows(finished))
     assert two.keys() == one.keys()

@@ -1,0 +1,31 @@
+"""What an evaluator's section is made of."""
+
+from vitjax import evaluation
+
+
+class Norm:
+    """An evaluator without data."""
+
+    def __init__(self, predict, make_data, mesh, *, scale: float = 1.0):
+        self.scale = scale
+
+    def run(self, state):
+        yield "norm", self.scale * state
+
+
+def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
+    monkeypatch.setitem(evaluation.EVALUATORS, "norm", Norm)
+    [entry] = evaluation.make_entries(
+        {"mine": {"type": "norm", "scale": 2.0, "log_steps": 3}, "off": None},
+        predict=lambda: None,
+        make_data=lambda: None,
+        mesh=mesh,
+        sizes={"data_size": 10, "batch_size": 2, "total_steps": 10},
+        batch_size=3,
+        missing=KeyError,
+        warn=print,
+    )
+    assert [step for step in range(11) if entry.due(step, 10)] == [0, 3, 6, 9, 10]
+    row = evaluation.run([entry], 21.0)
+    assert row.pop("time/mine") >= 0
+    assert row == {"mine/norm": 42.0}
