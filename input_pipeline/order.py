@@ -5,38 +5,19 @@ position p is example `permutation[epoch](p mod n)` of epoch `p // n`. The permu
 and each example's seed are functions of (seed, epoch, index) alone, so nothing has to
 be stored to go on from any position, and nobody has to agree on anything.
 
-Seeds come from threefry-2x32 (Salmon et al. 2011, the generator behind JAX's keys): for
-a fixed key it is a bijection of its 64-bit counter, here (epoch, index), so no two
-examples of a run share a seed. Two keys, one for orders and one for examples, keep the
-two streams apart.
+Seeds come from threefry-2x32 (threefry.py): for a fixed key it is a bijection of its
+64-bit counter, here (epoch, index), so no two examples of a run share a seed. Two keys,
+one for orders and one for examples, keep the two streams apart.
 """
 
 import numpy as np
 import tensorflow as tf
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = 0x1BD11BDA
+from input_pipeline.threefry import threefry2x32
+
 _WORD = 0xFFFFFFFF
 _ORDER, _EXAMPLE = 0, 1  # the streams
 _ROUNDS = 12  # of the shuffle's block cipher; 0.2 us an index
-
-
-def threefry2x32(key: tuple, counter: tuple) -> tuple:
-    """Twenty rounds of threefry-2x32: two words of 32 random bits per counter.
-
-    `key` and `counter` are pairs of uint32 arrays that broadcast, of numpy, TensorFlow
-    or JAX, or of ints below 2**32 beside such arrays: only operators are used.
-    """
-    keys = (*key, key[0] ^ key[1] ^ _PARITY)
-    x, y = counter[0] + keys[0], counter[1] + keys[1]
-    for group in range(5):
-        for by in _ROTATIONS[group % 2]:
-            x = x + y
-            # Rotated to the left: the two products have no bit in common.
-            y = (y * 2**by + y // 2 ** (32 - by)) ^ x
-        x = x + keys[(group + 1) % 3]
-        y = y + keys[(group + 2) % 3] + (group + 1)
-    return x, y
 
 
 def _key(seed: int, stream: int) -> tuple[int, int]:

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from input_pipeline.order import threefry2x32
+from input_pipeline.threefry import threefry2x32
 
 
 class Policy(NamedTuple):
@@ -20,7 +19,7 @@ class Policy(NamedTuple):
 
     words: int
     # fn(image uint8 [h, w, c], plan uint32 [words]) -> image, in graph or eagerly.
-    apply: Callable[[Any, Any], tf.Tensor]
+    apply: Callable[[Any, Any], Any]
     # fn(plan, a numpy uint32 [words]) -> one line a step, such as "Rotate -30 degrees".
     explain: Callable[[np.ndarray], list[str]]
     # Every image of a batch has the same plan.

@@ -64,7 +64,12 @@ FENCES = {
     "configs": ("configs", "vitjax.train", "vitjax.tools", "parity"),
     "vitjax": ("vitjax", "parity"),
 }
-WITHOUT_TENSORFLOW = ("input_pipeline.spec", "input_pipeline.device_ops")
+WITHOUT_TENSORFLOW = (
+    "input_pipeline.spec",
+    "input_pipeline.device_ops",
+    "input_pipeline.plans",
+    "input_pipeline.threefry",
+)
 REFERENCE_MAY_IMPORT = {"torch", "numpy", "parity"} | set(sys.stdlib_module_names)
 HEAVY = {"torch", "sklearn", "matplotlib", "wandb", "tensorflow", "tensorboardX"}
 
