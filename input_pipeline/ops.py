@@ -12,10 +12,12 @@ defaults are big_vision's (pp/ops_image.py, pp/ops_general.py).
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from input_pipeline import image_ops
+from input_pipeline import image_ops, plans
 from input_pipeline import spec as op_spec
+from input_pipeline.plans import Policy
 from input_pipeline.randaug import randaug
 
 Features = dict[str, Any]  # feature name -> tensor
@@ -92,9 +94,10 @@ class Op(NamedTuple):
     """An op and what its function takes."""
 
     make: Callable[..., Any]
-    # "value": fn(value), of one feature; "random": fn(value, seed); "features":
-    # fn(features). The first two take inkey, outkey and key (both at once) as well.
-    takes: Literal["value", "random", "features"]
+    # "value": fn(value), of one feature; "random": fn(value, seed); "policy": a
+    # plans.Policy; "features": fn(features). All but the last take inkey, outkey and
+    # key (both at once) as well.
+    takes: Literal["value", "random", "policy", "features"]
 
 
 OPS = {
@@ -111,7 +114,7 @@ OPS = {
     "keep": Op(keep, "features"),
     "onehot": Op(onehot, "features"),
     "pad_to_shape": Op(pad_to_shape, "value"),
-    "randaug": Op(randaug, "random"),
+    "randaug": Op(randaug, "policy"),
     "random_affine": Op(image_ops.random_affine, "random"),
     "random_crop": Op(image_ops.random_crop, "random"),
     "reshape": Op(reshape, "value"),
@@ -123,20 +126,33 @@ OPS = {
 }
 
 
-def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
+class Preprocess:
     """The function of a spec: features -> features, for one example, unbatched.
 
-    Raises:
-      ValueError: now, for an unknown op or wrong arguments; when the function is
-        called (or traced), for a missing feature, `seed` included if an op is random.
+    Policies (randaug and its like) read their plans from features named `plan_names`,
+    such as "randaug_plan"; where such a feature is missing the plan is drawn from
+    `seed`, or from `batch_seed` if all images of a batch share it: with the same result
+    as `draw`, which is the fast way for many examples.
     """
-    calls = op_spec.parse(spec)
-    steps = [_build(call, position) for position, call in enumerate(calls)]
+
+    def __init__(self, spec: str):
+        """Raise ValueError for an unknown op or wrong arguments."""
+        self._calls = op_spec.parse(spec)
+        self._policies: dict[str, _PlacedPolicy] = {}
+        self._steps = [self._build(call, at) for at, call in enumerate(self._calls)]
+        self.kept = frozenset(
+            name for call in self._calls if call.name == "keep" for name in call.args
+        )
 
     @tf.autograph.experimental.do_not_convert
-    def preprocess(features: Features) -> Features:
+    def __call__(self, features: Features) -> Features:
+        """One example, preprocessed.
+
+        Raises ValueError, when called or traced, for a missing feature, `seed` included
+        if an op is random.
+        """
         features, seed = dict(features), features.get("seed")
-        for call, step in zip(calls, steps, strict=True):
+        for call, step in zip(self._calls, self._steps, strict=True):
             try:
                 features = step(features, seed)
             except KeyError as e:
@@ -146,31 +162,84 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
                 ) from None
         return features
 
-    return preprocess
+    @property
+    def plan_names(self) -> tuple[str, ...]:
+        """The features that hold plans, in the order of the spec."""
+        return tuple(self._policies)
 
+    def draw(self, seed: tf.Tensor, batch_seed: tf.Tensor) -> Features:
+        """The plan of every policy, from seeds int32 [..., 2]: uint32 [..., words]."""
+        return {
+            name: placed.draw(batch_seed if placed.policy.per_batch else seed)
+            for name, placed in self._policies.items()
+        }
 
-def _build(
-    call: op_spec.OpCall, position: int
-) -> Callable[[Features, tf.Tensor | None], Features]:
-    if call.name not in OPS:
-        raise op_spec.unknown_op(call, OPS, "host")
-    op = OPS[call.name]
-    if op.takes == "features":
-        on_features = op_spec.build(call, op.make)
-        return lambda features, seed: on_features(features)
-    fn, inkey, outkey = op_spec.build_keyed(call, op.make)
-    if op.takes == "value":
-        return lambda features, seed: (
-            features | {outkey: fn(tf.convert_to_tensor(features[inkey]))}
-        )
+    def explain(self, plans: Features) -> dict[str, list[str]]:
+        """What the plans of one example do, a line a step; `plans` as of `draw`."""
+        return {
+            name: placed.policy.explain(np.asarray(plans[name]))
+            for name, placed in self._policies.items()
+        }
 
-    def random(features: Features, seed: tf.Tensor | None) -> Features:
-        if seed is None:
-            raise ValueError(
-                f"op {call.text!r} is random and needs the feature 'seed' (int32 [2])"
+    def _build(
+        self, call: op_spec.OpCall, at: int
+    ) -> Callable[[Features, tf.Tensor | None], Features]:
+        if call.name not in OPS:
+            raise op_spec.unknown_op(call, OPS, "host")
+        op = OPS[call.name]
+        if op.takes == "features":
+            on_features = op_spec.build(call, op.make)
+            return lambda features, seed: on_features(features)
+        fn, inkey, outkey = op_spec.build_keyed(call, op.make)
+        if op.takes == "value":
+            return lambda features, seed: (
+                features | {outkey: fn(tf.convert_to_tensor(features[inkey]))}
             )
-        folded = tf.random.fold_in(seed, position)
-        value = tf.convert_to_tensor(features[inkey])
-        return features | {outkey: fn(value, folded)}
+        if op.takes == "policy":
+            return self._build_policy(call, at, fn, inkey, outkey)
 
-    return random
+        def random(features: Features, seed: tf.Tensor | None) -> Features:
+            folded = tf.random.fold_in(_needed(seed, call, "seed"), at)
+            value = tf.convert_to_tensor(features[inkey])
+            return features | {outkey: fn(value, folded)}
+
+        return random
+
+    def _build_policy(
+        self, call: op_spec.OpCall, at: int, policy: Policy, inkey: str, outkey: str
+    ) -> Callable[[Features, tf.Tensor | None], Features]:
+        name = f"{call.name}_plan"
+        name = f"{name}_{at}" if name in self._policies else name
+        placed = self._policies[name] = _PlacedPolicy(policy, at)
+        source = "batch_seed" if policy.per_batch else "seed"
+
+        def apply(features: Features, seed: tf.Tensor | None) -> Features:
+            if name not in features:
+                seed = _needed(features.get(source), call, source)
+                features = features | {name: placed.draw(seed)}
+            return features | {outkey: policy.apply(features[inkey], features[name])}
+
+        return apply
+
+
+class _PlacedPolicy(NamedTuple):
+    policy: Policy
+    at: int  # its place in the spec
+
+    def draw(self, seed: Any) -> tf.Tensor:
+        """Seeds int32 [..., 2] to plans uint32 [..., words]."""
+        words = tf.unstack(tf.bitcast(seed, tf.uint32), axis=-1, num=2)
+        return tf.stack(plans.draw(tuple(words), self.at, self.policy.words), axis=-1)
+
+
+def _needed(seed: tf.Tensor | None, call: op_spec.OpCall, name: str) -> tf.Tensor:
+    if seed is None:
+        raise ValueError(
+            f"op {call.text!r} is random and needs the feature {name!r} (int32 [2])"
+        )
+    return seed
+
+
+def get_preprocess_fn(spec: str) -> Preprocess:
+    """The function of a spec. Raises ValueError for an unknown op or wrong arguments."""
+    return Preprocess(spec)

@@ -17,7 +17,7 @@ from input_pipeline.threefry import threefry2x32
 class Policy(NamedTuple):
     """A random augmentation in two parts: a plan of `words` words, and its use."""
 
-    words: int
+    words: int  # at least 1: tf.data crashes on batches of empty tensors
     # fn(image uint8 [h, w, c], plan uint32 [words]) -> image, in graph or eagerly.
     apply: Callable[[Any, Any], Any]
     # fn(plan, a numpy uint32 [words]) -> one line a step, such as "Rotate -30 degrees".

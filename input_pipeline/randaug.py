@@ -19,10 +19,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from input_pipeline import augment_ops
 from input_pipeline.geometry import Interpolation
+from input_pipeline.plans import Policy, uniform
 
 MAX_LEVEL = 10.0
 TRANSLATE_PIXELS = 100.0  # at level 10
@@ -49,28 +51,32 @@ OPS: dict[str, Callable[..., tf.Tensor]] = {
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
-class Plan(NamedTuple):
-    """What chance decides about one image: for each of n layers, one entry.
+# Bits of the plan's word of a layer.
+_OP, _NEGATE, _Y, _X = (0, 4), (4, 1), (5, 13), (18, 13)  # (lowest, how many)
 
-    Applying the same plan to the same image gives the same result everywhere.
+
+class Layer(NamedTuple):
+    """What chance decides about one layer: a word of the plan, read."""
+
+    op: Any  # 0 ... 15, index into OPS
+    negate: Any  # 0 or 1, for the ops in SIGNED
+    centre: tuple[Any, Any]  # the place of Cutout, (y, x)
+
+
+def read_plan(plan: Any, height: Any, width: Any) -> list[Layer]:
+    """The layers of a plan: ops uniform over the 16, signs fair, places uniform.
+
+    `plan` holds a uint32 word a layer, numbers or arrays of numpy, TensorFlow or JAX;
+    height and width are below 2**19, the latter of uint32 if they are tensors.
     """
-
-    op: tf.Tensor  # int32 [n], index into OPS
-    negate: tf.Tensor  # bool [n], for the ops in SIGNED
-    centre: tf.Tensor  # float32 [n, 2] in [0, 1): the place of Cutout, (y, x)
-
-
-def draw_plan(seed: tf.Tensor, num_layers: int) -> Plan:
-    """A plan from a seed, int32 [2]: ops uniform over the 16, signs fair."""
-    op_seed, sign_seed, centre_seed = tf.unstack(
-        tf.random.split(seed, 3, alg="philox"), num=3
-    )
-    uniform = partial(tf.random.stateless_uniform, alg="philox")
-    return Plan(
-        op=uniform([num_layers], op_seed, 0, len(OPS), tf.int32),
-        negate=uniform([num_layers], sign_seed) < 0.5,
-        centre=uniform([num_layers, 2], centre_seed),
-    )
+    return [
+        Layer(
+            op=uniform(word, len(OPS), *_OP),
+            negate=uniform(word, 2, *_NEGATE),
+            centre=(uniform(word, height, *_Y), uniform(word, width, *_X)),
+        )
+        for word in plan
+    ]
 
 
 def level_arguments(level: float) -> dict[str, tuple[float, ...]]:
@@ -100,35 +106,48 @@ def level_arguments(level: float) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _signed(value: float, negate: tf.Tensor) -> tf.Tensor:
-    """A scalar, negated or not: an integer where it can be, for fast translation."""
-    number = tf.constant(int(value) if value.is_integer() else value)
-    return tf.where(negate, -number, number)
+def _branches(
+    level: float, numerics: dict[str, dict[str, Any]]
+) -> list[Callable[[Any, Any], tf.Tensor]]:
+    """fn(image, centre) of each op in OPS, then of each in SIGNED the other way.
 
+    All but Cutout's centre is known beforehand, so that each warp has one table.
+    """
 
-def apply_plan(
-    image: tf.Tensor,
-    plan: Plan,
-    level: float,
-    numerics: dict[str, dict[str, Any]],
-) -> tf.Tensor:
-    """Run a plan, layer by layer; `numerics` holds keyword arguments by op name."""
+    def branch(name: str, *args: float | int) -> Callable[[Any, Any], tf.Tensor]:
+        keywords = numerics.get(name, {})
+        if name == "Cutout":
+            return lambda image, centre: OPS[name](image, *args, *centre, **keywords)
+        return lambda image, centre: OPS[name](image, *args, **keywords)
+
     arguments = level_arguments(level)
-    layers = zip(*map(tf.unstack, plan), strict=True)
-    for op, negate, where in layers:
-        sides = tf.cast(tf.shape(image)[:2], tf.float32)
-        centre = tf.cast(where * sides, tf.int32)
+    return [branch(name, *arguments[name]) for name in OPS] + [
+        branch(name, -arguments[name][0]) for name in SIGNED
+    ]
 
-        def branch(name: str, image=image, negate=negate, centre=centre):
-            args: tuple[Any, ...] = arguments[name]
-            if name in SIGNED:
-                args = (_signed(float(args[0]), negate),)
-            elif name == "Cutout":
-                args = (*args, centre[0], centre[1])
-            return OPS[name](image, *args, **numerics.get(name, {}))
 
-        image = tf.switch_case(op, [partial(branch, name) for name in OPS])
-    return image
+# Number of the branch of 16 * negate + op.
+_BRANCH = [
+    len(OPS) + SIGNED.index(name) if negate and name in SIGNED else op
+    for negate in range(2)
+    for op, name in enumerate(OPS)
+]
+
+
+def _explain(plan: np.ndarray, level: float) -> list[str]:
+    """A line for each layer."""
+    arguments = level_arguments(level)
+    lines = []
+    # Of an image of 100 x 100: the place in per cent.
+    for layer in read_plan([int(word) for word in plan], 100, 100):
+        name = list(OPS)[layer.op]
+        sign = -1 if name in SIGNED and layer.negate else 1
+        numbers = [f"{sign * value:g}" for value in arguments[name]]
+        if name == "Cutout":
+            y, x = layer.centre
+            numbers.append(f"at {y} % of the height and {x} % of the width")
+        lines.append(" ".join([name, *numbers]))
+    return lines
 
 
 def randaug(
@@ -137,8 +156,8 @@ def randaug(
     contrast: Literal["legacy", "fixed"] = "legacy",
     fill: int = 128,
     interpolation: Interpolation = "nearest",
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The random policy: fn(image uint8 [h, w, 3], seed int32 [2]) -> image.
+) -> Policy:
+    """The random policy, on an image uint8 [h, w, 3]; a word of its plan is a layer.
 
     `magnitude` is a level of 10, not an index of torchvision's 31 bins: big_vision's
     randaug(2, 10) and torchvision's RandAugment(2, 10) are not the same.
@@ -148,15 +167,27 @@ def randaug(
     warp = {"fill": fill, "interpolation": interpolation}
     numerics = {name: warp for name in SIGNED}
     numerics |= {"Contrast": {"contrast": contrast}, "Cutout": {"fill": fill}}
+    branches = _branches(float(magnitude), numerics)
 
-    def augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def apply(image: Any, plan: Any) -> tf.Tensor:
+        image, plan = tf.convert_to_tensor(image), tf.convert_to_tensor(plan)
         if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[-1] != 3:
             raise ValueError(
                 f"randaug takes one uint8 image [h, w, 3], got {image.dtype.name} "
                 f"{image.shape}: put it after decode and before value_range, and use "
                 "random_affine for images without colour"
             )
-        plan = draw_plan(seed, num_layers)
-        return apply_plan(image, plan, float(magnitude), numerics)
+        sides = tf.unstack(tf.cast(tf.shape(image)[:2], tf.uint32), num=2)
+        for layer in read_plan(tf.unstack(plan)[:num_layers], *sides):
+            number = tf.cast(layer.negate * len(OPS) + layer.op, tf.int32)
+            image = tf.switch_case(
+                tf.gather(_BRANCH, number),
+                [partial(branch, image, layer.centre) for branch in branches],
+            )
+        return image
 
-    return augment
+    return Policy(
+        words=max(num_layers, 1),
+        apply=apply,
+        explain=lambda plan: _explain(plan[:num_layers], float(magnitude)),
+    )
