@@ -41,8 +41,7 @@ def project(
     """
     fixed = not any(isinstance(value, tf.Tensor) for value in matrix)
     if interpolation == "nearest" and fixed and applies(image):
-        height, width = image.shape.as_list()[:2]
-        return _look_up(image, _pixel_map(height, width, matrix), fill)
+        return _look_up(image, _pixel_map(image.shape.as_list(), matrix), fill)
     row = [tf.cast(value, tf.float32) for value in [*matrix, 0.0, 0.0]]
     smooth = interpolation == "bilinear" and image.dtype.is_integer
     out = tf.raw_ops.ImageProjectiveTransformV3(
@@ -57,11 +56,12 @@ def project(
     return tf.cast(tf.round(out), image.dtype) if smooth else out
 
 
-def _pixel_map(height: int, width: int, matrix: list[Any]) -> np.ndarray:
+def _pixel_map(shape: list[Any], matrix: list[Any]) -> np.ndarray:
     """The number, y * width + x, of the pixel that each output shows, int32.
 
     height * width stands for a position outside.
     """
+    height, width, _ = shape
     a, b, c, d, e, f = (np.float32(value) for value in matrix)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     # Half away from zero, on exact values: adding 0.5 in float32 could round up.

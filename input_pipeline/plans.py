@@ -41,10 +41,10 @@ def draw(seed: tuple, op: int, words: int) -> list:
     return plan[:words]
 
 
-def uniform(word: Any, n: int, low: int, bits: int = 16) -> Any:
+def uniform(word: Any, n: Any, low: int, bits: int = 16) -> Any:
     """A whole number in 0 ... n - 1 from bits low ... low + bits - 1 of plan words.
 
-    Each number has its share to within n / 2**bits. `n` is at most 2**16, `bits` at
-    most 16.
+    Each number has its share to within n / 2**bits. `n`, an int or a uint32, is at most
+    2**(32 - bits).
     """
     return (word // 2**low % 2**bits) * n // 2**bits

@@ -6,6 +6,7 @@ ops compute in float32, so that "equal" means equal.
 
 import collections
 import io
+import itertools
 
 import numpy as np
 import PIL.Image
@@ -386,73 +387,153 @@ def test_rotation_is_counter_clockwise_and_positive_translation_goes_left_and_up
     assert run("TranslateY", image, 3)[1, 8, 0] == 255
 
 
-def seeds(n):
-    rng = np.random.default_rng(1)
-    return rng.integers(-(2**31), 2**31, (n, 2)).astype(np.int32)
+def plans_of(n, layers=2):
+    """n plans, uint32 [n, layers]."""
+    return np.random.default_rng(1).integers(0, 2**32, (n, layers), dtype=np.uint32)
+
+
+def drawn(n, layers=2):
+    """The plans of n seeds, by the op language."""
+    seed = np.random.default_rng(1).integers(-(2**31), 2**31, (n, 2)).astype(np.int32)
+    fn = ops.get_preprocess_fn(f"randaug({layers}, 10)")
+    return fn.draw(tf.constant(seed), tf.constant(seed))["randaug_plan"].numpy()
 
 
 def test_plans_are_uniform_over_ops_signs_and_places():
     n = 4000
-    plans = tf.data.Dataset.from_tensor_slices(seeds(n)).map(
-        lambda seed: randaug.draw_plan(seed, 2)._asdict()
-    )
-    drawn = list(plans.as_numpy_iterator())
-    op = np.stack([plan["op"] for plan in drawn])
-    negate = np.stack([plan["negate"] for plan in drawn])
-    centre = np.stack([plan["centre"] for plan in drawn])
+    layers = randaug.read_plan(drawn(n).T, np.uint32(1000), np.uint32(777))
+    op = np.stack([layer.op for layer in layers], 1).astype(int)
+    negate = np.stack([layer.negate for layer in layers], 1).astype(int)
+    sides = np.array([1000, 777])
+    centre = np.stack([layer.centre for layer in layers]).transpose(2, 0, 1)
+    assert (centre.min((0, 1)) == 0).all()
+    assert (centre.max((0, 1)) == sides - 1).all()
     # Binomial counts of 8000 draws, within five standard deviations.
     counts = np.bincount(op.ravel(), minlength=16)
     assert len(counts) == 16
     assert np.abs(counts - 2 * n / 16).max() < 5 * np.sqrt(2 * n * 15 / 256)
     assert abs(negate.sum() - n) < 5 * np.sqrt(2 * n / 4)
-    assert centre.min() >= 0
-    assert centre.max() < 1
-    assert np.abs(centre.mean((0, 1)) - 0.5).max() < 5 * np.sqrt(1 / 12 / (2 * n))
+    middle = (centre / (sides - 1)).mean((0, 1))
+    assert np.abs(middle - 0.5).max() < 5 * np.sqrt(1 / 12 / (2 * n))
     # Layers, signs and the two coordinates are independent.
     columns = np.concatenate([op, negate, centre.reshape(n, 4)], axis=1)
     correlation = np.corrcoef(columns.astype(float).T) - np.eye(8)
     assert np.abs(correlation).max() < 5 / np.sqrt(n)
 
 
+def test_a_plan_is_the_same_bits_in_numpy_tensorflow_and_jax():
+    import jax.numpy as jnp
+
+    word = plans_of(50, 1)[:, 0]
+    want = randaug.read_plan([word], np.uint32(224), np.uint32(300))
+    for kind in (tf.constant, jnp.asarray):
+        got = randaug.read_plan([kind(word)], *map(kind, np.uint32([224, 300])))
+        for a, b in zip(jax_leaves(want), jax_leaves(got), strict=True):
+            np.testing.assert_array_equal(a, np.asarray(b))
+
+
+def jax_leaves(layers):
+    return [x for op, negate, centre in layers for x in (op, negate, *centre)]
+
+
+def numpy_policy(image, plan, level, contrast="legacy"):
+    """(result, names of the ops) by the numpy references, from the plan's bits."""
+    names = []
+    for word in map(int, plan):
+        name = list(randaug.OPS)[word & 15]
+        names.append(name)
+        args = at_level(name, level)[0]
+        if name == "Cutout":
+            h, w = image.shape[:2]
+            args = (
+                args[0],
+                (word >> 5 & 8191) * h >> 13,
+                (word >> 18 & 8191) * w >> 13,
+            )
+        if name in SIGNED and word >> 4 & 1:
+            args = (-args[0],)
+        if name == "Contrast" and contrast == "fixed":
+            args = (*args, int(grey(image).astype(np.int64).sum() // grey(image).size))
+        image = REFERENCES[name](image, *args)
+    return image, names
+
+
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize(
     ("level", "contrast"), [(10, "legacy"), (10, "fixed"), (3, "legacy"), (0, "legacy")]
 )
-def test_the_policy_is_the_plan_applied_op_by_op(level, contrast):
-    image = PHOTOGRAPHS[0]
-    augment = randaug.randaug(2, level, contrast=contrast)
-    graph = tf.data.Dataset.from_tensor_slices(seeds(60)).map(
-        lambda seed: augment(tf.constant(image), seed), num_parallel_calls=2
+def test_the_policy_is_the_plan_applied_op_by_op(level, contrast, known):
+    image, plans = PHOTOGRAPHS[0], plans_of(60)
+    policy = randaug.randaug(2, level, contrast=contrast)
+    # Of known size: compiled by XLA, warps from tables. Of unknown: TensorFlow's ops.
+    shape = image.shape if known else (None, None, 3)
+    images = tf.data.Dataset.from_generator(
+        lambda: itertools.repeat(image, len(plans)),
+        output_signature=tf.TensorSpec(shape, tf.uint8),
     )
+    both = tf.data.Dataset.zip((images, tf.data.Dataset.from_tensor_slices(plans)))
+    graph = both.map(policy.apply, num_parallel_calls=2)
     seen = collections.Counter()
-    for seed, got in zip(seeds(60), graph.as_numpy_iterator(), strict=True):
-        plan = randaug.draw_plan(tf.constant(seed), 2)
-        want = image
-        for op, negate, centre in zip(*(part.numpy() for part in plan), strict=True):
-            name = list(randaug.OPS)[op]
-            seen[name] += 1
-            args = at_level(name, level)[0]
-            if name == "Cutout":
-                y, x = (centre * F(image.shape[:2])).astype(int)
-                args = (args[0], y, x)
-            if name in SIGNED and negate:
-                args = (-args[0],)
-            if name == "Contrast" and contrast == "fixed":
-                mean = int(grey(want).astype(np.int64).sum() // grey(want).size)
-                args = (*args, mean)
-            want = REFERENCES[name](want, *args)
+    for plan, got in zip(plans, graph.as_numpy_iterator(), strict=True):
+        want, names = numpy_policy(image, plan, level, contrast)
+        seen.update(names)
         np.testing.assert_array_equal(got, want)
     assert len(seen) == 16
 
 
+def test_no_layers_leave_the_image():
+    policy = randaug.randaug(0, 10)
+    assert policy.words == 1, "tf.data crashes on batches of empty tensors"
+    got = policy.apply(PHOTOGRAPHS[2], plans_of(1, 1)[0])
+    np.testing.assert_array_equal(got, PHOTOGRAPHS[2])
+    assert policy.explain(plans_of(1, 1)[0]) == []
+
+
+def test_explanations_are_what_is_done():
+    policy = randaug.randaug(2, 10)
+    rotate_left, cutout = 3 + 16, 14 + (4096 << 5) + (2048 << 18)
+    assert policy.explain(np.uint32([rotate_left, cutout])) == [
+        "Rotate -30",
+        "Cutout 40 at 50 % of the height and 25 % of the width",
+    ]
+    image = PHOTOGRAPHS[0]
+    got = policy.apply(image, np.uint32([rotate_left, cutout]))
+    h, w = image.shape[:2]
+    want = np_cutout(np_rotate(image, -30.0), 40, h // 2, w // 4)
+    np.testing.assert_array_equal(got, want)
+
+
 def test_fill_reaches_the_warps_and_cutout():
     image = np.full((60, 60, 3), 50, np.uint8)
+    policy = randaug.randaug(1, 10, fill=9)
     values = set()
-    augment = tf.function(randaug.randaug(1, 10, fill=9), autograph=False)
-    for seed in seeds(60):
-        name = list(randaug.OPS)[int(randaug.draw_plan(tf.constant(seed), 1).op[0])]
-        if name in (*SIGNED, "Cutout"):
-            values |= set(np.unique(augment(tf.constant(image), tf.constant(seed))))
+    for name in (*SIGNED, "Cutout"):
+        for sign in (0, 16):
+            plan = np.uint32([list(randaug.OPS).index(name) + sign])
+            values |= set(np.unique(policy.apply(image, plan)))
     assert values == {9, 50}
+
+
+def test_a_drawn_plan_is_what_the_op_would_draw_for_itself():
+    fn = ops.get_preprocess_fn(
+        "flip_lr|randaug(2, 10)|copy('image', 'a')|randaug(1, 3)"
+    )
+    seed = tf.constant([[1, 2], [3, 4]])
+    plans = fn.draw(seed, seed)
+    assert fn.plan_names == ("randaug_plan", "randaug_plan_3")
+    assert plans["randaug_plan"].shape == (2, 2)
+    for i in range(2):
+        alone = fn({"image": PHOTOGRAPHS[2], "seed": seed[i]})
+        mine = {name: plan[i] for name, plan in plans.items()}
+        given = fn({"image": PHOTOGRAPHS[2], "seed": seed[i], **mine})
+        for name in ("image", *fn.plan_names):
+            np.testing.assert_array_equal(alone[name], given[name])
+        lines = fn.explain(mine)
+        assert [len(lines[name]) for name in fn.plan_names] == [2, 1]
+    assert ops.get_preprocess_fn("keep('image', 'randaug_plan')").kept == {
+        "image",
+        "randaug_plan",
+    }
 
 
 def test_randaug_through_the_op_language():
