@@ -3,10 +3,11 @@
 Each takes a uint8 image [h, w, c], c being 1 or 3, and gives one of the same shape,
 deterministically, eagerly and in graph; values are Python numbers or scalar tensors.
 The reference is torchvision on PIL images, which hands all of them to Pillow, and each
-op equals Pillow's to the bit, warps included. torchvision's own path for uint8 tensors
-differs by one grey level in Contrast, Color, Sharpness and AutoContrast
-(other roundings, other weights of the colours), and in the pixels of a warp that fall
-on the border between two.
+op equals Pillow's to the bit, nearest-neighbour warps included; bilinear rotation does
+but for one level in a few of 10,000 values. torchvision's other path, for uint8
+tensors, differs from it by one level in Contrast, Color, Sharpness and AutoContrast
+(other roundings, other weights of the colours), and in those pixels of a warp that show
+a place on the border of two.
 
 augment_ops.py has big_vision's ops, which bear the same names and do other things;
 Equalize and Invert are the same and come from there.
@@ -26,6 +27,13 @@ Image: TypeAlias = tf.Tensor | np.ndarray  # uint8 [h, w, 1] or [h, w, 3]
 
 def _float(image: tf.Tensor) -> tf.Tensor:
     return tf.cast(image, tf.float32)
+
+
+def _double(value: Number) -> tf.Tensor:
+    """As float64; tf.cast alone takes a Python number through float32."""
+    if isinstance(value, tf.Tensor):
+        return tf.cast(value, tf.float64)
+    return tf.constant(value, tf.float64)
 
 
 def _blend(base: tf.Tensor, image: tf.Tensor, factor: Number) -> tf.Tensor:
@@ -60,7 +68,7 @@ def _warp(
     Pillow does: exact, and faster than a projective transform. Sides are below 32,768 /
     (1 + shear).
     """
-    a, b, c, d, e, f = (tf.cast(value, tf.float64) for value in matrix)
+    a, b, c, d, e, f = map(_double, matrix)
     height, width, channels = tf.shape(image)[0], tf.shape(image)[1], image.shape[-1]
     x, y = tf.range(width)[None], tf.range(height)[:, None]
     # One more pixel, the last, is what lies outside.
@@ -112,7 +120,7 @@ def shear_x(
     fill: int = 0,
     interpolation: Interpolation = "nearest",
 ) -> tf.Tensor:
-    """Shear along the upper edge: a positive shear moves lower rows to the left."""
+    """Shear about the upper left corner; a positive shear moves lower rows left."""
     matrix = [1.0, shear, 0.0, 0.0, 1.0, 0.0]
     return _warp(tf.convert_to_tensor(image), matrix, fill, interpolation)
 
@@ -123,7 +131,7 @@ def shear_y(
     fill: int = 0,
     interpolation: Interpolation = "nearest",
 ) -> tf.Tensor:
-    """Shear along the left edge: a positive shear moves columns to the right up."""
+    """Shear about the upper left corner; a positive shear moves the right side up."""
     matrix = [1.0, 0.0, 0.0, shear, 1.0, 0.0]
     return _warp(tf.convert_to_tensor(image), matrix, fill, interpolation)
 
@@ -146,7 +154,7 @@ def rotate(
 ) -> tf.Tensor:
     """Rotate counter-clockwise about the centre."""
     image = tf.convert_to_tensor(image)
-    radians = tf.cast(degrees, tf.float64) * (math.pi / 180.0)
+    radians = _double(degrees) * (math.pi / 180.0)
     # Pillow keeps 15 decimals, so that a right angle is one.
     cos = tf.round(tf.cos(radians) * 1e15) / 1e15
     sin = tf.round(tf.sin(radians) * 1e15) / 1e15
@@ -220,7 +228,7 @@ def solarize(image: Image, threshold: tf.Tensor | int) -> tf.Tensor:
 def autocontrast(image: Image) -> tf.Tensor:
     """Stretch each channel to 0 ... 255, in float64; a constant channel stays."""
     image = tf.convert_to_tensor(image)
-    width, channels = tf.shape(image)[1], image.shape[-1]
+    width, channels = tf.shape(image)[1], tf.shape(image)[2]
     # Whole rows, because TensorFlow is slow to broadcast along three channels.
     rows = tf.reshape(image, [-1, width * channels])
     low = tf.reduce_min(tf.reshape(tf.reduce_min(rows, 0), [width, channels]), 0)
@@ -228,8 +236,8 @@ def autocontrast(image: Image) -> tf.Tensor:
     low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
     scale = tf.where(high > low, 255.0 / (high - low), 1.0)
     offset = tf.where(high > low, low * scale, 0.0)
-    values = tf.cast(rows, tf.float64) * tf.tile(scale, [width])
-    stretched = tf.clip_by_value(values - tf.tile(offset, [width]), 0.0, 255.0)
+    values = tf.cast(rows, tf.float64) * tf.tile(scale, width[None])
+    stretched = tf.clip_by_value(values - tf.tile(offset, width[None]), 0.0, 255.0)
     out = tf.reshape(tf.cast(stretched, tf.uint8), tf.shape(image))
     return tf.ensure_shape(out, image.shape)
 
