@@ -19,8 +19,8 @@ Number = tf.Tensor | float | int  # a Python number or a scalar tensor
 def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Height and width as float32 scalars."""
     known = image.shape[:2].is_fully_defined()
-    shape = tf.cast(image.shape[:2] if known else tf.shape(image), tf.float32)
-    return shape[0], shape[1]
+    shape: Any = image.shape.as_list() if known else tf.shape(image)
+    return tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
 
 
 def project(

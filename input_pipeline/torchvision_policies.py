@@ -125,8 +125,8 @@ def randaug_tv(
     return _policy(
         "randaug_tv",
         randaugment_space(num_magnitude_bins),
-        num_ops,
-        partial(randaug_tv_steps, magnitude=magnitude),
+        max(num_ops, 1),
+        lambda plan: randaug_tv_steps(plan[:num_ops], magnitude),
         fill,
         interpolation,
     )
