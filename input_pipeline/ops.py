@@ -4,9 +4,9 @@ A feature dict goes in and comes out; `seed`, int32 [2], feeds every random op, 
 folds its own position in the spec into it and draws stateless randomness: equal seeds
 give equal images on any machine, thread or process.
 
-To add an op, write a function of its literal arguments, annotated, that returns
-fn(value), fn(value, seed) or fn(features), and list it in `OPS`. Names, arguments and
-defaults are big_vision's (pp/ops_image.py, pp/ops_general.py).
+To add an op, write a function of its literal arguments, annotated, that returns what
+`Op.takes` names, and list it in `OPS`. Names, arguments and defaults are big_vision's
+(pp/ops_image.py, pp/ops_general.py) where it has the op.
 """
 
 from collections.abc import Callable
@@ -14,110 +14,56 @@ from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
-from input_pipeline import image_ops
+from input_pipeline import crops, general_ops, image_ops, plans
 from input_pipeline import spec as op_spec
 from input_pipeline.randaug import randaug
 
 Features = dict[str, Any]  # feature name -> tensor
 
 
-def reshape(new_shape: tuple[int, ...]) -> Callable[..., tf.Tensor]:
-    """tf.reshape; one entry may be -1."""
-    return lambda value: tf.reshape(value, new_shape)
-
-
-def pad_to_shape(
-    shape: tuple[int | None, ...],
-    pad_value: float = 0,
-    where: Literal["before", "after", "both"] = "after",
-) -> Callable[..., tf.Tensor]:
-    """Pad to a shape; None keeps a dimension; "both" puts the odd one after."""
-
-    def _pad(value: tf.Tensor) -> tf.Tensor:
-        if value.shape.rank != len(shape):
-            raise ValueError(f"pad_to_shape{shape} got a value of shape {value.shape}")
-        pads = []
-        for need, have in zip(shape, tf.unstack(tf.shape(value)), strict=True):
-            room = 0 if need is None else need - have
-            before = {"before": room, "after": 0, "both": room // 2}[where]
-            pads.append((before, room - before))
-        out = tf.pad(value, pads, constant_values=tf.cast(pad_value, value.dtype))
-        return tf.ensure_shape(out, shape)
-
-    return _pad
-
-
-def copy(inkey: str, outkey: str) -> Callable[[Features], Features]:
-    """Feature `inkey` under the name `outkey` as well."""
-    return lambda features: features | {outkey: features[inkey]}
-
-
-def onehot(
-    depth: int,
-    key: str = "labels",
-    key_result: str | None = None,
-    multi: bool = True,
-    on: float = 1.0,
-    off: float = 0.0,
-) -> Callable[[Features], Features]:
-    """Integer label, or several with multi (any of them is on), to float32 [depth].
-
-    Labels outside 0 ... depth - 1 turn nothing on. multi=False gives every label its
-    own row.
-    """
-    if depth <= 0:
-        raise ValueError("depth is positive")
-
-    def _onehot(features: Features) -> Features:
-        labels = tf.convert_to_tensor(features[key])
-        hit = tf.expand_dims(labels, -1) == tf.range(depth, dtype=labels.dtype)
-        if multi:
-            hit = tf.reduce_any(tf.reshape(hit, [-1, depth]), axis=0)
-        return features | {key_result or key: tf.where(hit, float(on), float(off))}
-
-    return _onehot
-
-
-def keep(*keys: str) -> Callable[[Features], Features]:
-    """Drop every feature but these."""
-    return lambda features: {k: v for k, v in features.items() if k in keys}
-
-
-def drop(*keys: str) -> Callable[[Features], Features]:
-    """Drop these features."""
-    return lambda features: {k: v for k, v in features.items() if k not in keys}
-
-
 class Op(NamedTuple):
     """An op and what its function takes."""
 
     make: Callable[..., Any]
-    # "value": fn(value), of one feature; "random": fn(value, seed); "features":
-    # fn(features). The first two take inkey, outkey and key (both at once) as well.
-    takes: Literal["value", "random", "features"]
+    # Of one feature, and with inkey, outkey and key (both at once) as arguments:
+    # "value": fn(value); "random": fn(value, seed); "coin": fn(value, coin), where the
+    # coin is plans.coin. Of all: "features": fn(features); "random_features":
+    # fn(features, seed).
+    takes: Literal["value", "random", "coin", "features", "random_features"]
 
 
 OPS = {
-    "central_crop": Op(image_ops.central_crop, "value"),
+    "central_crop": Op(crops.central_crop, "value"),
+    "choice": Op(general_ops.choice, "random_features"),
+    "choice_no_replacement": Op(general_ops.choice_no_replacement, "features"),
     "clip_value_range": Op(image_ops.clip_value_range, "value"),
-    "copy": Op(copy, "features"),
+    "concat": Op(general_ops.concat, "features"),
+    "copy": Op(general_ops.copy, "features"),
     "decode": Op(image_ops.decode, "value"),
     "decode_jpeg_and_inception_crop": Op(
-        image_ops.decode_jpeg_and_inception_crop, "random"
+        crops.decode_jpeg_and_inception_crop, "random"
     ),
-    "drop": Op(drop, "features"),
-    "flip_lr": Op(image_ops.flip_lr, "random"),
-    "inception_crop": Op(image_ops.inception_crop, "random"),
-    "keep": Op(keep, "features"),
-    "onehot": Op(onehot, "features"),
-    "pad_to_shape": Op(pad_to_shape, "value"),
+    "drop": Op(general_ops.drop, "features"),
+    "flatten": Op(general_ops.flatten, "features"),
+    "flip_lr": Op(image_ops.flip_lr, "coin"),
+    "grayscale_to_rgb": Op(image_ops.grayscale_to_rgb, "value"),
+    "inception_crop": Op(crops.inception_crop, "random"),
+    "keep": Op(general_ops.keep, "features"),
+    "lookup": Op(general_ops.lookup, "value"),
+    "normalize": Op(image_ops.normalize, "value"),
+    "onehot": Op(general_ops.onehot, "features"),
+    "pad_crop": Op(crops.pad_crop, "random"),
+    "pad_to_shape": Op(general_ops.pad_to_shape, "value"),
     "randaug": Op(randaug, "random"),
     "random_affine": Op(image_ops.random_affine, "random"),
-    "random_crop": Op(image_ops.random_crop, "random"),
-    "reshape": Op(reshape, "value"),
+    "random_crop": Op(crops.random_crop, "random"),
+    "random_resized_crop": Op(crops.random_resized_crop, "random"),
+    "reshape": Op(general_ops.reshape, "value"),
     "resize": Op(image_ops.resize, "value"),
     "resize_long": Op(image_ops.resize_long, "value"),
     "resize_small": Op(image_ops.resize_small, "value"),
+    "setdefault": Op(general_ops.setdefault, "features"),
+    "squeeze_last_dim": Op(general_ops.squeeze_last_dim, "value"),
     "value_range": Op(image_ops.value_range, "value"),
     "vgg_value_range": Op(image_ops.vgg_value_range, "value"),
 }
@@ -131,11 +77,12 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
         called (or traced), for a missing feature, `seed` included if an op is random.
     """
     calls = op_spec.parse(spec)
-    steps = [_build(call, position) for position, call in enumerate(calls)]
+    steps = [_build(calls, position) for position in range(len(calls))]
 
     @tf.autograph.experimental.do_not_convert
     def preprocess(features: Features) -> Features:
         features, seed = dict(features), features.get("seed")
+        seed = None if seed is None else tf.cast(seed, tf.int32)
         for call, step in zip(calls, steps, strict=True):
             try:
                 features = step(features, seed)
@@ -150,27 +97,40 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
 
 
 def _build(
-    call: op_spec.OpCall, position: int
+    calls: list[op_spec.OpCall], position: int
 ) -> Callable[[Features, tf.Tensor | None], Features]:
+    call = calls[position]
     if call.name not in OPS:
         raise op_spec.unknown_op(call, OPS, "host")
     op = OPS[call.name]
-    if op.takes == "features":
-        on_features = op_spec.build(call, op.make)
-        return lambda features, seed: on_features(features)
-    fn, inkey, outkey = op_spec.build_keyed(call, op.make)
-    if op.takes == "value":
-        return lambda features, seed: (
-            features | {outkey: fn(tf.convert_to_tensor(features[inkey]))}
-        )
 
-    def random(features: Features, seed: tf.Tensor | None) -> Features:
+    def needed(seed: tf.Tensor | None) -> tf.Tensor:
         if seed is None:
             raise ValueError(
                 f"op {call.text!r} is random and needs the feature 'seed' (int32 [2])"
             )
-        folded = tf.random.fold_in(seed, position)
-        value = tf.convert_to_tensor(features[inkey])
-        return features | {outkey: fn(value, folded)}
+        return seed
 
-    return random
+    def folded(seed: tf.Tensor | None) -> Any:
+        return tf.random.fold_in(needed(seed), position)
+
+    if op.takes in ("features", "random_features"):
+        on_features = op_spec.build(call, op.make)
+        if op.takes == "features":
+            return lambda features, seed: on_features(features)
+        return lambda features, seed: on_features(features, folded(seed))
+
+    fn, inkey, outkey = op_spec.build_keyed(call, op.make)
+    nth = sum(earlier.name == call.name for earlier in calls[:position])
+
+    def on_value(features: Features, seed: tf.Tensor | None) -> Features:
+        chance = ()
+        if op.takes == "random":
+            chance = (folded(seed),)
+        elif op.takes == "coin":
+            words = tf.bitcast(needed(seed), tf.uint32)
+            chance = (plans.coin((words[0], words[1]), nth),)
+        value = tf.convert_to_tensor(features[inkey])
+        return features | {outkey: fn(value, *chance)}
+
+    return on_value
