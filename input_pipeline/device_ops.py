@@ -4,6 +4,11 @@ The language is that of the host ops (ops.py) and equal ops give equal values, s
 uint8 images and integer labels travel to the device and are finished there. Imports
 without TensorFlow.
 
+flip_lr reads each example's `seed`, int32 [b, 2], from the batch: pp then ends with
+keep("image", "label", "seed"). The coin is the host's (plans.coin), so an image is
+mirrored or not as a function of (seed, epoch, index), wherever flip_lr stands. In both
+specs at once it would mirror twice, and so never.
+
 Shapes: b batch, c channels or classes; an image batch is [b, h, w, c].
 """
 
@@ -12,8 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Integer, Shaped, UInt32
 
+from input_pipeline import plans
 from input_pipeline import spec as op_spec
 
 Features = dict[str, Any]  # feature name -> array [b, ...]
@@ -22,19 +28,28 @@ Features = dict[str, Any]  # feature name -> array [b, ...]
 _HOST_OPS = frozenset(
     {
         "central_crop",
+        "choice",
+        "choice_no_replacement",
         "clip_value_range",
+        "concat",
         "decode",
         "decode_jpeg_and_inception_crop",
-        "flip_lr",
+        "flatten",
+        "grayscale_to_rgb",
         "inception_crop",
+        "lookup",
+        "pad_crop",
         "pad_to_shape",
         "randaug",
         "random_affine",
         "random_crop",
+        "random_resized_crop",
         "reshape",
         "resize",
         "resize_long",
         "resize_small",
+        "setdefault",
+        "squeeze_last_dim",
     }
 )
 
@@ -75,22 +90,63 @@ def vgg_value_range(
     return _vgg_value_range
 
 
+def normalize(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[..., jax.Array]:
+    """(image / 255 - mean) / std of a 0..255 image, uint8 or float, as float32."""
+    if len(mean) != len(std) or 0 in std:
+        raise ValueError("mean and std are as long as each other, and std holds no 0")
+
+    def _normalize(image: Shaped[Array, "*size c"]) -> Float[Array, "*size c"]:
+        if image.shape[-1] != len(mean):
+            raise ValueError(
+                f"normalize has {len(mean)} mean(s), one for each channel, but got "
+                f"images of shape {image.shape}"
+            )
+        shape = (1,) * (image.ndim - 1) + (len(mean),)
+        centre = jnp.asarray(mean, jnp.float32).reshape(shape)
+        spread = jnp.asarray(std, jnp.float32).reshape(shape)
+        return (image.astype(jnp.float32) / 255.0 - centre) / spread
+
+    return _normalize
+
+
+def flip_lr() -> Callable[..., jax.Array]:
+    """Mirror left and right where the coin is 1, half of the time."""
+
+    def _flip(
+        image: Shaped[Array, "b h w c"], coin: UInt32[Array, " b"]
+    ) -> Shaped[Array, "b h w c"]:
+        return jnp.where(coin[:, None, None, None] == 1, image[:, :, ::-1], image)
+
+    return _flip
+
+
 def onehot(
     depth: int,
-    key: str = "label",
-    key_result: str = "labels",
+    key: str = "labels",
+    key_result: str | None = None,
+    multi: bool = True,
     on: float = 1.0,
     off: float = 0.0,
 ) -> Callable[[Features], Features]:
-    """Integer labels [b] to float32 [b, depth]; outside 0 ... depth - 1: all off."""
+    """Integer labels [b], or several for each example [b, n], to float32 [b, depth].
+
+    Labels outside 0 ... depth - 1 turn nothing on. With multi, any of several is on;
+    multi=False gives every label its own row.
+    """
     if depth <= 0:
         raise ValueError("depth is positive")
 
-    def _onehot(label: Int[Array, " b"]) -> Float[Array, "b c"]:
-        hit = label[:, None] == jnp.arange(depth, dtype=label.dtype)[None]
+    def _onehot(labels: Integer[Array, "b *n"]) -> Float[Array, "b *m c"]:
+        classes = jnp.arange(depth).reshape((1,) * labels.ndim + (depth,))
+        # As int32, since bytes would not hold all classes.
+        hit = labels.astype(jnp.int32)[..., None] == classes
+        if multi:
+            hit = hit.any(axis=tuple(range(1, labels.ndim)))
         return jnp.where(hit, jnp.float32(on), jnp.float32(off))
 
-    return lambda features: features | {key_result: _onehot(features[key])}
+    return lambda features: features | {key_result or key: _onehot(features[key])}
 
 
 def copy(inkey: str, outkey: str) -> Callable[[Features], Features]:
@@ -109,16 +165,20 @@ def drop(*keys: str) -> Callable[[Features], Features]:
 
 
 class Op(NamedTuple):
-    """An op and what its function takes: one feature's value, or all features."""
+    """An op and what its function takes."""
 
     make: Callable[..., Any]
-    takes: Literal["value", "features"]
+    # "value": fn(value), of one feature; "coin": fn(value, coin); "features":
+    # fn(features). The first two take inkey, outkey and key (both at once) as well.
+    takes: Literal["value", "coin", "features"]
 
 
 OPS = {
     "copy": Op(copy, "features"),
     "drop": Op(drop, "features"),
+    "flip_lr": Op(flip_lr, "coin"),
     "keep": Op(keep, "features"),
+    "normalize": Op(normalize, "value"),
     "onehot": Op(onehot, "features"),
     "value_range": Op(value_range, "value"),
     "vgg_value_range": Op(vgg_value_range, "value"),
@@ -130,16 +190,16 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
 
     Raises:
       ValueError: now, for an unknown op or wrong arguments; when the function is
-        called (or traced), for a missing feature.
+        called (or traced), for a missing feature, `seed` included if an op is random.
     """
     calls = op_spec.parse(spec)
-    steps = [_build(call) for call in calls]
+    steps = [_build(calls, position) for position in range(len(calls))]
 
     def preprocess(features: Features) -> Features:
-        features = dict(features)
+        features, seed = dict(features), features.get("seed")
         for call, step in zip(calls, steps, strict=True):
             try:
-                features = step(features)
+                features = step(features, seed)
             except KeyError as e:
                 raise ValueError(
                     f"op {call.text!r} reads feature {e}, which is not among "
@@ -150,7 +210,10 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
     return preprocess
 
 
-def _build(call: op_spec.OpCall) -> Callable[[Features], Features]:
+def _build(
+    calls: list[op_spec.OpCall], position: int
+) -> Callable[[Features, Int[Array, "b 2"] | None], Features]:
+    call = calls[position]
     if call.name in _HOST_OPS:
         raise ValueError(
             f"op {call.text!r} runs on the host: put it into pp, not into device_pp "
@@ -160,6 +223,21 @@ def _build(call: op_spec.OpCall) -> Callable[[Features], Features]:
         raise op_spec.unknown_op(call, OPS, "device")
     op = OPS[call.name]
     if op.takes == "features":
-        return op_spec.build(call, op.make)
+        on_features = op_spec.build(call, op.make)
+        return lambda features, seed: on_features(features)
     fn, inkey, outkey = op_spec.build_keyed(call, op.make)
-    return lambda features: features | {outkey: fn(features[inkey])}
+    if op.takes == "value":
+        return lambda features, seed: features | {outkey: fn(features[inkey])}
+    nth = sum(earlier.name == call.name for earlier in calls[:position])
+
+    def random(features: Features, seed: Int[Array, "b 2"] | None) -> Features:
+        if seed is None:
+            raise ValueError(
+                f"op {call.text!r} is random and needs the feature 'seed' (int32 "
+                "[b, 2]): end pp with keep('image', 'label', 'seed')"
+            )
+        words = jax.lax.bitcast_convert_type(seed, jnp.uint32)
+        coin = plans.coin((words[:, 0], words[:, 1]), nth)
+        return features | {outkey: fn(features[inkey], coin)}
+
+    return random

@@ -1,4 +1,4 @@
-"""Moving the pixels of one image [h, w, c]: projective warps, slices, crop boxes.
+"""Moving the pixels of one image [h, w, c]: projective warps and slices.
 
 A matrix maps an output position (x, y, 1) to the input position that it shows. All
 functions run in graph and eagerly; images keep their dtype.
@@ -153,66 +153,3 @@ def affine(
     # The input position of output p is centre + R(p - centre - d) / scale.
     ox, oy = cx + dx, cy + dy
     return [cos, -sin, cx - cos * ox + sin * oy, sin, cos, cy - sin * ox - cos * oy]
-
-
-def crop_box_tf(
-    shape: tf.Tensor,
-    seed: tf.Tensor,
-    area: tuple[float | int, float | int],
-    ratio: tuple[float | int, float | int],
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """An inception crop as TensorFlow samples it: (y, x, height, width).
-
-    The aspect ratio is uniform, the height is uniform among those that fit; after 100
-    failures the crop is the whole image. `area` holds fractions of the image.
-    """
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
-        tf.zeros([0, 0, 4], tf.float32),
-        seed,
-        min_object_covered=0.0,
-        aspect_ratio_range=ratio,
-        area_range=area,
-        max_attempts=100,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return begin[0], begin[1], size[0], size[1]
-
-
-def crop_box_torchvision(
-    shape: tf.Tensor,
-    seed: tf.Tensor,
-    area: tuple[float | int, float | int],
-    ratio: tuple[float | int, float | int],
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """An inception crop as torchvision's RandomResizedCrop samples it.
-
-    The area is uniform, the aspect ratio log-uniform, the sides are rounded; after 10
-    failures the crop is the largest central one whose ratio is clipped to `ratio`.
-    Its law, not its bits. Returns (y, x, height, width).
-    """
-    h, w = shape[0], shape[1]
-    height, width = tf.cast(h, tf.float32), tf.cast(w, tf.float32)
-    u = tf.random.stateless_uniform([4, 10], seed, alg="philox")
-    target = (area[0] + u[0] * (area[1] - area[0])) * height * width
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = tf.exp(low + u[1] * (high - low))
-    hs = tf.cast(tf.round(tf.sqrt(target / aspect)), tf.int32)
-    ws = tf.cast(tf.round(tf.sqrt(target * aspect)), tf.int32)
-    fits = (hs > 0) & (hs <= h) & (ws > 0) & (ws <= w)
-    first = tf.argmax(fits)
-
-    own_h = tf.minimum(h, tf.cast(tf.round(width / ratio[0]), tf.int32))
-    own_w = tf.minimum(w, tf.cast(tf.round(height * ratio[1]), tf.int32))
-    found = tf.reduce_any(fits)
-    out_h = tf.where(found, hs[first], own_h)
-    out_w = tf.where(found, ws[first], own_w)
-
-    def place(u: tf.Tensor, room: tf.Tensor) -> tf.Tensor:
-        anywhere = tf.cast(u * tf.cast(room + 1, tf.float32), tf.int32)
-        return tf.where(found, tf.minimum(anywhere, room), room // 2)
-
-    return place(u[2, first], h - out_h), place(u[3, first], w - out_w), out_h, out_w
-
-
-CROP_BOXES = {"tf": crop_box_tf, "torchvision": crop_box_torchvision}

@@ -1,67 +1,80 @@
-"""Host ops on one image: decoding, resizing, cropping, flipping, value ranges.
+"""Host ops on one image: decoding, resizing, flipping, value ranges; see also crops.py.
 
 Each is a function of its literal arguments that returns fn(value), or fn(value, seed)
-where chance decides. Names, arguments and defaults are big_vision's (pp/ops_image.py);
-what it lacks: inception_crop's ratio_min, ratio_max and sampler, precise in
-decode_jpeg_and_inception_crop, random_affine. uint8 images stay uint8, truncated after
-resizing, until value_range.
+where chance decides. Names, arguments and defaults are big_vision's (pp/ops_image.py),
+which has no random_affine, normalize and grayscale_to_rgb. uint8 images stay uint8,
+truncated after resizing, until a value range is set.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import tensorflow as tf
 
-from input_pipeline.geometry import (
-    CROP_BOXES,
-    Interpolation,
-    affine,
-    project,
-)
+from input_pipeline.geometry import Interpolation, affine, project
 
 Method = Literal["bilinear", "area", "nearest", "bicubic", "lanczos3", "lanczos5"]
 Size = int | tuple[int, int]
-Sampler = Literal["tf", "torchvision"]
 
 # libjpeg's accurate integer transform, which PIL and torchvision use too; TensorFlow's
 # default is faster and differs by a level or two here and there.
-_PRECISE = "INTEGER_ACCURATE"
+PRECISE = "INTEGER_ACCURATE"
 
 
-def _pair(size: Size) -> tuple[int, int]:
-    """(height, width) from one number or two."""
+def pair_of(size: Size) -> tuple[int, int]:
+    """(height, width) from one number or two.
+
+    Raises:
+      ValueError: a side that is not positive.
+    """
     h, w = (size, size) if isinstance(size, int) else size
     if h <= 0 or w <= 0:
         raise ValueError(f"sizes are positive, got {size!r}")
     return h, w
 
 
-def _decode_bytes(data: tf.Tensor, channels: int, precise: bool) -> tf.Tensor:
-    if precise:  # reads PNG and GIF as well
-        return tf.io.decode_jpeg(data, channels=channels, dct_method=_PRECISE)
+def decode_other(data: tf.Tensor, channels: int) -> tf.Tensor:
+    """Bytes of any format, JPEG by TensorFlow's default; of a GIF, the first image."""
     return tf.io.decode_image(data, channels=channels, expand_animations=False)
 
 
-def _resize_to(
-    image: tf.Tensor, size: Any, method: Method, antialias: bool
+def resize_to(
+    image: tf.Tensor, size: Any, method: Method, antialias: bool, nearest: bool = False
 ) -> tf.Tensor:
-    """tf.image.resize, clipped and cast back (truncated) to the image's dtype."""
+    """tf.image.resize, clipped and cast back to the image's dtype.
+
+    Integers are truncated, as in big_vision, or with `nearest` rounded half to even.
+    """
     out = tf.image.resize(image, size, method=method, antialias=antialias)
     if image.dtype.is_integer:
+        out = tf.round(out) if nearest else out
         out = tf.clip_by_value(out, image.dtype.min, image.dtype.max)
     return tf.cast(out, image.dtype)
 
 
 def decode(channels: int = 3, precise: bool = False) -> Callable[..., tf.Tensor]:
-    """Bytes (JPEG, PNG, GIF, BMP) to a uint8 image; precise: PIL's bits for JPEG."""
+    """Bytes to a uint8 image: JPEG, PNG, GIF, BMP, WebP; precise: PIL's bits for JPEG.
+
+    All but JPEG are as PIL has them anyway, except for BMP with a palette, which
+    TensorFlow misreads, and animated WebP, which it refuses. 1 channel is for JPEG and
+    PNG, 4 are for PNG and BMP.
+    """
     if channels not in (1, 3, 4):
         raise ValueError("channels is 1, 3 or 4")
 
+    def _jpeg(data: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_jpeg(data, channels=channels, dct_method=PRECISE)
+
     def _decode(data: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(
-            _decode_bytes(data, channels, precise), [None, None, channels]
-        )
+        if precise:
+            image = tf.cond(
+                tf.io.is_jpeg(data),
+                lambda: _jpeg(data),
+                lambda: decode_other(data, channels),
+            )
+        else:
+            image = decode_other(data, channels)
+        return tf.ensure_shape(image, [None, None, channels])
 
     return _decode
 
@@ -70,8 +83,8 @@ def resize(
     size: Size, method: Method = "bilinear", antialias: bool = False
 ) -> Callable[..., tf.Tensor]:
     """Resize to (height, width), or to a square."""
-    pair = _pair(size)
-    return lambda image: _resize_to(image, pair, method, antialias)
+    pair = pair_of(size)
+    return lambda image: resize_to(image, pair, method, antialias)
 
 
 def _resize_by(
@@ -84,7 +97,7 @@ def _resize_by(
     def _resize(image: tf.Tensor) -> tf.Tensor:
         hw = tf.cast(tf.shape(image)[:2], tf.float32)
         ratio = tf.cast(goal, tf.float32) / side(hw[0], hw[1])
-        return _resize_to(
+        return resize_to(
             image, tf.cast(tf.round(hw * ratio), tf.int32), method, antialias
         )
 
@@ -105,129 +118,13 @@ def resize_long(
     return _resize_by(longer_size, tf.maximum, method, antialias)
 
 
-def inception_crop(
-    size: Size | None = None,
-    area_min: float = 5,
-    area_max: float = 100,
-    ratio_min: float = 0.75,
-    ratio_max: float = 1.33,
-    method: Method = "bilinear",
-    antialias: bool = False,
-    sampler: Sampler = "tf",
-) -> Callable[..., tf.Tensor]:
-    """Crop a random part (areas in percent), then resize to `size` if given."""
-    box = _sampler((area_min, area_max), (ratio_min, ratio_max), sampler)
-    pair = None if size is None else _pair(size)
-
-    def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return _crop_and_resize(image, seed, box, pair, method, antialias)
-
-    return _crop
-
-
-def decode_jpeg_and_inception_crop(
-    size: Size | None = None,
-    area_min: float = 5,
-    area_max: float = 100,
-    ratio_min: float = 0.75,
-    ratio_max: float = 1.33,
-    method: Method = "bilinear",
-    antialias: bool = False,
-    precise: bool = False,
-    sampler: Sampler = "tf",
-) -> Callable[..., tf.Tensor]:
-    """inception_crop of JPEG bytes, decoding only what is kept.
-
-    Other bytes are decoded whole and then cropped: ImageNet has a PNG under a .JPEG
-    name.
-    """
-    box = _sampler((area_min, area_max), (ratio_min, ratio_max), sampler)
-    pair = None if size is None else _pair(size)
-
-    def _fused(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        shape = tf.io.extract_jpeg_shape(data)
-        y, x, h, w = box(shape, seed)
-        # libjpeg smooths subsampled colours across columns, but not across the edges
-        # of what it decodes, so that the outer columns of a crop differ from those of
-        # the whole image by up to a few levels: precise decodes two more on each side.
-        left = tf.minimum(x, 2) if precise else 0
-        right = tf.minimum(shape[1] - x - w, 2) if precise else 0
-        wide = tf.io.decode_and_crop_jpeg(
-            data,
-            tf.stack([y, x - left, h, left + w + right]),
-            channels=3,
-            dct_method=_PRECISE if precise else "",
-        )
-        return wide[:, left : left + w]
-
-    def _whole(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        image = tf.ensure_shape(_decode_bytes(data, 3, precise), [None, None, 3])
-        return _crop_and_resize(image, seed, box, None, method, antialias)
-
-    def _crop(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        image = tf.cond(
-            tf.io.is_jpeg(data), lambda: _fused(data, seed), lambda: _whole(data, seed)
-        )
-        image = tf.ensure_shape(image, [None, None, 3])
-        return image if pair is None else _resize_to(image, pair, method, antialias)
-
-    return _crop
-
-
-def _sampler(
-    area: tuple[float | int, float | int],
-    ratio: tuple[float | int, float | int],
-    sampler: Sampler,
-) -> Callable[..., Any]:
-    """fn(image shape, seed) -> (y, x, height, width); areas in percent."""
-    if not 0 < area[0] <= area[1] <= 100:
-        raise ValueError("0 < area_min <= area_max <= 100 is needed (percent)")
-    if not 0 < ratio[0] <= ratio[1] < math.inf:
-        raise ValueError("0 < ratio_min <= ratio_max is needed (width / height)")
-    fractions = area[0] / 100, area[1] / 100
-    return lambda shape, seed: CROP_BOXES[sampler](shape, seed, fractions, ratio)
-
-
-def _crop_and_resize(
-    image: tf.Tensor,
-    seed: tf.Tensor,
-    box: Callable[..., Any],
-    size: tuple[int, int] | None,
-    method: Method,
-    antialias: bool,
-) -> tf.Tensor:
-    y, x, h, w = box(tf.shape(image), seed)
-    crop = tf.ensure_shape(image[y : y + h, x : x + w], [None, None, image.shape[-1]])
-    return crop if size is None else _resize_to(crop, size, method, antialias)
-
-
-def random_crop(crop_size: Size) -> Callable[..., tf.Tensor]:
-    """Crop (height, width) at a uniform place; the image must be as large."""
-    h, w = _pair(crop_size)
-
-    def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return tf.image.stateless_random_crop(image, (h, w, image.shape[-1]), seed)
-
-    return _crop
-
-
-def central_crop(crop_size: Size | None = None) -> Callable[..., tf.Tensor]:
-    """Crop the middle, offsets rounded down; None: the largest central square."""
-    pair = None if crop_size is None else _pair(crop_size)
-
-    def _crop(image: tf.Tensor) -> tf.Tensor:
-        shape = tf.shape(image)
-        small = tf.minimum(shape[0], shape[1])
-        h, w = (small, small) if pair is None else pair
-        y, x = (shape[0] - h) // 2, (shape[1] - w) // 2
-        return tf.image.crop_to_bounding_box(image, y, x, h, w)
-
-    return _crop
-
-
 def flip_lr() -> Callable[..., tf.Tensor]:
-    """Mirror left and right, half of the time."""
-    return tf.image.stateless_random_flip_left_right
+    """Mirror left and right, half of the time: plans.coin decides."""
+
+    def _flip(image: tf.Tensor, coin: tf.Tensor) -> tf.Tensor:
+        return tf.cond(coin == 1, lambda: image[:, ::-1], lambda: image)
+
+    return _flip
 
 
 def random_affine(
@@ -297,6 +194,34 @@ def vgg_value_range(
     return _vgg_value_range
 
 
+def normalize(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[..., tf.Tensor]:
+    """torchvision's ToTensor and Normalize: (image / 255 - mean) / std, as float32.
+
+    Takes values of 0 ... 255, uint8 or float, never those of value_range(0, 1); `mean`
+    and `std` are meant for 0 ... 1, one for each channel.
+    """
+    if len(mean) != len(std) or 0 in std:
+        raise ValueError("mean and std are as long as each other, and std holds no 0")
+
+    def _normalize(image: tf.Tensor) -> tf.Tensor:
+        if image.shape[-1] != len(mean):
+            raise ValueError(
+                f"normalize has {len(mean)} mean(s), one for each channel, but got an "
+                f"image of shape {image.shape}"
+            )
+        image = tf.cast(image, tf.float32) / 255.0
+        return (image - tf.constant(mean)) / tf.constant(std)
+
+    return _normalize
+
+
 def clip_value_range(vmin: float = -1, vmax: float = 1) -> Callable[..., tf.Tensor]:
     """Clip, as float32."""
     return lambda image: tf.clip_by_value(tf.cast(image, tf.float32), vmin, vmax)
+
+
+def grayscale_to_rgb() -> Callable[..., tf.Tensor]:
+    """One channel three times."""
+    return tf.image.grayscale_to_rgb

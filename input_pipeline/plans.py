@@ -13,6 +13,8 @@ import numpy as np
 
 from input_pipeline.threefry import threefry2x32
 
+_FLIPS = 0x666C6970  # "flip"
+
 
 class Policy(NamedTuple):
     """A random augmentation in two parts: a plan of `words` words, and its use."""
@@ -39,6 +41,15 @@ def draw(seed: tuple, op: int, words: int) -> list:
         zero = seed[0] - seed[0]
         plan += threefry2x32(seed, (zero + op, zero + block))
     return plan[:words]
+
+
+def coin(seed: tuple, nth: int = 0) -> Any:
+    """0 or 1, a uint32, for the `nth` flip_lr of a preprocessing spec.
+
+    `seed` is as in `draw`. The place is no place of a spec, so that a flip falls the
+    same on the host as in the step, whatever else either of the two specs holds.
+    """
+    return draw(seed, _FLIPS, nth + 1)[nth] % 2
 
 
 def uniform(word: Any, n: Any, low: int, bits: int = 16) -> Any:

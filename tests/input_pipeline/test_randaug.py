@@ -514,26 +514,30 @@ def test_fill_reaches_the_warps_and_cutout():
     assert values == {9, 50}
 
 
-def test_a_drawn_plan_is_what_the_op_would_draw_for_itself():
+def test_what_is_drawn_is_what_the_ops_would_draw_for_themselves():
     fn = ops.get_preprocess_fn(
-        "flip_lr|randaug(2, 10)|copy('image', 'a')|randaug(1, 3)"
+        "flip_lr|randaug(2, 10)|copy('image', 'a')|randaug(1, 3)|flip_lr"
     )
-    seed = tf.constant([[1, 2], [3, 4]])
-    plans = fn.draw(seed, seed)
-    assert fn.plan_names == ("randaug_plan", "randaug_plan_3")
-    assert plans["randaug_plan"].shape == (2, 2)
-    for i in range(2):
-        alone = fn({"image": PHOTOGRAPHS[2], "seed": seed[i]})
-        mine = {name: plan[i] for name, plan in plans.items()}
-        given = fn({"image": PHOTOGRAPHS[2], "seed": seed[i], **mine})
-        for name in ("image", *fn.plan_names):
-            np.testing.assert_array_equal(alone[name], given[name])
-        lines = fn.explain(mine)
-        assert [len(lines[name]) for name in fn.plan_names] == [2, 1]
-    assert ops.get_preprocess_fn("keep('image', 'randaug_plan')").kept == {
-        "image",
-        "randaug_plan",
+    seed = tf.constant([[1, 2], [3, 4], [5, 6]])
+    drawn = fn.draw(seed, seed)
+    shapes = {name: tuple(x.shape) for name, x in drawn.items()}
+    assert shapes == {
+        "flip_lr_coin": (3,),
+        "randaug_plan": (3, 2),
+        "randaug_plan_1": (3, 1),
+        "flip_lr_coin_1": (3,),
     }
+    for i in range(3):
+        alone = fn({"image": PHOTOGRAPHS[2], "seed": seed[i]})
+        mine = {name: x[i] for name, x in drawn.items()}
+        given = fn({"image": PHOTOGRAPHS[2], "seed": seed[i], **mine})
+        for name in ("image", *drawn):
+            np.testing.assert_array_equal(alone[name], given[name])
+        assert [len(lines) for lines in fn.explain(mine).values()] == [1, 2, 1, 1]
+        # Another plan, another image: what is given counts.
+        other = {name: x[i - 1] for name, x in drawn.items()}
+        other = fn({"image": PHOTOGRAPHS[2], "seed": seed[i], **other})
+        assert (other["image"].numpy() != alone["image"].numpy()).any()
 
 
 def test_randaug_through_the_op_language():

@@ -1,0 +1,264 @@
+"""Host ops on any feature: shapes, labels, and which features there are.
+
+Each is a function of its literal arguments that returns fn(value), fn(features) or
+fn(features, seed). Names, arguments and defaults are big_vision's (pp/ops_general.py).
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+Features = dict[str, Any]  # feature name -> tensor
+Keys = str | tuple[str, ...]
+
+
+def reshape(new_shape: tuple[int, ...]) -> Callable[..., tf.Tensor]:
+    """tf.reshape; one entry may be -1."""
+    return lambda value: tf.reshape(value, new_shape)
+
+
+def pad_to_shape(
+    shape: tuple[int | None, ...],
+    pad_value: float = 0,
+    where: Literal["before", "after", "both"] = "after",
+) -> Callable[..., tf.Tensor]:
+    """Pad to a shape; None keeps a dimension; "both" puts the odd one after."""
+
+    def _pad(value: tf.Tensor) -> tf.Tensor:
+        if value.shape.rank != len(shape):
+            raise ValueError(f"pad_to_shape{shape} got a value of shape {value.shape}")
+        pads = []
+        for need, have in zip(shape, tf.unstack(tf.shape(value)), strict=True):
+            room = 0 if need is None else need - have
+            before = {"before": room, "after": 0, "both": room // 2}[where]
+            pads.append((before, room - before))
+        out = tf.pad(value, pads, constant_values=tf.cast(pad_value, value.dtype))
+        return tf.ensure_shape(out, shape)
+
+    return _pad
+
+
+def copy(inkey: str, outkey: str) -> Callable[[Features], Features]:
+    """Feature `inkey` under the name `outkey` as well."""
+    return lambda features: features | {outkey: features[inkey]}
+
+
+def onehot(
+    depth: int,
+    key: str = "labels",
+    key_result: str | None = None,
+    multi: bool = True,
+    on: float = 1.0,
+    off: float = 0.0,
+) -> Callable[[Features], Features]:
+    """Integer label, or several with multi (any of them is on), to float32 [depth].
+
+    Labels outside 0 ... depth - 1 turn nothing on. multi=False gives every label its
+    own row.
+    """
+    if depth <= 0:
+        raise ValueError("depth is positive")
+
+    def _onehot(features: Features) -> Features:
+        labels = tf.cast(features[key], tf.int64)  # bytes would not hold all classes
+        hit = tf.expand_dims(labels, -1) == tf.range(depth, dtype=tf.int64)
+        if multi:
+            hit = tf.reduce_any(tf.reshape(hit, [-1, depth]), axis=0)
+        return features | {key_result or key: tf.where(hit, float(on), float(off))}
+
+    return _onehot
+
+
+def keep(*keys: str) -> Callable[[Features], Features]:
+    """Drop every feature but these."""
+    return lambda features: {k: v for k, v in features.items() if k in keys}
+
+
+def drop(*keys: str) -> Callable[[Features], Features]:
+    """Drop these features."""
+    return lambda features: {k: v for k, v in features.items() if k not in keys}
+
+
+def flatten() -> Callable[[Features], Features]:
+    """Features inside features as features themselves, named "outer/inner"."""
+
+    def _flatten(features: Features) -> Features:
+        flat = {}
+        for name, value in features.items():
+            if isinstance(value, dict):
+                inner = _flatten(value)
+                flat |= {f"{name}/{rest}": leaf for rest, leaf in inner.items()}
+            else:
+                flat[name] = value
+        return flat
+
+    return _flatten
+
+
+def squeeze_last_dim() -> Callable[..., tf.Tensor]:
+    """Remove the last dimension, which is 1."""
+    return lambda value: tf.squeeze(value, axis=-1)
+
+
+def concat(
+    inkeys: tuple[str, ...], outkey: str | None = None, axis: int = -1
+) -> Callable[[Features], Features]:
+    """Features joined along an axis, into `outkey` or else the first of them."""
+    if not inkeys:
+        raise ValueError("inkeys names at least one feature")
+    out = outkey or inkeys[0]
+    return lambda features: (
+        features | {out: tf.concat([features[key] for key in inkeys], axis)}
+    )
+
+
+def setdefault(key: str, value: Any) -> Callable[[Features], Features]:
+    """`value` where the feature is missing or empty.
+
+    An empty feature keeps its dtype and rank; its unknown and empty sides become 1.
+    """
+
+    def _setdefault(features: Features) -> Features:
+        if key not in features:
+            return features | {key: tf.constant(value)}
+        have = tf.convert_to_tensor(features[key])
+        sides = [side or 1 for side in have.shape]
+        default = tf.broadcast_to(tf.constant(value, have.dtype), sides)
+        filled = tf.cond(tf.size(have) > 0, lambda: have, lambda: default)
+        return features | {key: filled}
+
+    return _setdefault
+
+
+def lookup(
+    mapping: str, npzkey: str = "fnames", sep: str | None = None
+) -> Callable[..., tf.Tensor]:
+    """A string to the number that a file gives it, int64; -1 for others.
+
+    The file is an .npz, whose array `npzkey` lists the strings, or text with a string
+    a line: its number is its place, from 0. With `sep`, text lines hold string and
+    number.
+    """
+    try:
+        with tf.io.gfile.GFile(mapping, "rb") as file:
+            data: Any = file.read()
+    except tf.errors.OpError as e:
+        raise ValueError(f"cannot read {mapping!r}: {e.message}") from None
+    if mapping.endswith(".npz"):
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            if npzkey not in arrays:
+                raise ValueError(f"{mapping!r} has no {npzkey!r}: {arrays.files}")
+            keys = [str(key) for key in arrays[npzkey]]
+        values = range(len(keys))
+    elif sep is None:
+        keys = data.decode().splitlines()
+        values = range(len(keys))
+    else:
+        pairs = [line.rsplit(sep, 1) for line in data.decode().splitlines()]
+        try:
+            keys, values = (
+                [key for key, _ in pairs],
+                [int(number) for _, number in pairs],
+            )
+        except ValueError:
+            raise ValueError(
+                f"the lines of {mapping!r} are not of the form string{sep}number"
+            ) from None
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"{mapping!r} holds a string twice")
+    # Made now, once, and captured by whatever graph the op becomes part of.
+    with tf.init_scope():
+        table = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(
+                tf.constant(keys, tf.string), tf.constant([*values], tf.int64)
+            ),
+            default_value=-1,
+        )
+    return table.lookup
+
+
+def _in_and_out(
+    key: Keys | None, inkey: Keys | None, outkey: Keys | None
+) -> list[tuple[str, str]]:
+    """(feature read, feature written) of an op that takes several at once."""
+    read, written = key or inkey or "image", key or outkey or inkey or "image"
+    reads, writes = ((k,) if isinstance(k, str) else k for k in (read, written))
+    if len(reads) != len(writes):
+        raise ValueError("inkey and outkey name as many features")
+    return list(zip(reads, writes, strict=True))
+
+
+def _shuffled(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """0 ... count - 1 in random order, int32."""
+    shape = tf.reshape(count, [1])
+    return tf.argsort(tf.random.stateless_uniform(shape, seed, alg="philox"))
+
+
+def choice(
+    n: Literal["single"] | int | tuple[int, int] = "single",
+    key: Keys | None = None,
+    fewer_ok: bool = False,
+    inkey: Keys | None = None,
+    outkey: Keys | None = None,
+) -> Callable[[Features, tf.Tensor], Features]:
+    """Random entries of a feature's first axis, the same ones of several features.
+
+    n="single" takes one entry and drops the axis; a number takes so many different
+    ones, in random order; (low, high) takes low ... high - 1 of them. With fewer_ok
+    there may be fewer, and the shape is unknown.
+    """
+    pairs = _in_and_out(key, inkey, outkey)
+    low, high = (1, 2) if n == "single" else (n, n + 1) if isinstance(n, int) else n
+    if not 0 < low < high:
+        raise ValueError("n is positive, or two numbers with 0 < low < high")
+
+    def _choice(features: Features, seed: tf.Tensor) -> Features:
+        values = [tf.convert_to_tensor(features[name]) for name, _ in pairs]
+        have = tf.shape(values[0])[0]
+        order_seed, count_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+        order = _shuffled(have, order_seed)
+        count: Any = low
+        if high - low > 1:
+            count = tf.random.stateless_uniform(
+                [], count_seed, low, high, tf.int32, alg="philox"
+            )
+        chosen = order[:count]
+        if not fewer_ok:
+            enough = tf.debugging.assert_greater_equal(
+                have, count, f"choice({n!r}) has too few entries to choose from"
+            )
+            with tf.control_dependencies([enough] if enough is not None else []):
+                chosen = tf.identity(chosen)
+            if high - low == 1:
+                chosen = tf.ensure_shape(chosen, [low])
+        taken = [tf.gather(value, chosen) for value in values]
+        if n == "single":
+            taken = [value[0] for value in taken]
+        return features | {
+            name: value for (_, name), value in zip(pairs, taken, strict=True)
+        }
+
+    return _choice
+
+
+def choice_no_replacement(
+    key: str | None = None, inkey: str = "image", outkey: str = "image"
+) -> Callable[[Features], Features]:
+    """One entry of the first axis, none twice before each had its turn.
+
+    Each example goes through its entries in an order of its own, anew when it has seen
+    them all: needs the features "epoch" and "index", integers, of the global order.
+    """
+
+    def _choice(features: Features) -> Features:
+        value = tf.convert_to_tensor(features[key or inkey])
+        epoch = tf.cast(features["epoch"], tf.int32)
+        index = tf.cast(features["index"], tf.int32)
+        have = tf.shape(value)[0]
+        order = _shuffled(have, tf.stack([index, epoch // have]))
+        return features | {key or outkey: value[order[epoch % have]]}
+
+    return _choice
