@@ -86,7 +86,8 @@ class Preprocess:
     Policies (randaug and its like) and flip_lr read what chance decides from features
     such as "randaug_plan" and "flip_lr_coin". Where they are missing they are drawn
     from `seed`, or from `batch_seed` if all images of a batch share them: with the same
-    result as `draw`, which is the fast way for many examples.
+    result as `draw`, which is the fast way for many examples. A `keep` that names such a
+    feature keeps it.
     """
 
     def __init__(self, spec: str):
@@ -169,7 +170,8 @@ class Preprocess:
                     source = "batch_seed" if chance.per_batch else "seed"
                     drawn = chance.draw(_needed(seeds, source, call))
                 value = tf.convert_to_tensor(features[inkey])
-                return features | {outkey: use(value, drawn), name: drawn}
+                record = {name: drawn} if name in self.kept else {}
+                return features | {outkey: use(value, drawn)} | record
 
             return on_chance
 

@@ -531,13 +531,23 @@ def test_what_is_drawn_is_what_the_ops_would_draw_for_themselves():
         alone = fn({"image": PHOTOGRAPHS[2], "seed": seed[i]})
         mine = {name: x[i] for name, x in drawn.items()}
         given = fn({"image": PHOTOGRAPHS[2], "seed": seed[i], **mine})
-        for name in ("image", *drawn):
-            np.testing.assert_array_equal(alone[name], given[name])
+        assert set(alone) == {"image", "seed", "a"}
+        np.testing.assert_array_equal(alone["image"], given["image"])
         assert [len(lines) for lines in fn.explain(mine).values()] == [1, 2, 1, 1]
         # Another plan, another image: what is given counts.
         other = {name: x[i - 1] for name, x in drawn.items()}
         other = fn({"image": PHOTOGRAPHS[2], "seed": seed[i], **other})
         assert (other["image"].numpy() != alone["image"].numpy()).any()
+
+
+def test_a_plan_that_is_kept_makes_the_image_again():
+    seed, image = tf.constant([7, 8]), PHOTOGRAPHS[2]
+    got = ops.get_preprocess_fn("randaug(2, 10)|keep('image', 'randaug_plan')")(
+        {"image": image, "seed": seed}
+    )
+    assert set(got) == {"image", "randaug_plan"}
+    again, _ = numpy_policy(image, got["randaug_plan"].numpy(), 10)
+    np.testing.assert_array_equal(got["image"], again)
 
 
 def test_randaug_through_the_op_language():
