@@ -46,13 +46,8 @@ class Rows:
         )
 
 
-def map_examples(
-    pairs: tf.data.Dataset,
-    preprocess: Preprocess,
-    threads: int,
-    read: Callable = lambda features: features,
-) -> tf.data.Dataset:
-    """Preprocess pairs (what `read` takes, seed), in order, `threads` at a time."""
+def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], dict]:
+    """(what `read` takes, seed) -> the features of one example, preprocessed."""
 
     # As it is written, not converted: an error of an op then reads as the op says it.
     @tf.autograph.experimental.do_not_convert
@@ -60,6 +55,17 @@ def map_examples(
         features = preprocess({**read(item), "seed": seed})
         return {name: x for name, x in features.items() if name != "seed"}
 
+    return one
+
+
+def map_examples(
+    pairs: tf.data.Dataset,
+    preprocess: Preprocess,
+    threads: int,
+    read: Callable = lambda features: features,
+) -> tf.data.Dataset:
+    """Preprocess pairs (what `read` takes, seed), in order, `threads` at a time."""
+    one = example_fn(preprocess, read)
     return pairs.map(one, num_parallel_calls=threads, deterministic=True)
 
 

@@ -210,7 +210,7 @@ def test_a_data_set_that_is_not_prepared(tmp_path):
         ({"name": "imagnet2012", "split": "train"}, "did you mean 'imagenet2012'"),
         ({"kind": "tdfs"}, "unknown kind of data 'tdfs'; did you mean 'tfds'"),
         ({"kind": "arrays", "name": "digit", "split": "a"}, "did you mean 'digits'"),
-        ({"kind": "arrays", "name": "digits", "split": "val"}, "not 'val'"),
+        ({"kind": "arrays", "name": "digits", "split": "val"}, "no split 'val'"),
     ],
 )
 def test_wrong_names(imagenet_dir, data, message):
