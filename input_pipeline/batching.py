@@ -102,10 +102,15 @@ def batches(
       ValueError: a feature that cannot be stacked.
     """
     stackable_specs(examples)
+    stacked = examples.batch(rows.local_batch_size, drop_remainder=True)
+    return run_ahead(stacked, threads, prefetch)
+
+
+def run_ahead(stacked: tf.data.Dataset, threads: int, prefetch: int) -> tf.data.Dataset:
+    """Batches made in a pool of `threads` threads, `prefetch` of them ahead."""
     options = tf.data.Options()
     # As big_vision: one pool of threads, each example on one of them.
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     options.experimental_optimization.inject_prefetch = False
-    stacked = examples.batch(rows.local_batch_size, drop_remainder=True)
     return stacked.prefetch(prefetch).with_options(options)

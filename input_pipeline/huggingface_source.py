@@ -95,7 +95,7 @@ class HuggingFaceSource:
         rows = sum(len(table) for table in self._tables)
         return sum(table.data.nbytes for table in self._tables) * len(self) // rows
 
-    def _fetch(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _fetch(self, index: Any) -> tuple[np.ndarray, np.ndarray]:
         part = int(np.searchsorted(self._ends, index, side="right"))
         row = self._tables[part][int(self._rows[index])]
         image, label = (row[key] for key in self._keys)

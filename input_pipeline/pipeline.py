@@ -7,8 +7,9 @@ dicts of numpy arrays: what the preprocessing string `pp` leaves of an example, 
 
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,7 @@ class TrainData:
         specs: Any = self._batches.element_spec
         return {
             name: (tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype))
-            for name, spec in specs.items()
-            if name != damaged.REPLACED
+            for name, spec in (specs[-1] if self.skip_errors else specs).items()
         }
 
     def skipped(self, start: int, stop: int) -> int:
@@ -84,29 +84,37 @@ class TrainData:
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         batches = damaged.batches(self._batches, self.start_step, self._explain)
-        for step, batch in enumerate(batches, self.start_step):
-            yield self.replaced.take(step, batch) if self.skip_errors else batch
+        if not self.skip_errors:
+            yield from batches
+        for step, (asked, numbers, features) in enumerate(batches, self.start_step):
+            if len(numbers) < self.rows.local_batch_size:
+                features = self._replace(step, asked, numbers, features)
+            yield features
 
     @functools.cached_property
     def _batches(self) -> tf.data.Dataset:
-        examples = self._examples(self._pairs())
-        return batching.batches(examples, self.rows, self.threads, self.prefetch)
+        if not self.skip_errors:
+            examples = self._examples(self._pairs())
+            return batching.batches(examples, self.rows, self.threads, self.prefetch)
+        good = damaged.good_rows(
+            self._pairs(),
+            batching.example_fn(self.preprocess, self._read),
+            batching.stackable_specs,
+            self.rows.local_batch_size,
+            self.threads,
+        )
+        return batching.run_ahead(good, self.threads, self.prefetch)
 
     def _pairs(self) -> tf.data.Dataset:
         """Pairs (what to read or what was read, seed), in the order of the stream.
 
-        With skip_errors also the example's index and a number, from which `_spares`
-        knows what to take in its place.
+        With skip_errors the example's index is a third column.
         """
         if self.shuffle_buffer_size is None:
             return self._global_shuffle()
         return self._buffer_shuffle(self.shuffle_buffer_size)
 
     def _examples(self, pairs: tf.data.Dataset) -> tf.data.Dataset:
-        """The preprocessed examples of pairs."""
-        if self.skip_errors:
-            one = batching.example_fn(self.preprocess, self._read)
-            return damaged.first_good(pairs, one, self._spares, self.threads)
         return batching.map_examples(pairs, self.preprocess, self.threads, self._read)
 
     def _read(self, item: Any) -> dict:
@@ -124,53 +132,70 @@ class TrainData:
 
         @tf.autograph.experimental.do_not_convert
         def plan(step):
-            positions = self.rows.positions(step)
-            index, seed = self._fate(positions)
-            return (
-                (index, seed, index, positions) if self.skip_errors else (index, seed)
-            )
+            index, seed = self._fate(self.rows.positions(step))
+            return (index, seed, index) if self.skip_errors else (index, seed)
 
         # A whole batch is planned at once: a plan is a hundred tiny operations.
         return tf.data.Dataset.range(self.start_step, _ENDLESS).map(plan).unbatch()
 
-    def _spares(self, place: tf.Tensor, item: Any, seed: tf.Tensor) -> tf.data.Dataset:
-        """What to take in the place of a damaged example, the best first.
+    @functools.cached_property
+    def _one_again(self) -> Callable:
+        """(index, seed) -> the example, outside of any dataset."""
+        one = batching.example_fn(self.preprocess, self.source.read)
+        return tf.function(one, autograph=False)
 
-        The examples of the next positions; with a shuffle buffer, which has no
-        positions, the examples of the next indices.
+    def _replace(self, step: int, asked: Any, numbers: Any, features: Any) -> Any:
+        """The batch of `step` with other examples in its damaged rows.
+
+        The example of the first of the next positions that can be read, as it is there;
+        with a shuffle buffer, which has no positions, that of the next index, with the
+        seed of the row.
         """
-
-        @tf.autograph.experimental.do_not_convert
-        def spare(number):
+        seeds, indices = asked
+        rows, damages, reasons = {}, [], []
+        for row in np.setdiff1d(np.arange(len(indices)), numbers):
+            spares = np.arange(1, 1 + damaged.SPARES)
             if self.shuffle_buffer_size is None:
-                return tuple(x[0] for x in self._fate(place[None] + number))
-            return self.source.read((place + number) % len(self.source)), seed
-
-        return tf.data.Dataset.range(1, 1 + damaged.SPARES).map(spare)
+                position = self.rows.positions(tf.constant(step, tf.int64))[row]
+                spares = zip(*self._fate(position + spares), strict=True)
+            else:
+                spares = (indices[row] + spares) % len(self.source)
+                spares = ((tf.constant(i), tf.constant(seeds[row])) for i in spares)
+            own = tf.constant(indices[row]), tf.constant(seeds[row])
+            tried, rows[row], why = damaged.first_that_works(
+                self._one_again, itertools.chain([own], spares)
+            )
+            if rows[row] is None:
+                raise ValueError(
+                    f"{self.source.describe(int(indices[row]))} cannot be read ({why[0]}), "
+                    f"and neither can the {damaged.SPARES} that would take its place"
+                )
+            if tried:  # else it could be read this time
+                damages.append(int(indices[row]))
+                reasons.append(why[0])
+        self.replaced.note(step, damages, reasons)
+        return damaged.fill(len(indices), numbers, features, rows)
 
     def _explain(self, step: int, why: str) -> str:
         """The error of a batch that failed: the example that did it, and what to do."""
-        again = dataclasses.replace(self, start_step=step)
+        again = dataclasses.replace(
+            self, start_step=step, shuffle_buffer_size=None, skip_errors=False
+        )
         if self.shuffle_buffer_size is None:
             pairs = again._pairs().take(self.rows.local_batch_size)
         else:
             # Nobody knows what the buffer held: look through this process's part.
-            again = dataclasses.replace(
-                again, shuffle_buffer_size=None, skip_errors=False
-            )
             pairs = tf.data.Dataset.range(*self._part).map(
                 lambda index: (index, order.example_seed(0, index, seed=self.seed))
             )
-        what = f"the training batch of step {step}"
         cure = "set skip_errors=True in input to take the next example in its place"
         if self.skip_errors:
-            cure = f"neither can the {damaged.SPARES} that would take its place"
+            cure = "restore it: a shuffle buffer needs each, and skips in decoding only"
         return damaged.explain(
-            what,
+            f"the training batch of step {step}",
             why,
             pairs,
             again._examples,
-            dataclasses.replace(again, skip_errors=False)._examples,
             self.source.describe,
             cure,
         )
@@ -204,9 +229,7 @@ class TrainData:
             epoch = (first + count) // (stop - start)
             index = tf.cast(features["_id"], tf.int64)
             seed = order.example_seed(epoch, index, seed=self.seed)
-            if self.skip_errors:
-                return features, seed, index, index
-            return features, seed
+            return (features, seed, index) if self.skip_errors else (features, seed)
 
         return raw.enumerate().map(with_seed, num_parallel_calls=2, deterministic=True)
 
@@ -285,7 +308,6 @@ class EvalData:
             f"the evaluation batch {step}",
             why,
             self._pairs(step).take(real),
-            self._examples,
             self._examples,
             self.source.describe,
             "an evaluation is of every example and skips none: restore it",

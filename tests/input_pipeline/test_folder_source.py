@@ -153,7 +153,8 @@ def labels_of_tfds(imagenet_dir, split):
 
 def names_and_synsets(source):
     return {
-        path.name.encode(): source.class_names[label] for path, label in files_of(source)
+        path.name.encode(): source.class_names[label]
+        for path, label in files_of(source)
     }
 
 
@@ -162,12 +163,10 @@ def test_ilsvrc_train(ilsvrc_dir, imagenet_dir):
     assert names_and_synsets(source) == labels_of_tfds(imagenet_dir, "train")
 
 
-def test_ilsvrc_validation_images_need_no_folders(ilsvrc_dir, imagenet_dir):
+def test_ilsvrc_validation_images_need_no_folders(ilsvrc_dir, imagenet_dir, tmp_path):
     """Alone in a folder they have ILSVRC's 1,000 classes, in tfds' order."""
-    alone = ilsvrc_dir / "alone"
-    alone.mkdir()
-    (alone / "val").symlink_to(ilsvrc_dir / "val")
-    source = open_folder(alone, "val")
+    (tmp_path / "val").symlink_to(ilsvrc_dir / "val")
+    source = open_folder(tmp_path, "val")
     assert names_and_synsets(source) == labels_of_tfds(imagenet_dir, "validation")
     names = tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split()
     assert source.class_names == tuple(names)
@@ -175,7 +174,9 @@ def test_ilsvrc_validation_images_need_no_folders(ilsvrc_dir, imagenet_dir):
 
 def test_ilsvrc_validation_images_of_some_classes(ilsvrc_dir, imagenet_dir, tmp_path):
     """Beside a train of ten classes, labels are places among these ten."""
-    with pytest.raises(ValueError, match="is of the class n0.*has no folder") as caught:
+    with pytest.raises(
+        ValueError, match=r"is of the class n0.*has no folder"
+    ) as caught:
         open_folder(ilsvrc_dir, "val")
     assert "\n" not in str(caught.value)
     known = set(open_folder(ilsvrc_dir, "train").class_names)
@@ -193,7 +194,9 @@ def test_ilsvrc_validation_images_of_some_classes(ilsvrc_dir, imagenet_dir, tmp_
     for path, label in files_of(source):
         number = int(path.stem.split("_")[-1])
         assert source.class_names[label] == synsets[number - 1]
-        assert labels.get(path.name.encode(), synsets[number - 1]) == synsets[number - 1]
+        assert (
+            labels.get(path.name.encode(), synsets[number - 1]) == synsets[number - 1]
+        )
 
 
 # ------------------------------------------------------------------------- errors
@@ -207,11 +210,13 @@ def assert_fails(root, split, message):
 
 def test_wrong_splits(pets):
     known = "(known: notes, train, val, and parts"
-    assert_fails(pets, "vall", f"{pets} has no split 'vall'; did you mean 'val'? {known}")
+    assert_fails(
+        pets, "vall", f"{pets} has no split 'vall'; did you mean 'val'? {known}"
+    )
     assert_fails(pets, "train[5:5]", "the split 'train[5:5]' of")
     message = f"{pets / 'notes'} has no images in folders of classes: arrange images"
     assert_fails(pets, "notes", message)
-    with pytest.raises(sources.DataNotFound, match="there is no folder .*/none"):
+    with pytest.raises(sources.DataNotFound, match=r"there is no folder .*/none"):
         open_folder(pets / "none", "train")
 
 
