@@ -46,13 +46,8 @@ class Rows:
         )
 
 
-def map_examples(
-    pairs: tf.data.Dataset,
-    preprocess: Preprocess,
-    threads: int,
-    read: Callable = lambda features: features,
-) -> tf.data.Dataset:
-    """Preprocess pairs (what `read` takes, seed), in order, `threads` at a time."""
+def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], dict]:
+    """(what `read` takes, seed) -> the features of one example, preprocessed."""
 
     # As it is written, not converted: an error of an op then reads as the op says it.
     @tf.autograph.experimental.do_not_convert
@@ -60,6 +55,17 @@ def map_examples(
         features = preprocess({**read(item), "seed": seed})
         return {name: x for name, x in features.items() if name != "seed"}
 
+    return one
+
+
+def map_examples(
+    pairs: tf.data.Dataset,
+    preprocess: Preprocess,
+    threads: int,
+    read: Callable = lambda features: features,
+) -> tf.data.Dataset:
+    """Preprocess pairs (what `read` takes, seed), in order, `threads` at a time."""
+    one = example_fn(preprocess, read)
     return pairs.map(one, num_parallel_calls=threads, deterministic=True)
 
 
@@ -96,10 +102,15 @@ def batches(
       ValueError: a feature that cannot be stacked.
     """
     stackable_specs(examples)
+    stacked = examples.batch(rows.local_batch_size, drop_remainder=True)
+    return run_ahead(stacked, threads, prefetch)
+
+
+def run_ahead(stacked: tf.data.Dataset, threads: int, prefetch: int) -> tf.data.Dataset:
+    """Batches made in a pool of `threads` threads, `prefetch` of them ahead."""
     options = tf.data.Options()
     # As big_vision: one pool of threads, each example on one of them.
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     options.experimental_optimization.inject_prefetch = False
-    stacked = examples.batch(rows.local_batch_size, drop_remainder=True)
     return stacked.prefetch(prefetch).with_options(options)

@@ -7,15 +7,16 @@ dicts of numpy arrays: what the preprocessing string `pp` leaves of an example, 
 
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from input_pipeline import batching, ops, order, sources
+from input_pipeline import batching, damaged, memory, ops, order, sources
 
 _ENDLESS = 2**48
 _EVAL_SEED = 0  # random ops in an evaluation do the same thing every time
@@ -41,8 +42,10 @@ class TrainData:
     start_step: int
     shuffle_buffer_size: int | None
     cache_raw: bool
+    skip_errors: bool
     threads: int
     prefetch: int
+    replaced: damaged.Replaced
 
     @property
     def total_examples(self) -> int:
@@ -65,43 +68,141 @@ class TrainData:
         specs: Any = self._batches.element_spec
         return {
             name: (tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype))
-            for name, spec in specs.items()
+            for name, spec in (specs[-1] if self.skip_errors else specs).items()
         }
+
+    def skipped(self, start: int, stop: int) -> int:
+        """How many rows of steps start to stop - 1 hold another example than they should.
+
+        Of this process's rows, and of batches that it has made; see `skip_errors`.
+        """
+        return self.replaced.count(start, stop)
 
     def from_step(self, step: int) -> "TrainData":
         """The same stream, starting with the batch of `step` (0 is the first)."""
         return dataclasses.replace(self, start_step=step)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        batches: Any = self._batches.as_numpy_iterator()
-        return batches
+        batches = damaged.batches(self._batches, self.start_step, self._explain)
+        if not self.skip_errors:
+            yield from batches
+        for step, (asked, numbers, features) in enumerate(batches, self.start_step):
+            if len(numbers) < self.rows.local_batch_size:
+                features = self._replace(step, asked, numbers, features)
+            yield features
 
     @functools.cached_property
     def _batches(self) -> tf.data.Dataset:
+        if not self.skip_errors:
+            examples = self._examples(self._pairs())
+            return batching.batches(examples, self.rows, self.threads, self.prefetch)
+        good = damaged.good_rows(
+            self._pairs(),
+            batching.example_fn(self.preprocess, self._read),
+            batching.stackable_specs,
+            self.rows.local_batch_size,
+            self.threads,
+        )
+        return batching.run_ahead(good, self.threads, self.prefetch)
+
+    def _pairs(self) -> tf.data.Dataset:
+        """Pairs (what to read or what was read, seed), in the order of the stream.
+
+        With skip_errors the example's index is a third column.
+        """
         if self.shuffle_buffer_size is None:
-            examples = batching.map_examples(
-                self._global_shuffle(), self.preprocess, self.threads, self.source.read
-            )
-        else:
-            raw = self._buffer_shuffle(self.shuffle_buffer_size)
-            examples = batching.map_examples(raw, self.preprocess, self.threads)
-        return batching.batches(examples, self.rows, self.threads, self.prefetch)
+            return self._global_shuffle()
+        return self._buffer_shuffle(self.shuffle_buffer_size)
+
+    def _examples(self, pairs: tf.data.Dataset) -> tf.data.Dataset:
+        return batching.map_examples(pairs, self.preprocess, self.threads, self._read)
+
+    def _read(self, item: Any) -> dict:
+        return self.source.read(item) if self.shuffle_buffer_size is None else item
+
+    def _fate(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(index, seed) of each position."""
+        epoch, index = order.example_at(
+            positions, seed=self.seed, size=len(self.source)
+        )
+        return index, order.example_seed(epoch, index, seed=self.seed)
 
     def _global_shuffle(self) -> tf.data.Dataset:
         """Pairs (index, seed) in the order of order.example_at."""
 
         @tf.autograph.experimental.do_not_convert
         def plan(step):
-            epoch, index = order.example_at(
-                self.rows.positions(step), seed=self.seed, size=len(self.source)
-            )
-            return index, order.example_seed(epoch, index, seed=self.seed)
+            index, seed = self._fate(self.rows.positions(step))
+            return (index, seed, index) if self.skip_errors else (index, seed)
 
         # A whole batch is planned at once: a plan is a hundred tiny operations.
         return tf.data.Dataset.range(self.start_step, _ENDLESS).map(plan).unbatch()
 
-    def _buffer_shuffle(self, buffer_size: int) -> tf.data.Dataset:
-        """Pairs (raw example, seed), by big_vision's read, cache, shuffle, repeat."""
+    @functools.cached_property
+    def _one_again(self) -> Callable:
+        """(index, seed) -> the example, outside of any dataset."""
+        one = batching.example_fn(self.preprocess, self.source.read)
+        return tf.function(one, autograph=False)
+
+    def _replace(self, step: int, asked: Any, numbers: Any, features: Any) -> Any:
+        """The batch of `step` with other examples in its damaged rows.
+
+        The example of the first of the next positions that can be read, as it is there;
+        with a shuffle buffer, which has no positions, that of the next index, with the
+        seed of the row.
+        """
+        seeds, indices = asked
+        rows, damages, reasons = {}, [], []
+        for row in np.setdiff1d(np.arange(len(indices)), numbers):
+            spares = np.arange(1, 1 + damaged.SPARES)
+            if self.shuffle_buffer_size is None:
+                position = self.rows.positions(tf.constant(step, tf.int64))[row]
+                spares = zip(*self._fate(position + spares), strict=True)
+            else:
+                spares = (indices[row] + spares) % len(self.source)
+                spares = ((tf.constant(i), tf.constant(seeds[row])) for i in spares)
+            own = tf.constant(indices[row]), tf.constant(seeds[row])
+            tried, rows[row], why = damaged.first_that_works(
+                self._one_again, itertools.chain([own], spares)
+            )
+            if rows[row] is None:
+                raise ValueError(
+                    f"{self.source.describe(int(indices[row]))} cannot be read ({why[0]}), "
+                    f"and neither can the {damaged.SPARES} that would take its place"
+                )
+            if tried:  # else it could be read this time
+                damages.append(int(indices[row]))
+                reasons.append(why[0])
+        self.replaced.note(step, damages, reasons)
+        return damaged.fill(len(indices), numbers, features, rows)
+
+    def _explain(self, step: int, why: str) -> str:
+        """The error of a batch that failed: the example that did it, and what to do."""
+        again = dataclasses.replace(
+            self, start_step=step, shuffle_buffer_size=None, skip_errors=False
+        )
+        if self.shuffle_buffer_size is None:
+            pairs = again._pairs().take(self.rows.local_batch_size)
+        else:
+            # Nobody knows what the buffer held: look through this process's part.
+            pairs = tf.data.Dataset.range(*self._part).map(
+                lambda index: (index, order.example_seed(0, index, seed=self.seed))
+            )
+        cure = "set skip_errors=True in input to take the next example in its place"
+        if self.skip_errors:
+            cure = "restore it: a shuffle buffer needs each, and skips in decoding only"
+        return damaged.explain(
+            f"the training batch of step {step}",
+            why,
+            pairs,
+            again._examples,
+            self.source.describe,
+            cure,
+        )
+
+    @property
+    def _part(self) -> tuple[int, int]:
+        """First and last example (and one) of this process with a shuffle buffer."""
         size, rows = len(self.source), self.rows
         start = size * rows.process_index // rows.process_count
         stop = size * (rows.process_index + 1) // rows.process_count
@@ -110,6 +211,11 @@ class TrainData:
                 f"{size} examples are too few for {rows.process_count} processes with "
                 "shuffle_buffer_size, which gives each its own: leave it out"
             )
+        return start, stop
+
+    def _buffer_shuffle(self, buffer_size: int) -> tf.data.Dataset:
+        """Pairs (raw example, seed), by big_vision's read, cache, shuffle, repeat."""
+        start, stop = self._part
         raw = self.source.sequential(start, stop)
         if self.cache_raw:
             raw = raw.cache()
@@ -117,12 +223,13 @@ class TrainData:
         entropy = np.random.SeedSequence([self.seed % 2**64, self.start_step])
         # Shuffled before repeated, so that each epoch has every example once.
         raw = raw.shuffle(buffer_size, seed=int(entropy.generate_state(1)[0])).repeat()
-        first = self.start_step * rows.local_batch_size
+        first = self.start_step * self.rows.local_batch_size
 
         def with_seed(count, features):
             epoch = (first + count) // (stop - start)
             index = tf.cast(features["_id"], tf.int64)
-            return features, order.example_seed(epoch, index, seed=self.seed)
+            seed = order.example_seed(epoch, index, seed=self.seed)
+            return (features, seed, index) if self.skip_errors else (features, seed)
 
         return raw.enumerate().map(with_seed, num_parallel_calls=2, deterministic=True)
 
@@ -158,25 +265,15 @@ class EvalData:
         return -(-len(self.source) // self.rows.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        batches: Any = self._batches.as_numpy_iterator()
-        return batches
+        return damaged.batches(self._batches, 0, self._explain)
 
     @functools.cached_property
     def _batches(self) -> tf.data.Dataset:
         rows, size = self.rows, len(self.source)
-
-        @tf.autograph.experimental.do_not_convert
-        def plan(step):
-            index = rows.positions(step)
-            return index, order.example_seed(0, index, seed=_EVAL_SEED)
-
         full = size // rows.batch_size
         rest = size % rows.batch_size - rows.process_index * rows.local_batch_size
         real = full * rows.local_batch_size + min(max(rest, 0), rows.local_batch_size)
-        pairs = tf.data.Dataset.range(self.steps).map(plan).unbatch().take(real)
-        examples = batching.map_examples(
-            pairs, self.preprocess, self.threads, self.source.read
-        )
+        examples = self._examples(self._pairs(0).take(real))
 
         padding = {
             name: tf.zeros(spec.shape, spec.dtype)
@@ -188,6 +285,34 @@ class EvalData:
         examples = examples.map(lambda features, mask: {**features, "_mask": mask})
         return batching.batches(examples, rows, self.threads, self.prefetch)
 
+    def _pairs(self, start_step: int) -> tf.data.Dataset:
+        """Pairs (index, seed) of this process's rows, beyond the last example too."""
+
+        @tf.autograph.experimental.do_not_convert
+        def plan(step):
+            index = self.rows.positions(step)
+            return index, order.example_seed(0, index, seed=_EVAL_SEED)
+
+        return tf.data.Dataset.range(start_step, self.steps).map(plan).unbatch()
+
+    def _examples(self, pairs: tf.data.Dataset) -> tf.data.Dataset:
+        return batching.map_examples(
+            pairs, self.preprocess, self.threads, self.source.read
+        )
+
+    def _explain(self, step: int, why: str) -> str:
+        rows = self.rows
+        first = step * rows.batch_size + rows.process_index * rows.local_batch_size
+        real = min(rows.local_batch_size, len(self.source) - first)
+        return damaged.explain(
+            f"the evaluation batch {step}",
+            why,
+            self._pairs(step).take(real),
+            self._examples,
+            self.source.describe,
+            "an evaluation is of every example and skips none: restore it",
+        )
+
 
 def make_train(
     *,
@@ -198,6 +323,7 @@ def make_train(
     start_step: int = 0,
     shuffle_buffer_size: int | None = None,
     cache_raw: bool = False,
+    skip_errors: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     num_parallel_calls: int | None = None,
@@ -215,7 +341,11 @@ def make_train(
       shuffle_buffer_size: None shuffles globally. A number selects big_vision's way:
         each process reads its own part in order through a shuffle buffer of so many
         undecoded examples; such a stream cannot go on where it was.
-      cache_raw: with shuffle_buffer_size, keep all undecoded examples in memory.
+      cache_raw: with shuffle_buffer_size, keep all undecoded examples in memory;
+        refused if they would take more than 80 % of what is free.
+      skip_errors: in the place of an example that cannot be read or decoded, take the
+        next one of the order that can be, of seven; `TrainData.skipped` counts them.
+        False stops, with an error that names the example.
       process_index: which process's rows these are, of `process_count`.
       process_count: how many processes share each global batch, in equal parts.
       num_parallel_calls: examples worked on at a time; None is twice the CPU cores.
@@ -240,14 +370,19 @@ def make_train(
             "cache_raw has no effect on the global shuffle, which reads any example at "
             "any time; the operating system keeps in memory what fits"
         )
+    source = sources.open_source(**data)
+    if shuffle_buffer_size is not None and cache_raw:
+        memory.check_cache(source.nbytes(), memory.available(), process_count)
     stream = TrainData(
-        source=sources.open_source(**data),
+        source=source,
         preprocess=preprocess,
         rows=rows,
         seed=seed,
         start_step=start_step,
         shuffle_buffer_size=shuffle_buffer_size,
         cache_raw=cache_raw,
+        skip_errors=skip_errors,
+        replaced=damaged.Replaced(source.describe),
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
     )

@@ -11,7 +11,6 @@ import hashlib
 import os
 import struct
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from tqdm import tqdm
 
 _HEADER, _FOOTER = 12, 4  # bytes before and after the data of a record
 _FOLDER = ".record_index"
 _THREADS = 16  # the work is waiting for the disk
+_PATIENCE = 3  # seconds without a word
 
 
 def offsets(shards: Sequence[str]) -> list[np.ndarray]:
@@ -31,18 +32,18 @@ def offsets(shards: Sequence[str]) -> list[np.ndarray]:
     Raises:
       ValueError: a shard is missing, truncated or no TFRecord file; names the file.
     """
-    started = reported = time.monotonic()
-    found = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        for i, shard in enumerate(pool.map(shard_offsets, shards)):
-            found.append(shard)
-            if time.monotonic() - reported > 5:
-                reported = time.monotonic()
-                logging.info("indexing records: %d of %d shards", i + 1, len(shards))
-    if time.monotonic() - started > 5:
-        seconds = time.monotonic() - started
-        logging.info("indexed the records of %d shards, %.0f s", len(shards), seconds)
-    return found
+        # Shown when it takes more than a moment: minutes, the first time, on a slow disk.
+        return list(
+            tqdm(
+                pool.map(shard_offsets, shards),
+                desc="indexing records",
+                total=len(shards),
+                unit=" shards",
+                delay=_PATIENCE,
+                leave=False,
+            )
+        )
 
 
 def shard_offsets(shard: str) -> np.ndarray:
@@ -68,6 +69,11 @@ def shard_offsets(shard: str) -> np.ndarray:
             ", ".join(map(str, folders)),
         )
     return found
+
+
+def file_size(path: str) -> int:
+    """Bytes of a file, which may be remote."""
+    return _stat(path)[0]
 
 
 def scan(shard: str, size: int) -> np.ndarray:

@@ -2,20 +2,25 @@
 
 A config's `data` section is the keyword arguments of one source, plus `kind`, its name
 in SOURCES: `dict(name="imagenet2012", split="train[:99%]")` is a tfds data set, the
-default kind; `dict(kind="arrays", name="digits", split="train")` needs no files.
+default kind; `dict(kind="folder", data_dir="~/pets", split="train[:99%]")` a folder of
+images; `dict(kind="arrays", name="digits", split="train")` needs no files.
 """
 
 import difflib
 import inspect
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import tensorflow as tf
 
-from input_pipeline.tfds_source import DataNotFound, TfdsSource
+from input_pipeline import array_files
+from input_pipeline.array_source import ARRAYS, ArraySource
+from input_pipeline.folder_source import FolderSource
+from input_pipeline.huggingface_source import HuggingFaceSource
+from input_pipeline.splits import DataNotFound
+from input_pipeline.tfds_source import TfdsSource
 
-__all__ = ["SOURCES", "ArraySource", "DataNotFound", "Source", "arrays", "open_source"]
+__all__ = ["SOURCES", "DataNotFound", "Source", "arrays", "open_source"]
 
 
 @runtime_checkable
@@ -43,75 +48,9 @@ class Source(Protocol):
         """What to call example `index` in a message, its file included."""
         ...
 
-
-class ArraySource:
-    """Examples in memory: `images` (n, h, w, c) uint8 and `labels` (n,) int64."""
-
-    def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        *,
-        what: str,
-        class_names: Sequence[str] | None = None,
-    ):
-        if len(images) != len(labels) or not len(images):
-            raise ValueError(
-                f"{what} needs as many images as labels and at least one, but has "
-                f"{len(images)} images and {len(labels)} labels"
-            )
-        self._what = what
-        self.class_names = tuple(class_names) if class_names is not None else None
-        self.num_classes = len(self.class_names) if self.class_names else None
-        with tf.device("CPU"):
-            self._images = tf.constant(images, tf.uint8)
-            self._labels = tf.constant(labels, tf.int64)
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Example `index`: image (h, w, c) uint8, label int64, `_id` int32."""
-        return {
-            "image": tf.gather(self._images, index),
-            "label": tf.gather(self._labels, index),
-            "_id": tf.cast(index, tf.int32),
-        }
-
-    def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Examples start to stop in order."""
-        return tf.data.Dataset.range(start, stop).map(self.read)
-
-    def describe(self, index: int) -> str:
-        """The data set and the example's index."""
-        return f"example {index} of {self._what}"
-
-
-_DIGITS_SEED = 1797
-"""Of the one permutation that fixes which fifth of the digits is held out."""
-
-
-def _digits(split: str) -> ArraySource:
-    if split not in ("train", "test"):
-        raise ValueError(
-            f"the data set 'digits' has the splits 'train' and 'test', not {split!r}"
-        )
-    import sklearn.datasets  # a second that nobody else should wait
-
-    digits: Any = sklearn.datasets.load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    order = np.random.default_rng(_DIGITS_SEED).permutation(len(images))
-    held_out = len(images) // 5
-    rows = order[held_out:] if split == "train" else order[:held_out]
-    return ArraySource(
-        images[rows],
-        digits.target[rows],
-        what=f"digits {split}",
-        class_names=[str(name) for name in digits.target_names],
-    )
-
-
-_ARRAYS = {"digits": _digits}
+    def nbytes(self) -> int:
+        """About how many bytes the examples take, undecoded."""
+        ...
 
 
 def arrays(*, name: str, split: str) -> ArraySource:
@@ -120,10 +59,18 @@ def arrays(*, name: str, split: str) -> ArraySource:
     "digits": scikit-learn's 1,797 handwritten digits, grey, 8x8, their values 0 to 16
     scaled to uint8 0 to 255; "test" is a fixed random fifth (359), "train" the others.
     """
-    return _lookup(_ARRAYS, name, "data set of kind 'arrays'")(split)
+    return _lookup(ARRAYS, name, "data set of kind 'arrays'")(split)
 
 
-SOURCES = {"tfds": TfdsSource, "arrays": arrays}
+SOURCES = {
+    "tfds": TfdsSource,
+    "folder": FolderSource,
+    "idx": array_files.idx,
+    "cifar": array_files.cifar,
+    "npz": array_files.npz,
+    "huggingface": HuggingFaceSource,
+    "arrays": arrays,
+}
 
 
 def open_source(*, kind: str = "tfds", **data) -> Source:
@@ -134,15 +81,16 @@ def open_source(*, kind: str = "tfds", **data) -> Source:
       ValueError: an unknown kind, key, name or split, or damaged files.
     """
     source = _lookup(SOURCES, kind, "kind of data")
-    keys = {name: None for name in inspect.signature(source).parameters}
+    keys = inspect.signature(source).parameters
     for key in data:
         _lookup(keys, key, f"key of data of kind {kind!r}:")
-    if "name" not in data:
-        raise ValueError(f"the data section lacks a name: {data}")
+    for key, parameter in keys.items():
+        if parameter.default is parameter.empty and key not in data:
+            raise ValueError(f"the data section lacks a {key}: {data}")
     return source(**data)
 
 
-def _lookup(table: dict, name: str, what: str):
+def _lookup(table: Mapping, name: str, what: str):
     if name not in table:
         near = difflib.get_close_matches(str(name), table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -67,7 +67,8 @@ def test_nothing_is_required_that_is_not_used():
 
 def test_nothing_is_used_that_is_not_required():
     extras = PROJECT["optional-dependencies"]
-    required = {_canonical(r) for r in PROJECT["dependencies"] + extras["parity"]}
+    optional = extras["parity"] + extras["huggingface"]
+    required = {_canonical(r) for r in PROJECT["dependencies"] + optional}
     known = {IMPORT_NAMES.get(name, name) for name in required}
     ours = {"vitjax", "input_pipeline", "configs", "parity"}
     # flax brings nothing else that we import by name.
@@ -82,7 +83,8 @@ def _pins():
 
 def test_every_requirement_is_pinned():
     extras = PROJECT["optional-dependencies"]
-    wanted = PROJECT["dependencies"] + extras["parity"] + extras["dev"]
+    optional = extras["parity"] + extras["huggingface"] + extras["dev"]
+    wanted = PROJECT["dependencies"] + optional
     assert {_canonical(r) for r in wanted} <= _pins().keys() | {"tensorflow"}
 
 

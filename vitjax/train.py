@@ -370,6 +370,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
     # Before TensorFlow's import: no chatter, and the same bits on every processor.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # Of files on gs:// only what is asked for: the default reads 64 MiB around it.
+    os.environ.setdefault("GCS_READ_CACHE_MAX_SIZE_MB", "0")
+    os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "0")
     try:
         _check_packages()
         config, notices = config_lib.from_big_vision(

@@ -4,6 +4,9 @@ import io
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import sklearn.datasets
 import tensorflow as tf
 import tensorflow_datasets as tfds
+import tqdm
 
 from input_pipeline import record_index, sources
 
@@ -210,7 +214,7 @@ def test_a_data_set_that_is_not_prepared(tmp_path):
         ({"name": "imagnet2012", "split": "train"}, "did you mean 'imagenet2012'"),
         ({"kind": "tdfs"}, "unknown kind of data 'tdfs'; did you mean 'tfds'"),
         ({"kind": "arrays", "name": "digit", "split": "a"}, "did you mean 'digits'"),
-        ({"kind": "arrays", "name": "digits", "split": "val"}, "not 'val'"),
+        ({"kind": "arrays", "name": "digits", "split": "val"}, "no split 'val'"),
     ],
 )
 def test_wrong_names(imagenet_dir, data, message):
@@ -269,6 +273,63 @@ def test_a_stale_index_is_made_again(copied):
     after = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {f"{first.name}.npy"}
+
+
+def test_several_processes_may_index_at_once(copied):
+    """Each of four finds every record; one index a shard is left, and no scraps."""
+    code = (
+        "import sys, types\n"
+        # It is for other file systems, and its import would be most of the test.
+        "sys.modules['tensorflow'] = types.ModuleType('tensorflow')\n"
+        "from input_pipeline import record_index\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(*(x for o in record_index.offsets(sys.argv[1:]) for x in o))"
+    )
+    paths = [str(path) for path in shards(copied, "train")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    expected = [x for p in paths for x in record_index.scan(p, os.path.getsize(p))]
+    for process in processes:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert [int(x) for x in out.split()] == expected
+    kept = Path(paths[0]).parent / ".record_index"
+    assert sorted(p.name for p in kept.iterdir()) == sorted(
+        f"{Path(path).name}.npy" for path in paths
+    )
+
+
+def test_a_long_indexing_shows_its_progress(copied, capsys, monkeypatch):
+    paths = [str(path) for path in shards(copied, "train")]
+    record_index.offsets(paths)
+    assert capsys.readouterr().err == ""  # it was short
+    monkeypatch.setattr(record_index, "_PATIENCE", 1e-9)
+    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
+    slow = record_index.shard_offsets
+
+    def shard_offsets(shard):
+        time.sleep(0.15)
+        return slow(shard)
+
+    monkeypatch.setattr(record_index, "shard_offsets", shard_offsets)
+    record_index.offsets(paths)
+    out, err = capsys.readouterr()
+    assert "indexing records" in err
+    assert "/4" in err
+    assert out == ""
 
 
 def test_an_index_that_was_cut_short_is_made_again(copied):

@@ -1,0 +1,161 @@
+"""Data sets in Hugging Face's formats: a folder that they saved, parquet files, the hub.
+
+Reading goes through `datasets`, and so through Python, where one thread runs at a time:
+0.3 ms an example of 66 KB, measured, so that a process reads 3,000 a second at most,
+however many cores it has. Decoding and all else runs in TensorFlow's threads as ever.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline import splits
+from input_pipeline.array_source import check_labels
+from input_pipeline.splits import DataNotFound
+
+
+class HuggingFaceSource:
+    """A split of a Hugging Face data set; see `sources.Source` for the interface.
+
+    Needs the package `datasets`. Parquet files and the hub's data sets are converted
+    once to files of Arrow in Hugging Face's cache (HF_HOME), which takes their size in
+    disk space again. A part of a split is one of a fixed random order of its rows.
+
+    Args:
+      split: "train", or parts such as "train[:99%]".
+      data_dir: a folder that `save_to_disk` made, or one of parquet files whose names
+        begin with the split's, as on the hub; else None.
+      name: a data set on the hub, if there is no data_dir.
+      config: which of the hub data set's configurations.
+      image: the column of images.
+      label: the column of labels.
+
+    Raises:
+      DataNotFound: nothing is there, or `datasets` is not installed.
+      ValueError: no such split or column, or labels out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        split: str,
+        data_dir: str | None = None,
+        name: str | None = None,
+        config: str | None = None,
+        image: str = "image",
+        label: str = "label",
+    ):
+        if (data_dir is None) == (name is None):
+            raise ValueError(
+                "data of kind 'huggingface' needs either data_dir, a folder, or name, a "
+                f"data set on the hub, but has data_dir={data_dir!r} and name={name!r}"
+            )
+        what = str(name or os.path.expanduser(str(data_dir)))
+        self._what = f"{what} {split}"
+        by_split = _open(name, data_dir, config)
+        chosen = splits.select(
+            split, tuple(by_split), what, lambda s: (by_split[s], len(by_split[s]))
+        )
+        self._tables = [_images_only(rows, image, label, what) for rows, _ in chosen]
+        feature = self._tables[0].features[label]
+        names = getattr(feature, "names", None)
+        self.class_names = tuple(names) if names else None
+        self.num_classes = len(names) if names else None
+        for table, _ in zip(self._tables, chosen, strict=True):
+            column = table.select_columns([label]).with_format("numpy")[:][label]
+            check_labels(np.asarray(column, np.int64), self.num_classes, self._what)
+        self._keys = (image, label)
+        self._rows = np.concatenate([rows for _, rows in chosen])
+        self._ends = np.cumsum([len(rows) for _, rows in chosen])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Example `index`: image (undecoded), label int64, `_id` int32."""
+        image, label = tf.numpy_function(self._fetch, [index], [tf.string, tf.int64])
+        return {
+            "image": tf.ensure_shape(image, []),
+            "label": tf.ensure_shape(label, []),
+            "_id": tf.cast(index, tf.int32),
+        }
+
+    def sequential(self, start: int, stop: int) -> tf.data.Dataset:
+        """Examples start to stop in order."""
+        return tf.data.Dataset.range(start, stop).map(self.read)
+
+    def describe(self, index: int) -> str:
+        """The data set, the example's index and its row in the files."""
+        return f"example {index} of {self._what} (row {self._rows[index]} of its split)"
+
+    def nbytes(self) -> int:
+        """About the size of the examples' part of the files."""
+        rows = sum(len(table) for table in self._tables)
+        return sum(table.data.nbytes for table in self._tables) * len(self) // rows
+
+    def _fetch(self, index: Any) -> tuple[np.ndarray, np.ndarray]:
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        row = self._tables[part][int(self._rows[index])]
+        image, label = (row[key] for key in self._keys)
+        data = image["bytes"]
+        if data is None:  # only a path was kept
+            with open(image["path"], "rb") as file:
+                data = file.read()
+        # As an object: numpy would copy plain bytes into an array of fixed-width strings.
+        return np.array(data, object), np.array(label, np.int64)
+
+
+def _open(name: str | None, data_dir: str | None, config: str | None) -> dict[str, Any]:
+    """The data set's splits by name."""
+    try:
+        import datasets  # an optional extra, and seconds of importing
+    except ImportError:
+        raise DataNotFound(
+            "data of kind 'huggingface' needs the package 'datasets': install the extra, "
+            'pip install -c constraints.txt -e ".[huggingface]"'
+        ) from None
+    datasets.disable_progress_bars()
+    if data_dir is None:
+        return _load(datasets, name, config, name)
+    folder = os.path.expanduser(data_dir)
+    if not os.path.isdir(folder):
+        raise DataNotFound(f"there is no folder {folder}")
+    if os.path.exists(os.path.join(folder, "dataset_dict.json")):
+        return dict(datasets.load_from_disk(folder))
+    if os.path.exists(os.path.join(folder, "state.json")):
+        # One split: it may know its name.
+        table: Any = datasets.load_from_disk(folder)
+        return {str(table.split or "train"): table}
+    return _load(datasets, folder, config, folder)
+
+
+def _load(datasets: Any, path: Any, config: str | None, what: Any) -> dict[str, Any]:
+    try:
+        return dict(datasets.load_dataset(path, config))
+    except Exception as error:  # of the network, of Arrow, of a hundred file formats
+        text = " ".join(str(error).split())
+        raise DataNotFound(
+            f"Hugging Face's datasets cannot load {what!r}: {type(error).__name__}: "
+            f"{text[:300]}"
+        ) from None
+
+
+def _images_only(table: Any, image: str, label: str, what: str) -> Any:
+    """The two columns, images as bytes."""
+    import datasets
+
+    for key in (image, label):
+        if key not in table.features:
+            raise ValueError(
+                f"{what} has no column {key!r}, but {', '.join(table.features)}: name "
+                "the columns with image=... and label=..."
+            )
+    if not isinstance(table.features[image], datasets.Image):
+        raise ValueError(
+            f"the column {image!r} of {what} must be of the type Image, but is "
+            f"{table.features[image]}"
+        )
+    chosen = table.select_columns([image, label])
+    return chosen.cast_column(image, datasets.Image(decode=False))

@@ -1,0 +1,238 @@
+"""Folders of images: real files, ILSVRC's own layout, and arrangements that fail."""
+
+import io
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from input_pipeline import ops, pipeline, sources
+
+RNG = np.random.default_rng(0)
+CLASSES = ("ant", "bee", "cat")
+SUFFIXES = ("jpg", "JPEG", "png", "webp", "WebP", "PNG")
+
+
+def open_folder(root, split):
+    return sources.open_source(kind="folder", data_dir=str(root), split=split)
+
+
+def read(source, index):
+    return source.read(tf.constant(index, tf.int64))
+
+
+def files_of(source):
+    """(path, label) of each example, by what describe says."""
+    pairs = []
+    for i in range(len(source)):
+        text = source.describe(i)
+        pairs.append((Path(re.search(r"\((.*)\)$", text)[1]), source._labels[i]))
+    return [(path, int(label)) for path, label in pairs]
+
+
+def encoded(suffix):
+    image = Image.fromarray(RNG.integers(0, 256, (13, 17, 3), np.uint8))
+    buffer = io.BytesIO()
+    kind = {"jpg": "jpeg"}.get(suffix.lower(), suffix.lower())
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def touch(path, content=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Eight images of each class in train, two in val; and files that are no images."""
+    for split, count in (("train", 8), ("val", 2)):
+        for name in CLASSES:
+            for i in range(count):
+                suffix = SUFFIXES[i % len(SUFFIXES)]
+                path = tmp_path / split / name / f"ä {i:02}.{suffix}"
+                touch(path, encoded(suffix))
+    touch(tmp_path / "train" / "ant" / "Thumbs.db")
+    touch(tmp_path / "train" / "ant" / ".hidden.jpg")
+    touch(tmp_path / "train" / ".git" / "x.jpg")
+    touch(tmp_path / "readme.txt")
+    touch(tmp_path / "notes" / "more" / "readme.txt")
+    return tmp_path
+
+
+def test_examples_are_the_files(pets):
+    source = open_folder(pets, "train")
+    assert len(source) == 24
+    assert source.class_names == CLASSES
+    assert source.num_classes == 3
+    paths = [path for path in (pets / "train").rglob("ä *") if path.is_file()]
+    assert sorted(path for path, _ in files_of(source)) == sorted(paths)
+    decode = ops.get_preprocess_fn("decode")
+    for i, (path, label) in enumerate(files_of(source)):
+        features = read(source, i)
+        assert features["image"].numpy() == path.read_bytes()
+        assert features["file_name"].numpy().decode() == path.name
+        assert int(features["label"]) == label == CLASSES.index(path.parent.name)
+        assert int(features["_id"]) == i
+        # Every kind of file is decoded, and as PIL does it where no rounding is free.
+        image = decode({"image": features["image"]})["image"].numpy()
+        expected = np.array(Image.open(path).convert("RGB"), np.int32)
+        bound = 0 if path.suffix.lower() in (".png", ".webp") else 8
+        assert np.abs(image - expected).max() <= bound
+    size = sum(path.stat().st_size for path in paths)
+    assert source.nbytes() == size
+    sequential = source.sequential(3, 20).as_numpy_iterator()
+    assert [int(features["_id"]) for features in sequential] == list(range(3, 20))
+
+
+def test_batches_of_a_folder(pets):
+    data = {"kind": "folder", "data_dir": str(pets), "split": "val"}
+    pp = 'decode|resize(8)|keep("image", "label")'
+    stream, steps = pipeline.make_eval(data=data, batch_size=4, pp_fn=pp)
+    batches = list(stream)
+    assert steps == len(batches) == 2
+    labels = np.concatenate([batch["label"] for batch in batches])
+    assert sorted(labels[:6]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_parts_are_taken_at_random_and_not_by_class(tmp_path):
+    for name in range(10):
+        for i in range(100):
+            touch(tmp_path / "train" / f"class {name}" / f"{i}.jpg", b"")
+    whole = files_of(open_folder(tmp_path, "train"))
+    first = files_of(open_folder(tmp_path, "train[:90%]"))
+    rest = files_of(open_folder(tmp_path, "train[90%:]"))
+    assert first + rest == whole
+    assert len(set(whole)) == 1000
+    counts = np.bincount([label for _, label in rest], minlength=10)
+    # 100 of 1,000 without putting back: mean 10, variance 10 * 0.9 * 900 / 999.
+    assert np.abs(counts - 10).max() <= 4 * np.sqrt(10 * 0.9 * 900 / 999)
+    assert len(set(counts)) > 1  # not stratified either
+    # The same files elsewhere are split alike.
+    moved = tmp_path / "train" / ".." / "." / "train" / ".."
+    names = [path.name for path, _ in files_of(open_folder(moved, "train[90%:]"))]
+    assert names == [path.name for path, _ in rest]
+
+
+# ------------------------------------------------------------------------- ILSVRC
+
+
+@pytest.fixture(scope="module")
+def ilsvrc_dir(imagenet_dir, tmp_path_factory):
+    """The tars behind imagenet_dir, unpacked as ILSVRC's instructions say."""
+    from tests import ilsvrc
+
+    root = tmp_path_factory.mktemp("ilsvrc_folders")
+    ilsvrc.write_tars(root, train_per_class=30, num_classes=10, val=50)
+    train_tar, val_tar = (root / f"ILSVRC2012_img_{s}.tar" for s in ("train", "val"))
+    with tarfile.open(val_tar) as tar:
+        tar.extractall(root / "val", filter="data")
+    with tarfile.open(train_tar) as tar:
+        for member in tar.getmembers():
+            with tarfile.open(fileobj=tar.extractfile(member)) as inner:
+                folder = root / "train" / member.name.removesuffix(".tar")
+                inner.extractall(folder, filter="data")
+    return root
+
+
+def labels_of_tfds(imagenet_dir, split):
+    """File name -> synset, as tfds has prepared it."""
+    source = sources.open_source(
+        name="imagenet2012", split=split, data_dir=str(imagenet_dir)
+    )
+    rows = (read(source, i) for i in range(len(source)))
+    return {
+        row["file_name"].numpy(): source.class_names[int(row["label"])] for row in rows
+    }
+
+
+def names_and_synsets(source):
+    return {
+        path.name.encode(): source.class_names[label]
+        for path, label in files_of(source)
+    }
+
+
+def test_ilsvrc_train(ilsvrc_dir, imagenet_dir):
+    source = open_folder(ilsvrc_dir, "train")
+    assert names_and_synsets(source) == labels_of_tfds(imagenet_dir, "train")
+
+
+def test_ilsvrc_validation_images_need_no_folders(ilsvrc_dir, imagenet_dir, tmp_path):
+    """Alone in a folder they have ILSVRC's 1,000 classes, in tfds' order."""
+    (tmp_path / "val").symlink_to(ilsvrc_dir / "val")
+    source = open_folder(tmp_path, "val")
+    assert names_and_synsets(source) == labels_of_tfds(imagenet_dir, "validation")
+    names = tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split()
+    assert source.class_names == tuple(names)
+
+
+def test_ilsvrc_validation_images_of_some_classes(ilsvrc_dir, imagenet_dir, tmp_path):
+    """Beside a train of ten classes, labels are places among these ten."""
+    with pytest.raises(
+        ValueError, match=r"is of the class n0.*has no folder"
+    ) as caught:
+        open_folder(ilsvrc_dir, "val")
+    assert "\n" not in str(caught.value)
+    known = set(open_folder(ilsvrc_dir, "train").class_names)
+    labels = labels_of_tfds(imagenet_dir, "validation")
+    # tfds' list for the first 50 has few of the ten classes; name some files anew.
+    full = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    synsets = full.read_text().split()
+    numbers = [i + 1 for i, synset in enumerate(synsets) if synset in known][:40]
+    for number in numbers:
+        touch(tmp_path / "val" / f"ILSVRC2012_val_{number:08}.JPEG")
+    (tmp_path / "train").symlink_to(ilsvrc_dir / "train")
+    source = open_folder(tmp_path, "val")
+    assert len(source) == 40
+    assert source.class_names == tuple(sorted(known))
+    for path, label in files_of(source):
+        number = int(path.stem.split("_")[-1])
+        assert source.class_names[label] == synsets[number - 1]
+        assert (
+            labels.get(path.name.encode(), synsets[number - 1]) == synsets[number - 1]
+        )
+
+
+# ------------------------------------------------------------------------- errors
+
+
+def assert_fails(root, split, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        open_folder(root, split)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_splits(pets):
+    known = "(known: notes, train, val, and parts"
+    assert_fails(
+        pets, "vall", f"{pets} has no split 'vall'; did you mean 'val'? {known}"
+    )
+    assert_fails(pets, "train[5:5]", "the split 'train[5:5]' of")
+    message = f"{pets / 'notes'} has no images in folders of classes: arrange images"
+    assert_fails(pets, "notes", message)
+    with pytest.raises(sources.DataNotFound, match=r"there is no folder .*/none"):
+        open_folder(pets / "none", "train")
+
+
+def test_splits_of_different_classes(pets):
+    touch(pets / "val" / "dog" / "1.jpg")
+    message = "differ in 1 folder(s), but labels need the same ones in each split: "
+    for split in ("train", "val"):
+        assert_fails(pets, split, f"{message}'train' lacks 'dog' (an empty folder")
+    (pets / "train" / "dog").mkdir()
+    assert open_folder(pets, "train").num_classes == 4
+    assert len(open_folder(pets, "val")) == 7
+
+
+def test_images_without_a_class(pets):
+    touch(pets / "flat" / "1.jpg")
+    message = f"{pets / 'flat' / '1.jpg'} lies in no folder of a class, and is no"
+    assert_fails(pets, "flat", message)
+    touch(pets / "train" / "1.jpg")
+    assert_fails(pets, "train", f"{pets / 'train'} has both images, such as 1.jpg, and")

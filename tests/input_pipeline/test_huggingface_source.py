@@ -1,0 +1,187 @@
+"""Hugging Face's formats, written by their own package."""
+
+import io
+import os
+import re
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import datasets
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from input_pipeline import pipeline, sources
+
+COUNT = 40
+RNG = np.random.default_rng(0)
+FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=["x", "y", "z"]),
+        "text": datasets.Value("string"),
+    }
+)
+
+
+def jpeg():
+    buffer = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (8, 9, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [jpeg() for _ in range(COUNT)]
+
+
+def table(images, labels=None):
+    return datasets.Dataset.from_dict(
+        {
+            "image": [{"bytes": data, "path": None} for data in images],
+            "label": labels or [i % 3 for i in range(len(images))],
+            "text": ["unused"] * len(images),
+        },
+        features=FEATURES,
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    datasets.disable_progress_bars()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def saved(tmp_path, images):
+    both = {"train": table(images), "test": table(images[:10])}
+    datasets.DatasetDict(both).save_to_disk(str(tmp_path / "saved"))
+    return tmp_path / "saved"
+
+
+def open_folder(folder, split, **kwargs):
+    return sources.open_source(
+        kind="huggingface", data_dir=str(folder), split=split, **kwargs
+    )
+
+
+def assert_holds(source, images):
+    rows = tf.data.Dataset.range(len(source)).map(source.read, num_parallel_calls=4)
+    expected = {data: i for i, data in enumerate(images)}
+    for i, features in enumerate(rows.as_numpy_iterator()):
+        number = expected.pop(features["image"])
+        assert features["label"] == number % 3
+        assert features["_id"] == i
+        row = re.search(r"\(row (\d+) of its split\)", source.describe(i))[1]
+        assert int(row) == number
+    assert not expected
+
+
+def test_a_saved_data_set(saved, images):
+    source = open_folder(saved, "train")
+    assert_holds(source, images)
+    assert source.class_names == ("x", "y", "z")
+    assert source.num_classes == 3
+    assert_holds(open_folder(saved, "test"), images[:10])
+    assert source.nbytes() >= sum(map(len, images))
+
+
+def test_a_saved_single_split(tmp_path, images):
+    table(images).save_to_disk(str(tmp_path / "one"))
+    assert_holds(open_folder(tmp_path / "one", "train"), images)
+
+
+def test_parquet(tmp_path, images):
+    """As on the hub, in a folder "data", with the split in the name; two shards."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    whole = table(images)
+    for i in range(2):
+        part = whole.shard(2, i, contiguous=True)
+        part.to_parquet(str(folder / f"train-0000{i}-of-00002.parquet"))
+    table(images[:10]).to_parquet(str(folder / "test-00000-of-00001.parquet"))
+    assert_holds(open_folder(tmp_path, "train"), images)
+    assert_holds(open_folder(tmp_path, "test"), images[:10])
+
+
+def test_parts_are_taken_at_random(saved):
+    def rows(split):
+        source = open_folder(saved, split)
+        return [source.describe(i).split("(")[1] for i in range(len(source))]
+
+    whole = rows("train")
+    assert rows("train[:75%]") + rows("train[75%:]") == whole
+    assert whole != sorted(whole, key=lambda text: int(text.split()[1]))
+    assert len(rows("train[:3]+test[:2]")) == 5
+
+
+def test_batches(saved, images):
+    data = {"kind": "huggingface", "data_dir": str(saved), "split": "train"}
+    pp = 'decode|reshape((8, 9, 3))|keep("image", "label", "_id")'
+    stream, _ = pipeline.make_train(data=data, batch_size=8, seed=0, pp=pp)
+    batches = [batch for batch, _ in zip(stream, range(5), strict=False)]
+    ids = np.concatenate([batch["_id"] for batch in batches])
+    np.testing.assert_array_equal(np.sort(ids), range(COUNT))
+    source = open_folder(saved, "train")
+    expected = tf.io.decode_jpeg(source.read(tf.constant(ids[9], tf.int64))["image"])
+    np.testing.assert_array_equal(batches[1]["image"][1], expected)
+
+
+def test_a_damaged_image_is_named(saved, images, tmp_path):
+    broken = [*images[:7], b"no image", *images[8:]]
+    table(broken).save_to_disk(str(tmp_path / "broken"))
+    data = {"kind": "huggingface", "data_dir": str(tmp_path / "broken")}
+    pp = 'decode|reshape((8, 9, 3))|keep("image")'
+    data["split"] = "train"
+    stream, _ = pipeline.make_eval(data=data, batch_size=8, pp_fn=pp)
+    with pytest.raises(
+        ValueError, match=r"train \(row 7 of its split\) cannot be read"
+    ):
+        list(stream)
+
+
+def test_images_kept_as_paths(tmp_path, images):
+    paths = []
+    for i, data in enumerate(images):
+        paths.append(str(tmp_path / f"{i}.jpg"))
+        with open(paths[-1], "wb") as file:
+            file.write(data)
+    rows = {
+        "image": paths,
+        "label": [i % 3 for i in range(COUNT)],
+        "text": [""] * COUNT,
+    }
+    whole = datasets.Dataset.from_dict(rows, features=FEATURES)
+    whole.save_to_disk(str(tmp_path / "paths"))
+    assert_holds(open_folder(tmp_path / "paths", "train"), images)
+
+
+def assert_fails(message, kind=ValueError, **data):
+    with pytest.raises(kind, match=re.escape(message)) as caught:
+        sources.open_source(kind="huggingface", **data)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors(saved, images, tmp_path, monkeypatch):
+    data = {"data_dir": str(saved), "split": "train"}
+    known = f"{saved} has no split 'val' (known: train, test, and parts"
+    assert_fails(known, **data | {"split": "val"})
+    assert_fails("has no examples", **data | {"split": "train[:0]"})
+    assert_fails("no column 'img', but image, label, text", **data, image="img")
+    assert_fails("the column 'text' of", **data, image="text")
+    assert_fails("needs either data_dir, a folder, or name", split="train")
+    assert_fails("there is no folder", sources.DataNotFound, data_dir="/no", split="a")
+    labels = [0, 1, -1] + [2] * (COUNT - 3)  # as the hub marks what it keeps secret
+    table(images, labels).save_to_disk(str(tmp_path / "secret"))
+    secret = {"data_dir": str(tmp_path / "secret"), "split": "train"}
+    assert_fails("in 0 to 2, but 1 of 40 are not, the first of them -1", **secret)
+    (tmp_path / "empty").mkdir()
+    empty = {"data_dir": str(tmp_path / "empty"), "split": "train"}
+    assert_fails("datasets cannot load", sources.DataNotFound, **empty)
+    assert_fails(
+        "cannot load 'no/such'", sources.DataNotFound, name="no/such", split="a"
+    )
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert_fails('pip install -c constraints.txt -e ".[huggingface]"', **data)
