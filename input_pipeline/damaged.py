@@ -53,7 +53,7 @@ def explain(
 
     Args:
       what: the batch. why: the reason that came with the failure.
-      pairs: (index, seed) of the batch; they are tried one by one.
+      pairs: (index, chance) of the batch; they are tried one by one.
       examples: makes examples of pairs.
       describe: what to call the example of an index.
       cure: what to do.
@@ -101,9 +101,9 @@ def good_rows(
 ) -> tf.data.Dataset:
     """Batches without the rows that failed.
 
-    Elements of `pairs` are (item, seed, index); `one(item, seed)` makes an example, and
+    Elements of `pairs` are (item, chance, index); `one(item, chance)` makes an example, and
     `check` is called with the dataset of examples. An element of the result is
-    ((seeds, indices) of all rows, the numbers of the good rows, their features).
+    ((chances, indices) of all rows, the numbers of the good rows, their features).
 
     One such pipeline in a pipeline for each batch costs 3 ms; one for each example
     would be simpler, and would cost 0.3 to 2 ms of each example.
@@ -111,13 +111,13 @@ def good_rows(
 
     @tf.autograph.experimental.do_not_convert
     def numbered(number, columns):
-        item, seed, _ = columns
-        return number, one(item, seed)
+        item, chance, _ = columns
+        return number, one(item, chance)
 
     @tf.autograph.experimental.do_not_convert
     def batch(*windows):
         window = tf.data.Dataset.zip(windows)
-        rows = window.map(lambda item, seed, index: (seed, index))
+        rows = window.map(lambda item, chance, index: (chance, index))
         asked = rows.batch(batch_size).get_single_element()
         examples = window.enumerate().map(
             numbered, num_parallel_calls=threads, deterministic=True
@@ -141,7 +141,7 @@ def good_rows(
 def first_that_works(
     one: Callable[[Any, Any], Any], candidates: Iterable[tuple[Any, Any]]
 ) -> tuple[int, Batch | None, list[str]]:
-    """`one` of the first (index, seed) for which it works, and which that was.
+    """`one` of the first (index, chance) for which it works, and which that was.
 
     None if it works for none; the reasons of all failures come with it.
     """

@@ -6,8 +6,8 @@ and each example's seed are functions of (seed, epoch, index) alone, so nothing 
 be stored to go on from any position, and nobody has to agree on anything.
 
 Seeds come from threefry-2x32 (threefry.py): for a fixed key it is a bijection of its
-64-bit counter, here (epoch, index), so no two examples of a run share a seed. Two keys,
-one for orders and one for examples, keep the two streams apart.
+64-bit counter, here (epoch, index), so no two examples of a run share a seed. Keys for
+orders, for examples and for batches keep their streams apart.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ import tensorflow as tf
 from input_pipeline.threefry import threefry2x32
 
 _WORD = 0xFFFFFFFF
-_ORDER, _EXAMPLE = 0, 1  # the streams
+_ORDER, _EXAMPLE, _BATCH = 0, 1, 2  # the streams
 _ROUNDS = 12  # of the shuffle's block cipher; 0.2 us an index
 
 
@@ -61,6 +61,16 @@ def example_seed(epoch, index, *, seed: int) -> tf.Tensor:
     `epoch` and `index` are int64[n] below 2**32; of scalars, the seed is an int32[2].
     """
     words = threefry2x32(_key(seed, _EXAMPLE), _words(epoch, index))
+    return tf.bitcast(tf.stack(words, axis=-1), tf.int32)
+
+
+def batch_seed(step, *, seed: int) -> tf.Tensor:
+    """The int32[n, 2] from which all images of a batch draw what they share.
+
+    `step` is an int64[n]; of a scalar, the seed is an int32[2].
+    """
+    words = _words(tf.math.floordiv(step, 2**32), tf.math.floormod(step, 2**32))
+    words = threefry2x32(_key(seed, _BATCH), words)
     return tf.bitcast(tf.stack(words, axis=-1), tf.int32)
 
 

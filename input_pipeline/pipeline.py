@@ -7,7 +7,6 @@ dicts of numpy arrays: what the preprocessing string `pp` leaves of an example, 
 
 import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,7 +35,7 @@ class TrainData:
     """
 
     source: sources.Source
-    preprocess: batching.Preprocess
+    preprocess: ops.Preprocess
     rows: batching.Rows
     seed: int
     start_step: int
@@ -106,7 +105,7 @@ class TrainData:
         return batching.run_ahead(good, self.threads, self.prefetch)
 
     def _pairs(self) -> tf.data.Dataset:
-        """Pairs (what to read or what was read, seed), in the order of the stream.
+        """Pairs (what to read or what was read, chance), in the order of the stream.
 
         With skip_errors the example's index is a third column.
         """
@@ -120,27 +119,33 @@ class TrainData:
     def _read(self, item: Any) -> dict:
         return self.source.read(item) if self.shuffle_buffer_size is None else item
 
-    def _fate(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(index, seed) of each position."""
+    def _fate(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """(index, chance) of each position."""
         epoch, index = order.example_at(
             positions, seed=self.seed, size=len(self.source)
         )
-        return index, order.example_seed(epoch, index, seed=self.seed)
+        step = tf.math.floordiv(positions, self.rows.batch_size)
+        return index, self._chance(epoch, index, step)
+
+    def _chance(self, epoch: Any, index: Any, step: Any) -> dict[str, tf.Tensor]:
+        seed = order.example_seed(epoch, index, seed=self.seed)
+        batch_seed = order.batch_seed(step, seed=self.seed)
+        return batching.chances(self.preprocess, seed, batch_seed)
 
     def _global_shuffle(self) -> tf.data.Dataset:
-        """Pairs (index, seed) in the order of order.example_at."""
+        """Pairs (index, chance) in the order of order.example_at."""
 
         @tf.autograph.experimental.do_not_convert
         def plan(step):
-            index, seed = self._fate(self.rows.positions(step))
-            return (index, seed, index) if self.skip_errors else (index, seed)
+            index, chance = self._fate(self.rows.positions(step))
+            return (index, chance, index) if self.skip_errors else (index, chance)
 
         # A whole batch is planned at once: a plan is a hundred tiny operations.
         return tf.data.Dataset.range(self.start_step, _ENDLESS).map(plan).unbatch()
 
     @functools.cached_property
     def _one_again(self) -> Callable:
-        """(index, seed) -> the example, outside of any dataset."""
+        """(index, chance) -> the example, outside of any dataset."""
         one = batching.example_fn(self.preprocess, self.source.read)
         return tf.function(one, autograph=False)
 
@@ -148,22 +153,27 @@ class TrainData:
         """The batch of `step` with other examples in its damaged rows.
 
         The example of the first of the next positions that can be read, as it is there;
-        with a shuffle buffer, which has no positions, that of the next index, with the
-        seed of the row.
+        with a shuffle buffer, which has no positions, that of the next index, with what
+        chance decided for the row.
         """
-        seeds, indices = asked
+        chances, indices = asked
+
+        def pair(index: Any, chances: Any, row: int) -> tuple[tf.Tensor, Any]:
+            chance = {name: tf.constant(x[row]) for name, x in chances.items()}
+            return tf.constant(index), chance
+
         rows, damages, reasons = {}, [], []
         for row in np.setdiff1d(np.arange(len(indices)), numbers):
             spares = np.arange(1, 1 + damaged.SPARES)
             if self.shuffle_buffer_size is None:
                 position = self.rows.positions(tf.constant(step, tf.int64))[row]
-                spares = zip(*self._fate(position + spares), strict=True)
+                others, fates = self._fate(position + spares)
+                spares = [pair(i, fates, n) for n, i in enumerate(others.numpy())]
             else:
-                spares = (indices[row] + spares) % len(self.source)
-                spares = ((tf.constant(i), tf.constant(seeds[row])) for i in spares)
-            own = tf.constant(indices[row]), tf.constant(seeds[row])
+                others = (indices[row] + spares) % len(self.source)
+                spares = [pair(i, chances, row) for i in others]
             tried, rows[row], why = damaged.first_that_works(
-                self._one_again, itertools.chain([own], spares)
+                self._one_again, [pair(indices[row], chances, row), *spares]
             )
             if rows[row] is None:
                 raise ValueError(
@@ -186,7 +196,7 @@ class TrainData:
         else:
             # Nobody knows what the buffer held: look through this process's part.
             pairs = tf.data.Dataset.range(*self._part).map(
-                lambda index: (index, order.example_seed(0, index, seed=self.seed))
+                lambda index: (index, self._chance(0, index, step))
             )
         cure = "set skip_errors=True in input to take the next example in its place"
         if self.skip_errors:
@@ -214,7 +224,7 @@ class TrainData:
         return start, stop
 
     def _buffer_shuffle(self, buffer_size: int) -> tf.data.Dataset:
-        """Pairs (raw example, seed), by big_vision's read, cache, shuffle, repeat."""
+        """Pairs (raw example, chance), by big_vision's read, cache, shuffle, repeat."""
         start, stop = self._part
         raw = self.source.sequential(start, stop)
         if self.cache_raw:
@@ -225,13 +235,15 @@ class TrainData:
         raw = raw.shuffle(buffer_size, seed=int(entropy.generate_state(1)[0])).repeat()
         first = self.start_step * self.rows.local_batch_size
 
-        def with_seed(count, features):
+        def with_chance(count, features):
             epoch = (first + count) // (stop - start)
             index = tf.cast(features["_id"], tf.int64)
-            seed = order.example_seed(epoch, index, seed=self.seed)
-            return (features, seed, index) if self.skip_errors else (features, seed)
+            step = self.start_step + count // self.rows.local_batch_size
+            chance = self._chance(epoch, index, step)
+            return (features, chance, index) if self.skip_errors else (features, chance)
 
-        return raw.enumerate().map(with_seed, num_parallel_calls=2, deterministic=True)
+        pairs = raw.enumerate()
+        return pairs.map(with_chance, num_parallel_calls=2, deterministic=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -239,7 +251,7 @@ class EvalData:
     """One process's evaluation batches, from the first at each iteration."""
 
     source: sources.Source
-    preprocess: batching.Preprocess
+    preprocess: ops.Preprocess
     rows: batching.Rows
     threads: int
     prefetch: int
@@ -286,12 +298,14 @@ class EvalData:
         return batching.batches(examples, rows, self.threads, self.prefetch)
 
     def _pairs(self, start_step: int) -> tf.data.Dataset:
-        """Pairs (index, seed) of this process's rows, beyond the last example too."""
+        """Pairs (index, chance) of this process's rows, beyond the last example too."""
 
         @tf.autograph.experimental.do_not_convert
         def plan(step):
             index = self.rows.positions(step)
-            return index, order.example_seed(0, index, seed=_EVAL_SEED)
+            seed = order.example_seed(0, index, seed=_EVAL_SEED)
+            batch_seed = order.batch_seed(tf.fill(index.shape, step), seed=_EVAL_SEED)
+            return index, batching.chances(self.preprocess, seed, batch_seed)
 
         return tf.data.Dataset.range(start_step, self.steps).map(plan).unbatch()
 
