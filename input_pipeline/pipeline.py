@@ -158,7 +158,7 @@ class TrainData:
         """
         chances, indices = asked
 
-        def pair(index: Any, chances: Any, row: int) -> tuple[tf.Tensor, Any]:
+        def pair(index: Any, chances: Any, row: Any) -> tuple[tf.Tensor, Any]:
             chance = {name: tf.constant(x[row]) for name, x in chances.items()}
             return tf.constant(index), chance
 
