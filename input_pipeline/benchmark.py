@@ -1,0 +1,266 @@
+"""How fast the host makes training batches: `python -m input_pipeline.benchmark`.
+
+Decoding and cropping is the ceiling that no pipeline on this decoder passes. Each stage
+is measured as a fraction of it, in one run, on the same bytes with the same threads:
+JPEGs of 500 x 375 with 4:2:0 colours and 110 KB on average, about ImageNet's, made from
+scikit-learn's two photographs. Stages take turns, so that a busy machine hits all alike.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
+"""The flagship's, but for the last keep."""
+KILOBYTES = 110
+_JPEGS = 96
+_ROUNDS = 5
+
+
+def write_jpegs(folder: Path, count: int) -> float:
+    """Write `count` JPEGs, the same each time, as an image folder; their mean KB."""
+    import numpy as np
+    import tensorflow as tf
+    from sklearn.datasets import load_sample_images
+
+    photographs: Any = load_sample_images()
+    rng = np.random.default_rng(0)
+    images = []
+    for i in range(count):
+        image = photographs.images[i % 2]
+        y, x = (rng.integers(0, n + 1) for n in np.array(image.shape[:2]) - (375, 500))
+        image = image[y : y + 375, x : x + 500, :][:, :: rng.choice((-1, 1))]
+        grain = rng.normal(0, rng.uniform(0, 6), image.shape)
+        light = image * rng.uniform(0.7, 1.2) + grain
+        images.append(np.clip(light, 0, 255).astype(np.uint8))
+
+    def encode(quality: int) -> list[bytes]:
+        return [
+            tf.io.encode_jpeg(image, quality=quality, chroma_downsampling=True).numpy()
+            for image in images
+        ]
+
+    def mean(files: list[bytes]) -> float:
+        return statistics.mean(map(len, files)) / 1000
+
+    files = min(map(encode, range(90, 100)), key=lambda f: abs(mean(f) - KILOBYTES))
+    place = folder / "train" / "photographs"
+    place.mkdir(parents=True)
+    for i, data in enumerate(files):
+        (place / f"{i:03}.jpg").write_bytes(data)
+    return mean(files)
+
+
+class _Touch:
+    """A preprocessing whose result is one value of its image."""
+
+    def __init__(self, spec: str):
+        from input_pipeline import ops
+
+        self._preprocess = ops.get_preprocess_fn(spec)
+        self.draw = self._preprocess.draw
+        self.kept = frozenset()
+
+    def __call__(self, features: dict[str, Any]) -> dict[str, Any]:
+        return {"value": self._preprocess(features)["image"][0, 0, 0]}
+
+
+@dataclasses.dataclass
+class _Stage:
+    """Batches without end, and how fast they came: images per second and per core."""
+
+    name: str
+    batches: Iterator[Any]
+    wall: list[float] = dataclasses.field(default_factory=list)
+    cpu: list[float] = dataclasses.field(default_factory=list)
+
+    def run(self, ahead: int, count: int, batch_size: int) -> None:
+        """Time `count` batches, after those that were made ahead."""
+        for _ in range(ahead):
+            next(self.batches)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            next(self.batches)
+        self.wall.append(batch_size * count / (time.perf_counter() - wall))
+        self.cpu.append(batch_size * count / (time.process_time() - cpu))
+
+
+def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[_Stage]:
+    import jax
+
+    from input_pipeline import ops, pipeline
+    from input_pipeline.prefetch import prefetch
+
+    stream, _ = pipeline.make_train(
+        data={"kind": "folder", "data_dir": str(folder), "split": "train"},
+        batch_size=batch_size,
+        seed=0,
+        num_parallel_calls=threads,
+        prefetch=1,
+    )
+
+    def with_pp(preprocess: Any) -> Any:
+        return dataclasses.replace(stream, preprocess=preprocess)
+
+    whole = with_pp(ops.get_preprocess_fn(f"{pp}|keep('image', 'label')"))
+    home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    on_device: Any = (
+        jax.block_until_ready(b) for b in prefetch(iter(whole), home, size=1)
+    )
+    decode, size = "decode_jpeg_and_inception_crop", "224"
+    return [
+        _Stage("(a) decode and crop", iter(with_pp(_Touch(f"{decode}()"))._batches)),
+        _Stage("(b) and resize", iter(with_pp(_Touch(f"{decode}({size})"))._batches)),
+        _Stage("(c) all of pp, uint8 batches", iter(whole._batches)),
+        _Stage("(d) as numpy, on the device", on_device),
+    ]
+
+
+def _core_milliseconds(function: Callable[[Any], Any], count: int = 100) -> float:
+    """Of one core, for one image of 224 x 224, in a dataset's map."""
+    import numpy as np
+    import tensorflow as tf
+    from sklearn.datasets import load_sample_images
+
+    photographs: Any = load_sample_images()
+    image = np.ascontiguousarray(photographs.images[0][100:324, 100:324])
+    images = tf.constant(np.stack([image, image[::-1]]))
+
+    def cost(function: Callable[[Any], Any]) -> float:
+        @tf.autograph.experimental.do_not_convert
+        def one(i: Any) -> Any:
+            return function(tf.ensure_shape(images[i % 2], [224, 224, 3]))[0, 0, 0]
+
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 1
+        options.threading.max_intra_op_parallelism = 1
+        data = tf.data.Dataset.range(count + 1).map(one).with_options(options)
+        best = float("inf")
+        for _ in range(3):
+            iterator = iter(data)
+            next(iterator)  # compiles
+            start = time.process_time()
+            for _ in iterator:
+                pass
+            best = min(best, (time.process_time() - start) / count)
+        return 1000 * best
+
+    return max(0.0, cost(function) - cost(lambda image: image))
+
+
+def op_costs() -> dict[str, float]:
+    """Core-milliseconds of each of randaug's ops at level 10, and of all on average."""
+    import tensorflow as tf
+
+    from input_pipeline import randaug
+
+    costs = {}
+    for name, arguments in randaug.level_arguments(10.0).items():
+        # A place that the graph does not know beforehand, as in a policy.
+        def place(image: Any, name: str = name) -> tuple[Any, ...]:
+            here = tf.cast(image[0, 0, 0], tf.int32)
+            return (here, here) if name == "Cutout" else ()
+
+        def op(image: Any, name: str = name, arguments: Any = arguments) -> Any:
+            return randaug.OPS[name](image, *arguments, *place(image))
+
+        costs[name] = _core_milliseconds(op)
+    return costs | {"all, on average": statistics.mean(costs.values())}
+
+
+def measure(pp: str, batch_size: int, threads: int, batches: int) -> dict[str, Any]:
+    """The figures of one run: images/s, fractions of (a), and costs of ops."""
+    with tempfile.TemporaryDirectory() as folder:
+        kilobytes = write_jpegs(Path(folder), _JPEGS)
+        stages = _stages(Path(folder), pp, batch_size, threads)
+        for turn in range(1 + _ROUNDS):  # the first warms up
+            for stage in stages:
+                stage.run(3, batches, batch_size)
+                time.sleep(0.5)  # until the batches ahead are made
+            if turn == 0:
+                for stage in stages:
+                    stage.wall.clear()
+                    stage.cpu.clear()
+    rows = []
+    for stage in stages:
+        of_a = [x / y for x, y in zip(stage.wall, stages[0].wall, strict=True)]
+        per_core = statistics.median(stage.cpu)
+        rows.append(
+            {
+                "stage": stage.name,
+                "images/s": statistics.median(stage.wall),
+                "images/s per busy core": per_core,
+                "core-ms per image": 1000 / per_core,
+                "fraction of (a)": statistics.median(of_a),
+            }
+        )
+    return {
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "batch_size": batch_size,
+        "mean KB": kilobytes,
+        "pp": pp,
+        "stages": rows,
+        "core-ms of ops": op_costs(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m input_pipeline.benchmark",
+        description="Time the host's part of training, stage by stage, as fractions of "
+        "decoding alone.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--pp", default=PP, help="what is measured as (c), up to the last keep")
+    add("--batch_size", type=int, default=64)
+    add("--threads", type=int, default=2 * (os.cpu_count() or 4))
+    add("--batches", type=int, default=10, help="timed in each of five rounds")
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    flags = parser.parse_args(argv)
+    if min(flags.batch_size, flags.threads, flags.batches) < 1:
+        parser.error("--batch_size, --threads and --batches must be at least 1")
+    # Before TensorFlow's import: no chatter, and the bits of training.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        if flags.json:
+            flags.json.touch()  # better refused now than after the run
+        figures = measure(flags.pp, flags.batch_size, flags.threads, flags.batches)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    _print(figures)
+    if flags.json:
+        flags.json.write_text(json.dumps(figures) + "\n")
+    return 0
+
+
+def _print(figures: dict[str, Any]) -> None:
+    print(
+        f"{figures['cores']} cores, {figures['threads']} threads, batches of "
+        f"{figures['batch_size']}, JPEGs of {figures['mean KB']:.0f} KB, 500 x 375"
+    )
+    names = list(figures["stages"][0])
+    print(f"{names[0]:<30}" + "".join(f"{name:>24}" for name in names[1:]))
+    for row in figures["stages"]:
+        numbers = "".join(f"{row[name]:>24,.2f}" for name in names[1:])
+        print(f"{row['stage']:<30}{numbers}")
+    print("core-ms of randaug's ops at level 10, 224 x 224:")
+    for name, cost in figures["core-ms of ops"].items():
+        print(f"  {name:<16}{cost:6.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
