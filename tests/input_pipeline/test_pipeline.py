@@ -162,6 +162,22 @@ def test_a_far_step_needs_nothing_before_it():
     np.testing.assert_array_equal(batch["_id"], index)
 
 
+def test_a_far_step_at_imagenet_s_size(tmp_path):
+    """Step 100,000 of 1,281,167 examples, in the 80th epoch."""
+    size, batch_size, step = 1281167, 1024, 100_000
+    labels = np.arange(size) % 1000
+    np.savez(tmp_path / "x.npz", images=np.zeros((size, 1, 1), np.uint8), labels=labels)
+    data = {"kind": "npz", "path": str(tmp_path / "x.npz"), "split": "all"}
+    stream, total = pipeline.make_train(data=data, batch_size=batch_size, seed=7)
+    assert total == size
+    far = take(stream.from_step(step), 2)
+    for number, batch in enumerate(far, step):
+        positions = number * batch_size + np.arange(batch_size)
+        epoch, index = order.example_at(positions, seed=7, size=size)
+        assert (epoch.numpy() == 79).all()
+        np.testing.assert_array_equal(batch["_id"], index)
+
+
 # ------------------------------------------------------- big_vision's buffer shuffle
 
 
