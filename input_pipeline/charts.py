@@ -34,9 +34,9 @@ def calibration() -> dict[str, np.ndarray]:
     before = grid(*COLOURS)
     panels = {"before": before}
     for name, numbers in randaug.level_arguments(LEVEL).items():
+        title = " ".join([name, *(f"{number:g}" for number in numbers)])
         if name == "Cutout":
             numbers = (*numbers, SIDE // 2, SIDE // 2)
-        title = " ".join([name, *(f"{number:g}" for number in numbers)])
         op = randaug.OPS[name]
         for contrast in ("legacy", "fixed") if name == "Contrast" else (None,):
             keywords = {} if contrast is None else {"contrast": contrast}
@@ -119,7 +119,7 @@ def draw_spectrum(path: Path) -> None:
     from matplotlib.figure import Figure
 
     height, width = SPECTRUM
-    figure = Figure(figsize=(22, 11.2), dpi=100)
+    figure = Figure(figsize=(22, 10.8), dpi=100)
 
     def axes(bottom: float, inches: float) -> Any:
         # As many pixels as the spectrum has places, so that none is resampled.
@@ -154,40 +154,52 @@ def draw_spectrum(path: Path) -> None:
         )
         shares.bar(np.arange(256), percent, width_, color=colour, label=contrast)
     shares.set_yscale("log")
+    shares.set_ylim(1e-3, 100)
+    shares.set_yticks([0.001, 0.01, 0.1, 1, 10, 100], "0.001 0.01 0.1 1 10 100".split())
     shares.set_xlim(-2, 257)
     shares.tick_params(labelsize=14)
     shares.set_xlabel("value", fontsize=16)
     shares.set_ylabel("% of the pixels", fontsize=16)
-    shares.legend(title="contrast", fontsize=16, title_fontsize=16)
+    shares.legend(
+        title="contrast",
+        fontsize=16,
+        title_fontsize=16,
+        loc="upper center",
+        bbox_to_anchor=(0.32, 1),
+        ncols=2,
+    )
     figure.suptitle(
         f"all pixels of the black-and-white calibration grid after randaug(2, {LEVEL}), "
         "from black to white",
         fontsize=22,
-        y=0.985,
+        y=0.99,
     )
     figure.savefig(path)
 
 
 def draw_crops(path: Path) -> None:
     """A density of widths and heights for each sampler."""
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     height, width = CROPPED
-    figure = Figure(figsize=(13, 7.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12, 8.4), dpi=100, layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for axis, sampler in zip(grid.flat, SAMPLERS, strict=True):
         sizes = crop_sizes(sampler)
         area = sizes.prod(1).mean() / (height * width)
         *_, mesh = axis.hist2d(
-            sizes[:, 1],
-            sizes[:, 0],
+            sizes[:, 1] - 0.5,
+            sizes[:, 0] - 0.5,
             bins=(width // 8, height // 8),
-            range=((1, width + 1), (1, height + 1)),
+            range=((0, width), (0, height)),
             weights=np.full(len(sizes), 100 / len(sizes)),
-            norm=LogNorm(0.005, 20),
-            cmap="viridis",
+            norm=Normalize(0, 1),
+            cmap="magma_r",
         )
+        # No crop is smaller, or as wide as the image.
+        axis.set_xlim(50, 350)
+        axis.set_ylim(60, height)
         axis.set_aspect("equal")
         axis.set_title(f"{sampler}: mean area {area:.3f} of the image", fontsize=13)
     for axis in grid[-1]:
