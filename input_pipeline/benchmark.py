@@ -59,18 +59,15 @@ def write_jpegs(folder: Path, count: int) -> float:
     return mean(files)
 
 
-class _Touch:
-    """A preprocessing whose result is one value of its image."""
+def _touched(spec: str) -> Any:
+    """The preprocessing of a spec that leaves one value of its image, and no more."""
+    from input_pipeline import ops
 
-    def __init__(self, spec: str):
-        from input_pipeline import ops
+    class Touched(ops.Preprocess):
+        def __call__(self, features: dict[str, Any]) -> dict[str, Any]:
+            return {"value": super().__call__(features)["image"][0, 0, 0]}
 
-        self._preprocess = ops.get_preprocess_fn(spec)
-        self.draw = self._preprocess.draw
-        self.kept = frozenset()
-
-    def __call__(self, features: dict[str, Any]) -> dict[str, Any]:
-        return {"value": self._preprocess(features)["image"][0, 0, 0]}
+    return Touched(spec)
 
 
 @dataclasses.dataclass
@@ -117,8 +114,8 @@ def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[_Stage
     )
     decode, size = "decode_jpeg_and_inception_crop", "224"
     return [
-        _Stage("(a) decode and crop", iter(with_pp(_Touch(f"{decode}()"))._batches)),
-        _Stage("(b) and resize", iter(with_pp(_Touch(f"{decode}({size})"))._batches)),
+        _Stage("(a) decode and crop", iter(with_pp(_touched(f"{decode}()"))._batches)),
+        _Stage("(b) and resize", iter(with_pp(_touched(f"{decode}({size})"))._batches)),
         _Stage("(c) all of pp, uint8 batches", iter(whole._batches)),
         _Stage("(d) as numpy, on the device", on_device),
     ]
