@@ -1,6 +1,7 @@
 """Pieces that config files share."""
 
 import difflib
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,7 +15,9 @@ def parse_arg(arg: str | None, **defaults: Any) -> Any:
     type.
     """
     values = dict(defaults)
-    for item in filter(None, (part.strip() for part in (arg or "").split(","))):
+    # At commas, but not at those of beta(1, 2).
+    parts = re.split(r",(?![^()]*\))", arg or "")
+    for item in filter(None, (part.strip() for part in parts)):
         name, equals, text = (part.strip() for part in item.partition("="))
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.5)

@@ -61,7 +61,6 @@ CHOICES = {
     "resize": ("area", "bilinear"),
     "mu_dtype": ("bfloat16", "float32"),
     "gelu": ("tanh", "exact"),
-    "crop": ("tf", "torchvision"),
 }
 
 
@@ -74,7 +73,7 @@ def _arguments(arg: str | None) -> Any:
         batch=1024,
         posemb="sincos2d",
         pool="gap",
-        crop="tf",
+        crop="tf",  # or torchvision, power(p), beta(a, b): see inception_crop
         area_min=5.0,
         randaug=True,
         mixup=True,
@@ -85,6 +84,7 @@ def _arguments(arg: str | None) -> Any:
     chosen = parse_arg(arg, **general, **PRESETS[name])
     for key, choices in CHOICES.items():
         choose(key, chosen[key], choices)
+    choose("crop", chosen.crop.split("(")[0], ("tf", "torchvision", "power", "beta"))
     return chosen
 
 

@@ -24,6 +24,7 @@ FLOORS = {
     "vitjax.optim": 1,
     "vitjax.metrics": 1,
     "vitjax.records": 1,
+    "vitjax.skipped": 1,
     "vitjax.progress": 1,
     "vitjax.pictures": 1,
     "vitjax.clock": 1,

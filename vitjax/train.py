@@ -30,6 +30,7 @@ from vitjax.checkpoint import Checkpointer, load_params, locate
 from vitjax.clock import Clock
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
+from vitjax.skipped import SkipCount
 from vitjax.trees import count
 from vitjax.workdir import learned_differences, refuse_other_config, write_config
 
@@ -83,8 +84,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
 
     rates = rate_table(program.lr_fns, sizes["total_steps"], e.optimizer["lr"])
     clock = Clock(**sizes, num_devices=mesh.size)
-    state = _first_state(e, program, checkpointer, clock, settings)
+    state, meta = _first_state(e, program, checkpointer, settings)
     first_step = int(state.step)
+    if meta is not None:
+        clock.restore(meta["clock"])
+    skips = None
+    if data.skip_errors:
+        before = meta["skipped"] if meta else 0
+        skips = SkipCount(data.skipped, mesh, first_step=first_step, before=before)
     if first_step > sizes["total_steps"]:
         raise ValueError(
             f"the checkpoint is of step {first_step}, but the run ends at step "
@@ -114,6 +121,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
             log_steps=log_steps,
             ckpt_steps=ckpt_steps,
             meta={"seed": e.seed, "config": settings},
+            skips=skips,
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
             evaluated=_evaluated(entries, workdir, first_step),
         )
@@ -136,6 +144,7 @@ def _loop(
     log_steps: int,
     ckpt_steps: int | None,
     meta: dict[str, Any],
+    skips: SkipCount | None,
     draw: Callable[[Mapping[str, jax.Array]], None],
     evaluated: Collection[str],
 ) -> None:
@@ -171,7 +180,8 @@ def _loop(
             records.flush()  # of an earlier step, now that this one is under way
             progress.advance()
             if durations.due(step, log_steps, total_steps):
-                records.hold(step, step_metrics)
+                skipped = {"skipped": skips.total(step)} if skips else {}
+                records.hold(step, {**step_metrics, **skipped})
             saves = durations.due(step, ckpt_steps, total_steps, first=bool(ckpt_steps))
             if saves or any(entry.due(step, total_steps) for entry in entries):
                 jax.block_until_ready(state)
@@ -180,8 +190,10 @@ def _loop(
                 if saves:
                     records.flush()
                     records.check_finite(step, step_metrics)
+                    skipped = int(jax.device_get(skips.total(step))) if skips else 0
+                    now = {"clock": clock.state(), "skipped": skipped}
                     with jax.transfer_guard("allow"):  # orbax's own copies to the host
-                        checkpointer.save(step, state, meta | {"clock": clock.state()})
+                        checkpointer.save(step, state, meta | now)
                     records.saved_step = step
                 clock.begin(step)
         records.flush()
@@ -191,10 +203,11 @@ def _first_state(
     e: experiment.Experiment,
     program: program_lib.Program,
     checkpointer: Checkpointer,
-    clock: Clock,
     settings: dict[str, Any],
-) -> Any:
-    """Where the run starts from, in this order (big_vision train.py:323-368).
+) -> tuple[Any, dict[str, Any] | None]:
+    """Where the run starts from: (state, what the checkpoint keeps beside it or None).
+
+    In this order (big_vision train.py:323-368).
 
     1. The newest checkpoint of the workdir. 2. `resume`: the full state of another
     run. 3. `model_init`: the parameters of another run. 4. From scratch.
@@ -206,8 +219,7 @@ def _first_state(
     )
     step = checkpointer.latest_step()
     if step is not None:
-        clock.restore(checkpointer.meta(step)["clock"])
-        return checkpointer.restore(step, shapes)
+        return checkpointer.restore(step, shapes), checkpointer.meta(step)
     if e.resume is not None:
         workdir, step = locate(e.resume)
         other = Checkpointer(workdir)
@@ -217,15 +229,14 @@ def _first_state(
             changed = learned_differences(old, new)
             if changed:
                 logging.warning("resume: this run differs: %s", "; ".join(changed))
-            clock.restore(meta["clock"])
-            return other.restore(step, shapes)
+            return other.restore(step, shapes), meta
         finally:
             other.close()
     state = program.init()
     if e.model_init is not None:
         params = load_params(e.model_init, shapes.params, state.params, e.dont_load)
         state = dataclasses.replace(state, params=params)
-    return state
+    return state, None
 
 
 def _evaluated(

@@ -76,6 +76,8 @@ def test_the_flagship_is_the_papers_recipe():
         ("mixup=off", ["mixup: {'p': 0.2} -> not set"]),
         ("contrast=fixed", ["randaug(2, 10, contrast='fixed')"]),
         ("crop=torchvision", ["sampler='torchvision'"]),
+        ("crop=power(2)", ["sampler='power(2)'"]),
+        ("crop=beta(1, 2)", ["sampler='beta(1, 2)'"]),
         ("area_min=8", ["area_min=8,"]),
         ("area_min=2.5", ["area_min=2.5,"]),
     ],
@@ -109,6 +111,8 @@ def test_presets_and_choices_on_top_of_them():
     assert "precise=True" in c.input.pp
     assert "method='bilinear', antialias=True" in c.evals.val.pp_fn
     assert changed("preset=big_vision") == ""
+    c = vit_s16_i1k.get_config("crop=beta(1, 2),epochs=3")
+    assert c.total_epochs == 3
 
 
 def test_vit_i1k_scales_the_recipe():
@@ -177,7 +181,7 @@ def test_every_argument_that_the_readme_names_is_taken():
     for name, values in (
         ("head", ("mlp", "linear")),
         ("data", ("99%", "100%")),
-        ("crop", ("tf", "torchvision")),
+        ("crop", ("tf", "torchvision", "power(2)", "beta(1, 2)")),
         ("gelu", ("tanh", "exact")),
         ("preset", ("big_vision", "fixed", "mup_vit")),
         ("mu_dtype", ("bfloat16", "float32")),

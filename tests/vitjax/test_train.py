@@ -188,6 +188,22 @@ def test_resume_and_model_init_start_from_another_run(finished, tmp_path, caplog
     assert "this run differs: lr: 0.003 -> 0.001" in warning
 
 
+def test_flip_lr_on_the_devices_trains_as_on_the_host(tmp_path):
+    """Mixup, too, must take a partner's own coin."""
+    rest = (
+        "value_range(-1, 1)|onehot(10, key='label', key_result='labels')"
+        "|keep('image', 'labels')"
+    )
+    host, device = tmp_path / "host", tmp_path / "device"
+    pp, device_pp = "--config.input.pp=", "--config.device_pp="
+    assert run(host, f"{pp}flip_lr|keep('image', 'label')", device_pp + rest) == 0
+    flags = [f"{pp}keep('image', 'label', 'seed')", f"{device_pp}flip_lr|{rest}"]
+    assert run(device, *flags) == 0
+    expected = values(read_rows(host))
+    for key, value in values(read_rows(device)).items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-6, err_msg=str(key))
+
+
 def test_the_next_step_is_dispatched_before_metrics_are_read(tmp_path, monkeypatch):
     """With a step that takes a fifth of a second, and a log of what happens when."""
     events = []
