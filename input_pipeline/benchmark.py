@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import environment
+
 PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
 """The flagship's, but for the last keep."""
 KILOBYTES = 110
@@ -228,9 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     if min(flags.batch_size, flags.threads, flags.batches) < 1:
         parser.error("--batch_size, --threads and --batches must be at least 1")
-    # Before TensorFlow's import: no chatter, and the bits of training.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    environment.prepare()
     try:
         if flags.json:
             flags.json.touch()  # better refused now than after the run

@@ -3,11 +3,12 @@
 import argparse
 import ast
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from input_pipeline import environment
 
 
 def load_config(spec: str) -> Any:
@@ -139,9 +140,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def cli(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 0, or 1 after one sentence on stderr."""
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
-    # Before TensorFlow's import: no chatter, and the same bits on every processor.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    environment.prepare()
     try:
         config = load_config(flags.config)
         from input_pipeline import pipeline

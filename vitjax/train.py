@@ -14,6 +14,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from input_pipeline import environment
 from vitjax import config as config_lib
 from vitjax import (
     devices,
@@ -378,12 +379,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 0, or 1 after one sentence on stderr."""
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
     logging.set_verbosity(logging.WARNING)
-    # Before TensorFlow's import: no chatter, and the same bits on every processor.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Of files on gs:// only what is asked for: the default reads 64 MiB around it.
-    os.environ.setdefault("GCS_READ_CACHE_MAX_SIZE_MB", "0")
-    os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "0")
+    environment.prepare()
     try:
         _check_packages()
         config, notices = config_lib.from_big_vision(

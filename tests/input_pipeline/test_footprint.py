@@ -1,0 +1,59 @@
+"""The footprint is that of a stream of the size that it names."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from input_pipeline import benchmark, footprint, order, sources
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jpegs")
+    benchmark.write_jpegs(folder, 8)
+    return folder
+
+
+def test_a_repeated_source_is_as_long_as_it_says(folder):
+    few = sources.open_source(kind="folder", data_dir=str(folder), split="train")
+    many = footprint._repeated(few, 1000)
+    assert len(many) == 1000
+    for index in (0, 7, 8, 999):
+        one, other = (tf.constant(i, tf.int64) for i in (index, index % 8))
+        assert many.read(one)["image"] == few.read(other)["image"]
+    ids = [int(x["_id"]) for x in many.sequential(0, 20)]
+    assert ids == [i % 8 for i in range(20)]
+
+
+@pytest.mark.parametrize("buffer", [None, 16])
+def test_the_cost_of_a_stream(folder, buffer, monkeypatch):
+    steps = []
+
+    def example_at(positions, *, seed, size, original=order.example_at):
+        steps.append(size)
+        return original(positions, seed=seed, size=size)
+
+    monkeypatch.setattr(order, "example_at", example_at)
+    found = footprint.cost(folder, 1000, buffer, 1)
+    assert found.megabytes > 100
+    assert min(found.at_0, found.at_far) > 0
+    assert set(steps) == ({1000} if buffer is None else set())
+
+
+def test_every_case_is_a_row(folder, monkeypatch, capsys):
+    asked = []
+
+    def cost(place, size, buffer, batches):
+        asked.append((size, buffer))
+        return footprint.Cost(100.0 + len(asked), 0.25, 0.5)
+
+    monkeypatch.setattr(footprint, "_in_another_process", cost)
+    monkeypatch.setattr(footprint, "_JPEGS", 2)
+    assert footprint.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(asked)
+    assert (1_281_167, None) in asked
+    assert (1_281_167, 4096) in asked
+    np.testing.assert_equal(
+        [line.split()[-3:] for line in lines[1:2]], [["101", "0.25", "0.50"]]
+    )
