@@ -29,6 +29,7 @@ FLOORS = {
     "vitjax.pictures": 1,
     "vitjax.clock": 1,
     "vitjax.checkpoint": 1,
+    "vitjax.checksums": 1,
     "vitjax.weights": 1,
     "vitjax.config": 1,
     "vitjax.experiment": 1,

@@ -1,13 +1,20 @@
 """Checkpoints of a run, by orbax: atomic, asynchronous, one folder a step."""
 
+import itertools
+import json
 import re
+import textwrap
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
+from vitjax.checksums import changed, checksums
 from vitjax.trees import flatten_with_names, map_with_names, match_patterns
 
 
@@ -49,31 +56,91 @@ class Checkpointer:
         return self._manager.latest_step() if self.path.is_dir() else None
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Start writing; returns when the state has left the devices."""
+        """Start writing; returns when the state has left the devices.
+
+        orbax does not notice a flipped bit, so checksums of all leaves come along.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        meta = {**meta, "checksums": checksums(state)}
+        meta = {"crc32": _crc32(meta), **meta}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )
         self._manager.save(step, args=args, force=True)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The JSON item of a step."""
+        """The JSON item of a step. Raises ValueError if it is damaged."""
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["meta"]
+        try:
+            meta = self._manager.restore(step, args=args)["meta"]
+            crc32 = meta.pop("crc32")
+        # Of damaged bytes orbax and its readers say all sorts of things.
+        except Exception as error:
+            raise self._damaged(step, f"{type(error).__name__} in meta") from error
+        if crc32 != _crc32(meta):
+            raise self._damaged(step, "the bytes of meta have changed")
+        return meta
 
     def restore(self, step: int, shapes: Any) -> Any:
         """The state of a step, placed as the shardings of `shapes` say.
 
-        Raises ValueError if the tree or a shape does not fit.
+        Raises ValueError if it is damaged, or the tree or a shape does not fit.
         """
+        expected = self.meta(step)["checksums"]
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         try:
-            return self._manager.restore(step, args=args)["state"]
-        except ValueError as error:
+            state = self._manager.restore(step, args=args)["state"]
+        except Exception as error:  # see above
+            # tensorstore goes on to tell all that it was asked.
+            why = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
             raise ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "
-                f"optimizer of this config, or is damaged: {error}"
+                "optimizer of this config, or is damaged: "
+                f"{type(error).__name__}, {textwrap.shorten(why, 400)}"
             ) from error
+        wrong = changed(state, expected)
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise self._damaged(step, f"the bits of {wrong[0]}{more} have changed")
+        return state
+
+    def restore_newest(self, shapes: Any) -> tuple[Any, dict[str, Any]] | None:
+        """(state, meta) of the newest checkpoint that is whole; None if there is none.
+
+        Damaged ones after it are named in a warning, and moved to `workdir`/damaged.
+        Raises the newest one's ValueError if there are checkpoints and none is whole.
+        """
+        steps = sorted(self._manager.all_steps() if self.path.is_dir() else [])
+        errors: dict[int, ValueError] = {}
+        for step in reversed(steps):
+            try:
+                found = self.restore(step, shapes), self.meta(step)
+            except ValueError as error:
+                errors[step] = error
+                continue
+            for damaged, error in errors.items():
+                logging.warning("%s; going on from step %d", error, step)
+                self._set_aside(damaged)
+            return found
+        if errors:
+            raise errors[steps[-1]]
+        return None
+
+    def _damaged(self, step: int, what: str) -> ValueError:
+        return ValueError(f"checkpoint {self.path / str(step)} is damaged: {what}")
+
+    def _set_aside(self, step: int) -> None:
+        """Make room for another checkpoint of that step, and lose nothing."""
+        if jax.process_index() == 0:
+            place = self.path.parent / "damaged"
+            place.mkdir(exist_ok=True)
+            free = (
+                n for n in itertools.count() if not (place / f"{step}-{n}").exists()
+            )
+            (self.path / str(step)).rename(place / f"{step}-{next(free)}")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager.reload()
 
     def wait(self) -> None:
         """Until every started checkpoint is on disk."""
@@ -82,6 +149,10 @@ class Checkpointer:
     def close(self) -> None:
         """Wait, then let go of orbax's threads."""
         self._manager.close()
+
+
+def _crc32(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def locate(path: str | Path) -> tuple[Path, int]:

@@ -218,9 +218,9 @@ def _first_state(
         program.shapes,
         program.shardings,
     )
-    step = checkpointer.latest_step()
-    if step is not None:
-        return checkpointer.restore(step, shapes), checkpointer.meta(step)
+    found = checkpointer.restore_newest(shapes)
+    if found is not None:
+        return found
     if e.resume is not None:
         workdir, step = locate(e.resume)
         other = Checkpointer(workdir)

@@ -1,12 +1,20 @@
 """Checkpoints come back whole, anywhere."""
 
+import dataclasses
+import gc
+import os
+import random
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from vitjax import checkpoint
 from vitjax.checkpoint import Checkpointer, load_params, locate
+from vitjax.checksums import checksums
 from vitjax.sharding import infer_sharding, replicated
 from vitjax.step import TrainState
 
@@ -52,7 +60,7 @@ def test_a_state_comes_back_bit_for_bit_on_another_placement(
     _, shapes = placed(make_state(), mesh, other)
     reader = Checkpointer(tmp_path)
     assert reader.latest_step() == 7
-    assert reader.meta(7) == {"clock": {"train_seconds": 1.5}}
+    assert reader.meta(7)["clock"] == {"train_seconds": 1.5}
     back = reader.restore(7, shapes)
     reader.close()
     assert jax.tree.structure(back) == jax.tree.structure(state)
@@ -65,6 +73,101 @@ def test_a_state_comes_back_bit_for_bit_on_another_placement(
         assert a.dtype == b.dtype
         assert b.sharding.is_equivalent_to(s.sharding, b.ndim)
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+# Where one of its tasks fails, orbax forgets about the others.
+ORPHANS = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:coroutine .* was never awaited:RuntimeWarning",
+)
+
+
+@pytest.fixture
+def collected():
+    """What a test leaves behind is complained about while ORPHANS is in force."""
+    yield
+    gc.collect()
+
+
+@ORPHANS
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize("strategy", ["replicate", FSDP])
+def test_one_flipped_bit_anywhere_is_noticed_or_harmless(
+    tmp_path, mesh, strategy, caplog
+):
+    """Fifty flips, over all files of the newest checkpoint in turn."""
+    good, shapes = placed(make_state(0), mesh, strategy)
+    old, _ = placed(make_state(1), mesh, strategy)
+    checkpointer = Checkpointer(tmp_path / "whole")
+    checkpointer.save(6, old, {"at": 6})
+    checkpointer.save(7, good, {"at": 7})
+    checkpointer.close()
+    newest = tmp_path / "whole" / "checkpoints" / "7"
+    files = [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
+    assert len(files) > 10
+    rng = random.Random(0)
+    fell_back = set()
+    for number in range(50):
+        workdir = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", workdir)
+        file = files[number % len(files)].relative_to(tmp_path / "whole")
+        data = bytearray((workdir / file).read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (workdir / file).write_bytes(data)
+        checkpointer = Checkpointer(workdir)
+        state, meta = checkpointer.restore_newest(shapes)
+        expected = {6: old, 7: good}[meta["at"]]
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+        aside = [p.name for p in (workdir / "damaged").glob("*")]
+        assert aside == (["7-0"] if meta["at"] == 6 else [])
+        if meta["at"] == 6:
+            fell_back.add(file.name)
+            checkpointer.save(7, good, {"at": 7})  # there is room for it again
+        checkpointer.close()
+        shutil.rmtree(workdir)
+    assert len(fell_back) > 3
+    assert "metadata" in fell_back
+    warnings = [r.getMessage() for r in caplog.records if "going on" in r.getMessage()]
+    assert any("is damaged: the b" in text for text in warnings)
+
+
+def test_a_changed_value_is_named(tmp_path, mesh, monkeypatch):
+    """The leaf's bits differ from those that were saved, in a way that orbax takes."""
+    state, shapes = placed(make_state(), mesh, "replicate")
+    other = dataclasses.replace(state, params=jax.tree.map(lambda x: x, state.params))
+    other.params["head"]["kernel"] = other.params["head"]["kernel"].at[0, 0].add(1)
+    expected = checksums(other)
+    monkeypatch.setattr(checkpoint, "checksums", lambda _: expected)
+    save(tmp_path, state)
+    reader = Checkpointer(tmp_path)
+    with pytest.raises(
+        ValueError, match="7 is damaged: the bits of params/head/kernel"
+    ):
+        reader.restore_newest(shapes)
+    assert (tmp_path / "checkpoints" / "7").is_dir(), "it is the only one"
+    reader.close()
+
+
+@ORPHANS
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize("part", ["state", "meta"])
+@pytest.mark.parametrize("harm", ["cut", "remove"])
+def test_a_truncated_or_missing_part_is_noticed(tmp_path, mesh, part, harm):
+    state, shapes = placed(make_state(), mesh, "replicate")
+    for step in (6, 7):
+        save(tmp_path, state, step)
+    folder = tmp_path / "checkpoints" / "7" / part
+    if harm == "remove":
+        shutil.rmtree(folder)
+    else:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                os.truncate(file, file.stat().st_size // 2)
+    reader = Checkpointer(tmp_path)
+    back, _ = reader.restore_newest(shapes)
+    reader.close()
+    jax.tree.map(np.testing.assert_array_equal, back, state)
+    assert [p.name for p in (tmp_path / "damaged").iterdir()] == ["7-0"]
 
 
 def test_old_checkpoints_go_and_kept_ones_stay(tmp_path, mesh):

@@ -1,0 +1,41 @@
+"""One number for each array, by which a flipped bit on the disk is found.
+
+The sum of an array's bits, read as unsigned words, modulo 2**32: it is computed where
+the array lies, and does not depend on how it is split over devices.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitjax.trees import flatten_with_names
+
+_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # by itemsize
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    words = jax.lax.bitcast_convert_type(x, _WORDS[x.dtype.itemsize])
+    return jnp.sum(words, dtype=jnp.uint32)
+
+
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([_sum(x) for x in leaves])
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """By the name of a leaf: its checksum. Waits for the arrays."""
+    names, leaves = zip(*flatten_with_names(tree), strict=True)
+    sums = np.asarray(jax.device_get(_sums(list(leaves))))
+    return dict(zip(names, map(int, sums), strict=True))
+
+
+def changed(tree: Any, expected: dict[str, int]) -> list[str]:
+    """Names of the leaves whose checksum is another than `expected`."""
+    found = checksums(tree)
+    names = found.keys() | expected.keys()
+    return sorted(n for n in names if found.get(n) != expected.get(n))
