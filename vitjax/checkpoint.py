@@ -1,8 +1,10 @@
 """Checkpoints of a run, by orbax: atomic, asynchronous, one folder a step."""
 
+import contextlib
 import itertools
 import json
 import re
+import shutil
 import textwrap
 import zlib
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ from jax.experimental import multihost_utils
 
 from vitjax.checksums import changed, checksums
 from vitjax.trees import flatten_with_names, map_with_names, match_patterns
+
+FAILURES = 3
 
 
 class Checkpointer:
@@ -50,6 +54,8 @@ class Checkpointer:
             ),
             item_names=("state", "meta"),
         )
+        self._pending: int | None = None  # the step that is being written
+        self._failures = 0  # in a row
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint, None if there is none."""
@@ -59,14 +65,66 @@ class Checkpointer:
         """Start writing; returns when the state has left the devices.
 
         orbax does not notice a flipped bit, so checksums of all leaves come along.
+        What goes wrong is told by `poll` or `finish`.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.poll(wait=True)
+        self._pending = step
         meta = {**meta, "checksums": checksums(state)}
         meta = {"crc32": _crc32(meta), **meta}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )
-        self._manager.save(step, args=args, force=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._manager.save(step, args=args, force=True)
+        except Exception as error:  # a full disk has many names
+            self._failed(error)
+
+    def poll(self, wait: bool = False) -> int | None:
+        """Look after what is being written; returns at once unless `wait`.
+
+        Returns the step whose checkpoint has just become whole. One that cannot be
+        written leaves a warning and nothing on the disk. Raises ValueError, naming the
+        last good one, after FAILURES in a row.
+        """
+        step = self._pending
+        if step is None or (not wait and self._manager.is_saving_in_progress()):
+            return None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed(error)
+            return None
+        self._pending, self._failures = None, 0
+        return step
+
+    def finish(self) -> None:
+        """Wait for the last one. Raises ValueError if it could not be written."""
+        self.poll(wait=True)
+        if self._failures:
+            raise ValueError(self._cannot_go_on("the last checkpoint"))
+
+    def _failed(self, error: Exception) -> None:
+        step, self._pending = self._pending, None
+        self._failures += 1
+        why = _first_line(error)
+        if jax.process_index() == 0:
+            for partial in self.path.glob(f"{step}.*"):
+                shutil.rmtree(partial, ignore_errors=True)
+        logging.warning("the checkpoint of step %d cannot be written: %s", step, why)
+        if self._failures >= FAILURES:
+            what = f"{FAILURES} checkpoints in a row"
+            raise ValueError(self._cannot_go_on(what)) from error
+
+    def _cannot_go_on(self, what: str) -> str:
+        good = self.latest_step()
+        last = (
+            "there is none" if good is None else f"the last good one is of step {good}"
+        )
+        return (
+            f"{what} could not be written to {self.path}; {last}: make room there, "
+            "then the same command goes on from it"
+        )
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON item of a step. Raises ValueError if it is damaged."""
@@ -91,12 +149,10 @@ class Checkpointer:
         try:
             state = self._manager.restore(step, args=args)["state"]
         except Exception as error:  # see above
-            # tensorstore goes on to tell all that it was asked.
-            why = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
             raise ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 "optimizer of this config, or is damaged: "
-                f"{type(error).__name__}, {textwrap.shorten(why, 400)}"
+                f"{type(error).__name__}, {_first_line(error)}"
             ) from error
         wrong = changed(state, expected)
         if wrong:
@@ -142,13 +198,17 @@ class Checkpointer:
             multihost_utils.sync_global_devices(f"set aside {step}")
         self._manager.reload()
 
-    def wait(self) -> None:
-        """Until every started checkpoint is on disk."""
-        self._manager.wait_until_finished()
-
     def close(self) -> None:
         """Wait, then let go of orbax's threads."""
+        with contextlib.suppress(Exception):  # told by `finish`, if anybody asked
+            self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    # tensorstore goes on to tell all that it was asked.
+    text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
+    return textwrap.shorten(text, 400)
 
 
 def _crc32(meta: dict[str, Any]) -> int:

@@ -69,6 +69,7 @@ class Experiment:
     # Evaluation and records.
     evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_to_keep: int | None = 2
+    ckpt_best: Mapping[str, Any] | None = None  # keyword arguments of best.Best
     tensorboard: bool = True
     wandb: Mapping[str, Any] | None = None  # keyword arguments of metrics.WandbSink
     durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,6 +1,7 @@
 """Train a Vision Transformer: `python -m vitjax.train --config configs/quickstart.py`."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
@@ -18,31 +19,41 @@ from input_pipeline import environment
 from vitjax import config as config_lib
 from vitjax import (
     devices,
-    durations,
     evaluation,
     experiment,
+    loop,
     metrics,
     pictures,
     sections,
 )
 from vitjax import program as program_lib
 from vitjax import sharding as sharding_lib
+from vitjax.best import Best
 from vitjax.checkpoint import Checkpointer, load_params, locate
 from vitjax.clock import Clock
+from vitjax.interrupts import STATUS, Stopped
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
 from vitjax.skipped import SkipCount
 from vitjax.trees import count
-from vitjax.workdir import learned_differences, refuse_other_config, write_config
+from vitjax.workdir import (
+    learned_differences,
+    locked,
+    refuse_other_config,
+    write_config,
+)
 
 WANDB_GIVEN = ("workdir", "config")
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | Path, *, force: bool = False
+) -> None:
     """Train as `config` says, with records and checkpoints in `workdir`.
 
-    Goes on from the workdir's newest checkpoint if it has one. Raises ValueError, in
-    one sentence for people, where the config or the data is wrong.
+    Goes on from the workdir's newest checkpoint if it has one. `force` takes the workdir
+    from a run on another host that has locked it. Raises ValueError, in one sentence for
+    people, where the config or the data is wrong, and Stopped after a signal.
     """
     from input_pipeline import pipeline, sources
 
@@ -83,42 +94,38 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
         warn=logging.warning if jax.process_index() == 0 else logging.debug,
     )
 
-    rates = rate_table(program.lr_fns, sizes["total_steps"], e.optimizer["lr"])
-    clock = Clock(**sizes, num_devices=mesh.size)
-    state, meta = _first_state(e, program, checkpointer, settings)
-    first_step = int(state.step)
-    if meta is not None:
-        clock.restore(meta["clock"])
-    skips = None
-    if data.skip_errors:
-        before = meta["skipped"] if meta else 0
-        skips = SkipCount(data.skipped, mesh, first_step=first_step, before=before)
-    if first_step > sizes["total_steps"]:
-        raise ValueError(
-            f"the checkpoint is of step {first_step}, but the run ends at step "
-            f"{sizes['total_steps']}; give a longer one, or another checkpoint"
+    with contextlib.ExitStack() as open_until_the_end:
+        enter = open_until_the_end.enter_context
+        if jax.process_index() == 0:
+            enter(locked(workdir, force))
+        enter(contextlib.closing(checkpointer))
+        state, meta = _first_state(e, program, checkpointer, settings)
+        first_step = int(state.step)
+        clock = Clock(**sizes, num_devices=mesh.size)
+        if meta is not None:
+            clock.restore(meta["clock"])
+        skips = None
+        if data.skip_errors:
+            before = meta["skipped"] if meta else 0
+            skips = SkipCount(data.skipped, mesh, first_step=first_step, before=before)
+        best = _best(e, workdir, entries, enter)
+        writer = enter(
+            contextlib.closing(_open_records(e, workdir, settings, first_step))
         )
-    writer = _open_records(e, workdir, settings, first_step)
-    progress = Progress(sizes["total_steps"], first_step, show=not jax.process_index())
-    progress.say(
-        f"{count(state.params):,} parameters, {data_size:,} examples, "
-        f"{sizes['total_steps']:,} steps of {sizes['batch_size']}, records in {workdir}"
-    )
-    if first_step == sizes["total_steps"]:
-        progress.say(
-            f"already finished at step {first_step}; another --workdir starts anew"
+        progress = Progress(
+            sizes["total_steps"], first_step, show=not jax.process_index()
         )
-    elif first_step:
-        progress.say(f"goes on from step {first_step}")
-    records = Records(writer, clock, progress, rates, first_step)
-    try:
-        _loop(
+        enter(contextlib.closing(progress))
+        _announce(progress, state, sizes, workdir)
+        rates = rate_table(program.lr_fns, sizes["total_steps"], e.optimizer["lr"])
+        loop.run(
             state,
             program,
             iter(_OnDevices(data.from_step(first_step), mesh, e.prefetch_to_device)),
-            records,
-            checkpointer,
-            entries,
+            records=Records(writer, clock, progress, rates, first_step),
+            checkpointer=checkpointer,
+            best=best,
+            entries=entries,
             log_steps=log_steps,
             ckpt_steps=ckpt_steps,
             meta={"seed": e.seed, "config": settings},
@@ -126,78 +133,50 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> None:
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
             evaluated=_evaluated(entries, workdir, first_step),
         )
-    finally:
-        checkpointer.close()
-        writer.close()
-        progress.close()
     if jax.process_index() == 0:
         metrics.plot_curves(workdir)
 
 
-def _loop(
-    state: Any,
-    program: program_lib.Program,
-    batches: Iterator[Mapping[str, jax.Array]],
-    records: Records,
-    checkpointer: Checkpointer,
-    entries: list[evaluation.Entry],
-    *,
-    log_steps: int,
-    ckpt_steps: int | None,
-    meta: dict[str, Any],
-    skips: SkipCount | None,
-    draw: Callable[[Mapping[str, jax.Array]], None],
-    evaluated: Collection[str],
+def _announce(
+    progress: Progress, state: Any, sizes: Mapping[str, int], workdir: Path
 ) -> None:
-    """Run the remaining steps. Rows of step k are on disk before its checkpoint."""
-    clock, progress = records.clock, records.progress
-    first_step, total_steps = int(state.step), clock.total_steps
-    records.saved_step = checkpointer.latest_step()
+    """What runs, and from where on. Raises ValueError if it is over already."""
+    first_step, total_steps = int(state.step), sizes["total_steps"]
+    if first_step > total_steps:
+        raise ValueError(
+            f"the checkpoint is of step {first_step}, but the run ends at step "
+            f"{total_steps}; give a longer one, or another checkpoint"
+        )
+    progress.say(
+        f"{count(state.params):,} parameters, {sizes['data_size']:,} examples, "
+        f"{total_steps:,} steps of {sizes['batch_size']}, records in {workdir}"
+    )
+    if first_step == total_steps:
+        progress.say(
+            f"already finished at step {first_step}; another --workdir starts anew"
+        )
+    elif first_step:
+        progress.say(f"goes on from step {first_step}")
 
-    def evaluate(step: int, skip: Collection[str] = ()) -> None:
-        due = [
-            entry
-            for entry in entries
-            if entry.due(step, total_steps) and entry.name not in skip
-        ]
-        if due:
-            records.flush()
-            row = evaluation.run(due, state)
-            records.writer.write(step, row)
-            progress.evaluation(step, row)
 
-    evaluate(first_step, skip=evaluated)
-    # Everything that crosses to a device from here on does so by name.
-    with jax.transfer_guard("disallow"):
-        for step in range(first_step + 1, total_steps + 1):
-            batch = next(batches)
-            if step == 1:
-                draw(batch)
-            state, step_metrics = program.train_step(state, batch, program.key)
-            if step == first_step + 1:
-                # The first step waits for the compiler: it is not timed.
-                jax.block_until_ready(step_metrics)
-                clock.begin(step)
-            records.flush()  # of an earlier step, now that this one is under way
-            progress.advance()
-            if durations.due(step, log_steps, total_steps):
-                skipped = {"skipped": skips.total(step)} if skips else {}
-                records.hold(step, {**step_metrics, **skipped})
-            saves = durations.due(step, ckpt_steps, total_steps, first=bool(ckpt_steps))
-            if saves or any(entry.due(step, total_steps) for entry in entries):
-                jax.block_until_ready(state)
-                clock.pause(step)
-                evaluate(step)
-                if saves:
-                    records.flush()
-                    records.check_finite(step, step_metrics)
-                    skipped = int(jax.device_get(skips.total(step))) if skips else 0
-                    now = {"clock": clock.state(), "skipped": skipped}
-                    with jax.transfer_guard("allow"):  # orbax's own copies to the host
-                        checkpointer.save(step, state, meta | now)
-                    records.saved_step = step
-                clock.begin(step)
-        records.flush()
+def _best(
+    e: experiment.Experiment,
+    workdir: Path,
+    entries: list[evaluation.Entry],
+    enter: Callable[[Any], Any],
+) -> Best | None:
+    """The keeper of the best checkpoint, if the config asks for one."""
+    if e.ckpt_best is None:
+        return None
+    best = sections.call("ckpt_best", Best, e.ckpt_best, workdir=workdir)
+    names = [entry.name for entry in entries]
+    if e.ckpt_best["metric"].split("/")[0] not in names:
+        raise ValueError(
+            f"ckpt_best: {e.ckpt_best['metric']!r} is no metric of an evaluator of this "
+            f"run ({', '.join(names) or 'there is none'})"
+        )
+    enter(contextlib.closing(best))
+    return best
 
 
 def _first_state(
@@ -357,6 +336,11 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--workdir", help="where records and checkpoints go (default: runs/NAME)")
     add(
+        "--force",
+        action="store_true",
+        help="take a workdir that a run on another host has locked",
+    )
+    add(
         "--allow_cpu",
         action="store_true",
         help="go on although an accelerator is present that JAX does not see",
@@ -376,7 +360,11 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit status is 0, or 1 after one sentence on stderr."""
+    """The command line.
+
+    The exit status is 0; 1 after one sentence on stderr; interrupts.STATUS where a signal
+    stopped the run in good order; 130 where Ctrl-C did before its first step.
+    """
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
     logging.set_verbosity(logging.WARNING)
     environment.prepare()
@@ -395,7 +383,15 @@ def cli(argv: Sequence[str] | None = None) -> int:
         for notice in notices:
             print(f"note: {notice}", flush=True)
         devices.enable_compilation_cache()
-        train_and_evaluate(config, flags.workdir or default_workdir(flags.config))
+        workdir = flags.workdir or default_workdir(flags.config)
+        train_and_evaluate(config, workdir, force=flags.force)
+    except Stopped as stopped:
+        print(
+            f"stopped after step {stopped.step}, with a checkpoint: the same command "
+            "goes on from it",
+            file=sys.stderr,
+        )
+        return STATUS
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("VITJAX_TRACEBACK"):
             raise

@@ -1,7 +1,12 @@
 """The folder of a run: which config it belongs to."""
 
+import contextlib
+import fcntl
 import json
+import os
 import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ MAY_CHANGE = (
     "wandb",
     "tensorboard",
     "max_to_keep",
+    "ckpt_best",
     *(
         f"{prefix}_{unit}"
         for prefix in ("log_training", "ckpt", "keep_ckpt")
@@ -71,3 +77,39 @@ def write_config(workdir: Path, config: dict[str, Any]) -> None:
     """Write config.json whole or not at all."""
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     write_whole(Path(workdir) / "config.json", text)
+
+
+@contextlib.contextmanager
+def locked(workdir: Path, force: bool = False) -> Iterator[None]:
+    """Hold the workdir's lock: no second run may write there at the same time.
+
+    On one host the lock ends with its process, however that ends. Of another host's
+    process nobody knows whether it is alive: its lock holds until `force`.
+
+    Raises ValueError, naming the process and its host, if another holds the lock.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    path, host = workdir / "lock", socket.gethostname()
+    with path.open("a+") as file:
+        file.seek(0)
+        held, _, pid = file.read().strip().rpartition(" ")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"another run, process {pid} of {held or host}, is at work in "
+                f"{workdir}: stop it first, or give another --workdir"
+            ) from None
+        if held not in ("", host) and not force:
+            raise ValueError(
+                f"process {pid} of {held} has locked {workdir}: if it is no longer "
+                "at work, add --force"
+            )
+        file.truncate(0)
+        file.write(f"{host} {os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

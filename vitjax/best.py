@@ -1,0 +1,56 @@
+"""The checkpoint with the best value of one metric, beside the newest ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from vitjax.checkpoint import Checkpointer
+
+
+class Best:
+    """Keeps one checkpoint in `workdir`/best; `model_init` and `resume` take that path."""
+
+    def __init__(
+        self, *, workdir: Path, metric: str, mode: Literal["max", "min"] = "max"
+    ):
+        """Watch `metric` of the evaluations, such as "val/prec@1".
+
+        A later start goes on from the value that is kept there.
+        """
+        self._metric, self._mode = metric, mode
+        self._checkpointer = Checkpointer(Path(workdir) / "best", max_to_keep=1)
+        step = self._checkpointer.latest_step()
+        self._value = None if step is None else self._checkpointer.meta(step)["value"]
+
+    def offer(
+        self, step: int, row: Mapping[str, float], state: Any, meta: dict[str, Any]
+    ) -> None:
+        """Keep the state of `step` if its row of values is better than all before it.
+
+        A row without the metric's evaluator says nothing, and neither does step 0.
+        Raises ValueError if the evaluator has no such metric.
+        """
+        evaluator = self._metric.split("/")[0]
+        names = sorted(name for name in row if name.startswith(f"{evaluator}/"))
+        if step == 0 or not names:
+            return
+        if self._metric not in names:
+            raise ValueError(
+                f"ckpt_best: there is no metric {self._metric!r}, but there are "
+                f"{', '.join(names)}"
+            )
+        value = float(row[self._metric])
+        if self._value is not None:
+            gain = value - self._value if self._mode == "max" else self._value - value
+            if not gain > 0:
+                return
+        self._value = value
+        self._checkpointer.save(step, state, meta | {"value": value})
+
+    def finish(self) -> None:
+        """Wait for the last one. Raises ValueError if it could not be written."""
+        self._checkpointer.finish()
+
+    def close(self) -> None:
+        """Wait, then let go of orbax's threads."""
+        self._checkpointer.close()

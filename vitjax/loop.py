@@ -1,0 +1,111 @@
+"""The steps of a run, in order: train, record, evaluate, checkpoint, stop."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from vitjax import durations, evaluation
+from vitjax.best import Best
+from vitjax.checkpoint import Checkpointer
+from vitjax.interrupts import Stopped, StopSignal
+from vitjax.program import Program
+from vitjax.records import Records
+from vitjax.skipped import SkipCount
+
+
+def run(
+    state: Any,
+    program: Program,
+    batches: Iterator[Mapping[str, jax.Array]],
+    *,
+    records: Records,
+    checkpointer: Checkpointer,
+    best: Best | None,
+    entries: list[evaluation.Entry],
+    log_steps: int,
+    ckpt_steps: int | None,
+    meta: dict[str, Any],
+    skips: SkipCount | None,
+    draw: Callable[[Mapping[str, jax.Array]], None],
+    evaluated: Collection[str],
+) -> None:
+    """Run the remaining steps. Rows of step k are on disk before its checkpoint.
+
+    Args:
+      batches: of the remaining steps, on the devices.
+      meta: what a checkpoint keeps beside the state, and the clock and `skips`.
+      draw: is shown the run's first batch.
+      evaluated: names of the evaluators whose rows of the first step are there already.
+
+    Raises:
+      Stopped: a signal came; there is a checkpoint.
+      ValueError: a metric is not finite, or checkpoints cannot be written.
+    """
+    clock, progress = records.clock, records.progress
+    first_step, total_steps = int(state.step), clock.total_steps
+    records.saved_step = checkpointer.latest_step()
+
+    def beside(step: int) -> dict[str, Any]:
+        skipped = int(jax.device_get(skips.total(step))) if skips else 0
+        return meta | {"clock": clock.state(), "skipped": skipped}
+
+    def evaluate(step: int, skip: Collection[str] = ()) -> None:
+        due = [
+            entry
+            for entry in entries
+            if entry.due(step, total_steps) and entry.name not in skip
+        ]
+        if not due:
+            return
+        records.flush()
+        row = evaluation.run(due, state)
+        records.writer.write(step, row)
+        progress.evaluation(step, row)
+        if best is not None:
+            with jax.transfer_guard("allow"):  # orbax's own copies to the host
+                best.offer(step, row, state, beside(step))
+
+    def save(step: int, step_metrics: Any) -> None:
+        records.flush()
+        records.check_finite(step, step_metrics)
+        with jax.transfer_guard("allow"):
+            checkpointer.save(step, state, beside(step))
+
+    evaluate(first_step, skip=evaluated)
+    step, stopped = first_step, False
+    # Everything that crosses to a device from here on does so by name.
+    with StopSignal() as signal, jax.transfer_guard("disallow"):
+        for step in range(first_step + 1, total_steps + 1):
+            batch = next(batches)
+            if step == 1:
+                draw(batch)
+            state, step_metrics = program.train_step(state, batch, program.key)
+            if step == first_step + 1:
+                # The first step waits for the compiler: it is not timed.
+                jax.block_until_ready(step_metrics)
+                clock.begin(step)
+            records.flush()  # of an earlier step, now that this one is under way
+            progress.advance()
+            records.saved_step = checkpointer.poll() or records.saved_step
+            if durations.due(step, log_steps, total_steps):
+                skipped = {"skipped": skips.total(step)} if skips else {}
+                records.hold(step, {**step_metrics, **skipped})
+            stops = signal.due(step)
+            saves = durations.due(step, ckpt_steps, total_steps, first=bool(ckpt_steps))
+            if stops or saves or any(e.due(step, total_steps) for e in entries):
+                jax.block_until_ready(state)
+                clock.pause(step)
+                evaluate(step)
+                if stops or saves:
+                    save(step, step_metrics)
+                clock.begin(step)
+            stopped = stops and step < total_steps
+            if stopped:
+                break
+        records.flush()
+        checkpointer.finish()
+        if best is not None:
+            best.finish()
+    if stopped:
+        raise Stopped(step)
