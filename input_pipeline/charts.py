@@ -170,12 +170,7 @@ def draw_spectrum(path: Path) -> None:
     shares.set_xlabel("value", fontsize=16)
     shares.set_ylabel("% of the pixels", fontsize=16)
     shares.legend(
-        title="contrast",
-        fontsize=16,
-        title_fontsize=16,
-        loc="upper center",
-        bbox_to_anchor=(0.32, 1),
-        ncols=2,
+        title="contrast", loc=(0.24, 0.73), ncols=2, fontsize=16, title_fontsize=16
     )
     figure.suptitle(
         f"all pixels of {SPECTRUM_IMAGES:,} black-and-white calibration grids after "
@@ -188,23 +183,25 @@ def draw_spectrum(path: Path) -> None:
 
 def draw_crops(path: Path) -> None:
     """A density of widths and heights for each sampler."""
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     height, width = CROPPED
     figure = Figure(figsize=(12, 8.4), dpi=100, layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    scale = ScalarMappable(Normalize(0, 1), "magma_r")
     for axis, sampler in zip(grid.flat, SAMPLERS, strict=True):
         sizes = crop_sizes(sampler, CROPS)
         area = sizes.prod(1).mean() / (height * width)
-        *_, mesh = axis.hist2d(
+        axis.hist2d(
             sizes[:, 1] - 0.5,
             sizes[:, 0] - 0.5,
             bins=(width // 8, height // 8),
             range=((0, width), (0, height)),
             weights=np.full(len(sizes), 100 / len(sizes)),
-            norm=Normalize(0, 1),
-            cmap="magma_r",
+            norm=scale.norm,
+            cmap=scale.cmap,
         )
         # No crop is smaller, or as wide as the image.
         axis.set_xlim(50, 350)
@@ -215,7 +212,7 @@ def draw_crops(path: Path) -> None:
         axis.set_xlabel("width of the crop")
     for axis in grid[:, 0]:
         axis.set_ylabel("height of the crop")
-    figure.colorbar(mesh, ax=grid, label="% of the crops, in 8 x 8 pixels", aspect=40)
+    figure.colorbar(scale, ax=grid, label="% of the crops, in 8 x 8 pixels", aspect=40)
     figure.suptitle(
         f"sizes of inception crops of an image of {height} x {width}: 5 to 100 % of "
         "its area, width / height 0.75 to 1.33",
@@ -229,6 +226,7 @@ def draw_images(
 ) -> None:
     """A grid of (title, text under it, image [h, w] or [h, w, c]) from the top left."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -236,15 +234,15 @@ def draw_images(
     wrapped = [textwrap.wrap(name, 30, max_lines=4) for name, _, _ in panels]
     lines = max(map(len, wrapped)) + notes
     size = (max(2.4 * columns, 6), (2.35 + 0.17 * lines) * rows + 0.4)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = Figure(figsize=size, dpi=100, layout=ConstrainedLayoutEngine(h_pad=0.1))
     axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
+    for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, name, (_, text, image) in zip(axes.flat, wrapped, panels, strict=False):
         axis.imshow(_visible(image), interpolation="nearest")
+        axis.set(xticks=[], yticks=[])  # the frame shows where white images end
         axis.set_title("\n".join([*name, text]).strip(), fontsize=9)
     figure.suptitle(title, fontsize=12)
-    figure.get_layout_engine().set(h_pad=0.1)  # inches, the title's distance too
     figure.savefig(path)
 
 

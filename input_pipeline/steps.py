@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import tensorflow as tf
@@ -72,7 +72,8 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
             if last:  # in a graph, as the stream does it: seconds for randaug's
                 pairs = tf.data.Dataset.from_tensors(asked)
                 examples = batching.map_examples(pairs, preprocess, 1, read)
-                return next(examples.as_numpy_iterator())
+                told: Any = next(examples.as_numpy_iterator())
+                return told
             features = batching.example_fn(preprocess, read)(*asked)
             return tf.nest.map_structure(lambda value: value.numpy(), features)
         except tf.errors.OpError as e:
@@ -176,7 +177,7 @@ def panels(story: Story) -> list[tuple[str, str, np.ndarray]]:
     return shown
 
 
-def _is_image(value: Any) -> bool:
+def _is_image(value: Any) -> TypeGuard[np.ndarray]:
     """Whether it can be shown: grey or coloured, and not bytes."""
     return isinstance(value, np.ndarray) and (
         value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (1, 3, 4))
