@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from vitjax.trees import flatten_with_names
 from vitjax.weights import posemb as posembs
 
 # (regex, replacement) for the names of vision_transformer and of early big_vision,
@@ -51,6 +53,11 @@ def leaves(
             raise ValueError(f"the file has {name!r} under two names")
         renamed[name] = value
     return _without_cls_position(renamed, grid)
+
+
+def flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters as the arrays of a file, in the form (scan or not) that they have."""
+    return {name: np.asarray(leaf) for name, leaf in flatten_with_names(params)}
 
 
 def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

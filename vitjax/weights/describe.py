@@ -29,7 +29,9 @@ class Description:
         depth = self.arguments["depth"]
         model = vit.Model(**{**self.arguments, "depth": 1})  # blocks are alike
         image = jax.ShapeDtypeStruct(shape, np.float32)
-        tree = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+        tree = jax.eval_shape(  # the key is made inside, lest a device be asked for it
+            lambda image: model.init(jax.random.key(0), image)["params"], image
+        )
         first = BLOCK.format(0)
         found = {}
         for name, leaf in flatten_with_names(tree):
