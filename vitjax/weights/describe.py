@@ -1,6 +1,7 @@
 """Which model parameters belong to, and the shapes that they must then have."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,23 +25,30 @@ class Description:
 
     def shapes(self) -> Shapes:
         """The shape of every leaf by name, blocks unstacked: the model's own."""
-        rows, columns = self.arguments["patch_size"]
-        shape = (1, rows, columns * (self.positions or 1), self.channels)
-        depth = self.arguments["depth"]
-        model = vit.Model(**{**self.arguments, "depth": 1})  # blocks are alike
-        image = jax.ShapeDtypeStruct(shape, np.float32)
-        tree = jax.eval_shape(  # the key is made inside, lest a device be asked for it
-            lambda image: model.init(jax.random.key(0), image)["params"], image
-        )
-        first = BLOCK.format(0)
-        found = {}
-        for name, leaf in flatten_with_names(tree):
-            if not name.startswith(first):
-                found[name] = leaf.shape
-                continue
-            for i in range(depth):
-                found[BLOCK.format(i) + name.removeprefix(first)] = leaf.shape
-        return found
+        return _shapes(tuple(self.arguments.items()), self.positions, self.channels)
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(
+    arguments: tuple[tuple[str, Any], ...], positions: int | None, channels: int
+) -> Shapes:
+    kw = dict(arguments)
+    rows, columns = kw["patch_size"]
+    shape = (1, rows, columns * (positions or 1), channels)
+    model = vit.Model(**{**kw, "depth": 1})  # blocks are alike
+    tree = jax.eval_shape(  # the key is made inside, lest a device be asked for it
+        lambda image: model.init(jax.random.key(0), image)["params"],
+        jax.ShapeDtypeStruct(shape, np.float32),
+    )
+    first = BLOCK.format(0)
+    found = {}
+    for name, leaf in flatten_with_names(tree):
+        if not name.startswith(first):
+            found[name] = leaf.shape
+            continue
+        for i in range(kw["depth"]):
+            found[BLOCK.format(i) + name.removeprefix(first)] = leaf.shape
+    return found
 
 
 def describe(

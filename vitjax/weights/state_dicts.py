@@ -75,10 +75,8 @@ def read(
                 f"the state dict of {fmt.title} lacks {fmt.parts[part]!r}; it has keys "
                 f"like {', '.join(sorted(state)[:3])}"
             )
+    _check_tokens(state, fmt, parts)
     if parts.pos_embedding:
-        key = fmt.parts["pos_embedding"]
-        if state[key].ndim == 2:  # some keep the constant table without its batch dim
-            state[key] = state[key][None]
         extra = _extra_positions(state, fmt, parts, grid)
         parts = dataclasses.replace(parts, extra_positions=extra)
     table = _checked(fmt, parts)
@@ -179,6 +177,18 @@ def _with_constant_posemb(
     kernel = leaves["embedding/kernel"]
     table = posembs.sincos2d(grid, kernel.shape[-1], kernel.dtype)
     return {**leaves, "pos_embedding": table}
+
+
+def _check_tokens(state: dict[str, np.ndarray], fmt: Format, parts: Parts) -> None:
+    """Give a table (n, d) its batch dim; ValueError for what is not (1, n, d) then."""
+    for part in parts.has() & {"cls", "registers", "pos_embedding"}:
+        key = fmt.parts[part]
+        if part == "pos_embedding" and state[key].ndim == 2:
+            state[key] = state[key][None]
+        if state[key].ndim != 3 or len(state[key]) != 1:
+            raise ValueError(
+                f"{key} must have a shape (1, n, d), got {state[key].shape}"
+            )
 
 
 def _extra_positions(
