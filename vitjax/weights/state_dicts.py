@@ -31,7 +31,9 @@ def write(
     """The state dict of a vitjax model's parameters; see `to_state_dict`."""
     leaves = loop_leaves(params)
     parts = our_parts(leaves)
-    fmt.check_expresses(dataclasses.replace(parts, pos_embedding=True))
+    # Positions may yet come, from the constants.
+    may_have = parts.pos_embedding or "pos_embedding" in fmt.parts
+    fmt.check_expresses(dataclasses.replace(parts, pos_embedding=may_have))
     ours = [name for entry in _checked(fmt, parts) for name in entry.ours]
     check_names("vitjax's parameters", leaves, ours)
     leaves = _with_constant_posemb(leaves, fmt, posemb, grid)

@@ -57,11 +57,13 @@ def test_what_a_format_cannot_express(form, kw, message):
         weights.to_state_dict(cases.params(**kw), format=form)
 
 
+# Together they have every tensor of every format.
+WHOLE = [cases.EXPRESSIBLE[i] for i in (2, 4, 6, 12, 15, 17)]
 # Parts that are one tensor: a state dict without it is that of another model.
 ALONE = {"pos_embedding", "pos_embed", "cls_token", "class_token", "reg_token"}
 
 
-@pytest.mark.parametrize(("form", "kw", "say"), cases.EXPRESSIBLE, ids=cases.label)
+@pytest.mark.parametrize(("form", "kw", "say"), WHOLE, ids=cases.label)
 def test_every_key_must_be_there_and_no_other(form, kw, say):
     state = weights.to_state_dict(cases.params(**kw), format=form, **say)
     with pytest.raises(ValueError, match=r"not in the table: \['one_more'\]"):
@@ -75,7 +77,7 @@ def test_every_key_must_be_there_and_no_other(form, kw, say):
             cases.read(rest, form, {})
 
 
-@pytest.mark.parametrize(("form", "kw", "say"), cases.EXPRESSIBLE, ids=cases.label)
+@pytest.mark.parametrize(("form", "kw", "say"), WHOLE, ids=cases.label)
 def test_every_shape_is_checked(form, kw, say):
     """Each tensor in turn: one entry longer in its last dimension; flattened."""
     state = weights.to_state_dict(cases.params(**kw), format=form, **say)
