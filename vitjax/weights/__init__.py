@@ -142,10 +142,13 @@ def load(
         return read_params(path)
     arrays, words = files.read(path)
     told = json.loads(words[WORD]) if WORD in words else {}
+    said = told.get("num_heads") or _heads_beside(path)
+    if num_heads and said and num_heads != said:
+        raise ValueError(f"{str(path)!r} is of {said} heads, not of {num_heads}")
     params = from_state_dict(
         arrays,
         format=format or format_of(arrays),
-        num_heads=num_heads or told.get("num_heads") or _heads_beside(path),
+        num_heads=num_heads or said,
         posemb=posemb or told.get("posemb"),
         grid=grid or told.get("grid"),
     )

@@ -45,8 +45,9 @@ def write(
 
 def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no .npz file, or is damaged: {error}") from None
     # numpy has no bfloat16 and stores it as two bytes of no type.

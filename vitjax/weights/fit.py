@@ -42,6 +42,7 @@ def load_into(
     Raises ValueError that lists every parameter that is missing there, left over there,
     or of another shape.
     """
+    match_patterns(shapes, dont_load, what="dont_load")  # are they regexes?
     wanted = {name: leaf.shape for name, leaf in flatten_with_names(shapes)}
     grid = num_heads = None
     if isinstance(model, vit.ViT):
@@ -49,7 +50,7 @@ def load_into(
         grid, num_heads = (height // rows, width // columns), model.num_heads
     posemb = "learn" if "pos_embedding" in wanted else None
     stored, _ = weights.load(path, num_heads=num_heads, posemb=posemb, grid=stored_grid)
-    leaves = _in_form_of(stored, wanted)
+    leaves = _in_form_of(stored, wanted, str(path))
     leaves = _with_posemb(leaves, wanted, grid, stored_grid, str(path), dont_load)
     skip = _skipped(shapes, leaves, dont_load, str(path))
     _check_fit(leaves, wanted, skip, str(path))
@@ -66,12 +67,18 @@ def load_into(
     return map_with_names(place, fresh, shapes)
 
 
-def _in_form_of(stored: dict[str, Any], wanted: Iterable[str]) -> Leaves:
+def _in_form_of(stored: dict[str, Any], wanted: Iterable[str], path: str) -> Leaves:
     """The leaves with their blocks stacked, or not, as the model's are."""
     encoder = stored.get("Transformer", {})
     scan = any(name.startswith("Transformer/encoderblock/") for name in wanted)
     if scan and "encoderblock_0" in encoder:
-        stored = vit.loop_to_scan(stored)
+        try:
+            stored = vit.loop_to_scan(stored)
+        except (ValueError, KeyError):
+            raise ValueError(
+                f"the blocks of {path!r} differ from each other, or one is missing: they "
+                "can't be stacked for a model with scan=True"
+            ) from None
     elif not scan and "encoderblock" in encoder:
         stored = vit.scan_to_loop(stored)
     return {k: np.asarray(v) for k, v in flatten_dict(stored, sep="/").items()}
@@ -107,7 +114,6 @@ def _skipped(
     shapes: Any, leaves: Leaves, dont_load: Sequence[str], path: str
 ) -> set[str]:
     """The names, of both sides, that dont_load leaves out."""
-    match_patterns(shapes, dont_load, what="dont_load")  # are they regexes?
     names = leaves.keys() | {name for name, _ in flatten_with_names(shapes)}
     skip = set()
     for regex in dont_load:
