@@ -36,7 +36,7 @@ The first is known for the usual widths, and kept in .safetensors files written 
 
 examples:
   python -m vitjax.tools.convert runs/vit_s16_i1k vit.npz --to big_vision
-  python -m vitjax.tools.convert runs/vit_s16_i1k vit.safetensors --to timm --grid 14 14
+  python -m vitjax.tools.convert runs/fixed vit.safetensors --to timm --grid 14 14
   python -m vitjax.tools.convert vit_b_16.pth vit_b16.npz --to big_vision
 """
 

@@ -204,7 +204,7 @@ def test_blocks_that_cannot_be_stacked(tmp_path, mesh):
     del stored["Transformer"]["encoderblock_1"]["LayerNorm_0"]
     path = save_file(tmp_path / "x.npz", stored)
     fresh = cases.params(posemb="learn", scan=True, **FRESH)
-    with pytest.raises(ValueError, match="blocks of .* differ from each other"):
+    with pytest.raises(ValueError, match=r"blocks of .* differ from each other"):
         load(path, mesh, fresh, posemb="learn", scan=True)
 
 
