@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 # Compiled ops that torchvision's modules name while they are imported. They belong to
 # object detection; nothing here calls them.
 NAMED_AT_IMPORT = (
@@ -38,8 +40,6 @@ def import_torchvision() -> ModuleType:
 
 @functools.cache  # what a Library defines lasts as long as the object
 def _with_schemas(folder: Path) -> Any:
-    import torch
-
     for compiled in folder.glob("_C*"):
         with contextlib.suppress(OSError):  # built for another torch
             torch.ops.load_library(str(compiled))
