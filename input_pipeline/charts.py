@@ -15,9 +15,11 @@ from input_pipeline import crop_boxes, ops, order, randaug
 
 SIDE, SQUARE = 224, 56  # of the calibration grid, pixels
 COLOURS = (192, 64, 64), (64, 192, 192)
-BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+BLACK_AND_WHITE = (0, 0, 0), (255, 255, 255)
 LEVEL = 10  # of the ops; also the magnitude of the spectrum
 SPECTRUM = 200, 2000  # height, width, pixels
+SPECTRUM_IMAGES = 2000
+CROPS = 20_000  # of each sampler
 SAMPLERS = ("tf", "torchvision", "power(2)", "beta(1, 2)")
 CROPPED = 256, 512  # height, width of the image that is cropped
 
@@ -29,13 +31,13 @@ def grid(first: tuple[int, ...], second: tuple[int, ...]) -> np.ndarray:
     return np.array([first, second], np.uint8)[odd]
 
 
-def calibration() -> dict[str, np.ndarray]:
-    """The grid, by what was done to it: nothing, or one op of randaug at level 10."""
-    before = grid(*COLOURS)
+def calibration(before: np.ndarray) -> dict[str, np.ndarray]:
+    """A grid, by what was done to it: nothing, or one op of randaug at level 10."""
     panels = {"before": before}
-    for name, numbers in randaug.level_arguments(LEVEL).items():
+    for name, numbers in randaug.level_arguments(float(LEVEL)).items():
         title = " ".join([name, *(f"{number:g}" for number in numbers)])
         if name == "Cutout":
+            title += " (half of the side)"
             numbers = (*numbers, SIDE // 2, SIDE // 2)
         op = randaug.OPS[name]
         for contrast in ("legacy", "fixed") if name == "Contrast" else (None,):
@@ -45,7 +47,7 @@ def calibration() -> dict[str, np.ndarray]:
     return panels
 
 
-def spectrum_counts(contrast: str, images: int = 2000) -> np.ndarray:
+def spectrum_counts(contrast: str, images: int) -> np.ndarray:
     """How many pixels have each value, int64 [256], after randaug(2, 10).
 
     Of so many black-and-white grids, all of whose pixels stay colourless. The plans
@@ -53,7 +55,7 @@ def spectrum_counts(contrast: str, images: int = 2000) -> np.ndarray:
     """
     preprocess = ops.get_preprocess_fn(f"randaug(2, {LEVEL}, contrast={contrast!r})")
     seeds = _seeds(images)
-    image = tf.constant(grid(BLACK, WHITE))
+    image = tf.constant(grid(*BLACK_AND_WHITE))
 
     def count(plan: Any) -> tf.Tensor:
         values = preprocess({"image": image, **plan})["image"][..., 0]
@@ -76,7 +78,7 @@ def spectrum(counts: np.ndarray) -> np.ndarray:
     return means.reshape(width, height).T
 
 
-def crop_sizes(sampler: str, count: int = 20_000) -> np.ndarray:
+def crop_sizes(sampler: str, count: int) -> np.ndarray:
     """(height, width) of random crops of an image of 256 x 512, int [count, 2].
 
     With inception_crop's defaults: 5 to 100 % of the area, width / height 0.75 to 1.33.
@@ -106,10 +108,15 @@ def _mapped(elements: Any, fn: Any, count: int) -> np.ndarray:
 
 
 def draw_calibration(path: Path) -> None:
-    """The grid before and after each op."""
-    panels = [(title, "", image) for title, image in calibration().items()]
+    """Both grids before and after each op."""
+    panels = [
+        (title, "", image)
+        for colours in (COLOURS, BLACK_AND_WHITE)
+        for title, image in calibration(grid(*colours)).items()
+    ]
     title = (
-        f"randaug's ops at level {LEVEL}, on the calibration grid of {SIDE} x {SIDE}"
+        f"randaug's ops at level {LEVEL}, on calibration grids of {SIDE} x {SIDE} "
+        "(half the time, Rotate, Shear and Translate go the other way)"
     )
     draw_images(path, title, panels, columns=6)
 
@@ -131,7 +138,7 @@ def draw_spectrum(path: Path) -> None:
     for (contrast, place), width_, colour in zip(
         places.items(), (1.0, 0.45), ("tab:orange", "tab:blue"), strict=True
     ):
-        counts = spectrum_counts(contrast)
+        counts = spectrum_counts(contrast, SPECTRUM_IMAGES)
         percent = 100 * counts / counts.sum()
         mean = counts @ np.arange(256) / counts.sum()
         place.imshow(
@@ -155,22 +162,19 @@ def draw_spectrum(path: Path) -> None:
         shares.bar(np.arange(256), percent, width_, color=colour, label=contrast)
     shares.set_yscale("log")
     shares.set_ylim(1e-3, 100)
-    shares.set_yticks([0.001, 0.01, 0.1, 1, 10, 100], "0.001 0.01 0.1 1 10 100".split())
+    shares.set_yticks(
+        [0.001, 0.01, 0.1, 1, 10, 100], ["0.001", "0.01", "0.1", "1", "10", "100"]
+    )
     shares.set_xlim(-2, 257)
     shares.tick_params(labelsize=14)
     shares.set_xlabel("value", fontsize=16)
     shares.set_ylabel("% of the pixels", fontsize=16)
     shares.legend(
-        title="contrast",
-        fontsize=16,
-        title_fontsize=16,
-        loc="upper center",
-        bbox_to_anchor=(0.32, 1),
-        ncols=2,
+        title="contrast", loc=(0.24, 0.73), ncols=2, fontsize=16, title_fontsize=16
     )
     figure.suptitle(
-        f"all pixels of the black-and-white calibration grid after randaug(2, {LEVEL}), "
-        "from black to white",
+        f"all pixels of {SPECTRUM_IMAGES:,} black-and-white calibration grids after "
+        f"randaug(2, {LEVEL}), from black to white",
         fontsize=22,
         y=0.99,
     )
@@ -179,23 +183,25 @@ def draw_spectrum(path: Path) -> None:
 
 def draw_crops(path: Path) -> None:
     """A density of widths and heights for each sampler."""
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     height, width = CROPPED
     figure = Figure(figsize=(12, 8.4), dpi=100, layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    scale = ScalarMappable(Normalize(0, 1), "magma_r")
     for axis, sampler in zip(grid.flat, SAMPLERS, strict=True):
-        sizes = crop_sizes(sampler)
+        sizes = crop_sizes(sampler, CROPS)
         area = sizes.prod(1).mean() / (height * width)
-        *_, mesh = axis.hist2d(
+        axis.hist2d(
             sizes[:, 1] - 0.5,
             sizes[:, 0] - 0.5,
             bins=(width // 8, height // 8),
             range=((0, width), (0, height)),
             weights=np.full(len(sizes), 100 / len(sizes)),
-            norm=Normalize(0, 1),
-            cmap="magma_r",
+            norm=scale.norm,
+            cmap=scale.cmap,
         )
         # No crop is smaller, or as wide as the image.
         axis.set_xlim(50, 350)
@@ -206,7 +212,7 @@ def draw_crops(path: Path) -> None:
         axis.set_xlabel("width of the crop")
     for axis in grid[:, 0]:
         axis.set_ylabel("height of the crop")
-    figure.colorbar(mesh, ax=grid, label="% of the crops, in 8 x 8 pixels", aspect=40)
+    figure.colorbar(scale, ax=grid, label="% of the crops, in 8 x 8 pixels", aspect=40)
     figure.suptitle(
         f"sizes of inception crops of an image of {height} x {width}: 5 to 100 % of "
         "its area, width / height 0.75 to 1.33",
@@ -220,19 +226,21 @@ def draw_images(
 ) -> None:
     """A grid of (title, text under it, image [h, w] or [h, w, c]) from the top left."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     notes = max(text.count("\n") + 1 if text else 0 for _, text, _ in panels)
-    wrapped = [textwrap.wrap(name, 30, max_lines=3) for name, _, _ in panels]
+    wrapped = [textwrap.wrap(name, 30, max_lines=4) for name, _, _ in panels]
     lines = max(map(len, wrapped)) + notes
     size = (max(2.4 * columns, 6), (2.35 + 0.17 * lines) * rows + 0.4)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = Figure(figsize=size, dpi=100, layout=ConstrainedLayoutEngine(h_pad=0.1))
     axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
+    for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, name, (_, text, image) in zip(axes.flat, wrapped, panels, strict=False):
         axis.imshow(_visible(image), interpolation="nearest")
+        axis.set(xticks=[], yticks=[])  # the frame shows where white images end
         axis.set_title("\n".join([*name, text]).strip(), fontsize=9)
     figure.suptitle(title, fontsize=12)
     figure.savefig(path)

@@ -123,7 +123,8 @@ def _open(name: str | None, data_dir: str | None, config: str | None) -> dict[st
     if not os.path.isdir(folder):
         raise DataNotFound(f"there is no folder {folder}")
     if os.path.exists(os.path.join(folder, "dataset_dict.json")):
-        return dict(datasets.load_from_disk(folder))
+        splits_of: Any = datasets.load_from_disk(folder)
+        return dict(splits_of)
     if os.path.exists(os.path.join(folder, "state.json")):
         # One split: it may know its name.
         table: Any = datasets.load_from_disk(folder)

@@ -113,6 +113,7 @@ class Preprocess:
             for name in ("seed", "batch_seed")
             if name in features
         }
+        seeds |= {name: features[name] for name in self._chances if name in features}
         for call, step in zip(self._calls, self._steps, strict=True):
             try:
                 features = step(features, seeds)
@@ -165,7 +166,7 @@ class Preprocess:
             use = fn.apply if op.takes == "policy" else fn
 
             def on_chance(features: Features, seeds: Features) -> Features:
-                drawn = features.get(name)
+                drawn = seeds.get(name)
                 if drawn is None:
                     source = "batch_seed" if chance.per_batch else "seed"
                     drawn = chance.draw(_needed(seeds, source, call))

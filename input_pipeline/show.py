@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,9 +35,16 @@ def load_config(spec: str) -> Any:
         raise ValueError(f"config file {name!r} cannot be read: {error}") from None
     finally:
         sys.path.remove(root)
-    if not hasattr(module, "get_config"):
+    function = getattr(module, "get_config", None)
+    if function is None:
         raise ValueError(f"config file {name!r} has no function get_config(arg)")
-    return module.get_config(argument) if colon else module.get_config()
+    if colon and not inspect.signature(function).parameters:
+        raise ValueError(f"config file {name!r} takes no argument, got {argument!r}")
+    config = function(argument) if colon else function()
+    for key in ("input", "seed"):
+        if key not in config:
+            raise ValueError(f"the config of {name!r} lacks {key!r}: set config.{key}")
+    return config
 
 
 def open_train(config: Any, data: str | None) -> tuple[Any, str]:
@@ -46,7 +54,7 @@ def open_train(config: Any, data: str | None) -> tuple[Any, str]:
     section = dict(config.input)
     if data is not None:
         try:
-            section["data"] = dict(ast.literal_eval(data))
+            section["data"] = dict(**ast.literal_eval(data))
         except (ValueError, SyntaxError, TypeError):
             raise ValueError(
                 "--data is a Python literal such as \"{'kind': 'arrays', 'name': "
@@ -54,6 +62,8 @@ def open_train(config: Any, data: str | None) -> tuple[Any, str]:
             ) from None
     # No batch is wanted ahead of the one that is shown.
     section["prefetch"] = 0
+    # Some of big_vision's files have it here; it is nothing of the data's.
+    section.pop("accum_freq", None)
     try:
         stream, _ = pipeline.make_train(seed=config.seed, **section)
     except TypeError as error:

@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import tensorflow as tf
@@ -59,39 +59,42 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
             " (with the global shuffle: with a buffer its place depends on the run)"
         )
 
-    seed = order.example_seed(epoch, index, seed=data.seed)
-    chance = batching.chances(
-        data.preprocess,
-        seed,
+    seeds = (
+        order.example_seed(epoch, index, seed=data.seed),
         order.batch_seed(tf.constant(step, tf.int64), seed=data.seed),
     )
-    explained = iter(data.preprocess.explain(chance).values())
+    explained = iter(data.preprocess.explain(data.preprocess.draw(*seeds)).values())
 
-    def after(calls: list[OpCall]) -> dict[str, Any]:
-        one = tf.data.Dataset.from_tensors((tf.constant(index, tf.int64), chance))
-        preprocess = Preprocess("|".join(map(_text, calls)))
-        examples = batching.map_examples(one, preprocess, 1, data.source.read)
+    def after(calls: list[OpCall], last: bool = False) -> dict[str, Any]:
+        preprocess, read = Preprocess("|".join(map(_text, calls))), data.source.read
+        asked = tf.constant(index, tf.int64), batching.chances(preprocess, *seeds)
         try:
-            features = next(examples.as_numpy_iterator())
+            if last:  # in a graph, as the stream does it: seconds for randaug's
+                pairs = tf.data.Dataset.from_tensors(asked)
+                examples = batching.map_examples(pairs, preprocess, 1, read)
+                told: Any = next(examples.as_numpy_iterator())
+                return told
+            features = batching.example_fn(preprocess, read)(*asked)
+            return tf.nest.map_structure(lambda value: value.numpy(), features)
         except tf.errors.OpError as e:
             why = str(e.message).splitlines()[0]
             raise ValueError(
                 f"{data.source.describe(index)} cannot be read: {why}"
             ) from None
-        return {name: x for name, x in features.items() if name not in chance}
 
     calls, steps = parse(pp), []
     for at, call in enumerate(calls):
         decided = OPS[call.name].takes in ("policy", "coin")
         lines = next(explained) if decided else []
-        layers = _layers(call)
+        text, layers = _title(call), _layers(call)
         for number in range(1, layers):
             fewer = _with_layers(call, number)
-            name = f"{call.text}, layer {number}"
+            name = f"{text}, layer {number}"
             before = [*calls[:at], fewer]
             steps.append(Shown(name, lines[number - 1 : number], after(before)))
-        name = f"{call.text}, layer {layers}" if layers > 1 else call.text
-        steps.append(Shown(name, lines[max(layers - 1, 0) :], after(calls[: at + 1])))
+        name = f"{text}, layer {layers}" if layers > 1 else text
+        features = after(calls[: at + 1], last=at + 1 == len(calls))
+        steps.append(Shown(name, lines[max(layers - 1, 0) :], features))
     return Story(data.source.describe(index), place, after([]), steps)
 
 
@@ -99,6 +102,11 @@ def _text(call: OpCall) -> str:
     """The op, in full, for a spec."""
     arguments = [*map(repr, call.args), *(f"{k}={v!r}" for k, v in call.kwargs.items())]
     return f"{call.name}({', '.join(arguments)})"
+
+
+def _title(call: OpCall) -> str:
+    """The op as it was written, or in full where that is shortened."""
+    return _text(call) if call.text.endswith("...") else call.text
 
 
 def _layers(call: OpCall) -> int:
@@ -154,6 +162,9 @@ def panels(story: Story) -> list[tuple[str, str, np.ndarray]]:
     """
     shown: list[tuple[str, str, np.ndarray]] = []
     first = story.raw.get("image")
+    decoded = any(step.op.split("(")[0] == "decode" for step in story.steps)
+    if isinstance(first, bytes) and not decoded:  # to compare its crop with
+        first = Preprocess("decode")({"image": first})["image"].numpy()
     if _is_image(first):
         shown.append(("as read", "", first))
     for step in story.steps:
@@ -166,7 +177,7 @@ def panels(story: Story) -> list[tuple[str, str, np.ndarray]]:
     return shown
 
 
-def _is_image(value: Any) -> bool:
+def _is_image(value: Any) -> TypeGuard[np.ndarray]:
     """Whether it can be shown: grey or coloured, and not bytes."""
     return isinstance(value, np.ndarray) and (
         value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (1, 3, 4))
@@ -198,7 +209,7 @@ def draw_batch(path: Path, data: TrainData) -> None:
     charts.draw_images(path, title, panels, columns=8)
 
 
-def caption(label: np.ndarray, class_names: tuple[str, ...] | None) -> str:
+def caption(label: Any, class_names: tuple[str, ...] | None) -> str:
     """The class of a number, or of a row of shares the one or two largest."""
     if np.ndim(label) == 0:
         classes = [int(label)]

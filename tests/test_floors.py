@@ -135,7 +135,9 @@ def test_every_module_of_vitjax_has_a_floor(name):
     assert _longest(name, FLOORS) is not None, f"add {name} to the table"
 
 
-@pytest.mark.parametrize("name", ["vitjax.train", "vitjax.benchmark"])
+@pytest.mark.parametrize(
+    "name", ["vitjax.train", "vitjax.benchmark", "vitjax.tools.convert"]
+)
 def test_heavy_packages_wait_until_flags_are_parsed(name):
     """Checked in a fresh process: importing a command loads none of them."""
     code = f"import {name}, sys; print(*sorted({HEAVY!r} & sys.modules.keys()))"

@@ -84,6 +84,7 @@ def _pins():
 def test_every_requirement_is_pinned():
     extras = PROJECT["optional-dependencies"]
     optional = extras["parity"] + extras["huggingface"] + extras["dev"]
+    optional += extras["transformers"]
     wanted = PROJECT["dependencies"] + optional
     assert {_canonical(r) for r in wanted} <= _pins().keys() | {"tensorflow"}
 
@@ -150,5 +151,6 @@ def test_the_readme_lists_every_module_and_no_other():
     listed = set(re.findall(r"[a-z0-9_]+\.py", layout)) - {"test_floors.py"}
     packages = [ROOT / "vitjax", ROOT / "input_pipeline", ROOT / "parity"]
     files = {path.name for package in packages for path in package.glob("*.py")}
-    files |= {path.name for path in (ROOT / "vitjax/models").glob("*.py")}
+    for folder in ("models", "weights", "tools"):
+        files |= {path.name for path in (ROOT / "vitjax" / folder).glob("*.py")}
     assert listed == files - {"__init__.py"}

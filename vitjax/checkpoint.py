@@ -3,21 +3,19 @@
 import contextlib
 import itertools
 import json
-import re
 import shutil
 import textwrap
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
 from vitjax.checksums import changed, checksums
-from vitjax.trees import flatten_with_names, map_with_names, match_patterns
 
 FAILURES = 3
 
@@ -232,18 +230,10 @@ def locate(path: str | Path) -> tuple[Path, int]:
     return path, max(steps)
 
 
-def load_params(
-    path: str | Path, shapes: Any, fresh: Any, dont_load: Sequence[str] = ()
-) -> Any:
-    """Parameters of another run's checkpoint, placed as the shardings of `shapes` say.
+def read_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(parameters in numpy, config) of a checkpoint; `path` as `locate` takes it.
 
-    Args:
-      path: as `locate` takes it. shapes, fresh: the model's parameters, as shapes with
-        shardings and as arrays.
-      dont_load: regexes of names (full match) that keep their `fresh` value.
-
-    Raises ValueError that lists every parameter that is missing there, left over
-    there, or of another shape.
+    The config is the run's, as plain values.
     """
     workdir, step = locate(path)
     folder = workdir / "checkpoints" / str(step) / "state"
@@ -252,48 +242,20 @@ def load_params(
         logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
         stored = checkpointer.metadata(folder).item_metadata.tree["params"]
         logging.set_verbosity(verbosity)
-        stored = {name: leaf.shape for name, leaf in flatten_with_names(stored)}
-        keep = match_patterns(shapes, [*dont_load, ".*"], what="dont_load")
-        skip = {name for mask in keep[:-1] for name, m in flatten_with_names(mask) if m}
-        wanted = {n: s.shape for n, s in flatten_with_names(shapes) if n not in skip}
-        for regex in dont_load:
-            if not any(
-                re.fullmatch(regex, n) for n in stored.keys() | wanted.keys() | skip
-            ):
-                raise ValueError(
-                    f"dont_load: {regex!r} matches no parameter, here or in {str(path)!r}"
-                )
-        left_over = stored.keys() - wanted.keys() - skip
-        problems = [
-            *(f"{n} is missing there" for n in sorted(wanted.keys() - stored.keys())),
-            *(
-                f"{n} is left over there"
-                for n in sorted(left_over)
-                if not any(re.fullmatch(regex, n) for regex in dont_load)
-            ),
-            *(
-                f"{n} has shape {stored[n]} there, {wanted[n]} here"
-                for n in sorted(wanted.keys() & stored.keys())
-                if tuple(stored[n]) != tuple(wanted[n])
-            ),
-        ]
-        if problems:
-            more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-            raise ValueError(
-                f"model_init {str(path)!r} does not fit the model (dont_load takes "
-                "regexes of parameters to leave at their initial value): "
-                f"{'; '.join(problems[:3])}{more}"
-            )
-        target = map_with_names(
-            lambda n, s: ocp.PLACEHOLDER if n in skip else s, shapes
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
+        to_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
         )
-        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-        loaded = checkpointer.restore(
+        params = checkpointer.restore(
             folder,
             args=ocp.args.PyTreeRestore(
                 item={"params": target},
-                restore_args={"params": restore_args},
+                restore_args={"params": to_numpy},
                 partial_restore=True,
             ),
         )["params"]
-    return map_with_names(lambda n, f, x: f if n in skip else x, fresh, loaded)
+    other = Checkpointer(workdir)
+    try:
+        return params, other.meta(step).get("config")
+    finally:
+        other.close()

@@ -30,7 +30,7 @@ REFUSED = {
     "fewshot": "big_vision does not read it either; put evaluators under evals",
     "init_shapes": "the image shape is read off the first op string's result",
     "init_types": "the image type is read off the first op string's result",
-    "model_load": "vitjax loads its own checkpoints; dont_load takes regexes",
+    "model_load": "model_init reads every format; dont_load takes regexes",
     "sharding_rules": "logical axis rules are not supported; use sharding_strategy",
     "ocdbt": "orbax writes the checkpoints",
     "ckpt_timeout": "orbax waits for an unfinished checkpoint by itself",
@@ -64,7 +64,8 @@ class Experiment:
     prefetch_to_device: int = 2
     # Where to start from, if the workdir has no checkpoint.
     resume: str | None = None  # full state of another run
-    model_init: str | None = None  # parameters only
+    model_init: str | None = None  # parameters only, of a run or a file
+    model_init_grid: Sequence[int] | None = None  # of its patches, if not a square
     dont_load: Sequence[str] = ()  # regexes of parameters that model_init leaves fresh
     # Evaluation and records.
     evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)

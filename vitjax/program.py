@@ -23,6 +23,7 @@ class Program:
     """Functions of (state, batch, key), and where the state lives."""
 
     model: nn.Module
+    image_shape: tuple[int, ...]  # of one example, as the model gets it
     tx: optax.GradientTransformation
     lr_fns: list[Callable[[Any], Any]]
     init: Callable[[], step.TrainState]
@@ -110,6 +111,7 @@ def build(
     )
     return Program(
         model=model,
+        image_shape=image.shape[1:],
         tx=tx,
         lr_fns=lr_fns,
         init=init,

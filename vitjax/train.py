@@ -29,13 +29,14 @@ from vitjax import (
 from vitjax import program as program_lib
 from vitjax import sharding as sharding_lib
 from vitjax.best import Best
-from vitjax.checkpoint import Checkpointer, load_params, locate
+from vitjax.checkpoint import Checkpointer, locate
 from vitjax.clock import Clock
 from vitjax.interrupts import STATUS, Stopped
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
 from vitjax.skipped import SkipCount
 from vitjax.trees import count
+from vitjax.weights.fit import load_into
 from vitjax.workdir import (
     learned_differences,
     locked,
@@ -190,7 +191,7 @@ def _first_state(
     In this order (big_vision train.py:323-368).
 
     1. The newest checkpoint of the workdir. 2. `resume`: the full state of another
-    run. 3. `model_init`: the parameters of another run. 4. From scratch.
+    run. 3. `model_init`: the parameters of another run, or of a file. 4. From scratch.
     """
     shapes = jax.tree.map(
         lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
@@ -214,7 +215,15 @@ def _first_state(
             other.close()
     state = program.init()
     if e.model_init is not None:
-        params = load_params(e.model_init, shapes.params, state.params, e.dont_load)
+        params = load_into(
+            e.model_init,
+            shapes.params,
+            state.params,
+            e.dont_load,
+            model=program.model,
+            image_shape=program.image_shape,
+            stored_grid=e.model_init_grid,
+        )
         state = dataclasses.replace(state, params=params)
     return state, None
 

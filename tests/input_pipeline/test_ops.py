@@ -72,6 +72,16 @@ def test_random_ops_work_after_the_seed_was_dropped():
     assert set(got) == {"image"}
 
 
+@pytest.mark.parametrize("coin", [0, 1])
+def test_what_was_drawn_is_used_after_a_keep_dropped_it(coin):
+    """Without a seed nothing could be drawn again."""
+    image = PHOTOGRAPHS["odd"]
+    fn = ops.get_preprocess_fn("keep('image')|flip_lr")
+    got = fn({"image": image, "flip_lr_coin": tf.constant(coin, tf.uint32)})
+    assert set(got) == {"image"}
+    np.testing.assert_array_equal(got["image"], image[:, ::-1] if coin else image)
+
+
 def test_an_empty_spec_changes_nothing():
     features = {"image": PHOTOGRAPHS["odd"]}
     assert ops.get_preprocess_fn("")(features) == features

@@ -204,6 +204,21 @@ def test_flip_lr_on_the_devices_trains_as_on_the_host(tmp_path):
         np.testing.assert_allclose(value, expected[key], rtol=1e-6, err_msg=str(key))
 
 
+def test_model_init_reads_files(finished, tmp_path, capsys):
+    from vitjax.tools.convert import convert
+
+    file = tmp_path / "x.pth"  # which says neither heads nor posemb
+    convert(finished, file, to="timm", grid=(4, 4))
+    init = [f"--config.model_init={file}", "--config.total_steps=2"]
+    assert run(tmp_path / "run", *init) == 0
+    expected = values(read_rows(finished))[12, "val/loss"]
+    assert values(read_rows(tmp_path / "run"))[0, "val/loss"] == expected
+    error = error_of(capsys, tmp_path / "no", *init, "--config.model.mlp_dim=48")
+    assert (
+        "shape (16, 32) there, (16, 48) here: Transformer/encoderblock_0/Mlp" in error
+    )
+
+
 def test_the_next_step_is_dispatched_before_metrics_are_read(tmp_path, monkeypatch):
     """With a step that takes a fifth of a second, and a log of what happens when."""
     events = []

@@ -1,0 +1,220 @@
+"""What a model starts from: any file or run, fitted to it or refused with a list."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from scipy import ndimage
+
+from tests.vitjax.weights import cases
+from vitjax import weights
+from vitjax.checkpoint import Checkpointer
+from vitjax.models import vit
+from vitjax.sharding import replicated
+from vitjax.step import TrainState
+from vitjax.trees import flatten_with_names
+from vitjax.weights import files, fit
+
+FRESH = {"seed": 9}
+
+
+def save_run(path, params):
+    state = TrainState(step=jnp.int32(4), params=params, opt_state=())
+    checkpointer = Checkpointer(path)
+    checkpointer.save(4, state, {"config": None})
+    checkpointer.close()
+    return path
+
+
+def save_file(path, params, form=None, **say):
+    leaves = dict(flatten_with_names(params))
+    if form is not None:
+        leaves = weights.to_state_dict(params, format=form, **say)
+    files.write(path, leaves, {})
+    return path
+
+
+def load(path, mesh, fresh, dont_load=(), stored_grid=None, grid=cases.SQUARE, **kw):
+    """Into the model of `kw`, whose parameters are `fresh`."""
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+        fresh,
+    )
+    fresh = jax.device_put(fresh, replicated(mesh))
+    size = (grid[0] * 4, grid[1] * 4, 3)
+    got = fit.load_into(
+        path,
+        shapes,
+        fresh,
+        dont_load,
+        model=cases.model(**kw),
+        image_shape=size,
+        stored_grid=stored_grid,
+    )
+    for leaf in jax.tree.leaves(got):
+        assert leaf.sharding.is_equivalent_to(replicated(mesh), leaf.ndim)
+    return jax.tree.map(np.asarray, got)
+
+
+def test_every_source_gives_the_same_start(tmp_path, mesh):
+    kw = {"posemb": "learn", "pool_type": "tok"}
+    stored = cases.params(**kw)
+    sources = [
+        save_run(tmp_path / "run", stored),
+        tmp_path / "run" / "checkpoints" / "4",
+        save_file(tmp_path / "x.npz", stored),
+        save_file(tmp_path / "scan.npz", vit.loop_to_scan(stored)),
+        save_file(tmp_path / "x.pth", stored, "torchvision"),
+        *(save_file(tmp_path / f"{f}.safetensors", stored, f) for f in weights.FORMATS),
+    ]
+    fresh = cases.params(**kw, **FRESH)
+    for source in sources:
+        cases.assert_same_bits(stored, load(source, mesh, fresh, **kw))
+    scanned = vit.loop_to_scan(fresh)
+    got = load(sources[0], mesh, scanned, **kw, scan=True)
+    cases.assert_same_bits(vit.loop_to_scan(stored), got)
+
+
+def test_dont_load_leaves_some_fresh(tmp_path, mesh):
+    kw = {"posemb": "learn"}
+    stored, fresh = cases.params(**kw), cases.params(**kw, **FRESH)
+    del stored["head"]["bias"]
+    stored["extra"] = {"a": np.ones(3, np.float32)}
+    path = save_file(tmp_path / "x.npz", stored)
+    got = load(path, mesh, fresh, ["head/.*", "extra/a", ".*Dense_0.*"], **kw)
+    found, old, new = (flatten_dict(t, sep="/") for t in (got, stored, fresh))
+    for name, value in found.items():
+        skipped = name.startswith("head/") or "Dense_0" in name
+        np.testing.assert_array_equal(value, (new if skipped else old)[name])
+    with pytest.raises(ValueError, match=r"dont_load: 'hed/.\*' matches no parameter"):
+        load(path, mesh, fresh, ["hed/.*"], **kw)
+    with pytest.raises(
+        ValueError, match=r"dont_load: 'a\(' is not a regular expression"
+    ):
+        load(path, mesh, fresh, ["a("], **kw)
+
+
+def test_everything_that_does_not_fit_is_listed(tmp_path, mesh):
+    kw = {"posemb": "learn"}
+    leaves = flatten_dict(cases.params(**kw), sep="/")
+    block = "Transformer/encoderblock_{}/MlpBlock_0/Dense_0"
+    for i in range(2):
+        del leaves[f"{block.format(i)}/bias"]
+        leaves[f"{block.format(i)}/kernel"] = np.zeros((24, 44), np.float32)
+    for i in range(2, 14):
+        leaves[f"Transformer/encoderblock_{i}/LayerNorm_0/scale"] = np.zeros(24)
+    leaves["extra"] = np.zeros(3)
+    path = save_file(tmp_path / "x.npz", unflatten_dict(leaves, sep="/"))
+    fresh = cases.params(**kw, **FRESH)
+    with pytest.raises(ValueError, match="does not fit the model") as error:
+        load(path, mesh, fresh, **kw)
+    message = str(error.value)
+    mlp = "Transformer/encoderblock_{0-1}/MlpBlock_0/Dense_0"
+    assert f"missing there: {mlp}/bias; " in message
+    assert f"shape (24, 44) there, (24, 40) here: {mlp}/kernel" in message
+    assert (
+        "left over there: Transformer/encoderblock_{2-13}/LayerNorm_0/scale" in message
+    )
+    assert ", extra" in message
+    assert len(message) < 700
+    patterns = [".*Dense_0.*", "extra", r".*encoderblock_(2|3|4|5|6|7|8|9|1\d)/.*"]
+    load(path, mesh, fresh, patterns, **kw)
+
+
+def test_long_lists_are_told_briefly_but_whole():
+    names = [f"a/encoderblock_{i}/b" for i in (0, 1, 2, 5, 7, 8)] + ["cls", "x_3/y"]
+    assert fit._brief(names) == ["a/encoderblock_{0-2,5,7-8}/b", "cls", "x_3/y"]
+    assert fit._brief(["encoderblock_4/b"]) == ["encoderblock_4/b"]
+
+
+@pytest.mark.parametrize("new", [(5, 5), (2, 4)])
+@pytest.mark.parametrize("old", [cases.SQUARE, cases.WIDE])
+def test_positions_are_resampled_to_the_models_grid(old, new, tmp_path, mesh):
+    kw = {"posemb": "learn", "pool_type": "tok"}
+    stored = cases.params(old, **kw)
+    fresh = cases.params(new, **kw, **FRESH)
+    table = stored["pos_embedding"].reshape(*old, -1)
+    zoom = (new[0] / old[0], new[1] / old[1], 1)
+    expected = ndimage.zoom(table, zoom, order=1).reshape(1, -1, cases.WIDTH)
+    say = {} if old == cases.SQUARE else {"stored_grid": old}
+    paths = [save_file(tmp_path / "x.npz", stored)]
+    paths += [save_file(tmp_path / "x.safetensors", stored, "timm")]
+    for path in [*paths, save_run(tmp_path / "run", stored)]:
+        got = load(path, mesh, fresh, grid=new, **say, **kw)
+        np.testing.assert_allclose(got["pos_embedding"], expected, rtol=0, atol=1e-6)
+        got["pos_embedding"] = stored["pos_embedding"]
+        cases.assert_same_bits(stored, got)
+        if say:
+            with pytest.raises(ValueError, match=r"6 positions|7 positions"):
+                load(path, mesh, fresh, grid=new, **kw)
+        left = load(path, mesh, fresh, ["pos_embedding"], grid=new, **say, **kw)
+        cases.assert_same_bits(
+            {"x": left["pos_embedding"]}, {"x": fresh["pos_embedding"]}
+        )
+
+
+def test_grids_of_as_many_patches_are_still_two_grids(tmp_path, mesh):
+    kw = {"posemb": "learn"}
+    stored, fresh = cases.params((2, 3), **kw), cases.params((3, 2), **kw, **FRESH)
+    path = save_file(tmp_path / "x.npz", stored)
+    got = load(path, mesh, fresh, stored_grid=[2, 3], grid=(3, 2), **kw)
+    assert not np.array_equal(got["pos_embedding"], stored["pos_embedding"])
+    got = load(path, mesh, fresh, grid=(3, 2), **kw)  # nobody says otherwise
+    np.testing.assert_array_equal(got["pos_embedding"], stored["pos_embedding"])
+
+
+def test_constant_positions_of_a_file_are_no_parameters(tmp_path, mesh):
+    stored = cases.params(posemb="sincos2d")
+    say = {"posemb": "sincos2d", "grid": cases.SQUARE}
+    path = save_file(tmp_path / "x.safetensors", stored, "timm", **say)
+    fresh = cases.params(posemb="sincos2d", **FRESH)
+    cases.assert_same_bits(stored, load(path, mesh, fresh, posemb="sincos2d"))
+    # A model that learns them starts from the constants.
+    fresh = cases.params(posemb="learn", **FRESH)
+    got = load(path, mesh, fresh, posemb="learn")
+    expected = vit.posemb_sincos_2d(3, 3, cases.WIDTH).astype(np.float32)
+    np.testing.assert_array_equal(got["pos_embedding"], expected)
+    learned = save_file(tmp_path / "y.npz", cases.params(posemb="learn"))
+    fresh = cases.params(posemb="sincos2d", **FRESH)
+    with pytest.raises(ValueError, match="left over there: pos_embedding"):
+        load(learned, mesh, fresh, posemb="sincos2d")
+
+
+def test_other_dtypes_become_the_models(tmp_path, mesh):
+    stored = cases.params(posemb="learn", dtype=np.dtype(jnp.bfloat16))
+    fresh = cases.params(posemb="learn", **FRESH)
+    got = load(save_file(tmp_path / "x.npz", stored), mesh, fresh, posemb="learn")
+    expected = jax.tree.map(lambda x: x.astype(np.float32), stored)
+    cases.assert_same_bits(expected, got)
+
+
+def test_heads_are_not_mistaken(tmp_path, mesh):
+    """Six heads' numbers would fit into three, in the wrong places."""
+    kw = {"posemb": "learn"}
+    state = weights.to_state_dict(cases.params(**kw), format="timm")
+    words = {weights.WORD: '{"num_heads": 6}'}
+    files.write(tmp_path / "x.safetensors", state, words)
+    with pytest.raises(ValueError, match="is of 6 heads, not of 3"):
+        load(tmp_path / "x.safetensors", mesh, cases.params(**kw, **FRESH), **kw)
+
+
+def test_blocks_that_cannot_be_stacked(tmp_path, mesh):
+    stored = cases.params(posemb="learn")
+    del stored["Transformer"]["encoderblock_1"]["LayerNorm_0"]
+    path = save_file(tmp_path / "x.npz", stored)
+    fresh = cases.params(posemb="learn", scan=True, **FRESH)
+    with pytest.raises(ValueError, match=r"blocks of .* differ from each other"):
+        load(path, mesh, fresh, posemb="learn", scan=True)
+
+
+def test_nothing_there(tmp_path, mesh):
+    fresh = cases.params(posemb="learn", **FRESH)
+    for name, message in [
+        ("nowhere", "no checkpoint at"),
+        ("nowhere.npz", "there is no file"),
+        ("nowhere.npz:img", "there is no file"),
+        ("nowhere.safetensors", "there is no file"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path / name, mesh, fresh, posemb="learn")

@@ -1,0 +1,298 @@
+"""A converted model gives the logits of the other library's own class, in float64.
+
+The bound, 1e-9, is far above rounding and far below any wrong place of a number: the
+parameters are random, of order one, and no two of them equal.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from parity.torchvision_import import import_torchvision
+from tests.vitjax.weights import cases
+from vitjax import weights
+from vitjax.trees import flatten_with_names
+from vitjax.weights import files, state_dicts, table
+from vitjax.weights.table import ATTENTION, BLOCK, Format
+
+BOUND = 1e-9
+
+
+def fill(model, state):
+    """The torch model with these weights, in float64; nothing missing or left over."""
+    model.double().eval()
+    model.load_state_dict({k: torch.tensor(v) for k, v in state.items()}, strict=True)
+    return model
+
+
+@torch.no_grad()
+def torch_logits(model, image):
+    return model(torch.tensor(image).permute(0, 3, 1, 2))
+
+
+def assert_close(theirs, ours):
+    assert theirs.shape == ours.shape
+    assert np.abs(ours).max() > 0.1
+    np.testing.assert_allclose(theirs.numpy(), ours, rtol=0, atol=BOUND)
+
+
+def check_both_ways(model, form, kw, say, grid=cases.SQUARE, patch_size=(4, 4)):
+    """Our weights in their model, and back out of it."""
+    size = {"grid": grid, "patch_size": patch_size}
+    params = cases.params(dtype=np.float64, **size, **kw)
+    fill(model, weights.to_state_dict(params, format=form, **say))
+    image = cases.image(**size)
+    ours = functools.partial(cases.logits, image=image, patch_size=patch_size, **kw)
+    assert_close(torch_logits(model, image), ours(params, gelu="exact"))
+    assert np.abs(ours(params, gelu="tanh") - ours(params, gelu="exact")).max() > 1e-5
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    cases.assert_same_bits(params, cases.read(state, form, say))
+
+
+@torch.no_grad()
+def check_their_own_weights(model, form, kw, say, grid=cases.SQUARE):
+    """Random weights of theirs: each tensor has another part in our logits."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in model.double().eval().state_dict().values():
+        tensor.normal_(std=0.3, generator=generator)
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    params = cases.read(state, form, say)
+    image = cases.image(grid)
+    ours = cases.logits(params, image, gelu="exact", **kw)
+    assert_close(torch_logits(model, image), ours)
+
+
+def torchvision_model(**kw):
+    import_torchvision()
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        image_size=12,
+        patch_size=4,
+        num_layers=2,
+        num_heads=cases.HEADS,
+        hidden_dim=cases.WIDTH,
+        mlp_dim=40,
+        num_classes=cases.CLASSES,
+        **kw,
+    )
+
+
+TOK = {"posemb": "learn", "pool_type": "tok"}
+SINCOS = {"posemb": "sincos2d", "grid": cases.SQUARE}
+
+
+@pytest.mark.parametrize(
+    ("kw", "say", "theirs"),
+    [
+        (TOK, {}, {}),
+        (TOK | {"rep_size": 7}, {}, {"representation_size": 7}),
+        (TOK | {"posemb": "sincos2d"}, SINCOS, {}),
+    ],
+    ids=cases.label,
+)
+def test_torchvision(kw, say, theirs):
+    check_both_ways(torchvision_model(**theirs), "torchvision", kw, say)
+    if not say:
+        check_their_own_weights(torchvision_model(**theirs), "torchvision", kw, {})
+
+
+def test_torchvision_files_of_before_2022():
+    """The published weights name the MLP's layers linear_1 and linear_2."""
+    params = cases.params(**TOK)
+    state = weights.to_state_dict(params, format="torchvision")
+    old = {
+        k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v
+        for k, v in state.items()
+    }
+    assert old.keys() != state.keys()
+    cases.assert_same_bits(params, cases.read(old, "torchvision", {}))
+    with pytest.raises(ValueError, match="under two names"):
+        cases.read({**old, **state}, "torchvision", {})
+
+
+def timm_model(patch_size=4, image_size=12, **kw):
+    import_torchvision()  # which timm imports
+    from timm.models.vision_transformer import VisionTransformer
+
+    # The arguments that vitjax.weights.timm gives for a model of ours.
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=patch_size,
+        embed_dim=cases.WIDTH,
+        depth=2,
+        num_heads=cases.HEADS,
+        mlp_ratio=40 / cases.WIDTH,
+        num_classes=cases.CLASSES,
+        fc_norm=False,
+        **kw,
+    )
+
+
+GAP = {"class_token": False, "global_pool": "avg"}
+MAP = {"class_token": False, "global_pool": "map"}
+
+
+@pytest.mark.parametrize(
+    ("kw", "say", "theirs"),
+    [
+        (TOK, {}, {}),
+        (TOK | {"registers": 2}, {}, {"reg_tokens": 2, "no_embed_class": True}),
+        ({"posemb": "learn"}, {}, GAP),
+        ({"posemb": "sincos2d"}, SINCOS, GAP),
+        ({"posemb": "none"}, {"posemb": "none"}, GAP | {"pos_embed": "none"}),
+        (
+            {"posemb": "learn", "registers": 2},
+            {},
+            GAP | {"reg_tokens": 2, "no_embed_class": True},
+        ),
+        ({"posemb": "learn", "pool_type": "map"}, {}, MAP),
+    ],
+    ids=cases.label,
+)
+def test_timm(kw, say, theirs):
+    check_both_ways(timm_model(**theirs), "timm", kw, say)
+    if not say:
+        check_their_own_weights(timm_model(**theirs), "timm", kw, {})
+
+
+def test_timm_registers_that_have_positions():
+    """Positions of class token and registers are added to these."""
+    model = timm_model(reg_tokens=2)
+    assert model.pos_embed.shape[1] == 12
+    check_their_own_weights(model, "timm", TOK | {"registers": 2}, {})
+
+
+def test_timm_grids_and_patches_that_are_not_square():
+    kw, shape = {"posemb": "sincos2d"}, {"grid": cases.WIDE, "patch_size": (4, 6)}
+    model = timm_model(patch_size=(4, 6), image_size=(8, 18), **GAP)
+    check_both_ways(model, "timm", kw, SINCOS | {"grid": cases.WIDE}, **shape)
+
+
+def test_timm_as_it_comes_without_our_arguments_is_another_model():
+    """Its LayerNorm after the pooling is refused, not silently taken for ours."""
+    import_torchvision()
+    from timm.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(12, 4, embed_dim=24, depth=1, num_heads=3, **GAP)
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match="stands after the pooling"):
+        cases.read(state, "timm", {})
+
+
+@pytest.mark.parametrize(
+    ("act", "gelu"), [("gelu", "exact"), ("gelu_pytorch_tanh", "tanh")]
+)
+def test_huggingface(act, gelu, tmp_path):
+    """Through a folder on disk, which is how its models travel."""
+    pytest.importorskip("transformers")
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=cases.WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=cases.HEADS,
+        intermediate_size=40,
+        hidden_act=act,
+        layer_norm_eps=1e-6,
+        image_size=12,
+        patch_size=4,
+        num_labels=cases.CLASSES,
+    )
+    params = cases.params(dtype=np.float64, **TOK)
+    state = weights.to_state_dict(params, format="huggingface")
+    config.save_pretrained(tmp_path)
+    files.write(tmp_path / "model.safetensors", state, {"format": "pt"})
+    model = ViTForImageClassification.from_pretrained(tmp_path, dtype=torch.float64)
+    image = cases.image()
+    theirs = torch_logits(lambda x: model.eval()(x).logits, image)
+    assert_close(theirs, cases.logits(params, image, gelu=gelu, **TOK))
+    # config.json tells the heads.
+    cases.assert_same_bits(params, weights.load(tmp_path)[0])
+    own = {k: v.numpy() for k, v in model.state_dict().items()}
+    cases.assert_same_bits(params, cases.read(own, "huggingface", {}))
+    model.save_pretrained(tmp_path / "again")
+    cases.assert_same_bits(params, weights.load(tmp_path / "again")[0])
+
+
+def _simple_vit(parts):
+    """vit-pytorch's SimpleViT as a format: what of it can hold a model of ours."""
+
+    def rows(leaves):  # pixels before channels, as big_vision's patches too
+        return [leaves[0].reshape(-1, leaves[0].shape[-1]).T]
+
+    theirs, ours = ("to_patch_embedding.2.weight",), ("embedding/kernel",)
+    yield table.Entry(
+        theirs, ours, rows, lambda tensors: [tensors[0].T.reshape(4, 4, 3, -1)]
+    )
+    yield table.same("to_patch_embedding.2.bias", "embedding/bias")
+    for i in range(parts.depth):
+        attention, mlp = f"transformer.layers.{i}.0", f"transformer.layers.{i}.1.net"
+        block = BLOCK.format(i)
+        yield from table.norm(f"{attention}.norm", f"{block}/LayerNorm_0")
+        yield from table.fused(
+            f"{attention}.to_qkv.weight",
+            f"{attention}.to_qkv.bias",
+            f"{block}/{ATTENTION}",
+        )
+        yield from table.dense(f"{attention}.to_out", f"{block}/{ATTENTION}/out", 2)
+        yield from table.norm(f"{mlp}.0", f"{block}/LayerNorm_1")
+        yield from table.dense(f"{mlp}.1", f"{block}/MlpBlock_0/Dense_0")
+        yield from table.dense(f"{mlp}.3", f"{block}/MlpBlock_0/Dense_1")
+    yield from table.norm("transformer.norm", "Transformer/encoder_norm")
+    yield from table.dense("linear_head", "head")
+
+
+SIMPLE_VIT = Format(
+    title="vit-pytorch's SimpleViT",
+    table=_simple_vit,
+    signature=(),
+    block="transformer.layers.{}.",
+    parts={"head": "linear_head.weight"},
+    stores_sincos=False,
+)
+
+
+@pytest.mark.parametrize("grid", [cases.SQUARE, cases.WIDE])
+def test_vit_pytorch(grid):
+    """The third opinion on sincos2d and on the order of pixels inside a patch.
+
+    Its SimpleViT has two LayerNorms around the embedding, which ours has not, and no
+    biases in its attention: without the first, it is ours with zeros for the second.
+    """
+    import_torchvision()  # which vit_pytorch imports
+    from vit_pytorch import SimpleViT
+
+    model = SimpleViT(
+        image_size=(grid[0] * 4, grid[1] * 4),
+        patch_size=4,
+        num_classes=cases.CLASSES,
+        dim=cases.WIDTH,
+        depth=2,
+        heads=cases.HEADS,
+        dim_head=cases.WIDTH // cases.HEADS,
+        mlp_dim=40,
+    )
+    model.to_patch_embedding[1] = model.to_patch_embedding[3] = torch.nn.Identity()
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-6
+    params = cases.params(grid, dtype=np.float64, posemb="sincos2d")
+    for name, leaf in flatten_with_names(params):
+        if ATTENTION in name and name.endswith("/bias"):
+            leaf[:] = 0
+    state = state_dicts.write(params, SIMPLE_VIT, posemb="sincos2d")
+    back = state_dicts.read(state, SIMPLE_VIT, num_heads=cases.HEADS)
+    cases.assert_same_bits(params, back)
+    model.pos_embedding = model.pos_embedding.double()
+    state = {k: v for k, v in state.items() if not k.endswith(("qkv.bias", "out.bias"))}
+    fill(model, state)
+    kw = {"posemb": "sincos2d", "gelu": "exact"}
+    ours = cases.logits(params, cases.image(grid), **kw)
+    theirs = torch_logits(model, cases.image(grid)).numpy()
+    # It computes its table in float32.
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    turned = cases.logits(params, cases.image(grid)[:, ::-1], **kw)
+    assert np.abs(turned - ours).max() > 1e-2

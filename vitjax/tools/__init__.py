@@ -1,0 +1,1 @@
+"""Commands beside the trainer: `python -m vitjax.tools.NAME`."""

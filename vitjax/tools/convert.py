@@ -1,0 +1,204 @@
+"""Convert weights: `python -m vitjax.tools.convert runs/vit model.safetensors --to timm`.
+
+What is written is read back and compared to the bit before it gets its name.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitjax import weights
+from vitjax.lookup import lookup
+from vitjax.models import vit
+from vitjax.trees import count
+from vitjax.weights import big_vision, files
+from vitjax.weights.state_dicts import loop_leaves
+
+# Format -> the suffixes of its files.
+FORMATS = {
+    "big_vision": (".npz",),
+    **dict.fromkeys(weights.FORMATS, (".safetensors", ".pth", ".pt", ".bin")),
+}
+EPILOG = """\
+IN is one of: the workdir of a run (its newest checkpoint), WORKDIR/checkpoints/STEP;
+a file.npz of big_vision, or one tree inside it, file.npz:img; a state dict of timm,
+torchvision, Hugging Face or mup-vit in .safetensors, .pth, .pt or .bin; the folder of a
+Hugging Face model.
+
+A state dict does not say how many heads a model has, nor which GELU it was trained with.
+The first is known for the usual widths, and kept in .safetensors files written here.
+
+examples:
+  python -m vitjax.tools.convert runs/vit_s16_i1k vit.npz --to big_vision
+  python -m vitjax.tools.convert runs/fixed vit.safetensors --to timm --grid 14 14
+  python -m vitjax.tools.convert vit_b_16.pth vit_b16.npz --to big_vision
+"""
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: str,
+    source_format: str | None = None,
+    num_heads: int | None = None,
+    posemb: str | None = None,
+    grid: Sequence[int] | None = None,
+    scan: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write the weights of `source` as `target`; returns the model's arguments.
+
+    Args:
+      source: as `vitjax.weights.load` takes it. target: a file; its suffix says what.
+      to: a key of FORMATS. source_format: of a state dict; None finds out.
+      num_heads, posemb, grid: what the source does not tell, as in `vitjax.weights`.
+      scan: stack the blocks; for big_vision only. force: replace a file.
+
+    Raises ValueError, and leaves nothing behind, if something does not fit.
+    """
+    target = Path(target)
+    _check_target(target, to, scan, force)
+    # A constant table in a state dict is as good as learned for another library.
+    keep = posemb or (None if to == "big_vision" else "learn")
+    params, config = weights.load(
+        source, format=source_format, num_heads=num_heads, posemb=keep, grid=grid
+    )
+    posemb = posemb or _posemb(params, config)
+    arguments = weights.model_arguments(params)
+    options = {"posemb": posemb, "grid": grid}
+    if to == "big_vision":
+        looped = "encoderblock" not in params["Transformer"]
+        arrays = big_vision.flat(
+            vit.loop_to_scan(params) if scan and looped else params
+        )
+    else:
+        arrays = weights.to_state_dict(params, format=to, **options)
+    options["num_heads"] = arguments["num_heads"]
+    words = {
+        "format": "pt",  # what other readers of .safetensors look for
+        weights.WORD: json.dumps({**options, "config": config}),
+    }
+    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
+    try:
+        files.write(partial, arrays, words)
+        _verify(partial, arrays, loop_leaves(params), to, options)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {**arguments, "posemb": posemb, "parameters": count(params)}
+
+
+def _check_target(target: Path, to: str, scan: bool, force: bool) -> None:
+    suffixes = lookup(FORMATS, to, "format")
+    if target.suffix not in suffixes:
+        raise ValueError(
+            f"{to} is written as {' or '.join(suffixes)}, got {str(target)!r}"
+        )
+    if scan and to != "big_vision":
+        raise ValueError(f"{to} has no stacked blocks; scan is for big_vision only")
+    if target.exists() and not force:
+        raise ValueError(f"{str(target)!r} exists already; force replaces it")
+    if not target.parent.is_dir():
+        raise ValueError(f"there is no folder {str(target.parent)!r}")
+
+
+def _posemb(params: Mapping[str, Any], config: Mapping[str, Any] | None) -> str | None:
+    """The model's posemb, as far as the parameters and the run's config tell it."""
+    if "pos_embedding" in params:
+        return "learn"
+    model = (config or {}).get("model") or {}
+    return model.get("posemb")
+
+
+def _verify(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    leaves: Mapping[str, np.ndarray],
+    to: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Raise ValueError unless the file holds the arrays, and they give the leaves."""
+    stored, _ = files.read(path)
+    _check_equal(arrays, stored, "was not stored as it was written")
+    if to == "big_vision":
+        back = weights.load(path)[0]
+    else:
+        back = weights.from_state_dict(stored, format=to, **options)
+    _check_equal(leaves, loop_leaves(back), "does not come back from this format")
+
+
+def _check_equal(
+    expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], what: str
+) -> None:
+    for name in sorted(expected.keys() | got.keys()):
+        pair = expected.get(name), got.get(name)
+        a, b = pair
+        if (
+            a is None
+            or b is None
+            or (a.dtype, a.shape) != (b.dtype, b.shape)
+            or a.tobytes() != b.tobytes()
+        ):
+            raise ValueError(f"{name} {what}; nothing is left at the target")
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vitjax.tools.convert",
+        description="Convert the weights of a ViT between big_vision, timm, torchvision, "
+        "Hugging Face and mup-vit. What is written is read back and compared to the bit.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("source", metavar="IN", help="a run, or a file; see below")
+    add("target", metavar="OUT", help="a new file: .npz, .safetensors, .pth, .pt, .bin")
+    add("--to", required=True, choices=FORMATS, help="the format of OUT")
+    add("--from", dest="source_format", choices=weights.FORMATS, help="of a state dict")
+    add("--num_heads", type=int, metavar="N", help="of a state dict of unusual width")
+    add("--posemb", choices=vit.POSEMBS, help="where neither IN nor its run says it")
+    add(
+        "--grid",
+        type=int,
+        nargs=2,
+        metavar=("ROWS", "COLUMNS"),
+        help="patches of an image (224 pixels in patches of 16: 14 14); needed for "
+        "constant position embeddings and for grids that are not square",
+    )
+    add("--scan", action="store_true", help="stack the blocks (big_vision only)")
+    add("--force", action="store_true", help="replace OUT if it exists")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    flags = parse_flags(sys.argv[1:] if argv is None else argv)
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
+    try:
+        arguments = convert(**vars(flags))
+    except (ValueError, OSError) as error:
+        if os.environ.get("VITJAX_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    size = arguments.pop("parameters")
+    words = ", ".join(f"{k}={v!r}" for k, v in arguments.items() if v is not None)
+    print(
+        f"{flags.target}: {flags.to}, {size:,} parameters, verified; a ViT of {words}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Other people's checkpoints as vitjax's parameters, and back.
+
+    params = from_state_dict(state, format="timm")      # a dict of numpy arrays
+    state = to_state_dict(params, format="torchvision")
+    params, config = load("model.safetensors")          # also .npz, .pth, a workdir
+
+Each format is a table (one file) of which tensors hold which parameters. Every name of
+both sides is used exactly once and every shape is checked, or a ValueError says which
+are left. What a state dict does not say can be given: `num_heads` (a fused matrix has
+none; known widths tell it), `posemb` and `grid` (rows, columns of the patches). It does
+not say either which GELU and which LayerNorm eps it was trained with: each format's
+file has its library's.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from vitjax.lookup import lookup
+from vitjax.models import vit
+from vitjax.weights import (
+    big_vision,
+    files,
+    huggingface,
+    mup_vit,
+    state_dicts,
+    timm,
+    torchvision,
+)
+from vitjax.weights.describe import describe
+from vitjax.weights.posemb import Grid
+from vitjax.weights.table import our_parts
+
+# In the order in which a file is tried: mup-vit's signature is also torchvision's.
+FORMATS = {
+    "timm": timm.FORMAT,
+    "huggingface": huggingface.FORMAT,
+    "torchvision": torchvision.FORMAT,
+    "mup_vit": mup_vit.FORMAT,
+}
+# Under this word a .safetensors file keeps what a state dict does not say.
+WORD = "vitjax"
+
+
+def to_state_dict(
+    params: Mapping[str, Any],
+    *,
+    format: str,
+    posemb: str | None = None,
+    grid: Grid | None = None,
+) -> dict[str, np.ndarray]:
+    """The state dict, of contiguous numpy arrays, that holds a ViT's parameters.
+
+    Args:
+      params: of a `vitjax.models.vit` model, with or without scan.
+      format: a key of FORMATS.
+      posemb: the model's, where `params` have no pos_embedding: "sincos2d" or "none".
+        Formats other than mup_vit store the constants of sincos2d, for which they need
+        `grid` (rows, columns of patches). With both, mup_vit gets its buffer.
+
+    Raises ValueError, in one sentence, for what the format cannot express.
+    """
+    fmt = lookup(FORMATS, format, "format")
+    return state_dicts.write(params, fmt, posemb=posemb, grid=grid)
+
+
+def from_state_dict(
+    state: Mapping[str, np.ndarray],
+    *,
+    format: str,
+    num_heads: int | None = None,
+    posemb: str | None = None,
+    grid: Grid | None = None,
+    scan: bool = False,
+) -> dict[str, Any]:
+    """vitjax's parameters of a state dict; the tree of the model, in numpy.
+
+    Args:
+      state: numpy arrays by key.
+      format: a key of FORMATS.
+      num_heads: None takes that of the variant (S, B, ...) of the same width.
+      posemb: "learn" keeps what position embeddings there are, "sincos2d" says that
+        they are those constants, which are no parameters; None finds out.
+      grid: rows, columns of patches; only needed where they are not a square.
+      scan: stack the blocks, as for a model with scan=True.
+
+    A class token's own position is added to the token. timm's models with a class token
+    are taken to pool by it. Raises ValueError for keys that are left, or missing.
+    """
+    fmt = lookup(FORMATS, format, "format")
+    params = state_dicts.read(state, fmt, num_heads=num_heads, posemb=posemb, grid=grid)
+    return vit.loop_to_scan(params) if scan else params
+
+
+def model_arguments(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `vitjax.models.vit.Model` that parameters tell of their model.
+
+    posemb is "none" for sincos2d too, whose constants are no parameters.
+    """
+    leaves = state_dicts.loop_leaves(params)
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    arguments = describe(shapes.__getitem__, our_parts(leaves)).arguments
+    return {**arguments, "scan": "encoderblock" in params["Transformer"]}
+
+
+def load(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    num_heads: int | None = None,
+    posemb: str | None = None,
+    grid: Grid | None = None,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(params, config) of a file or a run; the config is None where none is stored.
+
+    Args:
+      path: a run's workdir or WORKDIR/checkpoints/STEP; big_vision's `file.npz`, or
+        `file.npz:sub/tree`; a state dict in .safetensors, .pth, .pt or .bin, or the
+        folder of a Hugging Face model.
+      format: of a state dict; None finds out. For the rest, see `from_state_dict`.
+
+    Parameters are numpy's, in the dtype and form (scan or not) that is stored. Raises
+    ValueError if there is nothing, or it cannot be read.
+    """
+    name, colon, subtree = str(path).partition(".npz:")
+    if colon or name.endswith(".npz"):
+        arrays, _ = files.read(Path(f"{name}.npz" if colon else name))
+        return unflatten_dict(big_vision.leaves(arrays, subtree, grid), sep="/"), None
+    path = Path(path)
+    for inside in ("model.safetensors", "pytorch_model.bin"):
+        if (path / inside).is_file():
+            path = path / inside
+            break
+    if not path.is_file() and path.suffix not in files.SUFFIXES:
+        from vitjax.checkpoint import read_params
+
+        return read_params(path)
+    arrays, words = files.read(path)
+    told = json.loads(words[WORD]) if WORD in words else {}
+    said = told.get("num_heads") or _heads_beside(path)
+    if num_heads and said and num_heads != said:
+        raise ValueError(f"{str(path)!r} is of {said} heads, not of {num_heads}")
+    params = from_state_dict(
+        arrays,
+        format=format or format_of(arrays),
+        num_heads=num_heads or said,
+        posemb=posemb or told.get("posemb"),
+        grid=grid or told.get("grid"),
+    )
+    return params, told.get("config")
+
+
+def format_of(state: Mapping[str, Any]) -> str:
+    """The format of a state dict, by its keys; ValueError if it is none of FORMATS."""
+    for name, fmt in FORMATS.items():
+        if all(key in state for key in fmt.signature):
+            return name
+    first = ", ".join(sorted(state)[:5])
+    raise ValueError(
+        f"the state dict is of none of the formats {', '.join(FORMATS)}; it has keys "
+        f"like {first}"
+    )
+
+
+def _heads_beside(path: Path) -> int | None:
+    """What the config.json of a Hugging Face model says, if one lies beside."""
+    file = path.with_name("config.json")
+    match = file.is_file() and re.search(
+        r'"num_attention_heads":\s*(\d+)', file.read_text()
+    )
+    return int(match[1]) if match else None

@@ -1,0 +1,174 @@
+"""Putting the parameters of a file or a run into a model that is about to train."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from vitjax import weights
+from vitjax.models import vit
+from vitjax.trees import flatten_with_names, map_with_names, match_patterns
+from vitjax.weights import posemb as posembs
+from vitjax.weights.posemb import Grid
+
+Leaves = dict[str, np.ndarray]
+
+
+def load_into(
+    path: str | Path,
+    shapes: Any,
+    fresh: Any,
+    dont_load: Sequence[str] = (),
+    *,
+    model: Any = None,
+    image_shape: Sequence[int] = (),
+    stored_grid: Grid | None = None,
+) -> Any:
+    """A model's parameters from whatever `vitjax.weights.load` reads.
+
+    Args:
+      path: as `load` takes it.
+      shapes, fresh: the model's parameters, as shapes with shardings and as arrays.
+      dont_load: regexes of names (full match) that keep their `fresh` value.
+      model, image_shape: for a ViT, whose position embeddings are resampled to the grid
+        of its patches, and whose num_heads holds for files that do not say it.
+      stored_grid: rows, columns of the stored position embeddings, if not a square.
+
+    Raises ValueError that lists every parameter that is missing there, left over there,
+    or of another shape.
+    """
+    match_patterns(shapes, dont_load, what="dont_load")  # are they regexes?
+    wanted = {name: leaf.shape for name, leaf in flatten_with_names(shapes)}
+    grid = num_heads = None
+    if isinstance(model, vit.ViT):
+        (height, width, _), (rows, columns) = image_shape, model.patch_size
+        grid, num_heads = (height // rows, width // columns), model.num_heads
+    posemb = "learn" if "pos_embedding" in wanted else None
+    stored, _ = weights.load(path, num_heads=num_heads, posemb=posemb, grid=stored_grid)
+    leaves = _in_form_of(stored, wanted, str(path))
+    leaves = _with_posemb(leaves, wanted, grid, stored_grid, str(path), dont_load)
+    skip = _skipped(shapes, leaves, dont_load, str(path))
+    _check_fit(leaves, wanted, skip, str(path))
+
+    def place(name: str, fresh: Any, shape: Any) -> Any:
+        if name in skip:
+            return fresh
+        value = leaves[name].astype(shape.dtype)
+        # Each process gives its own devices their part.
+        return jax.make_array_from_callback(
+            shape.shape, shape.sharding, lambda index: value[index]
+        )
+
+    return map_with_names(place, fresh, shapes)
+
+
+def _in_form_of(stored: dict[str, Any], wanted: Iterable[str], path: str) -> Leaves:
+    """The leaves with their blocks stacked, or not, as the model's are."""
+    encoder = stored.get("Transformer", {})
+    scan = any(name.startswith("Transformer/encoderblock/") for name in wanted)
+    if scan and "encoderblock_0" in encoder:
+        try:
+            stored = vit.loop_to_scan(stored)
+        except (ValueError, KeyError):
+            raise ValueError(
+                f"the blocks of {path!r} differ from each other, or one is missing: they "
+                "can't be stacked for a model with scan=True"
+            ) from None
+    elif not scan and "encoderblock" in encoder:
+        stored = vit.scan_to_loop(stored)
+    return {k: np.asarray(v) for k, v in flatten_dict(stored, sep="/").items()}
+
+
+def _with_posemb(
+    leaves: Leaves,
+    wanted: dict[str, tuple[int, ...]],
+    grid: Grid | None,
+    stored_grid: Grid | None,
+    path: str,
+    dont_load: Sequence[str],
+) -> Leaves:
+    """Position embeddings on the model's grid; none if they are its constants."""
+    name = "pos_embedding"
+    if name not in leaves or any(re.fullmatch(regex, name) for regex in dont_load):
+        return leaves
+    table = leaves[name]
+    if name not in wanted:
+        if posembs.is_sincos2d(table, stored_grid):
+            return {k: v for k, v in leaves.items() if k != name}
+        return leaves
+    differs = table.ndim == 3 and table.shape[1] != wanted[name][1]
+    if grid is None or not (
+        differs or (stored_grid is not None and tuple(stored_grid) != grid)
+    ):
+        return leaves
+    old = posembs.grid_of(table.shape[1], stored_grid, f"pos_embedding of {path!r}")
+    return {**leaves, name: posembs.resample(table, old, grid)}
+
+
+def _skipped(
+    shapes: Any, leaves: Leaves, dont_load: Sequence[str], path: str
+) -> set[str]:
+    """The names, of both sides, that dont_load leaves out."""
+    names = leaves.keys() | {name for name, _ in flatten_with_names(shapes)}
+    skip = set()
+    for regex in dont_load:
+        found = {name for name in names if re.fullmatch(regex, name)}
+        if not found:
+            raise ValueError(
+                f"dont_load: {regex!r} matches no parameter, here or in {path!r}"
+            )
+        skip |= found
+    return skip
+
+
+def _check_fit(
+    leaves: Leaves, wanted: dict[str, tuple[int, ...]], skip: set[str], path: str
+) -> None:
+    problems = defaultdict(list)
+    for name in sorted((wanted.keys() | leaves.keys()) - skip):
+        if name not in leaves:
+            problems["missing there"].append(name)
+        elif name not in wanted:
+            problems["left over there"].append(name)
+        elif leaves[name].shape != tuple(wanted[name]):
+            shapes = f"shape {leaves[name].shape} there, {tuple(wanted[name])} here"
+            problems[shapes].append(name)
+    if problems:
+        words = [f"{what}: {', '.join(_brief(n))}" for what, n in problems.items()]
+        raise ValueError(
+            f"model_init {path!r} does not fit the model (dont_load takes regexes of "
+            f"parameters to leave at their initial value): {'; '.join(words)}"
+        )
+
+
+def _brief(names: Iterable[str]) -> list[str]:
+    """Every name; those that differ in their block only as one, "..._{0-2,5}/bias"."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for name in names:
+        before, stem, rest = name.rpartition("encoderblock_")
+        block, _, end = rest.partition("/")
+        if stem and block.isdecimal():
+            groups[before + stem, f"/{end}"].append(int(block))
+        else:
+            groups[name, ""] = []
+    return [
+        start + (_ranges(sorted(blocks)) if blocks else "") + end
+        for (start, end), blocks in groups.items()
+    ]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] as "{0-2,5}"; [3] as "3"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    words = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs]
+    return words[0] if len(numbers) == 1 else "{" + ",".join(words) + "}"

@@ -1,0 +1,66 @@
+"""Hugging Face's ViTForImageClassification: the keys of its files.
+
+Its config for a model of ours: layer_norm_eps=1e-6 (its default is 1e-12), hidden_act
+"gelu" for gelu="exact" and "gelu_pytorch_tanh" for "tanh". transformers 5 has shorter
+keys in memory than in files; both are read, those of files are written.
+"""
+
+from collections.abc import Iterator
+
+from vitjax.weights import table
+from vitjax.weights.table import ATTENTION, BLOCK, QKV, Entry, Format, Parts
+
+EMBEDDINGS = "vit.embeddings"
+PARTS = {
+    "cls": f"{EMBEDDINGS}.cls_token",
+    "pos_embedding": f"{EMBEDDINGS}.position_embeddings",
+    "head": "classifier.weight",
+}
+RENAMES = (
+    (r"^vit\.layers\.(\d+)\.", r"vit.encoder.layer.\1."),
+    (r"\.attention\.([qkv])_proj\.", r".attention.attention.\1."),
+    (r"\.attention\.q\.", ".attention.query."),
+    (r"\.attention\.k\.", ".attention.key."),
+    (r"\.attention\.v\.", ".attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
+
+
+def entries(parts: Parts) -> Iterator[Entry]:
+    """The table."""
+    yield from table.conv(f"{EMBEDDINGS}.patch_embeddings.projection", "embedding")
+    yield from table.tokens(PARTS, parts)
+    for i in range(parts.depth):
+        theirs, ours = f"vit.encoder.layer.{i}", BLOCK.format(i)
+        attention, mlp = f"{ours}/{ATTENTION}", f"{ours}/MlpBlock_0"
+        yield from table.norm(f"{theirs}.layernorm_before", f"{ours}/LayerNorm_0")
+        for part in QKV:
+            yield from table.flat(
+                f"{theirs}.attention.attention.{part}", f"{attention}/{part}"
+            )
+        yield from table.dense(
+            f"{theirs}.attention.output.dense", f"{attention}/out", 2
+        )
+        yield from table.norm(f"{theirs}.layernorm_after", f"{ours}/LayerNorm_1")
+        yield from table.dense(f"{theirs}.intermediate.dense", f"{mlp}/Dense_0")
+        yield from table.dense(f"{theirs}.output.dense", f"{mlp}/Dense_1")
+    yield from table.norm("vit.layernorm", "Transformer/encoder_norm")
+    if parts.head:
+        yield from table.dense("classifier", "head")
+
+
+FORMAT = Format(
+    title="Hugging Face's ViTForImageClassification",
+    table=entries,
+    signature=(f"{EMBEDDINGS}.patch_embeddings.projection.weight",),
+    block="vit.encoder.layer.{}.",
+    parts=PARTS,
+    always=("cls", "pos_embedding"),
+    renames=RENAMES,
+    positions="all",
+    unlike=(
+        (r"^vit\.pooler\.", "vitjax has no layer between its class token and head"),
+    ),
+)

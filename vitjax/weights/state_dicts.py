@@ -1,0 +1,255 @@
+"""Parameters as another library's state dict, and back, by a format's table."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from vitjax.models import vit
+from vitjax.trees import flatten_with_names
+from vitjax.weights import posemb as posembs
+from vitjax.weights.describe import (
+    Description,
+    Shapes,
+    check_names,
+    check_shape,
+    describe,
+)
+from vitjax.weights.posemb import Grid
+from vitjax.weights.table import Entry, Format, Parts, our_parts
+
+
+def write(
+    params: Mapping[str, Any],
+    fmt: Format,
+    *,
+    posemb: str | None = None,
+    grid: Grid | None = None,
+) -> dict[str, np.ndarray]:
+    """The state dict of a vitjax model's parameters; see `to_state_dict`."""
+    leaves = loop_leaves(params)
+    parts = our_parts(leaves)
+    # Positions may yet come, from the constants.
+    may_have = parts.pos_embedding or "pos_embedding" in fmt.parts
+    fmt.check_expresses(dataclasses.replace(parts, pos_embedding=may_have))
+    ours = [name for entry in _checked(fmt, parts) for name in entry.ours]
+    check_names("vitjax's parameters", leaves, ours)
+    leaves = _with_constant_posemb(leaves, fmt, posemb, grid)
+    parts = our_parts(leaves)
+    fmt.check_expresses(parts)
+    if fmt.positions == "all" or (fmt.positions == "either" and not parts.registers):
+        tokens = _num_tokens(lambda name: leaves[name].shape, parts)
+        parts = dataclasses.replace(parts, extra_positions=tokens)
+    described = describe(lambda name: leaves[name].shape, parts)
+    for name, shape in described.shapes().items():
+        check_shape(name, shape, leaves[name].shape)
+    _check_square(fmt, described)
+    return join(leaves, _checked(fmt, parts))
+
+
+def join(leaves: Mapping[str, np.ndarray], table: list[Entry]) -> dict[str, np.ndarray]:
+    """The state dict of leaves that are those of the table."""
+    state = {}
+    for entry in table:
+        joined = entry.join([leaves[name] for name in entry.ours])
+        for key, tensor in zip(entry.theirs, joined, strict=True):
+            state[key] = np.ascontiguousarray(tensor)
+    return state
+
+
+def read(
+    state: Mapping[str, np.ndarray],
+    fmt: Format,
+    *,
+    num_heads: int | None = None,
+    posemb: str | None = None,
+    grid: Grid | None = None,
+) -> dict[str, Any]:
+    """vitjax's parameters of a state dict; see `from_state_dict`."""
+    state = {k: np.asarray(v) for k, v in fmt.rename(state).items()}
+    fmt.refuse_others(state)
+    parts = fmt.theirs(state)
+    for part in fmt.always:
+        if part not in parts.has():
+            raise ValueError(
+                f"the state dict of {fmt.title} lacks {fmt.parts[part]!r}; it has keys "
+                f"like {', '.join(sorted(state)[:3])}"
+            )
+    _check_tokens(state, fmt, parts)
+    if parts.pos_embedding:
+        extra = _extra_positions(state, fmt, parts, grid)
+        parts = dataclasses.replace(parts, extra_positions=extra)
+    table = _checked(fmt, parts)
+    check_names("the state dict", state, [key for e in table for key in e.theirs])
+    described = describe(_shape_reader(state, table), parts, num_heads)
+    leaves = split(state, table, described.shapes())
+    _check_posemb(leaves, posemb, grid, fmt)
+    return unflatten_dict(leaves, sep="/")
+
+
+def split(
+    state: Mapping[str, np.ndarray], table: list[Entry], wanted: Shapes
+) -> dict[str, np.ndarray]:
+    """The leaves of a state dict whose shapes, checked, are those of the leaves."""
+    names = [name for entry in table for name in entry.ours]
+    check_names("vitjax's parameters", wanted, names)
+    leaves = {}
+    for entry in table:
+        blanks = [np.broadcast_to(np.int8(0), wanted[name]) for name in entry.ours]
+        for key, blank in zip(entry.theirs, entry.join(blanks), strict=True):
+            check_shape(key, blank.shape, state[key].shape)
+        tensors = entry.split([state[key] for key in entry.theirs])
+        for name, tensor in zip(entry.ours, tensors, strict=True):
+            leaves[name] = np.ascontiguousarray(tensor.reshape(wanted[name]))
+    return leaves
+
+
+def loop_leaves(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The leaves by name as numpy arrays, a scan's blocks unstacked."""
+    leaves = dict(params)
+    if "encoderblock" in params.get("Transformer", {}):
+        leaves = vit.scan_to_loop(params)
+    return {name: np.asarray(leaf) for name, leaf in flatten_with_names(leaves)}
+
+
+def _checked(fmt: Format, parts: Parts) -> list[Entry]:
+    """The table; no name of either side stands in it twice."""
+    table = list(fmt.table(parts))
+    for names in (
+        [n for e in table for n in e.ours],
+        [k for e in table for k in e.theirs],
+    ):
+        assert len(names) == len(set(names))
+    return table
+
+
+def _num_tokens(shape_of: Any, parts: Parts) -> int:
+    """How many tokens are no patches."""
+    return parts.cls + (shape_of("registers")[1] if parts.registers else 0)
+
+
+def _shape_reader(state: Mapping[str, np.ndarray], table: list[Entry]) -> Any:
+    """A function from one of our names to the shape of its leaf, before the reshape."""
+    by_name = {name: entry for entry in table for name in entry.ours}
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        entry = by_name[name]
+        tensors = [state[key] for key in entry.theirs]
+        try:
+            leaf = entry.split(tensors)[entry.ours.index(name)]
+        except ValueError as error:
+            shapes = ", ".join(f"{k} {state[k].shape}" for k in entry.theirs)
+            raise ValueError(f"{shapes} cannot be {name}: {error}") from None
+        ndims = {"embedding/kernel": (4,), "pos_embedding": (3,), "registers": (3,)}
+        if leaf.ndim not in ndims.get(name, (2, 3)):
+            raise ValueError(
+                f"{entry.theirs[-1]} has an unexpected shape, {tensors[-1].shape}"
+            )
+        return leaf.shape
+
+    return shape_of
+
+
+def _with_constant_posemb(
+    leaves: dict[str, np.ndarray], fmt: Format, posemb: str | None, grid: Grid | None
+) -> dict[str, np.ndarray]:
+    """The leaves with what the format stores of a model that stores no positions."""
+    if posemb not in (None, *vit.POSEMBS):
+        raise ValueError(f"posemb must be one of {vit.POSEMBS}, got {posemb!r}")
+    if "pos_embedding" in leaves:
+        if posemb not in (None, "learn"):
+            raise ValueError(
+                f"posemb is {posemb!r}, but the parameters have a pos_embedding"
+            )
+        return leaves
+    if posemb == "learn":
+        raise ValueError("posemb is 'learn', but the parameters have no pos_embedding")
+    if posemb == "none" or (posemb is None and not fmt.stores_sincos):
+        return leaves
+    if posemb is None or (grid is None and fmt.stores_sincos):
+        raise ValueError(
+            f"{fmt.title} stores position embeddings, these parameters do not: say "
+            "posemb='sincos2d' and the grid (rows, columns) of the patches, or "
+            "posemb='none'"
+        )
+    if grid is None:
+        return leaves
+    kernel = leaves["embedding/kernel"]
+    table = posembs.sincos2d(grid, kernel.shape[-1], kernel.dtype)
+    return {**leaves, "pos_embedding": table}
+
+
+def _check_tokens(state: dict[str, np.ndarray], fmt: Format, parts: Parts) -> None:
+    """Give a table (n, d) its batch dim; ValueError for what is not (1, n, d) then."""
+    for part in parts.has() & {"cls", "registers", "pos_embedding"}:
+        key = fmt.parts[part]
+        if part == "pos_embedding" and state[key].ndim == 2:
+            state[key] = state[key][None]
+        if state[key].ndim != 3 or len(state[key]) != 1:
+            raise ValueError(
+                f"{key} must have a shape (1, n, d), got {state[key].shape}"
+            )
+
+
+def _extra_positions(
+    state: Mapping[str, np.ndarray], fmt: Format, parts: Parts, grid: Grid | None
+) -> int:
+    """How many of their positions belong to class token and registers."""
+    tokens = _num_tokens(lambda name: state[fmt.parts[name]].shape, parts)
+    if fmt.positions != "either" or not tokens:
+        return tokens if fmt.positions == "all" else 0
+    key = fmt.parts["pos_embedding"]
+    stored = state[key].shape[1]
+    if grid is not None:
+        fits = [n for n in (0, tokens) if stored - n == grid[0] * grid[1]]
+    else:
+        fits = [n for n in (0, tokens) if posembs.square_grid(stored - n)]
+    if len(fits) != 1:
+        given = "of no square grid" if grid is None else f"not of the grid {grid}"
+        raise ValueError(
+            f"{key} has {stored} positions, with or without the {tokens} other tokens "
+            f"{given}: say the grid (rows, columns) of the patches"
+        )
+    return fits[0]
+
+
+def _check_posemb(
+    leaves: dict[str, np.ndarray], posemb: str | None, grid: Grid | None, fmt: Format
+) -> None:
+    """Drop the constant table from the leaves; ValueError if `posemb` is not theirs."""
+    if posemb not in (None, *vit.POSEMBS):
+        raise ValueError(f"posemb must be one of {vit.POSEMBS}, got {posemb!r}")
+    table = leaves.get("pos_embedding")
+    if table is None:
+        if posemb == "sincos2d" and fmt.stores_sincos:
+            raise ValueError(
+                "posemb is 'sincos2d', but the state dict has no position embeddings"
+            )
+        return
+    if posemb == "none":
+        raise ValueError("posemb is 'none', but the state dict has position embeddings")
+    if posemb == "learn":
+        return
+    if posembs.is_sincos2d(table, grid) is not None:
+        del leaves["pos_embedding"]
+    elif posemb == "sincos2d":
+        raise ValueError(
+            "posemb is 'sincos2d', but the position embeddings of the state dict are "
+            "not those constants; posemb='learn' keeps them"
+        )
+
+
+def _check_square(fmt: Format, described: Description) -> None:
+    rows, columns = described.arguments["patch_size"]
+    if fmt.square and rows != columns:
+        raise ValueError(
+            f"{fmt.title} cannot express patches of {rows}x{columns} pixels, only "
+            "squares"
+        )
+    positions = described.positions
+    if fmt.square and positions and posembs.square_grid(positions) is None:
+        raise ValueError(
+            f"{fmt.title} cannot express a grid of {positions} patches, only squares"
+        )

@@ -1,0 +1,254 @@
+"""What a format's table is made of: entries, each some of theirs = some of ours.
+
+"Ours" are vitjax's leaves by name ("Transformer/encoder_norm/scale"), blocks unstacked;
+"theirs" the tensors of another library by key. Arrays are numpy's, of any dtype.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+Arrays = Sequence[np.ndarray]
+BLOCK = "Transformer/encoderblock_{}"
+ATTENTION = "MultiHeadDotProductAttention_0"
+QKV = ("query", "key", "value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Some tensors of the other library and the leaves of ours that hold the same.
+
+    `join` makes theirs of ours; `split` makes ours of theirs, up to a reshape.
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    join: Callable[[Arrays], Arrays]
+    split: Callable[[Arrays], Arrays]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a model has, as far as that decides which tensors there are."""
+
+    depth: int
+    cls: bool = False
+    registers: bool = False
+    map_head: bool = False
+    pre_logits: bool = False
+    head: bool = False
+    pos_embedding: bool = False
+    extra_positions: int = 0  # positions of theirs that belong to cls and registers
+
+    def has(self) -> set[str]:
+        """The names of the parts that are there."""
+        return {n for n, v in dataclasses.asdict(self).items() if v is True}
+
+
+# What each part is called in an error for people.
+WORDS = {
+    "cls": "a class token (pool_type 'tok')",
+    "registers": "registers",
+    "map_head": "attention pooling (pool_type 'map')",
+    "pre_logits": "a pre_logits layer (rep_size)",
+    "head": "a head",
+    "pos_embedding": "stored position embeddings",
+}
+# Part -> the leaf that shows that our model has it.
+OURS = {
+    "cls": "cls",
+    "registers": "registers",
+    "map_head": "MAPHead_0/probe",
+    "pre_logits": "pre_logits/kernel",
+    "head": "head/kernel",
+    "pos_embedding": "pos_embedding",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How another library stores a ViT.
+
+    Attributes:
+      title: the other class, in words that fit into a sentence.
+      table: the entries of a model that has these parts.
+      signature: keys that all must be there for a state dict to be of this format.
+      block: the start of each key of block {}.
+      parts: part -> the key that shows that a state dict has it; a part without a key
+        is one that the format cannot express.
+      always: the parts that each such model has.
+      renames: (regex, replacement) for keys of other versions of the library.
+      unlike: (regex, sentence) for keys of models that vitjax cannot express.
+      positions: what has a position there: "patches", "all" (tokens come first) or
+        "either" (a model with registers is written as "patches", others as "all").
+      stores_sincos: whether constant position embeddings are among the tensors.
+      square: whether grid and patches must be.
+    """
+
+    title: str
+    table: Callable[[Parts], Iterable[Entry]]
+    signature: tuple[str, ...]
+    block: str
+    parts: Mapping[str, str]
+    always: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    unlike: tuple[tuple[str, str], ...] = ()
+    positions: str = "patches"
+    stores_sincos: bool = True
+    square: bool = False
+
+    def rename(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The state dict under this version's keys."""
+        renamed = {}
+        for key, value in state.items():
+            new = key
+            for regex, replacement in self.renames:
+                new = re.sub(regex, replacement, new)
+            if new in renamed:
+                raise ValueError(f"the state dict has {new!r} under two names")
+            renamed[new] = value
+        return renamed
+
+    def refuse_others(self, keys: Iterable[str]) -> None:
+        """Raise ValueError, with the reason, for a key of a model unlike ours."""
+        for key in keys:
+            for regex, sentence in self.unlike:
+                if re.search(regex, key):
+                    raise ValueError(f"{key!r} of {self.title}: {sentence}")
+
+    def theirs(self, keys: Iterable[str]) -> Parts:
+        """The parts of a state dict with these keys; positions are not counted."""
+        keys = set(keys)
+        pattern = re.compile(re.escape(self.block).replace(r"\{\}", r"(\d+)"))
+        blocks = {m[1] for m in map(pattern.match, keys) if m}
+        return Parts(len(blocks), **{p: k in keys for p, k in self.parts.items()})
+
+    def check_expresses(self, parts: Parts) -> None:
+        """Raise ValueError, in one sentence, if the format has no place for a part."""
+        for part in sorted(parts.has() - self.parts.keys()):
+            raise ValueError(
+                f"{self.title} cannot express {WORDS[part]}, which these parameters have"
+            )
+        for part in self.always:
+            if part not in parts.has():
+                raise ValueError(
+                    f"{self.title} always has {WORDS[part]}, "
+                    "which these parameters do not have"
+                )
+
+
+def our_parts(names: Iterable[str]) -> Parts:
+    """The parts of a vitjax model with these leaves."""
+    names = set(names)
+    blocks = {n.split("/")[1] for n in names if n.startswith(BLOCK.format(""))}
+    return Parts(len(blocks), **{part: leaf in names for part, leaf in OURS.items()})
+
+
+def same(theirs: str, ours: str) -> Entry:
+    """One tensor, unchanged."""
+    return Entry((theirs,), (ours,), lambda leaves: leaves, lambda tensors: tensors)
+
+
+def matrix(theirs: str, ours: str, num_in: int = 1) -> Entry:
+    """A kernel (in..., out...), of `num_in` input dims, as torch's (out, in)."""
+
+    def join(leaves: Arrays) -> Arrays:
+        return [_torch_matrix(leaves[0], num_in)]
+
+    return Entry((theirs,), (ours,), join, lambda tensors: [tensors[0].T])
+
+
+def dense(theirs: str, ours: str, num_in: int = 1) -> Iterator[Entry]:
+    """A Linear layer."""
+    yield matrix(f"{theirs}.weight", f"{ours}/kernel", num_in)
+    yield same(f"{theirs}.bias", f"{ours}/bias")
+
+
+def norm(theirs: str, ours: str) -> Iterator[Entry]:
+    """A LayerNorm."""
+    yield same(f"{theirs}.weight", f"{ours}/scale")
+    yield same(f"{theirs}.bias", f"{ours}/bias")
+
+
+def conv(theirs: str, ours: str) -> Iterator[Entry]:
+    """A convolution: (height, width, in, out) as torch's (out, in, height, width)."""
+    yield Entry(
+        (f"{theirs}.weight",),
+        (f"{ours}/kernel",),
+        lambda leaves: [leaves[0].transpose(3, 2, 0, 1)],
+        lambda tensors: [tensors[0].transpose(2, 3, 1, 0)],
+    )
+    yield same(f"{theirs}.bias", f"{ours}/bias")
+
+
+def fused(
+    weight: str, bias: str, ours: str, parts: Sequence[str] = QKV
+) -> Iterator[Entry]:
+    """The parts of an attention layer, as one matrix and one bias, part below part."""
+
+    def split(tensors: Arrays) -> Arrays:
+        return [x.T for x in np.split(tensors[0], len(parts))]
+
+    kernels, biases = (
+        tuple(f"{ours}/{part}/{leaf}" for part in parts) for leaf in ("kernel", "bias")
+    )
+    yield Entry(
+        (weight,),
+        kernels,
+        lambda leaves: [np.concatenate([_torch_matrix(x, 1) for x in leaves])],
+        split,
+    )
+    yield Entry(
+        (bias,),
+        biases,
+        lambda leaves: [np.concatenate([x.reshape(-1) for x in leaves])],
+        split,
+    )
+
+
+def flat(theirs: str, ours: str) -> Iterator[Entry]:
+    """One of query, key and value as a Linear layer: its heads side by side."""
+    yield matrix(f"{theirs}.weight", f"{ours}/kernel")
+    yield Entry(
+        (f"{theirs}.bias",),
+        (f"{ours}/bias",),
+        lambda leaves: [leaves[0].reshape(-1)],
+        lambda tensors: tensors,
+    )
+
+
+def tokens(keys: Mapping[str, str], parts: Parts) -> Iterator[Entry]:
+    """Class token, registers and position embeddings; `keys` are theirs by part.
+
+    The positions of theirs may begin with `parts.extra_positions` for the tokens. Ours
+    have none: theirs are added to the tokens, and ours give zeros.
+    """
+    ours = [p for p in ("cls", "registers", "pos_embedding") if p in parts.has()]
+    if not parts.extra_positions:
+        yield from (same(keys[part], part) for part in ours)
+        return
+
+    def join(leaves: Arrays) -> Arrays:
+        *others, positions = leaves
+        shape = (1, parts.extra_positions, positions.shape[-1])
+        zeros = np.zeros(shape, positions.dtype)
+        return [*others, np.concatenate([zeros, positions], axis=1)]
+
+    def split(tensors: Arrays) -> Arrays:
+        *others, positions = tensors
+        found, start = [], 0
+        for token in others:
+            added = positions[:, start : start + token.shape[1]]
+            # Adding zero would make -0.0 to 0.0, another bit.
+            found.append(np.where(added == 0, token, token + added))
+            start += token.shape[1]
+        return [*found, positions[:, start:]]
+
+    yield Entry(tuple(keys[part] for part in ours), tuple(ours), join, split)
+
+
+def _torch_matrix(kernel: np.ndarray, num_in: int) -> np.ndarray:
+    fan_in = int(np.prod(kernel.shape[:num_in]))
+    return kernel.reshape(fan_in, -1).T

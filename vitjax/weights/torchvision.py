@@ -1,0 +1,64 @@
+"""torchvision.models.VisionTransformer: its state dict. No torchvision needed.
+
+Build the torchvision model with its defaults; the vitjax one with pool_type="tok",
+posemb="learn" and gelu="exact".
+"""
+
+from collections.abc import Iterator
+
+from vitjax.weights import table
+from vitjax.weights.table import ATTENTION, BLOCK, Entry, Format, Parts
+
+PARTS = {
+    "cls": "class_token",
+    "pos_embedding": "encoder.pos_embedding",
+    "pre_logits": "heads.pre_logits.weight",
+    "head": "heads.head.weight",
+}
+LAYER = "encoder.layers.encoder_layer_{}"
+# Until 2022 the MLP's layers had names; the published weights still have these.
+RENAMES = (
+    (r"\.mlp\.linear_1\.", ".mlp.0."),
+    (r"\.mlp\.linear_2\.", ".mlp.3."),
+)
+
+
+def body(parts: Parts) -> Iterator[Entry]:
+    """All but the tokens and their positions."""
+    yield from table.conv("conv_proj", "embedding")
+    for i in range(parts.depth):
+        theirs, ours = LAYER.format(i), BLOCK.format(i)
+        attention = f"{theirs}.self_attention"
+        yield from table.norm(f"{theirs}.ln_1", f"{ours}/LayerNorm_0")
+        yield from table.fused(
+            f"{attention}.in_proj_weight",
+            f"{attention}.in_proj_bias",
+            f"{ours}/{ATTENTION}",
+        )
+        yield from table.dense(f"{attention}.out_proj", f"{ours}/{ATTENTION}/out", 2)
+        yield from table.norm(f"{theirs}.ln_2", f"{ours}/LayerNorm_1")
+        yield from table.dense(f"{theirs}.mlp.0", f"{ours}/MlpBlock_0/Dense_0")
+        yield from table.dense(f"{theirs}.mlp.3", f"{ours}/MlpBlock_0/Dense_1")
+    yield from table.norm("encoder.ln", "Transformer/encoder_norm")
+    for part in ("pre_logits", "head"):
+        if part in parts.has():
+            yield from table.dense(f"heads.{part}", part)
+
+
+def entries(parts: Parts) -> Iterator[Entry]:
+    """The table."""
+    yield from body(parts)
+    yield from table.tokens(PARTS, parts)
+
+
+FORMAT = Format(
+    title="torchvision's VisionTransformer",
+    table=entries,
+    signature=("conv_proj.weight", "encoder.pos_embedding"),
+    block=LAYER + ".",
+    parts=PARTS,
+    always=("cls", "pos_embedding", "head"),
+    renames=RENAMES,
+    positions="all",
+    square=True,
+)
