@@ -147,8 +147,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def pictures(figures: Mapping[str, Figure], title: str = "Pictures") -> str:
-    """A section with every figure as a PNG inside the page; nothing without figures."""
+def pictures(
+    figures: Mapping[str, Figure], title: str = "Pictures", beside: bool = True
+) -> str:
+    """A section with every figure as a PNG inside the page; nothing without figures.
+
+    `beside`: side by side where there is room, or else each as wide as the page.
+    """
     if not figures:
         return ""
     parts = []
@@ -165,7 +170,8 @@ def pictures(figures: Mapping[str, Figure], title: str = "Pictures") -> str:
             f'<img alt="{words}" src="data:image/png;base64,{text}"></figure>'
         )
     head = html.escape(title)
-    return f'<h2>{head}</h2>\n<div class="figures">\n' + "\n".join(parts) + "\n</div>"
+    kind = ' class="figures"' if beside else ""
+    return f"<h2>{head}</h2>\n<div{kind}>\n" + "\n".join(parts) + "\n</div>"
 
 
 def rows(
