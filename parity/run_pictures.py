@@ -12,7 +12,7 @@ from parity import page
 from parity.compare_runs import TITLES, finite
 from parity.run_files import Curve, Run, curve
 
-BINS = 200  # a curve of more than twice as many points is averaged in so many parts
+BINS = 100  # a curve of more than twice as many points is averaged in so many parts
 
 
 def on_grid(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
