@@ -149,10 +149,14 @@ def torch_side(problem: Problem, compiled: bool) -> Side:
     lambdas = torch.tensor(problem.lambdas, device=device)
     lower = problem.dtype == "bfloat16"
 
-    def forward(lam: Any) -> torch.Tensor:
+    def mix(x: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+        return x.roll(1, dims=0).lerp(x, lam)
+
+    # lam is a tensor, because torch.compile makes another program for each number.
+    def forward(lam: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=lower):
-            logits, _ = model(train.mix(image, lam))
-        return train.softmax_xent(logits.float(), train.mix(labels, lam))
+            logits, _ = model(mix(image, lam))
+        return train.softmax_xent(logits.float(), mix(labels, lam))
 
     loss_of: Callable[..., Any] = torch.compile(forward) if compiled else forward
 
