@@ -10,8 +10,8 @@ and updates.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SIDES = ("torch eager", "torch.compile", "vitjax")
@@ -184,15 +184,18 @@ def peak_bytes(problem: Problem, name: str) -> int | None:
     """What one side, alone in this process, needs for three steps; None if unknown.
 
     On a GPU: the peak of the side's own allocator. On a CPU: by how much the process's
-    largest resident size grew, compiling included.
+    resident memory grew at most, compiling included; only Linux tells.
     """
     _ = problem.params, problem.batch, problem.lambdas
-    before = _resident()
+    before = _resident("VmRSS")
+    if before is not None:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     side = make_side(name, problem)
     for i in range(3):
         side.wait(side.step(i))
     if problem.device == "cpu":
-        return None if before is None else (_resident() or 0) - before
+        after = _resident("VmHWM")
+        return None if before is None or after is None else after - before
     if name == "vitjax":
         import jax
 
@@ -202,11 +205,10 @@ def peak_bytes(problem: Problem, name: str) -> int | None:
     return torch.cuda.max_memory_allocated()
 
 
-def _resident() -> int | None:
-    """The largest resident size of this process so far, in bytes; None on Windows."""
-    try:
-        import resource
-    except ImportError:
+def _resident(field: str) -> int | None:
+    """VmRSS (now) or VmHWM (the most so far) of this process, in bytes."""
+    status = Path("/proc/self/status")
+    if not status.exists():
         return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return 1024 * int(fields[field].split()[0])
