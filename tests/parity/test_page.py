@@ -67,7 +67,14 @@ def text(tmp_path):
         tmp_path / "new" / "folder",
         RESULTS,
         {"the grid, side by side": grid(), 'and "another"': grid()},
-        arguments=["--variant", "S/16", "--out", str(tmp_path), "--only=a b"],
+        arguments=[
+            "--variant",
+            "S/16",
+            "--out",
+            str(tmp_path),
+            "--only=a b",
+            f"--out={tmp_path}",
+        ],
         about={"forward": "Every stage."},
     )
     assert path == tmp_path / "new" / "folder" / "index.html"
