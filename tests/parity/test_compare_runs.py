@@ -267,7 +267,8 @@ def test_pictures_average_long_curves_and_join_short_ones():
     np.testing.assert_allclose(values[0], grid, atol=6)
     inside = np.isfinite(values[1])
     assert inside.mean() > 0.9
-    np.testing.assert_allclose(values[1][inside], grid[inside], atol=6)
+    half = 2000 / run_pictures.BINS / 2  # a lone point moves to the middle of its part
+    np.testing.assert_allclose(values[1][inside], grid[inside], atol=half)
     short = [Curve(np.array([1, 3]), np.array([1.0, 3.0]))]
     short.append(Curve(np.array([2, 4]), np.array([0.0, 1.0])))
     grid, values = run_pictures.on_grid(short)
