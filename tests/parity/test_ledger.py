@@ -1,0 +1,182 @@
+"""parity/README.md: figures that it marks with a dagger, and the tests that it names."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import sklearn.datasets
+import torch
+
+from input_pipeline import randaug
+from input_pipeline import torchvision_ops as tv
+from parity import self_test
+from parity.compare_runs import welch
+from parity.reference.vit import TRUNCATED_STD
+from tests.photographs import encode, run
+from vitjax.durations import steps
+
+ROOT = Path(__file__).parents[2]
+LEDGER = (ROOT / "parity" / "README.md").read_text()
+PHOTOGRAPHS = sklearn.datasets.load_sample_images().images
+SQUARES = [image[:, 100:527] for image in PHOTOGRAPHS]
+SMALL = [
+    np.asarray(PIL.Image.fromarray(x).resize((224, 224), PIL.Image.Resampling.BILINEAR))
+    for x in SQUARES
+]
+
+
+def arrays(images):
+    return np.stack([np.asarray(image, float) for image in images])
+
+
+def difference(a, b):
+    """(mean, largest, share in %) of |a - b| over all values."""
+    d = np.abs(arrays(a) - arrays(b))
+    return d.mean(), int(d.max()), 100 * (d > 0).mean()
+
+
+def moved(name, argument, other):
+    """The share of pixels, in %, in which an op differs from PIL's."""
+    ours = [randaug.OPS[name](x, argument) for x in SMALL]
+    theirs = [other(x) for x in SMALL]
+    return 100 * (arrays(ours) != arrays(theirs)).any(axis=-1).mean()
+
+
+def test_decoding():
+    files = [encode(image, quality=90) for image in PHOTOGRAPHS]
+    ours, precise = (
+        [run(spec, file) for file in files]
+        for spec in ("decode", "decode(precise=True)")
+    )
+    mean, largest, share = difference(ours, precise)
+    assert (
+        f"quality 90: mean {mean:.2f}, at most {largest} levels; {share:.0f} % of"
+        in (LEDGER)
+    )
+
+
+def test_resizing():
+    plain = [run("resize(224)", x) for x in SQUARES]
+    smooth = [run("resize(224, antialias=True)", x) for x in SQUARES]
+    mean, largest, _ = difference(plain, smooth)
+    assert f"427 -> 224: mean {mean:.1f}, at most {largest} levels†" in LEDGER
+    mean, largest, _ = difference(smooth, SMALL)
+    darker = (arrays(SMALL) - arrays(smooth)).mean()
+    assert (
+        f"427 -> 224: mean {mean:.2f}, at most {largest} level; darker by {darker:.2f}†"
+    ) in LEDGER
+    area = [run("resize_small(256)", x) for x in PHOTOGRAPHS]
+    spec = "resize_small(256, method='bilinear', antialias=True)"
+    mean, largest, _ = difference(area, [run(spec, x) for x in PHOTOGRAPHS])
+    assert f"side 427 -> 256: mean {mean:.1f}, at most {largest} levels†" in LEDGER
+
+
+def test_shapes_of_the_evaluation():
+    """torchvision's Resize(256) and CenterCrop(224) as its documentation has them."""
+    sides = np.arange(100, 801)
+    h, w = np.meshgrid(sides, sides)
+    h, w = h[h != w], w[h != w]
+    small, large = np.minimum(h, w), np.maximum(h, w)
+    rounded = np.round(large * (np.float32(256) / small.astype(np.float32)))
+    truncated = 256 * large // small
+    far = rounded - truncated
+    assert set(far) == {0, 1}
+    assert f"one pixel for {100 * far.mean():.0f} % of shapes†" in LEDGER
+    ours = (rounded.astype(int) - 224) // 2
+    theirs = np.round((truncated - 224) / 2)
+    assert np.abs(ours - theirs).max() == 1
+    share = 100 * (ours != theirs).mean()
+    assert f"one pixel for {share:.0f} % of the same shapes†" in LEDGER
+
+
+def test_contrast():
+    legacy = [randaug.OPS["Contrast"](x, 1.9) for x in SMALL]
+    fixed = [randaug.OPS["Contrast"](x, 1.9, contrast="fixed") for x in SMALL]
+    mean, largest, _ = difference(legacy, fixed)
+    assert f"factor 1.9: mean {mean:.0f}, at most {largest} levels†" in LEDGER
+
+
+def test_warps():
+    found = {
+        "Rotate": moved("Rotate", 30.0, lambda x: tv.rotate(x, 30.0, fill=128)),
+        "ShearX": moved("ShearX", 0.3, lambda x: tv.shear_x(x, 0.3, fill=128)),
+        "ShearY": moved("ShearY", 0.3, lambda x: tv.shear_y(x, 0.3, fill=128)),
+        # A positive argument moves the other way.
+        "X": moved("TranslateX", 100.0, lambda x: tv.translate_x(x, -100, fill=128)),
+        "Y": moved("TranslateY", 100.0, lambda x: tv.translate_y(x, -100, fill=128)),
+    }
+    assert found["Rotate"] == found["X"] == found["Y"] == 0
+    assert (
+        "Rotate, TranslateX, TranslateY: none; "
+        f"ShearX {found['ShearX']:.1f} %, ShearY {found['ShearY']:.1f} % of pixels†"
+    ) in LEDGER
+
+
+def test_fill():
+    white = np.full((224, 224, 3), 255, np.uint8)
+    shares = {
+        name: 100 * np.mean(np.asarray(randaug.OPS[name](white, argument)) == 128)
+        for name, argument in (("Rotate", 30.0), ("ShearX", 0.3), ("TranslateX", 100.0))
+    }
+    assert (
+        f"Rotate 30°: {shares['Rotate']:.0f} %, ShearX 0.3: {shares['ShearX']:.0f} %, "
+        f"TranslateX 100: {shares['TranslateX']:.0f} % of 224 x 224†"
+    ) in LEDGER
+
+
+@pytest.mark.parametrize("name", ["Sharpness", "Color", "Contrast", "Brightness"])
+def test_enhancers(name):
+    kwargs = {"contrast": "fixed"} if name == "Contrast" else {}
+    ours = [randaug.OPS[name](x, 1.9, **kwargs) for x in SMALL]
+    theirs = [getattr(tv, name.lower())(x, 1.9) for x in SMALL]
+    _, largest, _ = difference(ours, theirs)
+    assert largest == (0 if name == "Brightness" else 1)
+    assert "Color and (fixed) Contrast at most 1 level†; Brightness none" in LEDGER
+
+
+def test_numbers_without_images():
+    x = torch.linspace(-10, 10, 200_001, dtype=torch.float64)
+    gelu = torch.nn.functional.gelu
+    largest = (gelu(x) - gelu(x, approximate="tanh")).abs().max().item()
+    assert f"{largest:.1e} at most in one activation†".replace("e-0", "e-") in LEDGER
+    assert f"deviation x {TRUNCATED_STD:.4f}†" in LEDGER
+    config = {"total_epochs": 90}
+    ours = steps("total", config, data_size=1_281_167, batch_size=1024)
+    theirs = 90 * (1_281_167 // 1024)
+    assert f"{ours:,}†" in LEDGER
+    assert f"{theirs:,}†" in LEDGER
+    assert f"{ours - theirs} steps" in LEDGER
+    assert f"{76.38 * 49 * 1024 / 50_000:.2f} = 76.38 · 49 · 1024 / 50,000†" in LEDGER
+    three = np.array([-0.07, 0.0, 0.07])
+    assert np.std(three, ddof=1) == pytest.approx(0.07)
+    assert f"the interval is ± {welch(three, three, 0.05).half:.2f}" in LEDGER
+    assert f"0.9 to bfloat16, {float(torch.tensor(0.9).bfloat16()):.4f}" in LEDGER
+
+
+def test_every_dagger_is_accounted_for():
+    """One more or less than these tests know of wants another look."""
+    table = LEDGER[LEDGER.index("## The model") :]
+    assert table.count("†") == 16
+
+
+def test_what_it_names_is_there():
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", LEDGER))
+    assert len(named) > 20
+    for name in named:
+        assert f"def {name}(" in tests, name
+    for path in re.findall(r"`((?:tests|parity)/[\w/]+\.py)`", LEDGER):
+        assert (ROOT / path).exists(), path
+    titles = {mutation.title for mutation in self_test.MUTATIONS}
+    lists = re.findall(r'mutations? ((?:"[^"]+"(?:, )?)+)', LEDGER)
+    mutations = {title for words in lists for title in re.findall(r'"([^"]+)"', words)}
+    assert len(mutations) > 10
+    assert mutations <= titles, mutations - titles
+
+
+def test_tables_are_whole():
+    for line in LEDGER.splitlines():
+        if line.startswith("|"):
+            assert line.count("|") == 8, line
