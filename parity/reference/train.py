@@ -4,7 +4,7 @@ It eats the batches that it is given: NHWC images and label rows (b, c) that sum
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +86,11 @@ def clip_(params: list[nn.Parameter], max_norm: float, eps: float) -> None:
             p.grad.mul_(scale)
 
 
+def part_weight(accum_freq: int) -> float:
+    """What the mean loss of one of `accum_freq` parts counts in that of the batch."""
+    return 1 / accum_freq
+
+
 class Trainer:
     """AdamW as big_vision's recipe has it: `wd` is times the schedule, not times `lr`.
 
@@ -93,7 +98,8 @@ class Trainer:
     `clip_eps` as in `clip_`. `mu_dtype` is the type in which the first moment rests
     between steps (torch's own AdamW has no such choice), `mu_decay_dtype` the one in
     which it is multiplied by `b1`, itself rounded: optax uses mu_dtype, and in bfloat16
-    0.9 is 0.8984375.
+    0.9 is 0.8984375. `accum_freq` splits each batch into that many parts, whose gradients
+    are averaged. `fused` is torch's other implementation of the same update.
     """
 
     def __init__(
@@ -111,8 +117,10 @@ class Trainer:
         mu_dtype: torch.dtype | None = None,
         mu_decay_dtype: torch.dtype | None = None,
         loss: str = "softmax_xent",
+        accum_freq: int = 1,
+        fused: bool = False,
     ):
-        self.model, self.loss = model, LOSSES[loss]
+        self.model, self.loss, self.accum_freq = model, LOSSES[loss], accum_freq
         self.params = list(model.parameters())
         self.b1, self.mu_dtype, self.mu_decay_dtype = b1, mu_dtype, mu_decay_dtype
         self.grad_clip_norm, self.clip_eps = grad_clip_norm, clip_eps
@@ -123,7 +131,9 @@ class Trainer:
             {"params": kernels, "weight_decay": torch_weight_decay(lr, wd)},
             {"params": rest, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(b1, b2), eps=eps)
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=lr, betas=(b1, b2), eps=eps, fused=fused
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, multiplier)
 
     def update(self) -> None:
@@ -150,16 +160,50 @@ class Trainer:
         """Mix, forward, backward, update; the metrics under big_vision's names."""
         before = [p.detach().clone() for p in self.params]
         self.optimizer.zero_grad()
-        logits, _ = self.model(mix(image, lam))
-        loss = self.loss(logits, mix(labels, lam))
-        loss.backward()
+        images = mix(image, lam).chunk(self.accum_freq)
+        rows = mix(labels, lam).chunk(self.accum_freq)
+        loss = torch.zeros(())
+        for part, label in zip(images, rows, strict=True):
+            logits, _ = self.model(part)
+            share = self.loss(logits, label) * part_weight(self.accum_freq)
+            share.backward()
+            loss = loss + share.detach()
         l2_grads = l2_norm(p.grad for p in self.params)
         self.update()
         now = [p.detach() for p in self.params]
         metrics = {
-            "training_loss": loss.detach(),
+            "training_loss": loss,
             "l2_grads": l2_grads,
             "l2_params": l2_norm(now),
             "l2_updates": l2_norm(a - b for a, b in zip(now, before, strict=True)),
         }
         return {name: value.item() for name, value in metrics.items()}
+
+
+def counted(mask: torch.Tensor) -> torch.Tensor:
+    """The rows (b,) of a batch that are examples, not what fills the batch up."""
+    return mask > 0
+
+
+@torch.no_grad()
+def evaluate(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    loss: str = "softmax_xent",
+) -> dict[str, float]:
+    """Accuracy among the first and the first five classes, and the mean loss.
+
+    `predict` makes logits (b, c) of images; a batch has image, label (b,) and _mask (b,).
+    """
+    hits1, hits5, total, seen = 0, 0, 0.0, 0
+    for batch in batches:
+        rows = counted(batch["_mask"])
+        label = batch["label"][rows].long()
+        logits = predict(batch["image"][rows])
+        top = logits.topk(5, dim=-1).indices == label[:, None]
+        hits1 += int(top[:, 0].sum())
+        hits5 += int(top.any(dim=1).sum())
+        onehot = F.one_hot(label, logits.shape[-1]).to(logits)
+        total += LOSSES[loss](logits, onehot).item() * len(label)
+        seen += len(label)
+    return {"prec@1": hits1 / seen, "prec@5": hits5 / seen, "loss": total / seen}
