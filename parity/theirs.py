@@ -68,7 +68,8 @@ def by_our_names(
     tensors: Mapping[str, Any], case: Case, order: Order | None = None
 ) -> Arrays:
     """Parameters, gradients or updates by vitjax's names."""
-    arrays = {k: v.detach().numpy() for k, v in tensors.items()}
+    # Copies: a training changes its parameters in place.
+    arrays = {k: v.detach().numpy().copy() for k, v in tensors.items()}
     if order is not None:
         arrays = order.undo_state(arrays)
     return dict(flatten_with_names(weights.from_state_dict(arrays, ours.shapes(case))))
@@ -157,11 +158,11 @@ def updates(
 ) -> Iterator[tuple[Arrays, Arrays]]:
     """Step by step: every parameter's update, and the parameters after it.
 
-    Adam sums nothing: another order takes torch's other implementation.
+    Another order is one of the update's own terms, too.
     """
     shapes = ours.shapes(case)
     model = reference_with(case, random_params(shapes), order)
-    trainer = make_trainer(model, recipe, fused=order is not None, **kw)
+    trainer = make_trainer(model, recipe, reordered=order is not None, **kw)
     for at in range(recipe.total_steps):
         grads = weights.to_state_dict(random_gradients(shapes, at))
         grads = grads if order is None else order.state(grads)
@@ -180,7 +181,7 @@ def trajectory(
 ) -> tuple[Arrays, Arrays]:
     """Metrics by name (step,) and the last parameters, on digits."""
     model = reference_with(case, ours.initial_params(case), order)
-    trainer = make_trainer(model, recipe, **kw)
+    trainer = make_trainer(model, recipe, reordered=order is not None, **kw)
     rows = []
     batches = digit_batches(case, recipe.total_steps)
     lambdas = ours.lambdas(recipe.total_steps)

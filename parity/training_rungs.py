@@ -115,7 +115,10 @@ def trajectory(case: Case) -> Iterator[Comparison]:
     for name, theirs_of in their_curves.items():
         others = [_by_step(other[0][name]) for other in controls]
         steps = _by_step(curves[name]), _by_step(theirs_of)
-        line = compared(case.precision, *steps, others).line(f"{name}, {_steps(case)}")
+        # The last steps change hardly anything: relative to the largest of the curve.
+        top = float(np.abs(theirs_of).max())
+        errors = compared(case.precision, *steps, others, floor=lambda at: top)
+        line = errors.line(f"{name}, {_steps(case)}")
         drawn = (curves[name], theirs_of, *(c[0][name] for c in controls[:1]))
         yield dataclasses.replace(line, curves=drawn)
     errors = _param_errors(case, recipe, a, b, [other for _, other in controls])

@@ -91,6 +91,37 @@ def part_weight(accum_freq: int) -> float:
     return 1 / accum_freq
 
 
+class ReorderedAdamW(torch.optim.AdamW):
+    """The same AdamW by the paper's formulas, to see what rounding does.
+
+    torch decays first and adds what Adam says; here both are added first. And Adam's
+    bias corrections are computed in the parameters' dtype: in float32 the first ones,
+    1 - 0.999, are exact to 1e-5 only. torch has them in float64.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step."""
+        del closure
+        for group in self.param_groups:
+            for p in group["params"]:
+                update = self._adam(p, *group["betas"], group["eps"])
+                p.sub_(group["lr"] * (update + group["weight_decay"] * p))
+
+    def _adam(self, p: torch.Tensor, b1: float, b2: float, eps: float) -> torch.Tensor:
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(p) for _ in "mv")
+        state["step"] += 1
+        mu, nu = state["exp_avg"], state["exp_avg_sq"]
+        mu.copy_((1 - b1) * p.grad + b1 * mu)
+        nu.copy_((1 - b2) * p.grad**2 + b2 * nu)
+        c1, c2 = (1 - torch.tensor(b, dtype=p.dtype) ** state["step"] for b in (b1, b2))
+        return (mu / c1) / ((nu / c2).sqrt() + eps)
+
+
 class Trainer:
     """AdamW as big_vision's recipe has it: `wd` is times the schedule, not times `lr`.
 
@@ -99,7 +130,7 @@ class Trainer:
     between steps (torch's own AdamW has no such choice), `mu_decay_dtype` the one in
     which it is multiplied by `b1`, itself rounded: optax uses mu_dtype, and in bfloat16
     0.9 is 0.8984375. `accum_freq` splits each batch into that many parts, whose gradients
-    are averaged. `fused` is torch's other implementation of the same update.
+    are averaged. `reordered` takes `ReorderedAdamW`.
     """
 
     def __init__(
@@ -118,7 +149,7 @@ class Trainer:
         mu_decay_dtype: torch.dtype | None = None,
         loss: str = "softmax_xent",
         accum_freq: int = 1,
-        fused: bool = False,
+        reordered: bool = False,
     ):
         self.model, self.loss, self.accum_freq = model, LOSSES[loss], accum_freq
         self.params = list(model.parameters())
@@ -131,9 +162,8 @@ class Trainer:
             {"params": kernels, "weight_decay": torch_weight_decay(lr, wd)},
             {"params": rest, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=lr, betas=(b1, b2), eps=eps, fused=fused
-        )
+        adamw = ReorderedAdamW if reordered else torch.optim.AdamW
+        self.optimizer = adamw(groups, lr=lr, betas=(b1, b2), eps=eps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, multiplier)
 
     def update(self) -> None:
