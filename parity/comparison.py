@@ -88,7 +88,7 @@ def compared(
 ) -> Errors:
     """The relative error of every array of `ours`, and of the controls, by `theirs`.
 
-    `floor(name)` is the least denominator. In float64 no control is asked for.
+    `floor(name)` is the least denominator.
     """
     if ours.keys() != theirs.keys():
         raise ValueError(f"names differ: {sorted(ours.keys() ^ theirs.keys())}")
@@ -96,8 +96,7 @@ def compared(
     def errors(side: Mapping[str, Any]) -> dict[str, float]:
         return {k: relative_error(side[k], b, floor(k)) for k, b in theirs.items()}
 
-    others = () if precision == "float64" else controls
-    return Errors(precision, errors(ours), [errors(other) for other in others])
+    return Errors(precision, errors(ours), [errors(other) for other in controls])
 
 
 def relative_error(ours: Any, theirs: Any, floor: float = 0.0) -> float:

@@ -119,7 +119,11 @@ def gradients(case: Case) -> dict[str, np.ndarray]:
 
 
 def loss_and_gradient(
-    case: Case, name: str, logits: np.ndarray, labels: np.ndarray, label_smoothing: float
+    case: Case,
+    name: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    label_smoothing: float,
 ) -> dict[str, np.ndarray]:
     """The loss, and its gradient by the logits."""
 

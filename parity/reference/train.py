@@ -127,9 +127,10 @@ class Trainer:
 
     `multiplier` gives the schedule of step 0, 1, ... `grad_clip_norm` 0 does not clip;
     `clip_eps` as in `clip_`. `mu_dtype` is the type in which the first moment rests
-    between steps (torch's own AdamW has no such choice), `mu_decay_dtype` the one in
-    which it is multiplied by `b1`, itself rounded: optax uses mu_dtype, and in bfloat16
-    0.9 is 0.8984375. `accum_freq` splits each batch into that many parts, whose gradients
+    between steps (torch's own AdamW has no such choice), `mu_decay_dtype` the one that
+    `b1` is rounded to before they are multiplied: optax uses mu_dtype, and in bfloat16
+    0.9 is 0.8984375. `mu_product_dtype` is the type of that product, where it is not the
+    parameters'. `accum_freq` splits each batch into that many parts, whose gradients
     are averaged. `reordered` takes `ReorderedAdamW`.
     """
 
@@ -147,6 +148,7 @@ class Trainer:
         clip_eps: float = 0.0,
         mu_dtype: torch.dtype | None = None,
         mu_decay_dtype: torch.dtype | None = None,
+        mu_product_dtype: torch.dtype | None = None,
         loss: str = "softmax_xent",
         accum_freq: int = 1,
         reordered: bool = False,
@@ -154,6 +156,7 @@ class Trainer:
         self.model, self.loss, self.accum_freq = model, LOSSES[loss], accum_freq
         self.params = list(model.parameters())
         self.b1, self.mu_dtype, self.mu_decay_dtype = b1, mu_dtype, mu_decay_dtype
+        self.mu_product_dtype = mu_product_dtype
         self.grad_clip_norm, self.clip_eps = grad_clip_norm, clip_eps
         kernels = decayed(model)
         chosen = {id(p) for p in kernels}
@@ -173,7 +176,9 @@ class Trainer:
         if self.mu_decay_dtype is not None:
             b1 = torch.tensor(self.b1, dtype=self.mu_decay_dtype)
             for mu in self._moments():  # AdamW is about to multiply by the exact b1
-                product = mu.to(self.mu_decay_dtype) * b1
+                product = mu * b1.to(mu.dtype)
+                if self.mu_product_dtype is not None:
+                    product = product.to(self.mu_product_dtype)
                 mu.copy_(product.to(mu.dtype) / self.b1)
         self.optimizer.step()
         self.schedule.step()
