@@ -33,6 +33,7 @@ from vitjax.sharding import batch_sharding, infer_sharding, replicated
 from vitjax.trees import flatten_with_names
 
 MIXUP_P = 0.2
+ONE_DEVICE = Layout()
 
 
 def make_model(case: Case) -> vit.ViT:
@@ -210,7 +211,7 @@ def lambdas(num_steps: int) -> list[float]:
 
 
 def trajectory(
-    case: Case, recipe: Recipe, layout: Layout = Layout()
+    case: Case, recipe: Recipe, layout: Layout = ONE_DEVICE
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Metrics by name (step,) and the last parameters; the trainer's own step."""
     model, mesh = make_model(case), make_mesh(layout.num_devices)

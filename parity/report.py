@@ -1,6 +1,7 @@
 """Running rungs, in one process or two, and printing what they find."""
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -14,10 +15,17 @@ SMALL_WIDTH = 128
 Result: TypeAlias = tuple[str, Comparison]
 
 
-def setup(float64: bool) -> None:
-    """Prepare JAX for all rungs of this process; before it starts."""
+def setup(case: Case, float64: bool) -> None:
+    """Prepare JAX and torch for all rungs of this process; before JAX starts."""
     import jax
+    import torch
 
+    if case.width < SMALL_WIDTH:
+        # Matrices this small are not worth dividing: threads would wait for each other.
+        torch.set_num_threads(1)
+        # Nor is their code worth optimising, which takes longer than to run it.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {flags}"
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_enable_x64", float64)
@@ -30,14 +38,9 @@ def results(
 
     Its precisions are float64 or the other two: JAX decides once for a process.
     """
-    import torch
-
     from parity import self_test, table
 
-    if case.width < SMALL_WIDTH:
-        # Matrices this small are not worth dividing: threads would wait for each other.
-        torch.set_num_threads(1)
-    with self_test.remembered("trajectory"):  # two rungs ask for the same one
+    with self_test.remembered(*self_test.SHARED):
         for precision in precisions:
             for name in names:
                 for title, chosen in _titles(name, precision, precisions[0]):
@@ -58,7 +61,7 @@ def all_results(
     names: Sequence[str], precisions: Sequence[str], case: Case
 ) -> Iterator[Result]:
     """`results` of all precisions: float64 here, the others beside it."""
-    setup("float64" in precisions)
+    setup(case, "float64" in precisions)
     low = [p for p in precisions if p != "float64"]
     if not low or len(low) == len(precisions):
         yield from results(names, precisions, case)
@@ -86,7 +89,7 @@ def all_results(
 
 
 def _send(lines: Any, names: Sequence[str], low: Sequence[str], case: Case) -> None:
-    setup(float64=False)
+    setup(case, float64=False)
     for line in results(names, low, case):
         lines.put(line)
     lines.put(None)

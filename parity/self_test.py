@@ -41,15 +41,15 @@ def _memory(fn: Callable[..., Any]) -> Callable[..., Any]:
     return kept
 
 
+# What several rungs ask for, and all that the same rung asks for under every fault.
+SHARED = ("initial_params", "multipliers", "lambdas", "trajectory")
 EVERYTHING = (
+    *SHARED,
     "init_statistics",
-    "initial_params",
     "forward",
     "gradients",
     "updates",
-    "multipliers",
-    "lambdas",
-    "trajectory",
+    "evaluate",
 )
 
 

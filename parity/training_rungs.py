@@ -57,9 +57,9 @@ def update(case: Case) -> Iterator[Comparison]:
 def _schedule(recipe: Recipe, moments: Mapping[int, str]) -> Iterator[Comparison]:
     multipliers = ours.multipliers(recipe)
     # The cosine rounds its progress, the angle, itself and the sum; all are at most pi.
-    theirs_of = train.warmup_cosine(recipe.total_steps, recipe.warmup_steps)
+    expected = train.warmup_cosine(recipe.total_steps, recipe.warmup_steps)
     for at, moment in moments.items():
-        difference = abs(float(multipliers[at]) - theirs_of(at))
+        difference = abs(float(multipliers[at]) - expected(at))
         yield Comparison(f"schedule {moment}", difference, SCHEDULE_BOUND)
 
 
@@ -107,17 +107,22 @@ def trajectory(case: Case) -> Iterator[Comparison]:
     curves, a = ours.trajectory(case, recipe)
     their_curves, b = side(case, None)
     controls = list(theirs.controls(case, side, num_orders=1))
-    for name, theirs_of in their_curves.items():
-        others = [_by_step(other[0][name]) for other in controls]
-        steps = _by_step(curves[name]), _by_step(theirs_of)
-        # The last steps change hardly anything: relative to the largest of the curve.
-        top = float(np.abs(theirs_of).max())
-        errors = compared(case.precision, *steps, others, floor=lambda at: top)
-        line = errors.line(f"{name}, {_steps(case)}")
-        drawn = (curves[name], theirs_of, *(c[0][name] for c in controls[:1]))
-        yield dataclasses.replace(line, curves=drawn)
+    for name in their_curves:
+        others = [other[name] for other, _ in controls]
+        yield _curve_line(case, name, curves[name], their_curves[name], others)
     errors = _param_errors(case, recipe, a, b, [other for _, other in controls])
     yield from _param_lines(errors, f", {_steps(case)}")
+
+
+def _curve_line(
+    case: Case, name: str, a: np.ndarray, b: np.ndarray, controls: list[np.ndarray]
+) -> Comparison:
+    """The worst step, relative to the largest of the curve: the last change hardly."""
+    top = float(np.abs(b).max())
+    steps = [_by_step(curve) for curve in (a, b, *controls)]
+    errors = compared(case.precision, *steps[:2], steps[2:], floor=lambda at: top)
+    line = errors.line(f"{name}, {_steps(case)}")
+    return dataclasses.replace(line, curves=(a, b, *controls[:1]))
 
 
 def training_recipe(case: Case) -> Recipe:
@@ -160,17 +165,16 @@ LAYOUTS = {
     "1 device, accum_freq 4": Layout(accum_freq=4),
     "8 devices": Layout(8),
     "8 devices, accum_freq 2": Layout(8, 2),
-    "8 devices, fsdp": Layout(8, 1, "fsdp(min_size_to_shard_mb=0)"),
     "8 devices, fsdp, accum_freq 2": Layout(8, 2, "fsdp(min_size_to_shard_mb=0)"),
 }
 
 
 def devices(case: Case) -> Iterator[Comparison]:
-    """Three steps on 16 rows: microbatches and devices against torch's whole batch.
+    """A few steps on 16 rows: microbatches and devices against torch's whole batch.
 
-    And one device against torch's own accumulation.
+    And one device against torch's own accumulation. One block is enough for that.
     """
-    case = case.shallow().but(batch_size=16)
+    case = case.but(depth=1, batch_size=16)
     recipe = Recipe(total_steps=4, warmup_steps=1)
 
     def side(
