@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from parity.cases import (
     Case,
@@ -242,8 +243,14 @@ def trajectory(
     return curves, dict(flatten_with_names(_numpy(state.params)))
 
 
-def evaluate(case: Case, params: Any, num_devices: int) -> dict[str, np.ndarray]:
-    """prec@1, prec@5 and loss on the digits, by the trainer's own evaluator."""
+def trained_params(case: Case, recipe: Recipe) -> dict[str, Any]:
+    """The parameters that `trajectory` ends with."""
+    _, leaves = trajectory(case, recipe)
+    return unflatten_dict(leaves, sep="/")
+
+
+def evaluate(case: Case, recipe: Recipe, num_devices: int) -> dict[str, np.ndarray]:
+    """prec@1, prec@5 and loss on the digits after that training: the own evaluator's."""
     mesh = make_mesh(num_devices)
 
     def make_data(*, batch_size: int, **_: Any) -> Any:
@@ -262,6 +269,7 @@ def evaluate(case: Case, params: Any, num_devices: int) -> dict[str, np.ndarray]
         device_pp=f"onehot({case.num_classes}, key='label', key_result='labels')",
         loss_name="softmax_xent",
     )
-    state = step.TrainState(step=np.int32(0), params=_cast(case, params), opt_state=())
+    params = trained_params(case, recipe)
+    state = step.TrainState(step=np.int32(0), params=params, opt_state=())
     state = jax.device_put(state, replicated(mesh))
     return {name: np.asarray(value) for name, value in evaluator.run(state)}

@@ -40,7 +40,9 @@ def results(
     """
     from parity import self_test, table
 
-    with self_test.remembered(*self_test.SHARED):
+    small = case.width < SMALL_WIDTH
+    kept = self_test.EVERYTHING if small else self_test.SHARED  # what memory allows
+    with self_test.remembered(*kept):
         for precision in precisions:
             for name in names:
                 for title, chosen in _titles(name, precision, precisions[0]):

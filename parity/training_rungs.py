@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from parity import ours, theirs
 from parity.cases import Case, Layout, Recipe
@@ -203,14 +202,13 @@ def evaluation(case: Case) -> Iterator[Comparison]:
 
     One example in a thousand is a difference of 1e-3.
     """
-    _, leaves = ours.trajectory(case, training_recipe(case))
-    params = unflatten_dict(leaves, sep="/")
-    side = partial(_evaluated, params=params)
+    recipe = training_recipe(case)
+    side = partial(_evaluated, params=ours.trained_params(case, recipe))
     b = side(case, None)
     controls = list(theirs.controls(case, side, num_orders=1))
     right = f"{float(b['prec@1']):.4f} of {case.num_examples}"
     for num_devices in (1, 8):
-        a = ours.evaluate(case, params, num_devices)
+        a = ours.evaluate(case, recipe, num_devices)
         errors = compared(case.precision, a, b, controls)
         for name in b:
             line = errors.line(f"{name}, {num_devices} device(s)", [name])
