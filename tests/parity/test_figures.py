@@ -14,11 +14,11 @@ def test_curves_and_differences_are_drawn():
         ("trajectory float64", Comparison("loss", 0.05, 1e-9, curves=(ours, theirs))),
         (
             "trajectory float32",
-            Comparison("loss", 0.05, 1, curves=(ours, theirs, ours)),
+            Comparison("loss", 0.05, 1.0, curves=(ours, theirs, ours)),
         ),
         (
             "trajectory float32",
-            Comparison("norm", 0.05, 1, curves=(ours, theirs, ours)),
+            Comparison("norm", 0.05, 1.0, curves=(ours, theirs, ours)),
         ),
     ]
     made = figures(lines)
