@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from parity import report, rungs, self_test
-from parity.__main__ import RUNGS, parse_args
+from parity import comparison, ladder, report, self_test, table
+from parity.__main__ import parse_args
 from parity.cases import Case
 from parity.comparison import Comparison
 
 ROOT = Path(__file__).parents[2]
+OWN_BOUND = "initialisation float64: |update float64: (schedule|known)"
 
 
 def python(*args):
@@ -29,38 +30,71 @@ def python(*args):
 
 @pytest.fixture(scope="module")
 def lines():
-    """What --self_test prints; both halves in one process, as imports are slow."""
+    """What --self_test prints; all of it from one run, as imports are slow."""
     done = python("-m", "parity", "--self_test")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 
 
-def test_every_rung_passes(lines):
-    passed = [line for line in lines if line.startswith("pass")]
-    assert len(passed) > 100
+def passed_in(lines, precision):
+    return [line for line in lines if re.search(f"^pass .* {precision}: ", line)]
+
+
+def test_every_rung_passes_in_its_precisions(lines):
     assert not [line for line in lines if line.startswith("FAIL")]
-    for rung in RUNGS:
-        assert any(f"  {rung}: " in line for line in passed)
+    for name, rung in ladder.RUNGS.items():
+        for precision in rung.precisions:
+            found = [x for x in passed_in(lines, precision) if f"  {name} " in x]
+            assert len(found) >= 5, (name, precision)
 
 
 def test_float64_bounds_are_not_loose(lines):
     """Whatever is not the schedule, a statistic or a known difference is held to 1e-9."""
     loose = [
         line
-        for line in lines
-        if line.startswith("pass")
-        and "<= 1.0e-09" not in line
-        and not re.search("initialisation: |update: (schedule|known)", line)
+        for line in passed_in(lines, "float64")
+        if "<= 1.0e-09" not in line and not re.search(OWN_BOUND, line)
     ]
     assert not loose
 
 
+@pytest.mark.parametrize(
+    ("rung", "precision", "limit"),
+    [
+        ("forward", "float32", 2e-5),
+        ("gradients", "float32", 2e-5),
+        ("update", "float32", 2e-4),
+        ("trajectory", "float32", 5e-4),
+        ("devices", "float32", 5e-4),
+        ("evaluation", "float32", 1e-4),
+        ("forward", "bfloat16", 0.2),
+        ("gradients", "bfloat16", 0.3),
+        ("trajectory", "bfloat16", 0.5),
+    ],
+)
+def test_measured_bounds_are_not_loose(lines, rung, precision, limit):
+    """A control that had gone wrong would let everything pass."""
+    found = [
+        float(re.search("<= +([^ ]+)", line)[1])
+        for line in passed_in(lines, precision)
+        if f"  {rung} " in line and "without effect" not in line
+    ]
+    assert found
+    assert max(found) < limit
+    assert min(found) >= 4 * 2**-23 * 0.99
+
+
+def test_accuracy_is_that_of_a_trained_model(lines):
+    (line,) = [x for x in lines if "evaluation float64: prec@1, 1 device" in x]
+    assert float(re.search("at ([0-9.]+) of 1797", line)[1]) > 0.3
+
+
 def test_every_fault_is_caught(lines):
     caught = [line for line in lines if line.startswith("caught")]
-    assert len(caught) == sum(len(m.rungs) for m in self_test.MUTATIONS)
-    for mutation in self_test.MUTATIONS:
+    assert len(caught) == sum(len(m.rungs) for m in table.MUTATIONS)
+    for mutation in table.MUTATIONS:
         assert any(f"  {mutation.title}  " in line for line in caught)
-    assert {rung for m in self_test.MUTATIONS for rung in m.rungs} == set(RUNGS)
+    assert {rung for m in table.MUTATIONS for rung in m.rungs} == set(ladder.RUNGS)
 
 
 def test_known_differences_are_there(lines):
@@ -74,15 +108,24 @@ def test_flags_are_read_before_anything_heavy():
     code = (
         "import sys; from parity.__main__ import parse_args; "
         "parse_args(['--only', 'loss']); "
-        "assert not {'jax', 'torch', 'numpy'} & set(sys.modules)"
+        "assert not {'jax', 'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
     )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
 
 
+def test_help_explains_every_rung(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in ladder.RUNGS)
+
+
 def test_mistyped_flags_are_refused(capsys):
     for argv, message in (
         (["--only", "forward,gradient"], "unknown rung 'gradient'; known are init"),
+        (["--precision", "float16"], "unknown precision 'float16'; known are float64"),
+        (["--precision", "float32", "--self_test"], "--self_test needs float64"),
         (["--batch_size", "1"], "--batch_size must be at least 2"),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -90,27 +133,65 @@ def test_mistyped_flags_are_refused(capsys):
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert parse_args(["--only", "forward, loss"]).only == ["forward", "loss"]
-    assert list(RUNGS) == list(rungs.RUNGS)
+    assert list(ladder.RUNGS) == list(table.RUNGS)
 
 
-def test_failures_are_counted(monkeypatch, capsys):
+def test_failures_are_counted_and_nan_is_one(monkeypatch, capsys):
     found = [Comparison("a", 1e-9, 1e-9), Comparison("b", 2e-9, 1e-9, "there")]
     found.append(Comparison("c", float("nan"), 1e-9))
-    monkeypatch.setitem(rungs.RUNGS, "loss", lambda case: iter(found))
-    assert report.run(["loss"], Case()) == 2
-    assert [line[:4] for line in capsys.readouterr().out.splitlines()] == [
-        "pass",
-        "FAIL",
-        "FAIL",
-    ]
+    monkeypatch.setitem(table.RUNGS, "loss", lambda case: iter(found))
+    monkeypatch.setattr(report, "setup", lambda case, float64: None)
+    results = report.run(["loss"], ["float64"], Case())
+    assert results == [("loss float64", line) for line in found[:2]] + results[2:]
+    assert [line.passed for _, line in results] == [True, False, False]
+    out = capsys.readouterr().out.splitlines()
+    assert [line[:4] for line in out] == ["pass", "FAIL", "FAIL"]
+    assert out[1].endswith("loss float64: b  at there")
 
 
-def test_a_missed_fault_is_counted(monkeypatch, capsys):
+def test_an_exact_rung_runs_once(monkeypatch):
+    monkeypatch.setitem(ladder.RUNGS, "loss", ladder.Rung("exact", ()))
+    asked = []
+
+    def rung(case):
+        asked.append(case.precision)
+        yield Comparison("a", 0.0, 0.0)
+
+    monkeypatch.setitem(table.RUNGS, "loss", rung)
+    for precisions in (["float64", "float32"], ["float32", "bfloat16"]):
+        results = list(report.results(["loss"], precisions, Case()))
+        assert [title for title, _ in results] == ["loss"]
+    assert asked == ["float64", "float32"]
+
+
+def test_a_missed_fault_is_counted(capsys):
     """A fault that changes nothing measurable."""
-    monkeypatch.setitem(
-        rungs.RUNGS, "loss", lambda case: iter([Comparison("a", 1e-8, 1e-9)])
-    )
-    missed = self_test.run(["loss"], Case())
+    rungs = {"loss": lambda case: iter([Comparison("a", 1e-8, 1e-9)])}
+    missed = self_test.run(table.MUTATIONS, rungs, Case())
     out = capsys.readouterr().out.splitlines()
     assert missed == len(out) == 2
     assert all(line.startswith("MISSED") for line in out)
+
+
+def test_a_child_that_dies_is_an_error(monkeypatch):
+    """And not an endless wait, nor a report that lacks half of its lines."""
+    monkeypatch.setattr(report, "setup", lambda case, float64: None)
+    monkeypatch.setattr(report, "results", lambda *args: iter(()))
+    monkeypatch.setattr(report, "_send", _die)
+    with pytest.raises(RuntimeError, match="float32 ended with status 3"):
+        list(report.all_results(["loss"], ["float64", "float32"], Case()))
+
+
+def _die(*args):
+    os._exit(3)
+
+
+def test_bounds_of_low_precision_are_four_times_the_largest_control():
+    ours, theirs = {"a": [1.1], "b": [1.0]}, {"a": [1.0], "b": [1.0]}
+    controls = [{"a": [1.0], "b": [1.25]}, {"a": [1.5], "b": [1.0]}]
+    errors = comparison.compared("float32", ours, theirs, controls)
+    assert errors.line("x") == Comparison("x", pytest.approx(0.1), 2.0, "a")
+    assert errors.line("x", ["b"]) == Comparison("x", 0.0, 1.0, "b")
+    exact = comparison.compared("float32", ours, theirs, [theirs])
+    assert exact.line("x").bound == 4 * 2.0**-23
+    assert comparison.compared("float64", ours, theirs).line("x").bound == 1e-9
