@@ -41,6 +41,7 @@ def ramps() -> Image:
     return np.stack([across, 255 - across, 40 + down], axis=-1).astype(np.uint8)
 
 
+@functools.cache
 def augmented() -> dict[str, Image]:
     """What the single ops are compared on: parts of photographs, grids, ramps."""
     whole = photographs()

@@ -15,8 +15,6 @@ from torch.nn.functional import conv2d
 
 FILL = 128
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-# What the four enhancing ops do with a drawn factor: nothing, so all of them enhance.
-ENHANCERS = ("Color", "Contrast", "Brightness", "Sharpness")
 
 
 def arguments(level: float) -> dict[str, tuple[float, ...]]:
@@ -113,15 +111,24 @@ def color(image: torch.Tensor, factor: float) -> torch.Tensor:
     return blend(grey(image).expand_as(image), image, factor)
 
 
-def contrast_base(image: torch.Tensor) -> float:
-    """The legacy value: a count of pixels in the place of their mean."""
-    return float(min(image[0].numel() // 256, 255))
+def legacy_base(image: torch.Tensor) -> int:
+    """A count of pixels in the place of their mean."""
+    return min(image[0].numel() // 256, 255)
+
+
+def mean_base(image: torch.Tensor) -> int:
+    """The mean of the grey image, truncated."""
+    return int(grey(image).double().mean())
 
 
 def contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blended with one value, that of `contrast_base`."""
-    base = torch.full_like(image, int(contrast_base(image)))
-    return blend(base, image, factor)
+    """Blended with one value, the legacy one."""
+    return blend(torch.full_like(image, legacy_base(image)), image, factor)
+
+
+def contrast_fixed(image: torch.Tensor, factor: float) -> torch.Tensor:
+    """Blended with one value, the mean."""
+    return blend(torch.full_like(image, mean_base(image)), image, factor)
 
 
 def brightness(image: torch.Tensor, factor: float) -> torch.Tensor:
@@ -210,6 +217,7 @@ OPS: dict[str, Callable[..., torch.Tensor]] = {
     "Cutout": cutout,
     "SolarizeAdd": solarize_add,
 }
+CHOICES = tuple(OPS)  # what chance chooses from, with equal shares
 
 
 def apply(image: torch.Tensor, name: str, *args: float) -> torch.Tensor:
@@ -236,10 +244,9 @@ def draw(
 def randaug(
     image: torch.Tensor, generator: torch.Generator, num_layers: int, level: float
 ) -> torch.Tensor:
-    """`num_layers` ops in turn, each uniform over all 16."""
-    names = tuple(OPS)
+    """`num_layers` ops in turn, each uniform over `CHOICES`."""
     for _ in range(num_layers):
-        name = names[int(torch.randint(len(names), (), generator=generator))]
+        name = CHOICES[int(torch.randint(len(CHOICES), (), generator=generator))]
         args = draw(name, level, *image.shape[1:], generator)
         image = apply(image, name, *args)
     return image

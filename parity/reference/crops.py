@@ -12,6 +12,11 @@ import torch
 ATTEMPTS = 100
 
 
+def aspect_ratio(uniform: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Width / height, uniform between its bounds."""
+    return low + uniform * (high - low)
+
+
 def boxes(
     count: int,
     height: int,
@@ -46,7 +51,7 @@ def _attempt(
     """(count, 4) boxes, and whether each one may be used."""
     u = torch.rand(4, count, dtype=torch.float64, generator=generator)
     least, most = (share * height * width for share in area)
-    aspect = ratio[0] + u[0] * (ratio[1] - ratio[0])
+    aspect = aspect_ratio(u[0], *ratio)
     low = (least / aspect).sqrt().round()
     high = (most / aspect).sqrt().round().clamp(max=height)
     # Rounded, the width must not exceed the image's.
