@@ -16,8 +16,8 @@ from parity.self_test import Mutation
 from parity.torchvision_import import import_torchvision
 
 # How many times a fault exceeds a bound. The bound of a distance has the probability
-# 1e-4; 1.5 times that one less than 1e-8. Everything else exceeds it by far more.
-FACTORS = {"decoding": 5.0, "resize": 100.0, "augmentation": 1.5}
+# 1e-4; 1.3 times that one about 1e-7. Everything else exceeds its bound by far more.
+FACTORS = {"decoding": 5.0, "resize": 100.0, "augmentation": 1.3}
 
 
 def _repeated_chroma(data: bytes) -> Image:
@@ -135,7 +135,11 @@ MUTATIONS = (
         ("augmentation",),
         augment,
         "CHOICES",
-        tuple(set(augment.OPS) - {"Invert", "SolarizeAdd", "Cutout"}),
+        tuple(
+            name
+            for name in augment.OPS
+            if name not in ("Invert", "SolarizeAdd", "Cutout")
+        ),
     ),
     Mutation(
         "rotated clockwise",
