@@ -185,7 +185,9 @@ def _known_contrast() -> Comparison:
     (factor,) = ours_pixels.arguments("Contrast", 10)
     theirs = PIL_OPS["Contrast fixed"]
     means = {
-        title: float(levels(OURS["Contrast"](image, factor), theirs(image, factor)).mean())
+        title: float(
+            levels(OURS["Contrast"](image, factor), theirs(image, factor)).mean()
+        )
         for title, image in pictures.augmented().items()
     }
     return worst("known: Contrast, PIL's own, mean", means, (factor - 1) * 255)

@@ -152,16 +152,21 @@ def reference_sample(name: str) -> Sample:
 @functools.cache
 def torchvision_sample(name: str) -> Sample:
     """torchvision's own RandAugment(2, 10), filled with 128."""
+    before = subject(name)
+    return _sample(torchvision_randaug(before, IMAGES), before)
+
+
+def torchvision_randaug(image: Image, count: int) -> Iterator[Image]:
+    """An image augmented `count` times by torchvision's RandAugment, filled with 128."""
     import_torchvision()
     from torchvision.transforms import v2
 
-    before = subject(name)
-    image = to_torch(before)
+    tensor = to_torch(image)
     transform = v2.RandAugment(LAYERS, LEVEL, fill=[opinions.FILL] * 3)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        drawn = (to_numpy(transform(image)) for _ in range(IMAGES))
-        return _sample(drawn, before)
+        for _ in range(count):
+            yield to_numpy(transform(tensor))
 
 
 def crop_boxes() -> Iterator[Comparison]:

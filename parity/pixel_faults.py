@@ -153,16 +153,16 @@ MUTATIONS = (
         ("augmentation",),
         augment,
         "OPS",
-        _with_op(
-            "Cutout", lambda image, half, y, x: _cutout(image, half // 2, y, x)
-        ),
+        _with_op("Cutout", lambda image, half, y, x: _cutout(image, half // 2, y, x)),
     ),
     Mutation(
         "a threshold of 256 that inverts nothing",
         ("augmentation",),
         augment,
         "OPS",
-        _with_op("Solarize", lambda image, t: torch.where(image.int() >= t, ~image, image)),
+        _with_op(
+            "Solarize", lambda image, t: torch.where(image.int() >= t, ~image, image)
+        ),
     ),
     Mutation(
         "positions rounded down",

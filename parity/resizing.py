@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import PIL.Image
-import torch
 from jaxtyping import Float32
 
 from parity import opinions, ours_pixels, pictures
@@ -72,7 +71,9 @@ def resizing(case: Case) -> Iterator[Comparison]:
     for library, theirs in (("PIL", pil), ("torchvision", torchvision)):
         errors = {
             name: float(
-                levels(ours_pixels.resized(images[p], size), theirs(images[p], size)).max()
+                levels(
+                    ours_pixels.resized(images[p], size), theirs(images[p], size)
+                ).max()
             )
             for name, (p, size) in SIZES.items()
         }
