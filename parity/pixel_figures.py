@@ -47,9 +47,9 @@ def figures() -> dict[str, Figure]:
 
 def operations(image: Image) -> Figure:
     """Each op at level 10: vitjax, the torch reference, PIL, and how far apart."""
-    names = list(augmentation.OURS)
+    names = sorted(augmentation.OURS)
     rows = -(-len(names) // 2)
-    figure = Figure(figsize=(10.4, 1.3 * rows + 0.7), dpi=110)
+    figure = Figure(figsize=(10.4, 1.3 * rows + 0.7), dpi=80)
     # A label and three pictures, twice.
     axes = figure.subplots(rows, 8, width_ratios=(1, 1, 1, 1) * 2, squeeze=False)
     top = 1 - 0.62 / figure.get_figheight()
@@ -69,6 +69,9 @@ def operations(image: Image) -> Figure:
             axis.imshow(panel, interpolation="nearest")
             if row == 0:
                 axis.set_title(title, fontsize=9)
+    if 2 * rows > len(names):
+        axes[-1, 4].text(0.95, 0.5, "unaltered", ha="right", va="center", fontsize=9)
+        axes[-1, 5].imshow(image, interpolation="nearest")
     figure.suptitle(
         f"randaug's ops at level {LEVEL}; apart: the largest difference, in grey levels, "
         "of the torch reference and of PIL from vitjax",
