@@ -96,7 +96,7 @@ OURS: dict[str, Op] = {name: _ours(name) for name in augment.OPS} | {
 
 
 def _reference(name: str) -> Op:
-    def op(image: Image, *args: float) -> Image:
+    def op(image: Image, *args: float | int) -> Image:
         tensor = to_torch(image)
         if name == "Contrast fixed":
             return to_numpy(augment.contrast_fixed(tensor, *args))
@@ -105,7 +105,7 @@ def _reference(name: str) -> Op:
     return op
 
 
-def settings(name: str) -> Iterator[tuple[str, tuple[float, ...]]]:
+def settings(name: str) -> Iterator[tuple[str, tuple[float | int, ...]]]:
     """What to call them, and an op's arguments: at each level, with both signs."""
     for level in LEVELS:
         args = ours_pixels.arguments(name.removesuffix(" fixed"), level)
@@ -138,7 +138,7 @@ def _against(library: str, theirs: Op, name: str) -> Iterator[Comparison]:
         yield worst(line, errors, bound)
 
 
-def _bound(library: str, name: str, args: tuple[float, ...]) -> float:
+def _bound(library: str, name: str, args: tuple[float | int, ...]) -> float:
     apart = BASES_APART.get(name, 0)
     if library == "reference" and name != "Sharpness":  # it truncates, too
         apart = 0

@@ -1,6 +1,6 @@
 """RandAugment's ops as PIL and torchvision have them, given big_vision's arguments.
 
-h height, w width; images are uint8 [h, w, 3]. Each function takes an image and the
+h height, w width, c channels; images are uint8 [h, w, 3]. Each function takes an image and the
 arguments of the op of the same name in input_pipeline.randaug: degrees, bits, a
 threshold, a factor, pixels. What must be said otherwise to these libraries for the same
 picture is said here, and nowhere else:
@@ -19,6 +19,7 @@ import PIL.Image
 import PIL.ImageEnhance
 import PIL.ImageOps
 import torch
+from jaxtyping import Shaped
 
 from parity.pictures import Image
 from parity.torchvision_import import import_torchvision
@@ -35,13 +36,13 @@ def functional() -> ModuleType:
     return module
 
 
-def to_torch(image: Image) -> torch.Tensor:
-    """(3, h, w)."""
+def to_torch(image: Shaped[np.ndarray, "h w c"]) -> Shaped[torch.Tensor, "c h w"]:
+    """Channels first."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def to_numpy(image: torch.Tensor) -> np.ndarray:
-    """[h, w, 3]."""
+def to_numpy(image: Shaped[torch.Tensor, "c h w"]) -> Shaped[np.ndarray, "h w c"]:
+    """Channels last."""
     return image.numpy().transpose(1, 2, 0)
 
 
@@ -63,7 +64,7 @@ def _enhancer(kind: type) -> Op:
     return _pil(lambda image, factor: kind(image).enhance(factor))
 
 
-def _pil_affine(image: PIL.Image.Image, *matrix: float) -> PIL.Image.Image:
+def _pil_affine(image: PIL.Image.Image, *matrix: float | int) -> PIL.Image.Image:
     nearest = PIL.Image.Resampling.NEAREST
     affine = PIL.Image.Transform.AFFINE
     return image.transform(image.size, affine, matrix, nearest, fillcolor=(FILL,) * 3)
@@ -113,7 +114,7 @@ PIL_OPS: dict[str, Op] = {
 
 
 def _torchvision(function: Callable[..., torch.Tensor]) -> Op:
-    def op(image: Image, *args: float) -> Image:
+    def op(image: Image, *args: float | int) -> Image:
         return to_numpy(function(functional(), to_torch(image), *args))
 
     return op

@@ -51,14 +51,14 @@ def resized(
     return run(f"resize({size}, {method!r}, {antialias})", image)
 
 
-def op(image: Image, name: str, *args: float, **numerics: Any) -> Image:
+def op(image: Image, name: str, *args: float | int, **numerics: Any) -> Image:
     """One of randaug's ops on resolved arguments."""
     return randaug.OPS[name](image, *args, **numerics).numpy()
 
 
-def arguments(name: str, level: float) -> tuple[float, ...]:
+def arguments(name: str, level: float | int) -> tuple[float | int, ...]:
     """What randaug gives an op at a level; Cutout without its place."""
-    return randaug.level_arguments(level)[name]
+    return randaug.level_arguments(float(level))[name]
 
 
 def batches(

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-Image = UInt8[np.ndarray, "h w 3"]
+Image = UInt8[np.ndarray, "_ _ 3"]
 
 COLOURS = (192, 64, 64), (64, 192, 192)
 BLACK_WHITE = (0, 0, 0), (255, 255, 255)
@@ -23,8 +23,8 @@ def photographs() -> dict[str, Image]:
     import sklearn.datasets
 
     china, flower = sklearn.datasets.load_sample_images().images
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        hopper = np.asarray(PIL.Image.open(file).convert("RGB"))
+    path = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    hopper = np.asarray(PIL.Image.open(str(path)).convert("RGB"))
     return {"china": china, "flower": flower, "hopper": hopper}
 
 

@@ -64,8 +64,8 @@ def _log_uniform(uniform: torch.Tensor, low: float, high: float) -> torch.Tensor
 
 
 def _signed_draw(
-    name: str, level: float, height: int, width: int, generator: torch.Generator
-) -> tuple[float, ...]:
+    name: str, level: float | int, height: int, width: int, generator: torch.Generator
+) -> tuple[float | int, ...]:
     """Enhancers that weaken as often as they strengthen, as torchvision's."""
     args = _draw(name, level, height, width, generator)
     if name not in ("Color", "Contrast", "Brightness", "Sharpness"):

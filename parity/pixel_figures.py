@@ -82,7 +82,7 @@ def operations(image: Image) -> Figure:
     return figure
 
 
-def _args(name: str) -> tuple[float, ...]:
+def _args(name: str) -> tuple[float | int, ...]:
     args = ours_pixels.arguments(name.removesuffix(" fixed"), LEVEL)
     return (*args, *CENTRE) if name == "Cutout" else args
 

@@ -84,14 +84,15 @@ def resizing(case: Case) -> Iterator[Comparison]:
 def pil(image: Image, size: tuple[int, int]) -> Image:
     """PIL's BILINEAR to (height, width), which is antialiased."""
     opened = PIL.Image.fromarray(image)
-    return np.asarray(opened.resize(size[::-1], PIL.Image.Resampling.BILINEAR))
+    height, width = size
+    return np.asarray(opened.resize((width, height), PIL.Image.Resampling.BILINEAR))
 
 
 def torchvision(
-    image: Image | Float32[np.ndarray, "h w 3"],
+    image: Image | Float32[np.ndarray, "_ _ 3"],
     size: tuple[int, int],
     antialias: bool = True,
-) -> Image | Float32[np.ndarray, "h w 3"]:
+) -> Image | Float32[np.ndarray, "_ _ 3"]:
     """torchvision's resize of a tensor, bilinear, in the image's dtype."""
     resized = opinions.functional().resize(
         to_torch(image), list(size), antialias=antialias

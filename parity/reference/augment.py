@@ -17,7 +17,7 @@ FILL = 128
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
-def arguments(level: float) -> dict[str, tuple[float, ...]]:
+def arguments(level: float | int) -> dict[str, tuple[float | int, ...]]:
     """What each op is given at a level of 0 to 10 or above; Cutout's place is drawn."""
     share = level / 10
     factor = 0.1 + 1.8 * share
@@ -153,7 +153,7 @@ def half_away(position: torch.Tensor) -> torch.Tensor:
 
 
 def positions(
-    height: int, width: int, matrix: tuple[float, ...], dtype: torch.dtype
+    height: int, width: int, matrix: tuple[float | int, ...], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(y, x), each (h, w): where in the input each output pixel lies.
 
@@ -165,7 +165,7 @@ def positions(
     return d * x + e * y + f, a * x + b * y + c
 
 
-def warp(image: torch.Tensor, matrix: tuple[float, ...]) -> torch.Tensor:
+def warp(image: torch.Tensor, matrix: tuple[float | int, ...]) -> torch.Tensor:
     """The nearest pixels, found in float32; `FILL` where there is none."""
     _, h, w = image.shape
     y, x = map(half_away, positions(h, w, matrix, torch.float32))
@@ -174,7 +174,9 @@ def warp(image: torch.Tensor, matrix: tuple[float, ...]) -> torch.Tensor:
     return torch.where(inside, moved, FILL)
 
 
-def matrix_of(name: str, amount: float, height: int, width: int) -> tuple[float, ...]:
+def matrix_of(
+    name: str, amount: float, height: int, width: int
+) -> tuple[float | int, ...]:
     """The map of a warping op: positive amounts turn counter-clockwise, move left or up."""
     if name == "Rotate":
         cos, sin = math.cos(math.radians(amount)), math.sin(math.radians(amount))
@@ -220,14 +222,14 @@ OPS: dict[str, Callable[..., torch.Tensor]] = {
 CHOICES = tuple(OPS)  # what chance chooses from, with equal shares
 
 
-def apply(image: torch.Tensor, name: str, *args: float) -> torch.Tensor:
+def apply(image: torch.Tensor, name: str, *args: float | int) -> torch.Tensor:
     """One op with resolved arguments: degrees, bits, factors, pixels."""
     return OPS[name](image, *args)
 
 
 def draw(
-    name: str, level: float, height: int, width: int, generator: torch.Generator
-) -> tuple[float, ...]:
+    name: str, level: float | int, height: int, width: int, generator: torch.Generator
+) -> tuple[float | int, ...]:
     """An op's arguments at a level, with a fair sign or a uniform place if it has one."""
 
     def below(n: int) -> int:
@@ -247,6 +249,7 @@ def randaug(
     """`num_layers` ops in turn, each uniform over `CHOICES`."""
     for _ in range(num_layers):
         name = CHOICES[int(torch.randint(len(CHOICES), (), generator=generator))]
-        args = draw(name, level, *image.shape[1:], generator)
+        _, height, width = image.shape
+        args = draw(name, level, height, width, generator)
         image = apply(image, name, *args)
     return image
