@@ -142,7 +142,7 @@ def _bound(library: str, name: str, args: tuple[float | int, ...]) -> float:
     apart = BASES_APART.get(name, 0)
     if library == "reference" and name != "Sharpness":  # it truncates, too
         apart = 0
-    return max(ONE, math.ceil(apart * abs(args[0] - 1))) if apart else ONE
+    return max(ONE, float(math.ceil(apart * abs(args[0] - 1)))) if apart else ONE
 
 
 def off_ties(image: Image, name: str, amount: float) -> Bool[np.ndarray, "h w"]:

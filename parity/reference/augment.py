@@ -244,7 +244,7 @@ def draw(
 
 
 def randaug(
-    image: torch.Tensor, generator: torch.Generator, num_layers: int, level: float
+    image: torch.Tensor, generator: torch.Generator, num_layers: int, level: float | int
 ) -> torch.Tensor:
     """`num_layers` ops in turn, each uniform over `CHOICES`."""
     for _ in range(num_layers):
