@@ -64,7 +64,10 @@ def arguments(name: str, level: float | int) -> tuple[float | int, ...]:
 def batches(
     image: UInt8[np.ndarray, "h w c"], pp: str, count: int
 ) -> Iterator[Shaped[np.ndarray, "n h2 w2 c2"]]:
-    """One image preprocessed `count` times as a training run would, in batches."""
+    """One image preprocessed `count` times as a training run would, in batches.
+
+    `count` is a multiple of BATCH_SIZE.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "one.npz")
         np.savez(path, images=image[None], labels=np.zeros(1, np.int64))

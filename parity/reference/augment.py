@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.nn.functional import conv2d
 
 FILL = 128
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
@@ -137,12 +136,15 @@ def brightness(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def sharpness(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blended with its smoothed image (PIL's SMOOTH), except for the outer pixels."""
-    kernel = torch.ones(3, 1, 3, 3)
-    kernel[:, :, 1, 1] = 5
-    smooth = conv2d(image.float(), kernel, groups=3) / 13
+    """Blended with its smoothed image (PIL's SMOOTH), except for the outer pixels.
+
+    The smoothed image is 1 1 1, 1 5 1, 1 1 1 of 13, in whole numbers and truncated.
+    """
+    whole = image.int()
+    rows = whole[:, :-2] + whole[:, 1:-1] + whole[:, 2:]
+    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * whole[:, 1:-1, 1:-1]
     base = image.clone()
-    base[:, 1:-1, 1:-1] = smooth.to(torch.uint8)
+    base[:, 1:-1, 1:-1] = total // 13
     return blend(base, image, factor)
 
 
@@ -170,7 +172,8 @@ def warp(image: torch.Tensor, matrix: tuple[float | int, ...]) -> torch.Tensor:
     _, h, w = image.shape
     y, x = map(half_away, positions(h, w, matrix, torch.float32))
     inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
-    moved = image[:, y.clamp(0, h - 1), x.clamp(0, w - 1)]
+    source = y.clamp(0, h - 1) * w + x.clamp(0, w - 1)
+    moved = image.flatten(1).index_select(1, source.flatten()).view_as(image)
     return torch.where(inside, moved, FILL)
 
 
