@@ -22,6 +22,7 @@ from parity.reference import augment
 LEVELS = (1, 4, 10, 15, 20)
 CENTRES = ((100, 7), (0, 150), (111, 112))  # of Cutout, (y, x); two across an edge
 ONE = 1.0  # grey level
+ARGUMENTS = 1e-9  # of degrees, factors and pixels, in float64; bits are whole
 # In pixels. A position as close as this to the border between two pixels may fall on
 # either side: PIL computes positions in 1/65536, over at most 256 pixels.
 TIE = 2 * 256 / 65536
@@ -59,9 +60,21 @@ def single_ops() -> Iterator[Comparison]:
 
     Over photographs and grids, at levels 1 to 20, with both signs.
     """
+    yield _arguments()
     for name in OURS:
         yield from _against("reference", _reference(name), name)
     yield from other_opinions()
+
+
+def _arguments() -> Comparison:
+    """Degrees, bits, factors and pixels, at levels 0 to 20 in steps of a quarter."""
+    errors = {
+        f"{name}, level {level}": abs(ours - theirs)
+        for level in np.arange(0, 20.25, 0.25).tolist()
+        for name, args in augment.arguments(level).items()
+        for ours, theirs in zip(ours_pixels.arguments(name, level), args, strict=True)
+    }
+    return worst("what levels mean, reference", errors, ARGUMENTS)
 
 
 @functools.cache

@@ -63,9 +63,13 @@ STATISTICS: dict[str, Callable[[Image, Image], float]] = {
     "share of 0 and 255": lambda image, before: ((image == 0) | (image == 255)).mean(),
     "darkest": lambda image, before: image.min(),
     "change": lambda image, before: np.abs(image.astype(np.int16) - before).mean(),
-    "red less blue": lambda image, before: np.subtract(
-        image[..., 0], image[..., 2], dtype=np.int16
-    ).mean(),
+    "red less blue": lambda image, before: image[..., 0].mean() - image[..., 2].mean(),
+    "128 on the left less right": lambda image, before: np.subtract(
+        *((half == 128).mean() for half in np.array_split(image, 2, axis=1))
+    ),
+    "128 above less below": lambda image, before: np.subtract(
+        *((half == 128).mean() for half in np.array_split(image, 2, axis=0))
+    ),
 }
 
 

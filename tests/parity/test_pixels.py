@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 from matplotlib.figure import Figure
 
+from input_pipeline import randaug
 from parity import (
     augmentation,
     decoding,
@@ -219,6 +220,18 @@ def test_ties_are_left_out_and_nothing_else():
     assert clear[np.arange(224) % 10 != 5].all()
     assert augmentation.off_ties(image, "TranslateY", -100.0).all()
     assert augmentation.off_ties(image, "Rotate", 30.0).mean() > 0.95
+
+
+def test_a_policy_that_never_turns_back_is_noticed(monkeypatch):
+    """The sign's place in a plan; `ours_sample` remembers, so it is asked anew."""
+    monkeypatch.setattr(randaug, "_NEGATE", (4, 0))
+    name = "china halved"
+    ours = distributions.ours_sample.__wrapped__(name)
+    right = distributions.ours_sample(name)
+    bound = distributions._bound(len(ours))
+    for at, title in enumerate(distributions.STATISTICS):
+        if "less right" in title or "less below" in title:
+            assert distributions.distance(ours[:, at], right[:, at]) > bound
 
 
 def test_sizes_that_differ_are_no_match():
