@@ -42,7 +42,7 @@ REASONS = {
 }
 
 
-SUBJECTS = {"grid": 800, "china halved": 2500}  # augmented so many times
+SUBJECTS = {"grid": 600, "china halved": 1600}  # augmented so many times
 
 
 @functools.cache
