@@ -1,5 +1,6 @@
 """Running rungs, in one process or two, and printing what they find."""
 
+import itertools
 import multiprocessing
 import os
 import queue
@@ -43,20 +44,15 @@ def results(
     small = case.width < SMALL_WIDTH
     kept = self_test.EVERYTHING if small else self_test.SHARED  # what memory allows
     with self_test.remembered(*kept):
-        for precision in precisions:
-            for name in names:
-                for title, chosen in _titles(name, precision, precisions[0]):
-                    for line in table.RUNGS[name](case.but(precision=chosen)):
-                        yield title, line
-
-
-def _titles(name: str, precision: str, first: str) -> Iterator[tuple[str, str]]:
-    """(title, precision) if the rung runs in this precision; an exact one runs once."""
-    own = ladder.RUNGS[name].precisions
-    if precision in own:
-        yield f"{name} {precision}", precision
-    elif not own and precision == first:
-        yield name, precision
+        for precision, name in itertools.product(precisions, names):
+            known = ladder.RUNGS[name].precisions
+            if known and precision not in known:
+                continue
+            if not known and precision != precisions[0]:
+                continue  # exact: once is enough
+            title = f"{name} {precision}" if known else name
+            for comparison in table.RUNGS[name](case.but(precision=precision)):
+                yield title, comparison
 
 
 def all_results(
@@ -76,7 +72,7 @@ def all_results(
     yield from results(names, ["float64"], case)
     while True:
         try:
-            line = lines.get(timeout=1)
+            result = lines.get(timeout=1)
         except queue.Empty:
             if child.is_alive():
                 continue
@@ -84,17 +80,17 @@ def all_results(
                 f"the process for {', '.join(low)} ended with status {child.exitcode} "
                 "before it was done; its own message stands above"
             ) from None
-        if line is None:
+        if result is None:
             break
-        yield line
+        yield result
     child.join()
 
 
 def _send(lines: Any, names: Sequence[str], low: Sequence[str], case: Case) -> None:
     setup(case, float64=False)
-    for line in results(names, low, case):
-        lines.put(line)
-    lines.put(None)
+    for result in results(names, low, case):
+        lines.put(result)
+    lines.put(None)  # that was all
 
 
 def run(names: Sequence[str], precisions: Sequence[str], case: Case) -> list[Result]:
