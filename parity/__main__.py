@@ -5,7 +5,10 @@ import importlib.util
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from input_pipeline import environment
 from parity.ladder import PRECISIONS, RUNGS, explain
 
 
@@ -51,6 +54,13 @@ The exit status is 1 if any line says FAIL.""",
         help="then plant faults in the torch side, one at a time (the exact GELU, decay "
         "on biases, ...), in float64, and exit 1 if a rung misses one",
     )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="also write DIR/index.html: the table, the curves, the calibration grids "
+        "and the spectra, in one file",
+    )
     args = parser.parse_args(argv)
     for flag, known in (("only", RUNGS), ("precision", PRECISIONS)):
         names = [name.strip() for name in getattr(args, flag).split(",")]
@@ -76,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("torch") is None:
         print('parity needs torch: pip install -e ".[parity]"', file=sys.stderr)
         return 2
+    environment.prepare()
     from parity import report, self_test
     from parity.cases import Case, variant_case
 
@@ -93,9 +104,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed = sum(not comparison.passed for _, comparison in results)
         if args.self_test:
             failed += report.run_self_test(args.only, case)
+    if args.out is not None:
+        print(_write_page(args, results, sys.argv[1:] if argv is None else argv))
     seconds = time.perf_counter() - started
     print(f"{failed} failed" if failed else "all passed", f"in {seconds:.0f} s")
     return 1 if failed else 0
+
+
+def _write_page(
+    args: argparse.Namespace, results: Sequence[Any], argv: Sequence[str]
+) -> Path:
+    from parity import figures, page
+
+    drawn = figures.figures(results)
+    if not all(RUNGS[name].precisions for name in args.only):
+        from parity import pixels
+
+        drawn |= pixels.figures()
+    about = {title: RUNGS[title.split()[0]].about for title, _ in results}
+    return page.write(args.out, results, drawn, arguments=argv, about=about)
 
 
 if __name__ == "__main__":

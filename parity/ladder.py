@@ -3,11 +3,12 @@
 import dataclasses
 
 PRECISIONS = ("float64", "float32", "bfloat16")
+PIXELS = ()  # bytes and grey levels, in no precision of a model's
 
 
 @dataclasses.dataclass(frozen=True)
 class Rung:
-    """What a rung compares, and in which precisions; none: it does not compute."""
+    """What a rung compares, and in which precisions of the model, if it has one."""
 
     about: str
     precisions: tuple[str, ...] = ("float64", "float32")
@@ -22,6 +23,9 @@ RUNGS = {
     "trajectory": Rung("200 steps on real digits", PRECISIONS),
     "devices": Rung("one batch = microbatches = 8 devices, replicated and fsdp"),
     "evaluation": Rung("accuracy on padded batches, equal to the example"),
+    "decoding": Rung("JPEGs of every kind against PIL", PIXELS),
+    "resize": Rung("against PIL and torchvision, in grey levels", PIXELS),
+    "augmentation": Rung("ops, randaug and crops against PIL and torchvision", PIXELS),
 }
 
 
@@ -30,5 +34,5 @@ def explain() -> str:
     lines = ["the rungs, each with the precisions in which it runs:"]
     for name, rung in RUNGS.items():
         lines.append(f"  {name:15} {rung.about}")
-        lines.append(f"  {'':15}   {', '.join(rung.precisions) or 'exact'}")
+        lines.append(f"  {'':15}   {', '.join(rung.precisions) or 'grey levels'}")
     return "\n".join(lines)

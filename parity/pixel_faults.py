@@ -1,5 +1,6 @@
 """Faults that the rungs about pixels must notice, most of them other people's defaults."""
 
+import dataclasses
 import io
 import math
 from typing import Any
@@ -81,7 +82,7 @@ def _with_op(name: str, op: Any) -> dict[str, Any]:
 _draw, _triangle = augment.draw, resize.triangle
 _rotate, _cutout = augment.OPS["Rotate"], augment.cutout
 
-MUTATIONS = (
+_FAULTS = (
     Mutation(
         "colours repeated, not interpolated",
         ("decoding",),
@@ -171,4 +172,8 @@ MUTATIONS = (
         "half_away",
         lambda position: position.floor().long(),
     ),
+)
+MUTATIONS = tuple(
+    dataclasses.replace(fault, factor=min(FACTORS[rung] for rung in fault.rungs))
+    for fault in _FAULTS
 )

@@ -1,11 +1,13 @@
 """Running rungs, in one process or two, and printing what they find."""
 
+import dataclasses
 import multiprocessing
 import os
 import queue
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
+from input_pipeline import environment
 from parity import ladder
 from parity.cases import Case
 from parity.comparison import Comparison
@@ -31,49 +33,82 @@ def setup(case: Case, float64: bool) -> None:
     jax.config.update("jax_enable_x64", float64)
 
 
+def setup_pixels() -> None:
+    """Prepare TensorFlow and torch for the rungs about pixels, as a training does."""
+    environment.prepare()
+    import torch
+
+    torch.set_num_threads(1)  # images are small: threads would wait for each other
+
+
 def results(
-    names: Iterable[str], precisions: Sequence[str], case: Case
+    names: Sequence[str], precisions: Sequence[str], case: Case
 ) -> Iterator[Result]:
     """The lines of these rungs, as they are made, in this process.
 
-    Its precisions are float64 or the other two: JAX decides once for a process.
+    Its precisions are float64 or the other two: JAX decides once for a process. The
+    rungs that have none run once.
     """
     from parity import self_test, table
 
+    rungs = table.rungs(names)
     small = case.width < SMALL_WIDTH
     kept = self_test.EVERYTHING if small else self_test.SHARED  # what memory allows
     with self_test.remembered(*kept):
         for precision in precisions:
             for name in names:
-                for title, chosen in _titles(name, precision, precisions[0]):
-                    for line in table.RUNGS[name](case.but(precision=chosen)):
-                        yield title, line
+                if precision in ladder.RUNGS[name].precisions:
+                    for line in rungs[name](case.but(precision=precision)):
+                        yield f"{name} {precision}", line
+    for name in names:
+        if not ladder.RUNGS[name].precisions:
+            for line in rungs[name](case):
+                yield name, line
 
 
-def _titles(name: str, precision: str, first: str) -> Iterator[tuple[str, str]]:
-    """(title, precision) if the rung runs in this precision; an exact one runs once."""
-    own = ladder.RUNGS[name].precisions
-    if precision in own:
-        yield f"{name} {precision}", precision
-    elif not own and precision == first:
-        yield name, precision
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What one process does."""
+
+    names: Sequence[str]
+    precisions: Sequence[str]
+
+    def run(self, case: Case) -> Iterator[Result]:
+        if self.precisions:
+            setup(case, "float64" in self.precisions)
+        else:
+            setup_pixels()
+        return results(self.names, self.precisions, case)
+
+
+def _jobs(names: Sequence[str], precisions: Sequence[str]) -> list[_Job]:
+    """float64, lower precisions and pixels, as far as they are wanted."""
+    models = [name for name in names if ladder.RUNGS[name].precisions]
+    pixels = [name for name in names if not ladder.RUNGS[name].precisions]
+    low = [p for p in precisions if p != "float64"]
+    found = [_Job(models, ["float64"])] if models and "float64" in precisions else []
+    found += [_Job(models, low)] if models and low else []
+    return found + ([_Job(pixels, [])] if pixels else [])
 
 
 def all_results(
     names: Sequence[str], precisions: Sequence[str], case: Case
 ) -> Iterator[Result]:
-    """`results` of all precisions: float64 here, the others beside it."""
-    setup(case, "float64" in precisions)
-    low = [p for p in precisions if p != "float64"]
-    if not low or len(low) == len(precisions):
-        yield from results(names, precisions, case)
-        return
-    inexact = [name for name in names if ladder.RUNGS[name].precisions]
+    """`results` of all precisions: the first kind here, the others beside it."""
+    first, *others = _jobs(names, precisions)
     context = multiprocessing.get_context("spawn")
-    lines = context.Queue()
-    child = context.Process(target=_send, args=(lines, inexact, low, case), daemon=True)
-    child.start()
-    yield from results(names, ["float64"], case)
+    waiting = []
+    for job in others:
+        lines = context.Queue()
+        child = context.Process(target=_send, args=(lines, job, case), daemon=True)
+        child.start()  # before this process changes its environment
+        waiting.append((job, lines, child))
+    yield from first.run(case)
+    for job, lines, child in waiting:
+        yield from _received(job, lines, child)
+
+
+def _received(job: _Job, lines: Any, child: Any) -> Iterator[Result]:
     while True:
         try:
             line = lines.get(timeout=1)
@@ -81,8 +116,9 @@ def all_results(
             if child.is_alive():
                 continue
             raise RuntimeError(
-                f"the process for {', '.join(low)} ended with status {child.exitcode} "
-                "before it was done; its own message stands above"
+                f"the process for {', '.join(job.precisions or job.names)} ended with "
+                f"status {child.exitcode} before it was done; its own message stands "
+                "above"
             ) from None
         if line is None:
             break
@@ -90,9 +126,8 @@ def all_results(
     child.join()
 
 
-def _send(lines: Any, names: Sequence[str], low: Sequence[str], case: Case) -> None:
-    setup(case, float64=False)
-    for line in results(names, low, case):
+def _send(lines: Any, job: _Job, case: Case) -> None:
+    for line in job.run(case):
         lines.put(line)
     lines.put(None)
 
@@ -106,12 +141,11 @@ def run(names: Sequence[str], precisions: Sequence[str], case: Case) -> list[Res
     return found
 
 
-def run_self_test(names: Iterable[str], case: Case) -> int:
+def run_self_test(names: Sequence[str], case: Case) -> int:
     """Plant the faults that concern these rungs; the number that went unnoticed."""
     from parity import self_test, table
 
-    rungs = {name: table.RUNGS[name] for name in names}
-    return self_test.run(table.MUTATIONS, rungs, case)
+    return self_test.run(table.faults(names), table.rungs(names), case)
 
 
 def line(title: str, comparison: Comparison) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 from parity import ours
@@ -16,6 +16,7 @@ from parity.cases import Case
 from parity.comparison import Comparison
 
 STATISTICS = 3.0
+RungFn: TypeAlias = Callable[[Case], Iterator[Comparison]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def remembered(*names: str) -> Iterator[None]:
 
 def run(
     mutations: Iterable[Mutation],
-    rungs: Mapping[str, Callable[[Case], Iterator[Comparison]]],
+    rungs: Mapping[str, RungFn],
     case: Case,
 ) -> int:
     """Plant each fault, print one line per rung that must notice; how many did not."""

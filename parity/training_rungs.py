@@ -118,8 +118,10 @@ def _curve_line(
 ) -> Comparison:
     """The worst step, relative to the largest of the curve: the last change hardly."""
     top = float(np.abs(b).max())
-    steps = [_by_step(curve) for curve in (a, b, *controls)]
-    errors = compared(case.precision, *steps[:2], steps[2:], floor=lambda at: top)
+    others = [_by_step(curve) for curve in controls]
+    errors = compared(
+        case.precision, _by_step(a), _by_step(b), others, floor=lambda at: top
+    )
     line = errors.line(f"{name}, {_steps(case)}")
     return dataclasses.replace(line, curves=(a, b, *controls[:1]))
 

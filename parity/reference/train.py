@@ -105,7 +105,8 @@ class ReorderedAdamW(torch.optim.AdamW):
         del closure
         for group in self.param_groups:
             for p in group["params"]:
-                update = self._adam(p, *group["betas"], group["eps"])
+                b1, b2 = group["betas"]
+                update = self._adam(p, b1, b2, group["eps"])
                 p.sub_(group["lr"] * (update + group["weight_decay"] * p))
 
     def _adam(self, p: torch.Tensor, b1: float, b2: float, eps: float) -> torch.Tensor:

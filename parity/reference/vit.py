@@ -168,7 +168,7 @@ class ViT(nn.Module):
         rows, columns = (s // p for s, p in zip(image_size, patch_size, strict=True))
         self.embedding = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.posemb, self.pool_type = posemb, pool_type
-        self.head_zeroinit, self.bfloat16 = head_zeroinit, bfloat16
+        self.head_zeroinit, self.autocast = head_zeroinit, bfloat16
         if posemb == "learn":
             shape = (1, rows * columns, width)
             self.pos_embedding = nn.Parameter(torch.zeros(shape))
@@ -220,7 +220,7 @@ class ViT(nn.Module):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, dict]:
         """The logits, and every intermediate by name. Tokens: cls, patches, registers."""
         out = {}
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.autocast):
             x = self.pooled(self.tokens(image, out), out)
         if hasattr(self, "pre_logits"):
             x = torch.tanh(self.pre_logits(x))

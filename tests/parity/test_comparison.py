@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parity.comparison import Comparison, Errors, relative_error, worst
+from parity.comparison import Comparison, Errors, compared, relative_error, worst
 
 
 def test_relative_error():
@@ -43,3 +43,14 @@ def test_factor_counts_bounds():
     assert Comparison("x", float("nan"), 1.0).factor == np.inf
     assert Comparison("x", 0.0, 0.0).factor == 0.0
     assert Comparison("x", 1e-30, 0.0).factor == np.inf
+
+
+def test_bounds_of_low_precision_are_four_times_the_largest_control():
+    ours, theirs = {"a": [1.125], "b": [1.0]}, {"a": [1.0], "b": [1.0]}
+    controls = [{"a": [1.0], "b": [1.25]}, {"a": [1.5], "b": [1.0]}]
+    errors = compared("float32", ours, theirs, controls)
+    assert errors.line("x") == Comparison("x", 0.125, 2.0, "a")
+    assert errors.line("x", ["b"]) == Comparison("x", 0.0, 1.0, "b")
+    exact = compared("float32", ours, theirs, [theirs])
+    assert exact.line("x").bound == 4 * 2.0**-23
+    assert compared("float64", ours, theirs).line("x").bound == 1e-9

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from parity import comparison, ladder, report, self_test, table
+from parity import ladder, report, self_test, table
 from parity.__main__ import parse_args
 from parity.cases import Case
 from parity.comparison import Comparison
@@ -184,14 +184,3 @@ def test_a_child_that_dies_is_an_error(monkeypatch):
 
 def _die(*args):
     os._exit(3)
-
-
-def test_bounds_of_low_precision_are_four_times_the_largest_control():
-    ours, theirs = {"a": [1.1], "b": [1.0]}, {"a": [1.0], "b": [1.0]}
-    controls = [{"a": [1.0], "b": [1.25]}, {"a": [1.5], "b": [1.0]}]
-    errors = comparison.compared("float32", ours, theirs, controls)
-    assert errors.line("x") == Comparison("x", pytest.approx(0.1), 2.0, "a")
-    assert errors.line("x", ["b"]) == Comparison("x", 0.0, 1.0, "b")
-    exact = comparison.compared("float32", ours, theirs, [theirs])
-    assert exact.line("x").bound == 4 * 2.0**-23
-    assert comparison.compared("float64", ours, theirs).line("x").bound == 1e-9

@@ -6,6 +6,7 @@ import torch
 
 from parity import ours, theirs
 from parity.cases import Case, random_batch, random_params
+from parity.comparison import compared
 from parity.orders import make_order
 from parity.reference import train
 
@@ -66,3 +67,15 @@ def test_a_case_of_low_precision_has_controls_and_bfloat16_one_more():
     ):
         case = Case(precision=precision)
         assert list(theirs.controls(case, side, num_orders=2)) == expected
+
+
+def test_a_vitjax_that_rounds_badly_fails_in_float32():
+    """The measured bound is the reference's, so it does not give way."""
+    case = Case(precision="float32", depth=1)
+    b = theirs.forward(case, None)
+    for precision, passed in (("float32", True), ("bfloat16", False)):
+        a = ours.forward(case.but(precision=precision))
+        controls = theirs.controls(case, theirs.forward)
+        line = compared("float32", a, b, controls).line("forward")
+        assert line.passed == passed
+        assert passed or line.factor > 1e3
