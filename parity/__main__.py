@@ -116,13 +116,16 @@ def _write_page(
 ) -> Path:
     from parity import figures, page
 
-    drawn = figures.figures(results)
+    drawn, reasons = figures.figures(results), {}
     if not all(RUNGS[name].precisions for name in args.only):
         from parity import pixels
 
         drawn |= pixels.figures()
+        reasons = pixels.REASONS
     about = {title: RUNGS[title.split()[0]].about for title, _ in results}
-    return page.write(args.out, results, drawn, arguments=argv, about=about)
+    return page.write(
+        args.out, results, drawn, arguments=argv, about=about, reasons=reasons
+    )
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ def write(
     *,
     arguments: Sequence[str] = (),
     about: Mapping[str, str] | None = None,
+    reasons: Mapping[str, str] | None = None,
 ) -> Path:
     """Write folder/index.html and return its path; the folder is made if missing.
 
@@ -95,6 +96,7 @@ def write(
       figures: by caption; drawn in this order, side by side where there is room.
       arguments: what the command was given. The page repeats it without `--out`.
       about: one sentence on each rung, by name.
+      reasons: why a known difference is there, by its name up to the comma.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +108,7 @@ def write(
         _summary(results, command("python -m parity", arguments)),
         _failures(results),
         _overview(rungs, about or {}),
-        _known(results),
+        _known(results, reasons or {}),
         pictures(figures),
         _table(rungs),
     ]
@@ -262,15 +264,19 @@ def _overview(
     )
 
 
-def _known(results: Results) -> str:
-    known = [(rung, c) for rung, c in results if c.name.startswith(KNOWN)]
+def _known(results: Results, reasons: Mapping[str, str]) -> str:
+    known = [
+        (rung, c.name.removeprefix(KNOWN).lstrip(": "), c)
+        for rung, c in results
+        if c.name.startswith(KNOWN)
+    ]
     if not known:
         return ""
     lines = [
-        (rung, c.name.removeprefix(KNOWN).lstrip(": "), f"{c.measured:.2e}", c.detail)
-        for rung, c in known
+        (rung, name, f"{c.measured:.2e}", c.detail, reasons.get(name.split(",")[0], ""))
+        for rung, name, c in known
     ]
-    head = ("rung", "difference", "measured", "where")
+    head = ("rung", "difference", "measured", "where", "why")
     return (
         "<h2>Known differences, measured</h2>\n<p>What a plain PyTorch program does "
         "otherwise. parity/README.md says what becomes of each.</p>\n"

@@ -28,10 +28,14 @@ def python(*args):
     )
 
 
+# test_pixels.py has the others, and their faults.
+MODELS = [name for name, rung in ladder.RUNGS.items() if rung.precisions]
+
+
 @pytest.fixture(scope="module")
 def lines():
     """What --self_test prints; all of it from one run, as imports are slow."""
-    done = python("-m", "parity", "--self_test")
+    done = python("-m", "parity", "--self_test", "--only", ",".join(MODELS))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 
@@ -91,10 +95,15 @@ def test_accuracy_is_that_of_a_trained_model(lines):
 
 def test_every_fault_is_caught(lines):
     caught = [line for line in lines if line.startswith("caught")]
-    assert len(caught) == sum(len(m.rungs) for m in table.MUTATIONS)
-    for mutation in table.MUTATIONS:
+    faults = table.faults(MODELS)
+    assert len(caught) == sum(len(m.rungs) for m in faults)
+    for mutation in faults:
         assert any(f"  {mutation.title}  " in line for line in caught)
-    assert {rung for m in table.MUTATIONS for rung in m.rungs} == set(ladder.RUNGS)
+
+
+def test_every_rung_has_a_fault_that_it_notices():
+    faults = table.faults(ladder.RUNGS)
+    assert {rung for m in faults for rung in m.rungs} == set(ladder.RUNGS)
 
 
 def test_known_differences_are_there(lines):
@@ -133,13 +142,13 @@ def test_mistyped_flags_are_refused(capsys):
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert parse_args(["--only", "forward, loss"]).only == ["forward", "loss"]
-    assert list(ladder.RUNGS) == list(table.RUNGS)
+    assert list(table.rungs(ladder.RUNGS)) == list(ladder.RUNGS)
 
 
 def test_failures_are_counted_and_nan_is_one(monkeypatch, capsys):
     found = [Comparison("a", 1e-9, 1e-9), Comparison("b", 2e-9, 1e-9, "there")]
     found.append(Comparison("c", float("nan"), 1e-9))
-    monkeypatch.setitem(table.RUNGS, "loss", lambda case: iter(found))
+    monkeypatch.setattr(table, "rungs", lambda names: {"loss": lambda case: found})
     monkeypatch.setattr(report, "setup", lambda case, float64: None)
     results = report.run(["loss"], ["float64"], Case())
     assert results == [("loss float64", line) for line in found[:2]] + results[2:]
@@ -149,25 +158,25 @@ def test_failures_are_counted_and_nan_is_one(monkeypatch, capsys):
     assert out[1].endswith("loss float64: b  at there")
 
 
-def test_an_exact_rung_runs_once(monkeypatch):
-    monkeypatch.setitem(ladder.RUNGS, "loss", ladder.Rung("exact", ()))
-    asked = []
-
-    def rung(case):
-        asked.append(case.precision)
-        yield Comparison("a", 0.0, 0.0)
-
-    monkeypatch.setitem(table.RUNGS, "loss", rung)
-    for precisions in (["float64", "float32"], ["float32", "bfloat16"]):
-        results = list(report.results(["loss"], precisions, Case()))
-        assert [title for title, _ in results] == ["loss"]
-    assert asked == ["float64", "float32"]
+def test_a_rung_of_pixels_runs_once_in_a_process_of_its_own(tmp_path):
+    """From the command to the page."""
+    out = tmp_path / "page"
+    done = python("-m", "parity", "--only", "decoding,loss", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("pass")]
+    names = [line.split(": ")[0].split()[4:] for line in lines]
+    assert {" ".join(name) for name in names} == {
+        "loss float64", "loss float32", "decoding",
+    }  # fmt: skip
+    assert len(set(lines)) == len(lines)
+    text = (out / "index.html").read_text()
+    assert "calibration" in text
 
 
 def test_a_missed_fault_is_counted(capsys):
     """A fault that changes nothing measurable."""
     rungs = {"loss": lambda case: iter([Comparison("a", 1e-8, 1e-9)])}
-    missed = self_test.run(table.MUTATIONS, rungs, Case())
+    missed = self_test.run(table.faults(["loss"]), rungs, Case())
     out = capsys.readouterr().out.splitlines()
     assert missed == len(out) == 2
     assert all(line.startswith("MISSED") for line in out)
