@@ -120,7 +120,7 @@ def _write_page(
     if not all(RUNGS[name].precisions for name in args.only):
         from parity import pixels
 
-        drawn |= pixels.figures()
+        drawn |= {k.replace("_", " "): v for k, v in pixels.figures().items()}
         reasons = pixels.REASONS
     about = {title: RUNGS[title.split()[0]].about for title, _ in results}
     return page.write(
