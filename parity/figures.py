@@ -1,6 +1,7 @@
 """The curves of a training on both sides, and of their difference."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,9 +33,10 @@ def _figure(title: str, lines: list[Comparison]) -> Figure:
         above.plot(steps, ours, label="vitjax", linewidth=1)
         above.set_title(line.name)
         top = np.abs(theirs).max()
-        _difference(below, steps, (ours - theirs) / top, "vitjax - torch")
+        _difference(below, steps, (ours - theirs) / top, "vitjax - torch", "C1")
         for control in controls:
-            _difference(below, steps, (control - theirs) / top, "torch reordered")
+            change = (control - theirs) / top
+            _difference(below, steps, change, "torch reordered - torch", "C2")
         below.axhline(line.bound, color="black", linestyle=":", label="bound")
         below.set_yscale("log")
         below.set_xlabel("step")
@@ -45,7 +47,10 @@ def _figure(title: str, lines: list[Comparison]) -> Figure:
     return figure
 
 
-def _difference(axes, steps: np.ndarray, values: np.ndarray, label: str) -> None:
+def _difference(
+    axes: Any, steps: np.ndarray, values: np.ndarray, label: str, color: str
+) -> None:
     # A logarithm has no place for equality: left out.
     values = np.abs(values)
-    axes.plot(steps, np.where(values > 0, values, np.nan), label=label, linewidth=1)
+    values = np.where(values > 0, values, np.nan)
+    axes.plot(steps, values, label=label, color=color, linewidth=1)

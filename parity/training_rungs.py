@@ -92,7 +92,7 @@ def _update_errors(case: Case, recipe: Recipe, **kw: Any) -> Iterator[Errors]:
         for step in theirs.updates(case, recipe, order, **kw):
             yield step[which]
 
-    others = list(theirs.controls(case, side))
+    others = list(theirs.controls(case, side, num_orders=1))
     for a, b, *controls in zip(
         ours.updates(case, recipe), side(case, None), *others, strict=True
     ):
