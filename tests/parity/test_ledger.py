@@ -11,7 +11,7 @@ import torch
 
 from input_pipeline import randaug
 from input_pipeline import torchvision_ops as tv
-from parity import self_test
+from parity import ladder, table
 from parity.compare_runs import welch
 from parity.reference.vit import TRUNCATED_STD
 from tests.photographs import encode, run
@@ -157,8 +157,8 @@ def test_numbers_without_images():
 
 def test_every_dagger_is_accounted_for():
     """One more or less than these tests know of wants another look."""
-    table = LEDGER[LEDGER.index("## The model") :]
-    assert table.count("†") == 16
+    tables = LEDGER[LEDGER.index("## The model") :]
+    assert tables.count("†") == 16
 
 
 def test_what_it_names_is_there():
@@ -169,7 +169,7 @@ def test_what_it_names_is_there():
         assert f"def {name}(" in tests, name
     for path in re.findall(r"`((?:tests|parity)/[\w/]+\.py)`", LEDGER):
         assert (ROOT / path).exists(), path
-    titles = {mutation.title for mutation in self_test.MUTATIONS}
+    titles = {fault.title for fault in table.faults(ladder.RUNGS)}
     lists = re.findall(r'mutations? ((?:"[^"]+"(?:, )?)+)', LEDGER)
     mutations = {title for words in lists for title in re.findall(r'"([^"]+)"', words)}
     assert len(mutations) > 10
