@@ -26,7 +26,6 @@ def test_what_the_user_has_set_stays(monkeypatch):
         ("vitjax.train", "cli(['--config', 'nowhere.py'])"),
         ("input_pipeline.show", "cli(['--config', 'nowhere.py', '--out', 'x'])"),
         ("input_pipeline.benchmark", "main(['--pp', 'nothing'])"),
-        ("input_pipeline.footprint", "_in_another_process = print; command.main([])"),
     ],
 )
 def test_every_command_does_it_before_tensorflow_is_there(module, call):

@@ -74,7 +74,7 @@ def assert_holds(source, images):
         number = expected.pop(features["image"])
         assert features["label"] == number % 3
         assert features["_id"] == i
-        row = re.search(r"\(row (\d+) of its split\)", source.describe(i))[1]
+        row = re.search(r"\(row (\d+) of ", source.describe(i))[1]
         assert int(row) == number
     assert not expected
 

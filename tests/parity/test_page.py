@@ -76,6 +76,7 @@ def text(tmp_path):
             f"--out={tmp_path}",
         ],
         about={"forward": "Every stage."},
+        reasons={"torch's clip": "It adds 1e-6."},
     )
     assert path == tmp_path / "new" / "folder" / "index.html"
     return path.read_text()
@@ -92,7 +93,7 @@ def test_the_table_has_every_comparison(text):
     ]
     assert ["forward", "1 of 2 failed", "2", "Every stage."] in rows
     assert ["update", "1 of 2 failed", "inf", ""] in rows
-    assert ["update", "torch's clip", "1.00e-06", "step 2"] in rows
+    assert ["update", "torch's clip", "1.00e-06", "step 2", "It adds 1e-6."] in rows
 
 
 def test_the_summary_counts_and_says_how_to_reproduce(text):
