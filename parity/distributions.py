@@ -73,7 +73,7 @@ STATISTICS: dict[str, Callable[[Image, Image], float]] = {
 }
 
 
-def _bound(n: int) -> float:
+def noise(n: int) -> float:
     """The distance of two samples of n that has the probability ALPHA."""
     return math.sqrt(-math.log(ALPHA / 2) / 2 * 2 / n)
 
@@ -89,7 +89,7 @@ def policy() -> Iterator[Comparison]:
     """The distance of each statistic of augmented images."""
     for name, count in SUBJECTS.items():
         line = f"randaug(2, 10), {{}}, {name}"
-        yield from _distances(line, name, reference_sample(name), _bound(count))
+        yield from _distances(line, name, reference_sample(name), noise(count))
     line, theirs = "known: torchvision's RandAugment, {}", torchvision_sample("grid")
     yield _greatest(_distances(line, "grid", theirs, PINNED * 0.333))
 
@@ -157,7 +157,7 @@ def torchvision_randaug(image: Image, count: int) -> Iterator[Image]:
 
 def crop_boxes() -> Iterator[Comparison]:
     """The distance of areas, ratios and places of crops, the largest of all shapes."""
-    bound = _bound(BOXES)
+    bound = noise(BOXES)
     sides = {
         "crops of sampler tf, reference": ("tf", reference_boxes),
         "crops of sampler torchvision, torchvision": ("torchvision", torchvision_boxes),
