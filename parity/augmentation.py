@@ -62,7 +62,7 @@ REASONS = {
     "Color": _BASES,
     "Sharpness": _BASES + "; sums of whole numbers may also fall short by a float32",
     "Contrast fixed": "every grey pixel and the mean of them are truncated here and "
-    "rounded there: the bases are a level apart, times |factor - 1| as above",
+    "rounded there: the bases are a level apart, times |factor - 1|",
     "Contrast": "big_vision takes height * width / 256 for the mean grey value, these "
     "libraries' own contrast the mean. Blending towards that value is PIL's to the bit",
     "ties": "a position halfway between two pixels is rounded away from zero here, to "

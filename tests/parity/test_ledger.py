@@ -12,10 +12,11 @@ import torch
 
 from input_pipeline import randaug
 from input_pipeline import torchvision_ops as tv
-from parity import ladder, table
+from parity import ladder, pixels, self_test, table
 from parity.cases import Case, digit_batches
 from parity.compare_runs import welch
 from parity.distributions import distance, noise
+from parity.pixel_faults import FACTORS
 from parity.reference import crops, train, vit
 from parity.reference.vit import TRUNCATED_STD
 from tests.photographs import encode, run
@@ -228,6 +229,17 @@ def test_greatest_aspect_ratio():
     apart = distance(ratios(1.33), ratios(4 / 3))
     assert f"crops' ratios {apart:.4f}† (375 x 500, 20,000 equal draws" in LEDGER
     assert f"other draws: up to {noise(20_000):.3f})" in LEDGER
+
+
+def test_every_reason_and_factor_stands_there():
+    text = " ".join(LEDGER.split())
+    for what, why in pixels.REASONS.items():
+        assert f"- {what}: {why}." in text
+    for rung, factor in FACTORS.items():
+        assert f"{rung} {factor:g}" in text
+    assert self_test.Mutation("", (), None, "", None).factor == 1e3
+    assert self_test.STATISTICS == 3
+    assert "by 1e3 bounds in float64, by 3 in statistics" in text
 
 
 def test_every_dagger_is_accounted_for():

@@ -97,7 +97,11 @@ def test_every_known_difference_exceeds_what_counts_as_equal(lines):
         assert line.measured > least, line
         assert line.bound <= 1.6 * line.measured, line
     corner, ties = (
-        {line.name.split(", ")[1]: line.measured for _, line in lines if at in line.name}
+        {
+            line.name.split(", ")[1]: line.measured
+            for _, line in lines
+            if at in line.name
+        }
         for at in ("known: about the corner", "known: ties, Shear")
     )
     assert corner
