@@ -37,9 +37,8 @@ TIES = {
 }
 ABOUT_THE_CORNER = 8.35
 LEGACY_CONTRAST = 34.0  # measured: the mean over the image that changes most
-# Where an op may differ by more than a level, and by how many: those measured, of
-# which no other whole number is within PINNED. A base that is a level apart gives
-# |factor - 1| levels, rounded up.
+# Where an op may differ by more than a level, and by how many: as measured. A base that
+# is a level apart gives |factor - 1| levels, rounded up.
 _BASE_APART = {"level 15": 2.0, "level 20": 3.0}
 APART = {
     ("Sharpness", "reference"): _BASE_APART,
