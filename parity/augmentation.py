@@ -5,7 +5,6 @@ reason stands in `REASONS`.
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,7 +13,7 @@ from jaxtyping import Bool
 
 from parity import opinions, ours_pixels, pictures
 from parity.comparison import Comparison, worst
-from parity.decoding import levels
+from parity.decoding import PINNED, levels
 from parity.opinions import PIL_OPS, TORCHVISION_OPS, to_numpy, to_torch
 from parity.pictures import Image
 from parity.reference import augment
@@ -26,13 +25,32 @@ ARGUMENTS = 1e-9  # of degrees, factors and pixels, in float64; bits are whole
 # In pixels. A position as close as this to the border between two pixels may fall on
 # either side: PIL computes positions in 1/65536, over at most 256 pixels.
 TIE = 2 * 256 / 65536
-# Of a hundred pixels. 0.3 * y is a tie in every tenth row; TIE takes in 2 * TIE of the
-# positions both ways.
-TIES = 10 + 100 * 2 * 2 * TIE
-
-# How many levels the image that an op blends with may lie from the others', since one
-# side truncates what the other rounds.
-BASES_APART = {"Color": 1, "Sharpness": 1, "Contrast fixed": 2}
+# Measured, of a hundred pixels: the most that come from another place at a tie, and
+# when a shear at level 10 leaves another point in place.
+TIES = {
+    ("Rotate", "torchvision"): 0.0120,
+    ("Rotate", "PIL"): 0.0957,
+    ("ShearX", "torchvision"): 4.48,
+    ("ShearY", "torchvision"): 4.48,
+    ("ShearX", "PIL"): 7.48,
+    ("ShearY", "PIL"): 7.48,
+}
+ABOUT_THE_CORNER = 8.35
+LEGACY_CONTRAST = 34.0  # measured: the mean over the image that changes most
+# Where an op may differ by more than a level, and by how many: as measured. A base that
+# is a level apart gives |factor - 1| levels, rounded up.
+_BASE_APART = {"level 15": 2.0, "level 20": 3.0}
+APART = {
+    ("Sharpness", "reference"): _BASE_APART,
+    ("Color", "torchvision"): _BASE_APART,
+    ("Color", "PIL"): _BASE_APART,
+    ("Sharpness", "torchvision"): _BASE_APART,
+    ("Sharpness", "PIL"): _BASE_APART,
+    ("Contrast fixed", "torchvision"): {"level 20": 2.0},
+    ("Contrast fixed", "PIL"): _BASE_APART,
+}
+# What these lines are called, where the library's own op of that name is another.
+LINES = {("Contrast", "PIL"): "Contrast, PIL's blend towards h w / 256"}
 
 _BASES = (
     "the image that is blended with is truncated here, as in big_vision, and rounded "
@@ -43,9 +61,9 @@ REASONS = {
     "Color": _BASES,
     "Sharpness": _BASES + "; sums of whole numbers may also fall short by a float32",
     "Contrast fixed": "every grey pixel and the mean of them are truncated here and "
-    "rounded there: the bases are up to two levels apart, times |factor - 1|",
-    "Contrast": "big_vision takes height * width / 256 for the mean grey value; the "
-    "other lines compare with blending towards that value, this one with PIL's own",
+    "rounded there: the bases are a level apart, times |factor - 1|",
+    "Contrast": "big_vision takes height * width / 256 for the mean grey value, these "
+    "libraries' own contrast the mean. Blending towards that value is PIL's to the bit",
     "ties": "a position halfway between two pixels is rounded away from zero here, to "
     "even by torchvision and down by PIL; all other positions are equal",
     "about the corner": "torchvision's RandAugment leaves the image's corner in place, "
@@ -86,13 +104,14 @@ def other_opinions() -> tuple[Comparison, ...]:
 def _other_opinions() -> Iterator[Comparison]:
     for library, table in (("torchvision", TORCHVISION_OPS), ("PIL", PIL_OPS)):
         for name in OURS:
-            if name in table:  # torchvision has no SolarizeAdd
+            if name in table:  # torchvision has no SolarizeAdd and no such Contrast
                 yield from _against(library, table[name], name)
     for library, table in (("torchvision", TORCHVISION_OPS), ("PIL", PIL_OPS)):
         for name in augment.SIGNED[:3]:
             yield _known_ties(library, table[name], name)
     yield from _known_corner()
-    yield _known_contrast()
+    yield _known_contrast("torchvision", TORCHVISION_OPS["Contrast fixed"])
+    yield _known_contrast("PIL", PIL_OPS["Contrast fixed"])
 
 
 def _ours(name: str) -> Op:
@@ -135,8 +154,8 @@ def _against(library: str, theirs: Op, name: str) -> Iterator[Comparison]:
     """One line for all settings that may differ by a level, one for each other setting."""
     groups: dict[tuple[str, float], dict[str, float]] = {}
     for setting, args in settings(name):
-        bound = _bound(library, name, args)
-        line = f"{name}, {library}"
+        bound = APART.get((name, library), {}).get(setting, ONE)
+        line = LINES.get((name, library), f"{name}, {library}")
         if bound > ONE:
             line = f"known: {line}, {setting}"
         elif name in augment.SIGNED:
@@ -149,13 +168,6 @@ def _against(library: str, theirs: Op, name: str) -> Iterator[Comparison]:
             errors[f"{title}, {setting}"] = float(difference.max())
     for (line, bound), errors in groups.items():
         yield worst(line, errors, bound)
-
-
-def _bound(library: str, name: str, args: tuple[float | int, ...]) -> float:
-    apart = BASES_APART.get(name, 0)
-    if library == "reference" and name != "Sharpness":  # it truncates, too
-        apart = 0
-    return max(ONE, float(math.ceil(apart * abs(args[0] - 1)))) if apart else ONE
 
 
 def off_ties(image: Image, name: str, amount: float) -> Bool[np.ndarray, "h w"]:
@@ -177,7 +189,8 @@ def _moved(theirs: Op, name: str, amount: float) -> float:
 
 def _known_ties(library: str, theirs: Op, name: str) -> Comparison:
     moved = {setting: _moved(theirs, name, args[0]) for setting, args in settings(name)}
-    return worst(f"known: ties, {name}, {library}, % of pixels", moved, TIES)
+    line = f"known: ties, {name}, {library}, % of pixels"
+    return worst(line, moved, PINNED * TIES[name, library])
 
 
 def _known_corner() -> Iterator[Comparison]:
@@ -188,19 +201,17 @@ def _known_corner() -> Iterator[Comparison]:
             name,
             shear,
         )
-        # Half of the shear apart, and ties.
-        bound = 100 * shear / 2 + TIES
         line = f"known: about the corner, {name}, torchvision, % of pixels"
-        yield Comparison(line, moved, bound, "level 10")
+        yield Comparison(line, moved, PINNED * ABOUT_THE_CORNER, "level 10")
 
 
-def _known_contrast() -> Comparison:
+def _known_contrast(library: str, theirs: Op) -> Comparison:
     (factor,) = ours_pixels.arguments("Contrast", 10)
-    theirs = PIL_OPS["Contrast fixed"]
     means = {
         title: float(
             levels(OURS["Contrast"](image, factor), theirs(image, factor)).mean()
         )
         for title, image in pictures.augmented().items()
     }
-    return worst("known: Contrast, PIL's own, mean", means, (factor - 1) * 255)
+    line = f"known: Contrast, {library}'s own, mean"
+    return worst(line, means, PINNED * LEGACY_CONTRAST)

@@ -8,6 +8,10 @@ picture is said here, and nowhere else:
 - positive translations move to the left and up: torchvision's sign is the other one;
 - shears leave the centre of the first pixel where it is, not the image's corner;
 - thresholds are taken modulo 256, and 0 or more than 8 bits are one bit.
+
+Neither library has big_vision's "Contrast". For it stands PIL.Image.blend, towards the
+grey value of big_vision's formula, which is computed here: PIL vouches for the blending,
+and not for the formula. Their own contrast is "Contrast fixed".
 """
 
 import math
@@ -120,15 +124,6 @@ def _torchvision(function: Callable[..., torch.Tensor]) -> Op:
     return op
 
 
-def _torchvision_legacy_contrast(
-    f: ModuleType, image: torch.Tensor, factor: float
-) -> torch.Tensor:
-    # adjust_contrast keeps what already is at the mean: contrast about another value
-    # is brightness about it.
-    base = legacy_base(to_numpy(image))
-    return (image * factor + (1 - factor) * base).clamp(0, 255).to(torch.uint8)
-
-
 def sheared(image: Image, x: float, y: float, centre: float) -> Image:
     """torchvision's shear by tangents x and y that leaves (centre, centre) in place.
 
@@ -177,7 +172,6 @@ TORCHVISION_OPS: dict[str, Op] = {
     "Posterize": _torchvision(lambda f, image, b: f.posterize(image, bits_kept(b))),
     "Solarize": _torchvision(lambda f, image, t: f.solarize(image, t % 256)),
     "Color": _torchvision(lambda f, image, x: f.adjust_saturation(image, x)),
-    "Contrast": _torchvision(_torchvision_legacy_contrast),
     "Contrast fixed": _torchvision(lambda f, image, x: f.adjust_contrast(image, x)),
     "Brightness": _torchvision(lambda f, image, x: f.adjust_brightness(image, x)),
     "Sharpness": _torchvision(lambda f, image, x: f.adjust_sharpness(image, x)),

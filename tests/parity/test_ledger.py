@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -11,11 +12,17 @@ import torch
 
 from input_pipeline import randaug
 from input_pipeline import torchvision_ops as tv
-from parity import ladder, table
+from parity import ladder, pixels, self_test, table
+from parity.cases import Case, digit_batches
 from parity.compare_runs import welch
+from parity.distributions import distance, noise
+from parity.pixel_faults import FACTORS
+from parity.reference import crops, train, vit
 from parity.reference.vit import TRUNCATED_STD
 from tests.photographs import encode, run
+from vitjax import mixup
 from vitjax.durations import steps
+from vitjax.sharding import batch_sharding
 
 ROOT = Path(__file__).parents[2]
 LEDGER = (ROOT / "parity" / "README.md").read_text()
@@ -155,10 +162,90 @@ def test_numbers_without_images():
     assert f"0.9 to bfloat16, {float(torch.tensor(0.9).bfloat16()):.4f}" in LEDGER
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models are small: torch's threads would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trained(seed, learned):
+    """50 losses of the small model with one register, and the last class token."""
+    case = Case(pool_type="tok", registers=1, rep_size=0)
+    kwargs = {"image_size": case.image_size, "seed": seed}
+    model = vit.ViT(**kwargs, **case.model_kwargs()).double()
+    if not learned:
+        model.cls.register_hook(torch.zeros_like)
+    schedule = train.warmup_cosine(50, 8)
+    recipe = {"lr": 1e-3, "wd": 1e-4, "multiplier": schedule, "grad_clip_norm": 1.0}
+    trainer = train.Trainer(model, **recipe)
+    rows = [
+        trainer.step(torch.tensor(image), torch.tensor(labels))
+        for image, labels in digit_batches(case, 50)
+    ]
+    return np.array([row["training_loss"] for row in rows]), model.cls.detach()
+
+
+def test_constant_class_token():
+    learned, token = trained(0, learned=True)
+    constant, zero = trained(0, learned=False)
+    other, _ = trained(1, learned=True)
+    assert zero.norm() == 0
+    apart, seeds = (np.abs(learned - x).max() for x in (constant, other))
+    assert (
+        f"at most {apart:.3f} apart†, by another seed of the initialisation "
+        f"{seeds:.3f}†; the learned token's norm is then {token.norm():.3f}†"
+    ) in LEDGER
+
+
+def test_folded_lambda():
+    """Mixed values of random rows, by vitjax's lambdas and by unfolded ones."""
+    keys = jax.random.split(jax.random.key(0), 2000)
+    folded = np.asarray(jax.vmap(lambda key: mixup.sample_lambda(key, 0.2))(keys))
+    rng = np.random.default_rng(0)
+    plain = rng.beta(0.2, 0.2, 2000)
+    own, partner = rng.random((2, 2000))
+    a, b = (lam * own + (1 - lam) * partner for lam in (folded, plain))
+    assert f"KS distance {distance(a, b):.3f}†, noise up to {noise(2000):.3f}" in LEDGER
+    assert f"lambda itself {distance(folded, plain):.2f}†" in LEDGER
+
+
+def test_scope_of_partners():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    rows = jax.device_put(np.arange(1024), batch_sharding(mesh))
+    pairs = [np.asarray(mixup.partners(rows, mesh, s)) for s in mixup.SCOPES]
+    others = (pairs[0] != pairs[1]).sum()
+    assert f"8 devices at 1024: another partner for {others} rows† of" in LEDGER
+
+
+def test_greatest_aspect_ratio():
+    def ratios(most):
+        equal = torch.Generator().manual_seed(0)
+        box = crops.boxes(20_000, 375, 500, (0.05, 1.0), (0.75, most), equal)
+        return (box[:, 3] / box[:, 2]).numpy()
+
+    apart = distance(ratios(1.33), ratios(4 / 3))
+    assert f"crops' ratios {apart:.4f}† (375 x 500, 20,000 equal draws" in LEDGER
+    assert f"other draws: up to {noise(20_000):.3f})" in LEDGER
+
+
+def test_every_reason_and_factor_stands_there():
+    text = " ".join(LEDGER.split())
+    for what, why in pixels.REASONS.items():
+        assert f"- {what}: {why}." in text
+    for rung, factor in FACTORS.items():
+        assert f"{rung} {factor:g}" in text
+    assert self_test.Mutation("", (), None, "", None).factor == 1e3
+    assert self_test.STATISTICS == 3
+    assert "by 1e3 bounds in float64, by 3 in statistics" in text
+
+
 def test_every_dagger_is_accounted_for():
     """One more or less than these tests know of wants another look."""
     tables = LEDGER[LEDGER.index("## The model") :]
-    assert tables.count("†") == 16
+    assert tables.count("†") == 23
 
 
 def test_what_it_names_is_there():
