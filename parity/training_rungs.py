@@ -49,8 +49,23 @@ def update(case: Case) -> Iterator[Comparison]:
         for at, errors in enumerate(_update_errors(case, recipe)):
             if at in moments:
                 yield errors.line(f"{kind} {moments[at]}")
+    for other in undecayed_cases(case):
+        steps = _update_errors(other, clip)
+        yield _worst_of_steps(f"adam clip, {other.label()}", steps)
     if case.precision == "float64":
         yield from _known_update_differences(case)
+
+
+def undecayed_cases(case: Case) -> list[Case]:
+    """Models that have what the default has not: positions, tokens, a probe.
+
+    No weight decay acts on these, which the mask must say for each of them.
+    """
+    case = case.but(depth=1)
+    return [
+        case.but(posemb="learn", pool_type="map", rep_size=0),
+        case.but(posemb="learn", pool_type="tok", registers=2),
+    ]
 
 
 def _schedule(recipe: Recipe, moments: Mapping[int, str]) -> Iterator[Comparison]:
@@ -67,21 +82,23 @@ def _known_update_differences(case: Case) -> Iterator[Comparison]:
     # torch divides by norm + 1e-6. Clipping acts at norms above 1, so gradients change
     # by less than 1e-6, and so do both of Adam's moments (the second by its root).
     known = _update_errors(case, Recipe(), clip_eps=train.TORCH_CLIP_EPS)
-    yield _worst_step("known: torch's 1e-6 in the clip", known, 2e-6)
+    yield _worst_of_steps("known: torch's 1e-6 in the clip", known, 2e-6)
     # optax multiplies a bfloat16 moment by 0.9 in bfloat16: two roundings of 2^-9 at
     # most, remembered for b1 / (1 - b1) = 9 steps.
     recipe = Recipe(mu_dtype="bfloat16")
     known = _update_errors(case, recipe, mu_decay_dtype=None)
-    yield _worst_step("known: exact b1 on a bfloat16 mu", known, 9 * 2 * 2**-9)
+    yield _worst_of_steps("known: exact b1 on a bfloat16 mu", known, 9 * 2 * 2**-9)
 
 
-def _worst_step(name: str, steps: Iterator[Errors], bound: float) -> Comparison:
-    flat = {
-        f"step {at} {k}": e
-        for at, errors in enumerate(steps)
-        for k, e in errors.measured.items()
-    }
-    return worst(name, flat, bound)
+def _worst_of_steps(
+    name: str, steps: Iterator[Errors], bound: float | None = None
+) -> Comparison:
+    """The largest error of all steps; the bound, unless given, is the largest too."""
+    flat, bounds = {}, []
+    for at, errors in enumerate(steps):
+        flat |= {f"step {at} {k}": e for k, e in errors.measured.items()}
+        bounds.append(errors.bound(errors.measured))
+    return worst(name, flat, max(bounds) if bound is None else bound)
 
 
 def _update_errors(case: Case, recipe: Recipe, **kw: Any) -> Iterator[Errors]:
@@ -111,6 +128,21 @@ def trajectory(case: Case) -> Iterator[Comparison]:
         yield _curve_line(case, name, curves[name], their_curves[name], others)
     errors = _param_errors(case, recipe, a, b, [other for _, other in controls])
     yield from _param_lines(errors, f", {_steps(case)}")
+    for other in undecayed_cases(case):
+        yield _short_trajectory(other.but(num_steps=min(20, case.num_steps)))
+
+
+def _short_trajectory(case: Case) -> Comparison:
+    """Metrics and parameters of a short training as one line."""
+    recipe = training_recipe(case)
+
+    def side(case: Case, order: theirs.Order | None) -> theirs.Arrays:
+        return _flat(theirs.trajectory(case, recipe, order))
+
+    a, b = _flat(ours.trajectory(case, recipe)), side(case, None)
+    controls = list(theirs.controls(case, side, num_orders=1))
+    errors = _param_errors(case, recipe, a, b, controls)
+    return errors.line(f"{case.label()}, {_steps(case)}")
 
 
 def _curve_line(
