@@ -28,7 +28,7 @@ def update(case: Case) -> Iterator[Comparison]:
     """Single updates on made-up gradients: clip, Adam, decay mask, schedule.
 
     In float32 the parameters after the step are compared: an update is lost in them but
-    for its leading digits.
+    for its leading digits. So there are also updates of parameters that are 0.
     """
     clip = Recipe()
     last = clip.total_steps - 1
@@ -54,6 +54,8 @@ def update(case: Case) -> Iterator[Comparison]:
         yield _worst_of_steps(f"adam clip, {other.label()}", steps)
     if case.precision == "float64":
         yield from _known_update_differences(case)
+    else:
+        yield from _updates_from_zero(case)
 
 
 def undecayed_cases(case: Case) -> list[Case]:
@@ -90,6 +92,23 @@ def _known_update_differences(case: Case) -> Iterator[Comparison]:
     yield _worst_of_steps("known: exact b1 on a bfloat16 mu", known, 9 * 2 * 2**-9)
 
 
+# The relative error of an update by bias corrections in float32, at its largest. 0.999
+# is rounded by at most 2^-25, the power of step t by as much again and one more, and
+# 1 - 0.999^t is 0.001 t: (t + 2) / t * 2^-25 / 0.001, the most at t = 1 and halved by the
+# root. 1 - 0.9^t adds 3 * 2^-25 / 0.1; what else is rounded is a few units of 2^-24.
+BIAS_CORRECTION_BOUND = 1.5 * 2**-25 / 0.001 + 30 * 2**-25 + 8 * 2**-24
+
+
+def _updates_from_zero(case: Case) -> Iterator[Comparison]:
+    """Updates on their own, by the corrections that optax has and by torch's."""
+    adam = Recipe(grad_clip_norm=0.0)
+    errors = _update_errors(case, adam, from_zero=True)
+    yield _worst_of_steps("adam from 0", errors)
+    errors = _update_errors(case, adam, from_zero=True, bias_correction_dtype=None)
+    name = "known: bias corrections in float32"
+    yield _worst_of_steps(name, errors, BIAS_CORRECTION_BOUND)
+
+
 def _worst_of_steps(
     name: str, steps: Iterator[Errors], bound: float | None = None
 ) -> Comparison:
@@ -101,17 +120,19 @@ def _worst_of_steps(
     return worst(name, flat, max(bounds) if bound is None else bound)
 
 
-def _update_errors(case: Case, recipe: Recipe, **kw: Any) -> Iterator[Errors]:
+def _update_errors(
+    case: Case, recipe: Recipe, from_zero: bool = False, **kw: Any
+) -> Iterator[Errors]:
     """Step by step: the error of each parameter's update, or of the parameter."""
     which = 0 if case.precision == "float64" else 1
 
     def side(case: Case, order: theirs.Order | None) -> Iterator[theirs.Arrays]:
-        for step in theirs.updates(case, recipe, order, **kw):
+        for step in theirs.updates(case, recipe, order, from_zero, **kw):
             yield step[which]
 
     others = list(theirs.controls(case, side, num_orders=1))
     for a, b, *controls in zip(
-        ours.updates(case, recipe), side(case, None), *others, strict=True
+        ours.updates(case, recipe, from_zero), side(case, None), *others, strict=True
     ):
         yield compared(case.precision, a[which], b, controls)
 
