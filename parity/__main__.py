@@ -117,7 +117,7 @@ def _write_page(
     from parity import figures, page
 
     drawn, reasons = figures.figures(results), {}
-    if not all(RUNGS[name].precisions for name in args.only):
+    if any(RUNGS[name].pixels for name in args.only):
         from parity import pixels
 
         drawn |= {k.replace("_", " "): v for k, v in pixels.figures().items()}

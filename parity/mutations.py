@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from parity.reference import train, vit
-from parity.self_test import STATISTICS, Mutation
+from parity.self_test import DRAWS, Mutation
 
 
 def _model_with(**changes: Any) -> Callable[..., vit.ViT]:
@@ -96,7 +96,6 @@ MUTATIONS = (
         vit,
         "init_attention_",
         _fused_xavier_,
-        STATISTICS,
     ),
     Mutation(
         "untruncated normal",
@@ -104,7 +103,6 @@ MUTATIONS = (
         vit,
         "lecun_normal_",
         _untruncated_,
-        STATISTICS,
     ),
     Mutation(
         "truncation not corrected for",
@@ -112,7 +110,7 @@ MUTATIONS = (
         vit,
         "TRUNCATED_STD",
         1.0,
-        STATISTICS,
+        DRAWS,
     ),
     Mutation(
         "exact GELU for tanh",
@@ -189,7 +187,7 @@ MUTATIONS = (
     ),
     Mutation(
         "warm-up from 1 / warmup_steps",
-        ("update",),
+        ("update", "trajectory"),
         train,
         "warmup_cosine",
         _early_warmup,

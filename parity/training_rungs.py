@@ -13,6 +13,7 @@ import numpy as np
 from parity import ours, theirs
 from parity.cases import Case, Layout, Recipe
 from parity.comparison import (
+    CONTROL_FACTOR,
     EPSILON,
     Comparison,
     Errors,
@@ -149,8 +150,33 @@ def trajectory(case: Case) -> Iterator[Comparison]:
         yield _curve_line(case, name, curves[name], their_curves[name], others)
     errors = _param_errors(case, recipe, a, b, [other for _, other in controls])
     yield from _param_lines(errors, f", {_steps(case)}")
+    if case.precision == "float64":
+        yield _own_schedule(case, recipe, _flat((curves, a)))
     for other in undecayed_cases(case):
         yield _short_trajectory(other.but(num_steps=min(20, case.num_steps)))
+
+
+def _own_schedule(case: Case, recipe: Recipe, a: theirs.Arrays) -> Comparison:
+    """By the reference's own schedule, which is not rounded to float32.
+
+    The bound is four times what it does to the reference to move every multiplier up or
+    down, at random, by the schedule's own bound.
+    """
+    own = train.warmup_cosine(recipe.total_steps, recipe.warmup_steps)
+    signs = np.random.default_rng(5).choice([-1, 1], recipe.total_steps + 1)
+
+    def moved(step: int) -> float:
+        # A multiplier of 0 is exact.
+        return own(step) + (SCHEDULE_BOUND * signs[step] if own(step) else 0.0)
+
+    b, other = (
+        _flat(theirs.trajectory(case, recipe, None, multiplier=multiplier))
+        for multiplier in (own, moved)
+    )
+    errors = _param_errors(case, recipe, a, b, [other])
+    moves = max(errors.controls[0].values())
+    line = errors.line("known: float32 schedule")
+    return dataclasses.replace(line, bound=CONTROL_FACTOR * moves)
 
 
 def _short_trajectory(case: Case) -> Comparison:
