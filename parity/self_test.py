@@ -4,7 +4,7 @@ A rung notices when some comparison exceeds its bound by the fault's factor: a t
 What remains below that is random on both sides. Of the initialisation, one fault: a
 truncated normal without the correction of its deviation draws 12 % too little, and its
 largest value stays 140 times as far below the limit as chance explains; a hundred is asked
-for.
+for. Of pixels, parity.pixel_faults says what is asked for.
 """
 
 import contextlib
