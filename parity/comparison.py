@@ -4,6 +4,10 @@ In float64 the bound is 1e-9, relative: rounding reaches 1e-11 at most here, and
 fault that parity.self_test plants exceeds 1e-6. In float32 and bfloat16 the bound is
 measured: four times as much as the reference itself moves when it sums in another order.
 The reference, not vitjax, so that a vitjax that rounds badly does not loosen its bound.
+The control does nothing else: where vitjax computes by another formula or in another
+dtype than torch does of its own, the reference is told to by an argument (Adam's bias
+corrections in float32, as optax has them), and a line "known: ..." measures what that
+argument changes, against a bound that is derived and not measured.
 """
 
 import dataclasses

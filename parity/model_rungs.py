@@ -1,4 +1,4 @@
-"""The rungs that compare the model: initialisation, forward, loss, gradients.
+"""The rungs that compare the model: forward, loss, gradients; parity.initialisation.
 
 A rung is a function of a `Case` that yields comparisons, in the case's precision.
 """
@@ -20,62 +20,8 @@ from parity.comparison import (
     compared,
     relative_error,
 )
+from parity.initialisation import initialisation
 from parity.reference import train
-
-# In standard errors. With 8 seeds a side or more, the hundreds of statistics of a run
-# stay below 5; the seeds are fixed, so a run's verdict does not change by luck.
-INIT_BOUND = 7.0
-
-
-def initialisation(case: Case) -> Iterator[Comparison]:
-    """Mean, deviation, least and greatest value of every parameter, over seeds.
-
-    Measured in standard errors of the difference between both sides' averages. In
-    float32 the bound is four times the largest of the reference against other seeds of
-    its own.
-    """
-    base = case.but(head_zeroinit=True)
-    others = [
-        base.but(depth=1, posemb="learn", pool_type="map", rep_size=0),
-        base.but(depth=1, posemb="none", pool_type="tok", registers=3),
-        base.but(depth=1, head_zeroinit=False),
-    ]
-    yield from _init_errors(base).grouped()
-    for other in others:
-        zero = "" if other.head_zeroinit else " head_zeroinit=False"
-        yield _init_errors(other).line(other.label() + zero)
-
-
-@dataclasses.dataclass(frozen=True)
-class _InitErrors(Errors):
-    """Standard errors: the bound is one for all parameters, which are of one kind."""
-
-    def bound(self, names: object) -> float:
-        if self.precision == "float64":
-            return INIT_BOUND
-        return CONTROL_FACTOR * max(max(c.values()) for c in self.controls)
-
-
-def _init_errors(case: Case) -> Errors:
-    b = theirs.init_statistics(case, first_seed=0)
-    controls = []
-    if case.precision != "float64":
-        again = theirs.init_statistics(case, first_seed=case.num_seeds)
-        controls.append(_standard_errors(again, b))
-    errors = _standard_errors(ours.init_statistics(case), b)
-    return _InitErrors(case.precision, errors, controls)
-
-
-def _standard_errors(a: theirs.Arrays, b: theirs.Arrays) -> dict[str, float]:
-    errors = {}
-    for name in b:
-        difference = np.abs(a[name].mean(axis=0) - b[name].mean(axis=0))
-        variance = a[name].var(axis=0, ddof=1) + b[name].var(axis=0, ddof=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = difference / np.sqrt(variance / len(b[name]))
-        # What does not vary (zeros, ones) must be equal.
-        errors[name] = float(np.where(difference == 0, 0.0, z).max())
-    return errors
 
 
 def forward(case: Case) -> Iterator[Comparison]:
@@ -150,13 +96,33 @@ def loss(case: Case) -> Iterator[Comparison]:
 def gradients(case: Case) -> Iterator[Comparison]:
     """The gradient of every parameter; for other options, the worst."""
     yield from _gradient_errors(case).grouped()
+    for other in gradient_cases(case):
+        yield _gradient_errors(other).line(other.label())
+
+
+def gradient_cases(case: Case) -> list[Case]:
+    """Options to differentiate; in float64 every posemb with every pooling and head.
+
+    All choices of them would take a minute to compile: each pair of these is there once
+    or more, not each triple.
+    """
     shallow = case.shallow()
-    for other in (
+    found = [
         shallow.but(posemb="learn", pool_type="map", rep_size=0),
         shallow.but(posemb="none", pool_type="tok", registers=2),
         shallow.but(gelu="exact"),
-    ):
-        yield _gradient_errors(other).line(other.label())
+    ]
+    if case.precision == "float64":
+        one = case.but(depth=1)
+        found += [
+            one.but(posemb="sincos2d", pool_type="tok", rep_size=0),
+            one.but(posemb="sincos2d", pool_type="map", registers=2),
+            one.but(posemb="learn", pool_type="gap", registers=2),
+            one.but(posemb="learn", pool_type="tok", registers=2),
+            one.but(posemb="none", pool_type="gap", rep_size=0),
+            one.but(posemb="none", pool_type="map"),
+        ]
+    return found
 
 
 def _gradient_errors(case: Case) -> Errors:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from parity.reference import train, vit
-from parity.self_test import STATISTICS, Mutation
+from parity.self_test import DRAWS, Mutation
 
 
 def _model_with(**changes: Any) -> Callable[..., vit.ViT]:
@@ -73,6 +73,19 @@ def _sigmoid_mean(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) 
     return _sigmoid_xent(logits, labels, smoothing) / logits.shape[-1]
 
 
+def _decayed_tokens(model: vit.ViT) -> list[nn.Parameter]:
+    ends = ("pos_embedding", "cls", "probe")
+    named = model.named_parameters()
+    return _decayed(model) + [p for name, p in named if name.endswith(ends)]
+
+
+def _pooled_register(x: torch.Tensor, first: int, num_patches: int) -> torch.Tensor:
+    # One further, where registers follow: the first of them for the first patch.
+    first += x.shape[1] > first + num_patches
+    return x[:, first : first + num_patches]
+
+
+_decayed = train.decayed
 _sincos2d, _warmup_cosine = vit.sincos2d, train.warmup_cosine
 _sigmoid_xent = train.sigmoid_xent
 
@@ -83,7 +96,6 @@ MUTATIONS = (
         vit,
         "init_attention_",
         _fused_xavier_,
-        STATISTICS,
     ),
     Mutation(
         "untruncated normal",
@@ -91,7 +103,6 @@ MUTATIONS = (
         vit,
         "lecun_normal_",
         _untruncated_,
-        STATISTICS,
     ),
     Mutation(
         "truncation not corrected for",
@@ -99,7 +110,7 @@ MUTATIONS = (
         vit,
         "TRUNCATED_STD",
         1.0,
-        STATISTICS,
+        DRAWS,
     ),
     Mutation(
         "exact GELU for tanh",
@@ -137,7 +148,7 @@ MUTATIONS = (
         ("forward",),
         vit,
         "patch_tokens",
-        lambda x, first, num_patches: x[:, first + 1 : first + 1 + num_patches],
+        _pooled_register,
     ),
     Mutation(
         "mixup with the next row",
@@ -168,8 +179,15 @@ MUTATIONS = (
         lambda model: list(model.parameters()),
     ),
     Mutation(
+        "decay on positions, class token and probe",
+        ("update", "trajectory"),
+        train,
+        "decayed",
+        _decayed_tokens,
+    ),
+    Mutation(
         "warm-up from 1 / warmup_steps",
-        ("update",),
+        ("update", "trajectory"),
         train,
         "warmup_cosine",
         _early_warmup,

@@ -166,11 +166,12 @@ def make_tx(recipe: Recipe, params: Any) -> Any:
 
 
 def updates(
-    case: Case, recipe: Recipe
+    case: Case, recipe: Recipe, from_zero: bool = False
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Step by step: every parameter's update, and the parameters after it.
 
-    The gradients are `random_gradients`.
+    The gradients are `random_gradients`. `from_zero` sets the parameters to 0 before
+    every step: without rounding, they then are the update.
     """
     params = _cast(case, random_params(shapes(case)))
     tx = make_tx(recipe, params)
@@ -183,6 +184,8 @@ def updates(
 
     for at in range(recipe.total_steps):
         grads = _cast(case, random_gradients(shapes(case), at))
+        if from_zero:
+            params = jax.tree.map(np.zeros_like, params)
         change, state, params = update(grads, state, params)
         names = dict(flatten_with_names(_numpy(change)))
         yield names, dict(flatten_with_names(_numpy(params)))

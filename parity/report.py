@@ -47,23 +47,23 @@ def results(
     """The lines of these rungs, as they are made, in this process.
 
     Its precisions are float64 or the other two: JAX decides once for a process. The
-    rungs that have none run once.
+    rungs that have none run once, first.
     """
     from parity import self_test, table
 
     rungs = table.rungs(names)
     small = case.width < SMALL_WIDTH
     kept = self_test.EVERYTHING if small else self_test.SHARED  # what memory allows
+    for name in names:
+        if not ladder.RUNGS[name].precisions:
+            for line in rungs[name](case):
+                yield name, line
     with self_test.remembered(*kept):
         for precision in precisions:
             for name in names:
                 if precision in ladder.RUNGS[name].precisions:
                     for line in rungs[name](case.but(precision=precision)):
                         yield f"{name} {precision}", line
-    for name in names:
-        if not ladder.RUNGS[name].precisions:
-            for line in rungs[name](case):
-                yield name, line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +83,16 @@ class _Job:
 
 def _jobs(names: Sequence[str], precisions: Sequence[str]) -> list[_Job]:
     """float64, lower precisions and pixels, as far as they are wanted."""
-    models = [name for name in names if ladder.RUNGS[name].precisions]
-    pixels = [name for name in names if not ladder.RUNGS[name].precisions]
+    pixels = [name for name in names if ladder.RUNGS[name].pixels]
+    models = [name for name in names if name not in pixels]
+    several = [name for name in models if ladder.RUNGS[name].precisions]
     low = [p for p in precisions if p != "float64"]
-    found = [_Job(models, ["float64"])] if models and "float64" in precisions else []
-    found += [_Job(models, low)] if models and low else []
+    found = []
+    if models and "float64" in precisions:
+        found.append(_Job(models, ["float64"]))
+        models = several  # what has no precision runs once
+    if models and low:
+        found.append(_Job(models, low))
     return found + ([_Job(pixels, [])] if pixels else [])
 
 
@@ -133,12 +138,31 @@ def _send(lines: Any, job: _Job, case: Case) -> None:
 
 
 def run(names: Sequence[str], precisions: Sequence[str], case: Case) -> list[Result]:
-    """Print one line per comparison as it is made; all of them."""
+    """Print one line per comparison as it is made, and a summary; all comparisons."""
     found = []
+    print(HEADER, flush=True)
     for title, comparison in all_results(names, precisions, case):
         print(line(title, comparison), flush=True)
         found.append((title, comparison))
+    print(*summary(found), sep="\n", flush=True)
     return found
+
+
+HEADER = "verdict  measured <= bound  rung precision: name  at where it is the largest"
+
+
+def summary(found: Sequence[Result]) -> list[str]:
+    """A line per rung and precision: how many passed, the largest in its bounds."""
+    rungs: dict[str, list[Comparison]] = {}
+    for title, comparison in found:
+        rungs.setdefault(title, []).append(comparison)
+    lines = ["passed of   largest measured / bound"]
+    for title, of_rung in rungs.items():
+        passed = sum(c.passed for c in of_rung)
+        top = max(of_rung, key=lambda c: c.factor)
+        counts = f"{passed:6d} of {len(of_rung):<4d}"
+        lines.append(f"{counts}  {top.factor:9.2e}  {title}: {top.name}")
+    return lines
 
 
 def run_self_test(names: Sequence[str], case: Case) -> int:

@@ -1,7 +1,10 @@
 """Faults planted in the torch side, one at a time; the ladder must notice each.
 
-A rung notices when some comparison exceeds its bound by the fault's factor: a thousand in
-float64; for statistics, whose unit is the standard error, by three.
+A rung notices when some comparison exceeds its bound by the fault's factor: a thousand.
+What remains below that is random on both sides. Of the initialisation, one fault: a
+truncated normal without the correction of its deviation draws 12 % too little, and its
+largest value stays 140 times as far below the limit as chance explains; a hundred is asked
+for. Of pixels, parity.pixel_faults says what is asked for.
 """
 
 import contextlib
@@ -15,7 +18,7 @@ from parity import ours
 from parity.cases import Case
 from parity.comparison import Comparison
 
-STATISTICS = 3.0
+DRAWS = 100.0
 RungFn: TypeAlias = Callable[[Case], Iterator[Comparison]]
 
 

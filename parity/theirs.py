@@ -147,6 +147,9 @@ def make_trainer(
     vitjax computes the schedule in float32 whatever the parameters are. That is compared
     on its own, so that here the rest can be held to float64's bound. And among float32
     operations XLA leaves out a rounding to bfloat16 in between, as of b1 times mu.
+
+    In float32 it has, as optax, Adam's bias corrections in float32; what these differ by
+    from torch's own is the rung update's line "known: bias corrections in float32".
     """
     mu_dtype = getattr(torch, recipe.mu_dtype) if recipe.mu_dtype else None
     kwargs = {
@@ -157,16 +160,21 @@ def make_trainer(
         "mu_dtype": mu_dtype,
         "mu_decay_dtype": mu_dtype,
         "mu_product_dtype": mu_dtype if case.dtype == "float64" else None,
+        "bias_correction_dtype": None if case.dtype == "float64" else torch.float32,
     }
     return train.Trainer(model, **{**kwargs, **kw})
 
 
 def updates(
-    case: Case, recipe: Recipe, order: Order | None, **kw: Any
+    case: Case,
+    recipe: Recipe,
+    order: Order | None,
+    from_zero: bool = False,
+    **kw: Any,
 ) -> Iterator[tuple[Arrays, Arrays]]:
     """Step by step: every parameter's update, and the parameters after it.
 
-    Another order is one of the update's own terms, too.
+    Another order is one of the update's own terms, too. `from_zero` as in `ours.updates`.
     """
     shapes = ours.shapes(case)
     model = reference_with(case, random_params(shapes), order)
@@ -176,6 +184,8 @@ def updates(
         grads = grads if order is None else order.state(grads)
         before = {}
         for name, p in model.named_parameters():
+            if from_zero:
+                p.detach().zero_()
             before[name] = p.detach().clone()
             p.grad = tensor(case, grads[name])
         trainer.update()

@@ -92,11 +92,11 @@ def part_weight(accum_freq: int) -> float:
 
 
 class ReorderedAdamW(torch.optim.AdamW):
-    """The same AdamW by the paper's formulas, to see what rounding does.
+    """The same AdamW summed in another order, to see what rounding does.
 
-    torch decays first and adds what Adam says; here both are added first. And Adam's
-    bias corrections are computed in the parameters' dtype: in float32 the first ones,
-    1 - 0.999, are exact to 1e-5 only. torch has them in float64.
+    torch decays first and then adds what Adam says; here both are added first, and the
+    moments are divided by their bias corrections before the root and the quotient. The
+    corrections are torch's own: numbers in float64.
     """
 
     @torch.no_grad()
@@ -119,8 +119,19 @@ class ReorderedAdamW(torch.optim.AdamW):
         mu, nu = state["exp_avg"], state["exp_avg_sq"]
         mu.copy_((1 - b1) * p.grad + b1 * mu)
         nu.copy_((1 - b2) * p.grad**2 + b2 * nu)
-        c1, c2 = (1 - torch.tensor(b, dtype=p.dtype) ** state["step"] for b in (b1, b2))
+        c1, c2 = (1 - b ** state["step"] for b in (b1, b2))
         return (mu / c1) / ((nu / c2).sqrt() + eps)
+
+
+def bias_correction(b: float, step: int, dtype: torch.dtype) -> float:
+    """1 - b ** step, for step 1, 2, ..., with `b`, power and difference rounded to `dtype`.
+
+    In float32, as optax has them, 0.999 is off by up to 2^-25 and 1 - 0.999 therefore by
+    up to 3e-5 of itself. torch has them in float64.
+    """
+    # Rounded once: torch's own float32 power multiplies and rounds in between.
+    power = torch.tensor(b, dtype=dtype).double() ** step
+    return (1 - power.to(dtype)).item()
 
 
 class Trainer:
@@ -132,7 +143,8 @@ class Trainer:
     `b1` is rounded to before they are multiplied: optax uses mu_dtype, and in bfloat16
     0.9 is 0.8984375. `mu_product_dtype` is the type of that product, where it is not the
     parameters'. `accum_freq` splits each batch into that many parts, whose gradients
-    are averaged. `reordered` takes `ReorderedAdamW`.
+    are averaged. `bias_correction_dtype` is the type of Adam's bias corrections: None is
+    torch's float64, optax has the parameters'. `reordered` takes `ReorderedAdamW`.
     """
 
     def __init__(
@@ -152,6 +164,7 @@ class Trainer:
         mu_product_dtype: torch.dtype | None = None,
         loss: str = "softmax_xent",
         accum_freq: int = 1,
+        bias_correction_dtype: torch.dtype | None = None,
         reordered: bool = False,
     ):
         self.model, self.loss, self.accum_freq = model, LOSSES[loss], accum_freq
@@ -166,6 +179,8 @@ class Trainer:
             {"params": kernels, "weight_decay": torch_weight_decay(lr, wd)},
             {"params": rest, "weight_decay": 0.0},
         ]
+        self.betas, self.eps = (b1, b2), eps
+        self.bias_correction_dtype, self.num_updates = bias_correction_dtype, 0
         adamw = ReorderedAdamW if reordered else torch.optim.AdamW
         self.optimizer = adamw(groups, lr=lr, betas=(b1, b2), eps=eps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, multiplier)
@@ -181,11 +196,37 @@ class Trainer:
                 if self.mu_product_dtype is not None:
                     product = product.to(self.mu_product_dtype)
                 mu.copy_(product.to(mu.dtype) / self.b1)
-        self.optimizer.step()
+        self.num_updates += 1
+        self._step()
         self.schedule.step()
         if self.mu_dtype is not None:
             for mu in self._moments():
                 mu.copy_(mu.to(self.mu_dtype))
+
+    def _step(self) -> None:
+        """AdamW's step, with the bias corrections in their dtype.
+
+        torch divides by its own, c1 and c2. For mu / d1 / (sqrt(nu / d2) + eps) instead,
+        with r = sqrt(c2 / d2), eps is divided by r and lr multiplied by c1 / (d1 r); the
+        decay, which torch multiplies by lr, is divided by the same.
+        """
+        if self.bias_correction_dtype is None:
+            self.optimizer.step()
+            return
+        at, dtype = self.num_updates, self.bias_correction_dtype
+        c1, c2 = (1 - b**at for b in self.betas)
+        d1, d2 = (bias_correction(b, at, dtype) for b in self.betas)
+        r = math.sqrt(c2 / d2)
+        factor = c1 / (d1 * r)
+        groups = self.optimizer.param_groups
+        kept = [{k: g[k] for k in ("lr", "eps", "weight_decay")} for g in groups]
+        for group in groups:
+            group["lr"] *= factor
+            group["eps"] /= r
+            group["weight_decay"] /= factor
+        self.optimizer.step()
+        for group, old in zip(groups, kept, strict=True):
+            group.update(old)
 
     def _moments(self) -> list[torch.Tensor]:
         return [state["exp_avg"] for state in self.optimizer.state.values()]

@@ -14,7 +14,7 @@ from parity.cases import Case
 from parity.comparison import Comparison
 
 ROOT = Path(__file__).parents[2]
-OWN_BOUND = "initialisation float64: |update float64: (schedule|known)"
+OWN_BOUND = "update float64: (schedule|known)|trajectory float64: known"
 
 
 def python(*args):
@@ -29,7 +29,7 @@ def python(*args):
 
 
 # test_pixels.py has the others, and their faults.
-MODELS = [name for name, rung in ladder.RUNGS.items() if rung.precisions]
+MODELS = [name for name, rung in ladder.RUNGS.items() if not rung.pixels]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,45 @@ def lines():
     done = python("-m", "parity", "--self_test", "--only", ",".join(MODELS))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
+
+
+# As the specification lists them, in its order, by the titles here.
+REQUIRED = (
+    "exact GELU for tanh",
+    "LayerNorm eps 1e-5",
+    "post-LN for pre-LN",
+    "xavier bound of the fused in_proj",
+    "untruncated normal",
+    "decay multiplied by lr",
+    "decay on biases",
+    "warm-up from 1 / warmup_steps",
+    "clip after Adam",
+    "mean over padded rows",
+    "the mean for the legacy contrast",
+    "torchvision crop for tf crop",
+    "x and y swapped in sincos2d",
+    "H and W transposed",
+    "a register among the pooled tokens",
+)
+
+
+def test_required_faults_are_planted():
+    titles = [fault.title for fault in table.faults(ladder.RUNGS)]
+    assert set(REQUIRED) <= set(titles)
+    assert len(set(titles)) == len(titles)
+
+
+def test_the_initialisation_is_printed_once(lines):
+    found = [x for x in lines if x.startswith("pass") and "  initialisation: " in x]
+    names = [line.split("initialisation: ")[1] for line in found]
+    assert len(names) > 20
+    assert len(set(names)) == len(names)
+
+
+def test_rungs_are_summed_up(lines):
+    at = lines.index("passed of   largest measured / bound")
+    assert lines[0] == report.HEADER
+    assert re.search(r" 13 of 13 .* loss float64: ", "\n".join(lines[at:]))
 
 
 def passed_in(lines, precision):
@@ -67,8 +106,8 @@ def test_float64_bounds_are_not_loose(lines):
     [
         ("forward", "float32", 2e-5),
         ("gradients", "float32", 2e-5),
-        ("update", "float32", 2e-4),
-        ("trajectory", "float32", 5e-4),
+        ("update", "float32", 3e-5),
+        ("trajectory", "float32", 1e-4),
         ("devices", "float32", 5e-4),
         ("evaluation", "float32", 1e-4),
         ("forward", "bfloat16", 0.2),
@@ -81,7 +120,7 @@ def test_measured_bounds_are_not_loose(lines, rung, precision, limit):
     found = [
         float(re.search("<= +([^ ]+)", line)[1])
         for line in passed_in(lines, precision)
-        if f"  {rung} " in line and "without effect" not in line
+        if f"  {rung} " in line and not re.search("without effect|known: ", line)
     ]
     assert found
     assert max(found) < limit
@@ -109,7 +148,7 @@ def test_every_rung_has_a_fault_that_it_notices():
 def test_known_differences_are_there(lines):
     """A plain torch trainer differs by these: were they 0, nothing was compared."""
     known = [line.split() for line in lines if "known: " in line]
-    assert len(known) == 2
+    assert len(known) == 4
     assert all(float(words[1]) > 1e-8 for words in known)
 
 
@@ -153,9 +192,12 @@ def test_failures_are_counted_and_nan_is_one(monkeypatch, capsys):
     results = report.run(["loss"], ["float64"], Case())
     assert results == [("loss float64", line) for line in found[:2]] + results[2:]
     assert [line.passed for _, line in results] == [True, False, False]
-    out = capsys.readouterr().out.splitlines()
+    header, *out, titles, total = capsys.readouterr().out.splitlines()
+    assert header == report.HEADER
     assert [line[:4] for line in out] == ["pass", "FAIL", "FAIL"]
     assert out[1].endswith("loss float64: b  at there")
+    assert titles.startswith("passed")
+    assert total.split() == ["1", "of", "3", "inf", "loss", "float64:", "c"]
 
 
 def test_a_rung_of_pixels_runs_once_in_a_process_of_its_own(tmp_path):
