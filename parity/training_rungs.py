@@ -152,6 +152,9 @@ def trajectory(case: Case) -> Iterator[Comparison]:
     yield from _param_lines(errors, f", {_steps(case)}")
     if case.precision == "float64":
         yield _own_schedule(case, recipe, _flat((curves, a)))
+    if case.precision == "bfloat16":
+        # So few steps leave some biases at little but rounding: a bound would be near 1.
+        return
     for other in undecayed_cases(case):
         yield _short_trajectory(other.but(num_steps=min(20, case.num_steps)))
 

@@ -12,7 +12,7 @@ import torch
 
 from input_pipeline import randaug
 from input_pipeline import torchvision_ops as tv
-from parity import ladder, pixels, self_test, table
+from parity import ladder, mutations, pixels, self_test, table
 from parity.cases import Case, digit_batches
 from parity.compare_runs import welch
 from parity.distributions import distance, noise
@@ -238,8 +238,9 @@ def test_every_reason_and_factor_stands_there():
     for rung, factor in FACTORS.items():
         assert f"{rung} {factor:g}" in text
     assert self_test.Mutation("", (), None, "", None).factor == 1e3
-    assert self_test.STATISTICS == 3
-    assert "by 1e3 bounds in float64, by 3 in statistics" in text
+    lower = {m.title: m.factor for m in mutations.MUTATIONS if m.factor != 1e3}
+    assert lower == {"truncation not corrected for": 100}
+    assert "by 1e3 bounds in float64, by 100 for the truncation of the init" in text
 
 
 def test_every_dagger_is_accounted_for():
