@@ -72,14 +72,18 @@ def operations(image: Image) -> Figure:
     if 2 * rows > len(names):
         axes[-1, 4].text(0.95, 0.5, "unaltered", ha="right", va="center", fontsize=9)
         axes[-1, 5].imshow(image, interpolation="nearest")
-    figure.suptitle(
+    _headline(
+        figure,
         f"randaug's ops at level {LEVEL}; apart: the largest difference, in grey levels, "
         "of the torch reference and of PIL from vitjax",
-        fontsize=10,
-        y=1 - 0.08 / figure.get_figheight(),
-        va="top",
     )
     return figure
+
+
+def _headline(figure: Figure, text: str) -> None:
+    """A title as near the top of a figure of any height."""
+    top = 1 - 0.08 / figure.get_figheight()
+    figure.suptitle(text, fontsize=10, y=top, va="top")
 
 
 def _args(name: str) -> tuple[float | int, ...]:
@@ -137,12 +141,10 @@ def spectra() -> Figure:
         axis.set_yticks([])
         axis.set_xticks(range(0, 101, 10), [f"{x} %" for x in range(0, 101, 10)])
         axis.tick_params(labelsize=8)
-    figure.suptitle(
+    _headline(
+        figure,
         f"all pixels of {SPECTRUM_IMAGES} augmented black-and-white calibration grids, "
         "from black to white",
-        fontsize=10,
-        y=1 - 0.08 / figure.get_figheight(),
-        va="top",
     )
     return figure
 
