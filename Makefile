@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
 
-.PHONY: quickstart test lint format bench clean
+.PHONY: quickstart test lint format bench fashion-mnist clean
 
 # One stamp for each choice of extras, so that a changed choice is installed.
 RUN := $(VENV)/run-$(EXTRAS)
@@ -40,6 +40,12 @@ format: $(DEV) ## rewrite in the project's style
 
 bench: $(RUN) ## speed of the training step on this machine
 	$(BIN)/python -m vitjax.benchmark --model mu/16 --batch_size 64 --image_size 64 --steps 10
+
+fashion-mnist: data/usr/share/datasets/fashion-mnist ## real pictures of clothes, from Debian's package
+
+data/usr/share/datasets/fashion-mnist:
+	mkdir -p data
+	cd data && apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb .
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -61,6 +61,7 @@ CHOICES = {
     "resize": ("area", "bilinear"),
     "mu_dtype": ("bfloat16", "float32"),
     "gelu": ("tanh", "exact"),
+    "randaug": ("on", "off", "tv"),
 }
 
 
@@ -75,7 +76,7 @@ def _arguments(arg: str | None) -> Any:
         pool="gap",
         crop="tf",  # or torchvision, power(p), beta(a, b): see inception_crop
         area_min=5.0,
-        randaug=True,
+        randaug="on",  # big_vision's (2, 10); tv: torchvision's (2, 10)
         mixup=True,
     )
     # Read once for the preset's name, then again with its values as defaults.
@@ -101,7 +102,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         f"decode_jpeg_and_inception_crop(224, area_min={chosen.area_min:g}, "
         f"antialias={chosen.antialias}, precise={chosen.precise}, sampler={chosen.crop!r})"
     )
-    randaug = f"|randaug(2, 10, contrast={chosen.contrast!r})" if chosen.randaug else ""
+    randaug = {
+        "on": f"|randaug(2, 10, contrast={chosen.contrast!r})",
+        "tv": "|randaug_tv(2, 10)",
+        "off": "",
+    }[chosen.randaug]
     config.input = ConfigDict()
     config.input.data = dict(
         name="imagenet2012", split="train" if chosen.data == "100%" else "train[:99%]"

@@ -30,6 +30,8 @@ class ArraySource:
         self.class_names = tuple(class_names) if class_names is not None else None
         self.num_classes = len(class_names) if class_names else num_classes
         check_labels(labels, self.num_classes, what)
+        if self.num_classes is None:  # as many at least
+            self.num_classes = int(np.max(labels)) + 1
         with tf.device("CPU"):
             self._images = tf.constant(images, tf.uint8)
             self._labels = tf.constant(labels, tf.int64)

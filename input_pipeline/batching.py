@@ -58,12 +58,16 @@ def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], d
     return one
 
 
-def chances(preprocess: Preprocess, seed: Any, batch_seed: Any) -> dict[str, Any]:
+def chances(
+    preprocess: Preprocess, seed: Any, batch_seed: Any, epoch: Any, index: Any
+) -> dict[str, Any]:
     """What chance decides of examples: seeds int32 [..., 2], and what ops draw of them.
 
-    A whole batch at once is many times as fast as each op for each example.
+    A whole batch at once is many times as fast as each op for each example. The epoch
+    and index int64 [...] come along where an op asks for them.
     """
-    return {"seed": seed, **preprocess.draw(seed, batch_seed)}
+    place = {"epoch": epoch, "index": index} if preprocess.follows_epochs else {}
+    return {"seed": seed, **preprocess.draw(seed, batch_seed), **place}
 
 
 def map_examples(

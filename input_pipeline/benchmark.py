@@ -22,6 +22,16 @@ from input_pipeline import environment
 
 PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
 """The flagship's, but for the last keep."""
+OTHERS = (
+    "flip_lr",
+    "resize((224, 224))",
+    "randaug(2, 10)",
+    "randaug_tv(2, 9)",
+    "trivial_augment_wide",
+    "autoaugment_cifar10",
+    "random_affine(10)",
+)
+"""Timed beside randaug's single ops; each draws its own plan here."""
 KILOBYTES = 110
 _JPEGS = 96
 _ROUNDS = 5
@@ -156,7 +166,7 @@ def _core_milliseconds(function: Callable[[Any], Any], count: int = 100) -> floa
 
 
 def op_costs() -> dict[str, float]:
-    """Core-milliseconds of each of randaug's ops at level 10, and of all on average."""
+    """Core-milliseconds of randaug's ops at level 10, their average, and OTHERS."""
     import tensorflow as tf
 
     from input_pipeline import randaug
@@ -172,7 +182,27 @@ def op_costs() -> dict[str, float]:
             return randaug.OPS[name](image, *arguments, *place(image))
 
         costs[name] = _core_milliseconds(op)
-    return costs | {"all, on average": statistics.mean(costs.values())}
+    costs["randaug's, on average"] = statistics.mean(costs.values())
+    for spec in OTHERS:
+        costs[spec] = _core_milliseconds(_drawn(spec))
+    return costs
+
+
+def _drawn(spec: str) -> Callable[[Any], Any]:
+    """An op of a spec, with what chance decides, on one image."""
+    import tensorflow as tf
+
+    from input_pipeline import ops
+
+    preprocess = ops.get_preprocess_fn(spec)
+
+    def op(image: Any) -> Any:
+        # Another seed for another image.
+        seed = tf.cast(tf.stack([image[0, 0, 0], image[1, 1, 1]]), tf.int32)
+        features = {"image": image, "seed": seed, "batch_seed": seed}
+        return preprocess(features)["image"]
+
+    return op
 
 
 def measure(pp: str, batch_size: int, threads: int, batches: int) -> dict[str, Any]:
@@ -254,9 +284,9 @@ def _print(figures: dict[str, Any]) -> None:
     for row in figures["stages"]:
         numbers = "".join(f"{row[name]:>24,.2f}" for name in names[1:])
         print(f"{row['stage']:<30}{numbers}")
-    print("core-ms of randaug's ops at level 10, 224 x 224:")
+    print("core-ms of ops, randaug's at level 10, 224 x 224:")
     for name, cost in figures["core-ms of ops"].items():
-        print(f"  {name:<16}{cost:6.2f}")
+        print(f"  {name:<24}{cost:6.2f}")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ def inception_crop(
     size: Size | None = None,
     area_min: float = 5,
     area_max: float = 100,
-    ratio_min: float = 0.75,
-    ratio_max: float = 1.33,
     method: Method = "bilinear",
     antialias: bool = False,
+    ratio_min: float = 0.75,
+    ratio_max: float = 1.33,
     sampler: str = "tf",
 ) -> Callable[..., tf.Tensor]:
     """Crop a random part (areas in percent), then resize to `size` if given.

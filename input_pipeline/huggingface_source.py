@@ -6,6 +6,7 @@ however many cores it has. Decoding and all else runs in TensorFlow's threads as
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,11 @@ class HuggingFaceSource:
         self.num_classes = len(names) if names else None
         for table, _ in zip(self._tables, chosen, strict=True):
             column = table.select_columns([label]).with_format("numpy")[:][label]
-            check_labels(np.asarray(column, np.int64), self.num_classes, self._what)
+            labels = np.asarray(column, np.int64)
+            check_labels(labels, self.num_classes, self._what)
+            if not names:  # as many at least
+                largest = int(labels.max(initial=-1))
+                self.num_classes = max(self.num_classes or 0, largest + 1)
         self._keys = (image, label)
         self._rows = np.concatenate([rows for _, rows in chosen])
         self._ends = np.cumsum([len(rows) for _, rows in chosen])
@@ -87,8 +92,14 @@ class HuggingFaceSource:
         return tf.data.Dataset.range(start, stop).map(self.read)
 
     def describe(self, index: int) -> str:
-        """The data set, the example's index and its row in the files."""
-        return f"example {index} of {self._what} (row {self._rows[index]} of its split)"
+        """The data set, the example's index, and its row in the files."""
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        names = [file["filename"] for file in self._tables[part].cache_files]
+        of = f" of {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        return (
+            f"example {index} of {self._what} (row {self._rows[index]}"
+            f"{of if names else ' of its split'})"
+        )
 
     def nbytes(self) -> int:
         """About the size of the examples' part of the files."""
@@ -123,13 +134,38 @@ def _open(name: str | None, data_dir: str | None, config: str | None) -> dict[st
     if not os.path.isdir(folder):
         raise DataNotFound(f"there is no folder {folder}")
     if os.path.exists(os.path.join(folder, "dataset_dict.json")):
-        splits_of: Any = datasets.load_from_disk(folder)
-        return dict(splits_of)
+        return dict(_from_disk(datasets, folder))
     if os.path.exists(os.path.join(folder, "state.json")):
         # One split: it may know its name.
-        table: Any = datasets.load_from_disk(folder)
+        table = _from_disk(datasets, folder)
         return {str(table.split or "train"): table}
     return _load(datasets, folder, config, folder)
+
+
+def _from_disk(datasets: Any, folder: str) -> Any:
+    try:
+        return datasets.load_from_disk(folder)
+    except Exception as error:  # of Arrow, which names no file, and of the disk
+        files = sorted(Path(folder).rglob("*.arrow"))
+        damaged = [path for path in files if not _readable(path)]
+        which = ", ".join(map(str, damaged)) or folder
+        raise ValueError(
+            f"{which} is missing, truncated or damaged, of the data set in {folder} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}): copy it again"
+        ) from None
+
+
+def _readable(path: Path) -> bool:
+    """Whether Arrow reads the file to its end."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as file:
+            for _ in pa.ipc.open_stream(file):
+                pass
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def _load(datasets: Any, path: Any, config: str | None, what: Any) -> dict[str, Any]:

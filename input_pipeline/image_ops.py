@@ -218,9 +218,11 @@ def normalize(
     return _normalize
 
 
-def clip_value_range(vmin: float = -1, vmax: float = 1) -> Callable[..., tf.Tensor]:
-    """Clip, as float32."""
-    return lambda image: tf.clip_by_value(tf.cast(image, tf.float32), vmin, vmax)
+def clip_value_range() -> Callable[..., tf.Tensor]:
+    """The model CLIP's: (image / 255 - mean) / std of its training data, as float32."""
+    return normalize(
+        (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    )
 
 
 def grayscale_to_rgb() -> Callable[..., tf.Tensor]:

@@ -95,6 +95,9 @@ class Preprocess:
         self._calls = op_spec.parse(spec)
         self._chances: dict[str, _Chance] = {}
         self._steps = [self._build(at) for at in range(len(self._calls))]
+        self.follows_epochs = any(
+            call.name == "choice_no_replacement" for call in self._calls
+        )
         self.kept = frozenset(
             name for call in self._calls if call.name == "keep" for name in call.args
         )

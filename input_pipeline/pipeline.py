@@ -130,7 +130,11 @@ class TrainData:
     def _chance(self, epoch: Any, index: Any, step: Any) -> dict[str, tf.Tensor]:
         seed = order.example_seed(epoch, index, seed=self.seed)
         batch_seed = order.batch_seed(step, seed=self.seed)
-        return batching.chances(self.preprocess, seed, batch_seed)
+        epoch, index = (
+            tf.broadcast_to(tf.cast(x, tf.int64), tf.shape(seed)[:-1])
+            for x in (epoch, index)
+        )
+        return batching.chances(self.preprocess, seed, batch_seed, epoch, index)
 
     def _global_shuffle(self) -> tf.data.Dataset:
         """Pairs (index, chance) in the order of order.example_at."""
@@ -305,7 +309,10 @@ class EvalData:
             index = self.rows.positions(step)
             seed = order.example_seed(0, index, seed=_EVAL_SEED)
             batch_seed = order.batch_seed(tf.fill(index.shape, step), seed=_EVAL_SEED)
-            return index, batching.chances(self.preprocess, seed, batch_seed)
+            epoch = tf.zeros_like(index)
+            return index, batching.chances(
+                self.preprocess, seed, batch_seed, epoch, index
+            )
 
         return tf.data.Dataset.range(start_step, self.steps).map(plan).unbatch()
 

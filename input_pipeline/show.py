@@ -126,9 +126,10 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--config",
-        required=True,
+        default="configs/vit_s16_i1k.py",
         metavar="FILE[:ARG]",
-        help="a file with get_config(arg), e.g. configs/vit_s16_i1k.py:preset=fixed",
+        help="a file with get_config(arg), e.g. configs/vit_s16_i1k.py:preset=fixed "
+        "(default: %(default)s)",
     )
     add("--out", type=Path, metavar="DIR", help="where the pictures go")
     add("--index", type=int, metavar="I", help="the example to tell about, from 0")

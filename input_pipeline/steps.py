@@ -67,7 +67,8 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
 
     def after(calls: list[OpCall], last: bool = False) -> dict[str, Any]:
         preprocess, read = Preprocess("|".join(map(_text, calls))), data.source.read
-        asked = tf.constant(index, tf.int64), batching.chances(preprocess, *seeds)
+        place = tf.constant(epoch, tf.int64), tf.constant(index, tf.int64)
+        asked = place[1], batching.chances(preprocess, *seeds, *place)
         try:
             if last:  # in a graph, as the stream does it: seconds for randaug's
                 pairs = tf.data.Dataset.from_tensors(asked)

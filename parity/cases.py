@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,26 @@ class Case:
     head_zeroinit: bool = True
     num_classes: int = 10
     batch_size: int = 8
+    precision: str = "float64"  # of both sides; bfloat16 is that of the matmuls only
     num_seeds: int = 64  # for the statistics of the initialisation
+    num_steps: int = 200  # of the trajectory
+    num_examples: int = 1797  # to evaluate on: all of scikit-learn's digits
+    eval_batch_size: int = 128
 
     def model_kwargs(self) -> dict[str, Any]:
         """The arguments that vitjax's model and the reference's have in common."""
-        rest = {"image_size", "batch_size", "num_seeds"}
+        rest = {"image_size", "batch_size", "eval_batch_size", "precision"}
+        rest |= {"num_seeds", "num_steps", "num_examples"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in rest}
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of parameters, images and losses."""
+        return "float64" if self.precision == "float64" else "float32"
+
+    def shallow(self) -> "Case":
+        """At most two blocks deep: for options that do not touch the blocks."""
+        return self.but(depth=min(self.depth, 2))
 
     def but(self, **kw: Any) -> "Case":
         """The same case with other values."""
@@ -64,6 +79,15 @@ class Recipe:
     mu_dtype: str | None = None  # None: the parameters' own
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where a step runs: devices, their parameters' sharding, microbatches on each."""
+
+    num_devices: int = 1
+    accum_freq: int = 1
+    sharding: str = "replicate"
+
+
 def variant_case(variant: str, batch_size: int = 2) -> Case:
     """A named size ("S/16") with the flagship's options, on images of 14 x 14 patches."""
     from vitjax.models import vit
@@ -80,6 +104,9 @@ def variant_case(variant: str, batch_size: int = 2) -> Case:
         rep_size=model.width,
         batch_size=batch_size,
         num_seeds=8,
+        num_steps=30,
+        num_examples=50,
+        eval_batch_size=16,
     )
 
 
@@ -116,11 +143,11 @@ def random_gradients(shapes: Any, at: int) -> dict[str, Any]:
 
 
 def random_batch(case: Case, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Images (b h w 3), uniform in [-1, 1], and one-hot rows (b c); float64."""
+    """Images (b h w 3), uniform in [-1, 1], and one-hot rows (b c)."""
     rng = np.random.default_rng(seed)
     image = rng.uniform(-1, 1, (case.batch_size, *case.image_size, 3))
     label = rng.integers(0, case.num_classes, case.batch_size)
-    return image, np.eye(case.num_classes)[label]
+    return image.astype(case.dtype), np.eye(case.num_classes, dtype=case.dtype)[label]
 
 
 @functools.cache
@@ -130,21 +157,43 @@ def _digits() -> Any:
     return load_digits()
 
 
-def digit_batches(case: Case, num_steps: int, seed: int = 2) -> list[Any]:
-    """`num_steps` batches, as `random_batch`'s, of scikit-learn's handwritten digits.
-
-    The 8 x 8 digits are enlarged by a whole factor and stand at the top left.
-    """
-    digits = _digits()
-    rng = np.random.default_rng(seed)
+def _digit_images(case: Case, chosen: np.ndarray) -> np.ndarray:
+    """Digits in [-1, 1], enlarged by a whole factor, at the top left of the image."""
     factor = min(case.image_size) // 8
+    image = _digits().images[chosen] / 8 - 1
+    image = image.repeat(factor, axis=1).repeat(factor, axis=2)
+    rows, columns = (s - 8 * factor for s in case.image_size)
+    image = np.pad(image, ((0, 0), (0, rows), (0, columns)), constant_values=-1)
+    return np.repeat(image[..., None], 3, axis=-1).astype(case.dtype)
+
+
+def digit_batches(case: Case, num_steps: int, seed: int = 2) -> list[Any]:
+    """`num_steps` batches, as `random_batch`'s, of scikit-learn's handwritten digits."""
+    target = _digits().target
+    rng = np.random.default_rng(seed)
     batches = []
     for _ in range(num_steps):
-        chosen = rng.choice(len(digits.target), case.batch_size, replace=False)
-        image = digits.images[chosen] / 8 - 1
-        image = image.repeat(factor, axis=1).repeat(factor, axis=2)
-        rows, columns = (s - 8 * factor for s in case.image_size)
-        image = np.pad(image, ((0, 0), (0, rows), (0, columns)), constant_values=-1)
-        image = np.repeat(image[..., None], 3, axis=-1)
-        batches.append((image, np.eye(case.num_classes)[digits.target[chosen]]))
+        chosen = rng.choice(len(target), case.batch_size, replace=False)
+        labels = np.eye(case.num_classes, dtype=case.dtype)[target[chosen]]
+        batches.append((_digit_images(case, chosen), labels))
     return batches
+
+
+def padded_batches(case: Case) -> Iterator[dict[str, np.ndarray]]:
+    """The digits in order, with integer labels; the last batch filled up with zeros.
+
+    `_mask` is 1 for a digit and 0 for what fills up, which so has the label 0.
+    """
+    size = case.eval_batch_size
+    for start in range(0, case.num_examples, size):
+        chosen = np.arange(start, min(start + size, case.num_examples))
+        batch = {
+            "image": _digit_images(case, chosen),
+            "label": _digits().target[chosen].astype(np.int32),
+            "_mask": np.ones(len(chosen), np.float32),
+        }
+        missing = size - len(chosen)
+        yield {
+            k: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+            for k, x in batch.items()
+        }

@@ -1,7 +1,8 @@
-"""vitjax's side of every comparison: numpy arrays in, numpy arrays out, in float64.
+"""vitjax's side of every comparison: numpy arrays in, numpy arrays out.
 
-Needs jax_enable_x64. Every function takes a `Case` and numbers only, so that its results
-can be kept where many references are compared with them.
+A float64 case needs jax_enable_x64, any other a process without it. Every function takes
+a `Case` and numbers only, so that its results can be kept where many references are
+compared with them.
 """
 
 import functools
@@ -11,45 +12,55 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from parity.cases import (
     Case,
+    Layout,
     Recipe,
     digit_batches,
+    padded_batches,
     random_batch,
     random_gradients,
     random_params,
 )
 from vitjax import mixup, step
+from vitjax.evaluators import EVALUATORS
 from vitjax.losses import LOSSES
 from vitjax.models import vit
 from vitjax.optim import make_optimizer
 from vitjax.schedules import make_schedule
-from vitjax.sharding import batch_sharding, replicated
+from vitjax.sharding import batch_sharding, infer_sharding, replicated
 from vitjax.trees import flatten_with_names
 
 MIXUP_P = 0.2
+ONE_DEVICE = Layout()
 
 
-def make_model(case: Case, dtype: str = "float64") -> vit.ViT:
-    """vitjax's model, computing in `dtype`."""
+def make_model(case: Case) -> vit.ViT:
+    """vitjax's model, its matmuls in the case's precision."""
     kwargs = case.model_kwargs()
-    return vit.Model(kwargs.pop("num_classes"), dtype_mm=dtype, **kwargs)
+    return vit.Model(kwargs.pop("num_classes"), dtype_mm=case.precision, **kwargs)
 
 
 @functools.cache
 def shapes(case: Case) -> Any:
     """The tree of the parameters' shapes, which needs no float64."""
-    return step.param_shapes(make_model(case, "float32"), (*case.image_size, 3))
+    model = make_model(case.but(precision="float32"))
+    return step.param_shapes(model, (*case.image_size, 3))
 
 
-def one_device() -> jax.sharding.Mesh:
-    """A mesh of the first device only."""
-    return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+def make_mesh(num_devices: int) -> jax.sharding.Mesh:
+    """A mesh of the first devices."""
+    return jax.sharding.Mesh(np.array(jax.devices()[:num_devices]), ("data",))
 
 
 def _numpy(tree: Any) -> Any:
     return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
+def _cast(case: Case, tree: Any) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x, case.dtype), tree)
 
 
 def init_statistics(case: Case) -> dict[str, np.ndarray]:
@@ -69,10 +80,10 @@ def init_statistics(case: Case) -> dict[str, np.ndarray]:
 
 
 def initial_params(case: Case) -> Any:
-    """One draw of vitjax's own initialisation, in float64."""
+    """One draw of vitjax's own initialisation, in the case's dtype."""
     image = np.zeros((1, *case.image_size, 3), np.float32)
     params = jax.jit(make_model(case).init)(jax.random.key(0), image)["params"]
-    return jax.tree.map(lambda x: x.astype(np.float64), _numpy(params))
+    return jax.tree.map(lambda x: x.astype(case.dtype), _numpy(params))
 
 
 def forward(case: Case) -> dict[str, np.ndarray]:
@@ -81,7 +92,7 @@ def forward(case: Case) -> dict[str, np.ndarray]:
     Not jitted: compiling all the models that differ in options takes longer than this.
     """
     image, _ = random_batch(case)
-    params = jax.tree.map(jnp.asarray, random_params(shapes(case)))
+    params = _cast(case, random_params(shapes(case)))
     _, out = make_model(case).apply({"params": params}, image)
     out = _numpy(out)
     stages = {k: out[k] for k in ("with_posemb", "encoded", "head_input")}
@@ -98,7 +109,7 @@ def forward(case: Case) -> dict[str, np.ndarray]:
 def gradients(case: Case) -> dict[str, np.ndarray]:
     """By parameter: the gradient of the softmax loss on a mixed random batch."""
     model = make_model(case)
-    params = random_params(shapes(case))
+    params = _cast(case, random_params(shapes(case)))
     image, labels = random_batch(case)
     labels = jnp.asarray(0.7 * labels + 0.3 * np.roll(labels, 1, axis=0))
 
@@ -110,21 +121,27 @@ def gradients(case: Case) -> dict[str, np.ndarray]:
 
 
 def loss_and_gradient(
-    name: str, logits: np.ndarray, labels: np.ndarray, label_smoothing: float
-) -> tuple[np.ndarray, np.ndarray]:
+    case: Case,
+    name: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    label_smoothing: float,
+) -> dict[str, np.ndarray]:
     """The loss, and its gradient by the logits."""
 
     def loss(logits: jax.Array) -> jax.Array:
-        rows = jnp.asarray(labels)
+        rows = _cast(case, labels)
         return LOSSES[name](logits=logits, labels=rows, label_smoothing=label_smoothing)
 
-    return _numpy(jax.value_and_grad(loss)(jnp.asarray(logits)))
+    value, gradient = _numpy(jax.value_and_grad(loss)(_cast(case, logits)))
+    return {"value": value, "gradient": gradient}
 
 
-def mixed(x: np.ndarray, lam: float) -> np.ndarray:
+def mixed(case: Case, x: np.ndarray, lam: float) -> np.ndarray:
     """mixup of one array with the given lambda."""
-    partner = mixup.partners(x, one_device())
-    return np.asarray(mixup.mix(jnp.asarray(x), partner, jnp.asarray(lam)))
+    partner = mixup.partners(x, make_mesh(1))
+    lam = _cast(case, lam)
+    return np.asarray(jax.jit(mixup.mix)(_cast(case, x), partner, lam))
 
 
 def _schedule(recipe: Recipe) -> dict[str, Any]:
@@ -148,9 +165,15 @@ def make_tx(recipe: Recipe, params: Any) -> Any:
     return tx
 
 
-def updates(case: Case, recipe: Recipe) -> Iterator[dict[str, np.ndarray]]:
-    """The update of every parameter, step by step, on `random_gradients`."""
-    params = random_params(shapes(case))
+def updates(
+    case: Case, recipe: Recipe, from_zero: bool = False
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Step by step: every parameter's update, and the parameters after it.
+
+    The gradients are `random_gradients`. `from_zero` sets the parameters to 0 before
+    every step: without rounding, they then are the update.
+    """
+    params = _cast(case, random_params(shapes(case)))
     tx = make_tx(recipe, params)
     state = jax.jit(tx.init)(params)
 
@@ -160,9 +183,12 @@ def updates(case: Case, recipe: Recipe) -> Iterator[dict[str, np.ndarray]]:
         return change, state, jax.tree.map(jnp.add, params, change)
 
     for at in range(recipe.total_steps):
-        grads = random_gradients(shapes(case), at)
+        grads = _cast(case, random_gradients(shapes(case), at))
+        if from_zero:
+            params = jax.tree.map(np.zeros_like, params)
         change, state, params = update(grads, state, params)
-        yield dict(flatten_with_names(_numpy(change)))
+        names = dict(flatten_with_names(_numpy(change)))
+        yield names, dict(flatten_with_names(_numpy(params)))
 
 
 def multipliers(recipe: Recipe) -> np.ndarray:
@@ -189,18 +215,26 @@ def lambdas(num_steps: int) -> list[float]:
 
 
 def trajectory(
-    case: Case, recipe: Recipe
+    case: Case, recipe: Recipe, layout: Layout = ONE_DEVICE
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Metrics by name (step,) and the last parameters; the trainer's own step."""
-    model, mesh = make_model(case), one_device()
+    model, mesh = make_model(case), make_mesh(layout.num_devices)
     params = initial_params(case)
     tx = make_tx(recipe, params)
     state = step.TrainState(
         step=np.zeros((), np.int32), params=params, opt_state=tx.init(params)
     )
-    state, key = jax.device_put((state, jax.random.key(0)), replicated(mesh))
+    sharding = infer_sharding(state, mesh, ((".*", layout.sharding),))
+    state = jax.device_put(state, sharding)
+    key = jax.device_put(jax.random.key(0), replicated(mesh))
     train_step = step.make_train_step(
-        model, tx, loss="softmax_xent", mesh=mesh, mixup={"p": MIXUP_P}
+        model,
+        tx,
+        loss="softmax_xent",
+        mesh=mesh,
+        mixup={"p": MIXUP_P},
+        accum_freq=layout.accum_freq,
+        state_sharding=sharding,
     )
     rows = []
     for image, labels in digit_batches(case, recipe.total_steps):
@@ -210,3 +244,35 @@ def trajectory(
         rows.append(_numpy(metrics))
     curves = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return curves, dict(flatten_with_names(_numpy(state.params)))
+
+
+def trained_params(case: Case, recipe: Recipe) -> dict[str, Any]:
+    """The parameters that `trajectory` ends with."""
+    _, leaves = trajectory(case, recipe)
+    return unflatten_dict(leaves, sep="/")
+
+
+def evaluate(case: Case, recipe: Recipe, num_devices: int) -> dict[str, np.ndarray]:
+    """prec@1, prec@5 and loss on the digits after that training: the own evaluator's."""
+    mesh = make_mesh(num_devices)
+
+    def make_data(*, batch_size: int, **_: Any) -> Any:
+        batches = [
+            jax.device_put(batch, batch_sharding(mesh))
+            for batch in padded_batches(case.but(eval_batch_size=batch_size))
+        ]
+        return batches, len(batches)
+
+    evaluator = EVALUATORS["classification"](
+        step.make_eval_step(make_model(case)),
+        make_data,
+        mesh,
+        data={},
+        batch_size=case.eval_batch_size,
+        device_pp=f"onehot({case.num_classes}, key='label', key_result='labels')",
+        loss_name="softmax_xent",
+    )
+    params = trained_params(case, recipe)
+    state = step.TrainState(step=np.int32(0), params=params, opt_state=())
+    state = jax.device_put(state, replicated(mesh))
+    return {name: np.asarray(value) for name, value in evaluator.run(state)}

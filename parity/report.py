@@ -1,31 +1,180 @@
-"""Running rungs and printing what they find."""
+"""Running rungs, in one process or two, and printing what they find."""
 
-from collections.abc import Iterable
+import dataclasses
+import multiprocessing
+import os
+import queue
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
-import torch
-
-from parity import rungs
+from input_pipeline import environment
+from parity import ladder
 from parity.cases import Case
+from parity.comparison import Comparison
 
 SMALL_WIDTH = 128
+# Where a line belongs ("forward float32", "decoding"), and the line.
+Result: TypeAlias = tuple[str, Comparison]
 
 
-def run(names: Iterable[str], case: Case) -> int:
-    """Print one line per comparison as it is made; the number that failed."""
+def setup(case: Case, float64: bool) -> None:
+    """Prepare JAX and torch for all rungs of this process; before JAX starts."""
+    import jax
+    import torch
+
     if case.width < SMALL_WIDTH:
         # Matrices this small are not worth dividing: threads would wait for each other.
         torch.set_num_threads(1)
-    failed = 0
+        # Nor is their code worth optimising, which takes longer than to run it.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {flags}"
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_enable_x64", float64)
+
+
+def setup_pixels() -> None:
+    """Prepare TensorFlow and torch for the rungs about pixels, as a training does."""
+    environment.prepare()
+    import torch
+
+    torch.set_num_threads(1)  # images are small: threads would wait for each other
+
+
+def results(
+    names: Sequence[str], precisions: Sequence[str], case: Case
+) -> Iterator[Result]:
+    """The lines of these rungs, as they are made, in this process.
+
+    Its precisions are float64 or the other two: JAX decides once for a process. The
+    rungs that have none run once, first.
+    """
+    from parity import self_test, table
+
+    rungs = table.rungs(names)
+    small = case.width < SMALL_WIDTH
+    kept = self_test.EVERYTHING if small else self_test.SHARED  # what memory allows
     for name in names:
-        for comparison in rungs.RUNGS[name](case):
-            failed += not comparison.passed
-            print(line(name, comparison), flush=True)
-    return failed
+        if not ladder.RUNGS[name].precisions:
+            for line in rungs[name](case):
+                yield name, line
+    with self_test.remembered(*kept):
+        for precision in precisions:
+            for name in names:
+                if precision in ladder.RUNGS[name].precisions:
+                    for line in rungs[name](case.but(precision=precision)):
+                        yield f"{name} {precision}", line
 
 
-def line(rung: str, comparison: rungs.Comparison) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What one process does."""
+
+    names: Sequence[str]
+    precisions: Sequence[str]
+
+    def run(self, case: Case) -> Iterator[Result]:
+        if self.precisions:
+            setup(case, "float64" in self.precisions)
+        else:
+            setup_pixels()
+        return results(self.names, self.precisions, case)
+
+
+def _jobs(names: Sequence[str], precisions: Sequence[str]) -> list[_Job]:
+    """float64, lower precisions and pixels, as far as they are wanted."""
+    pixels = [name for name in names if ladder.RUNGS[name].pixels]
+    models = [name for name in names if name not in pixels]
+    several = [name for name in models if ladder.RUNGS[name].precisions]
+    low = [p for p in precisions if p != "float64"]
+    found = []
+    if models and "float64" in precisions:
+        found.append(_Job(models, ["float64"]))
+        models = several  # what has no precision runs once
+    if models and low:
+        found.append(_Job(models, low))
+    return found + ([_Job(pixels, [])] if pixels else [])
+
+
+def all_results(
+    names: Sequence[str], precisions: Sequence[str], case: Case
+) -> Iterator[Result]:
+    """`results` of all precisions: the first kind here, the others beside it."""
+    first, *others = _jobs(names, precisions)
+    context = multiprocessing.get_context("spawn")
+    waiting = []
+    for job in others:
+        lines = context.Queue()
+        child = context.Process(target=_send, args=(lines, job, case), daemon=True)
+        child.start()  # before this process changes its environment
+        waiting.append((job, lines, child))
+    yield from first.run(case)
+    for job, lines, child in waiting:
+        yield from _received(job, lines, child)
+
+
+def _received(job: _Job, lines: Any, child: Any) -> Iterator[Result]:
+    while True:
+        try:
+            line = lines.get(timeout=1)
+        except queue.Empty:
+            if child.is_alive():
+                continue
+            raise RuntimeError(
+                f"the process for {', '.join(job.precisions or job.names)} ended with "
+                f"status {child.exitcode} before it was done; its own message stands "
+                "above"
+            ) from None
+        if line is None:
+            break
+        yield line
+    child.join()
+
+
+def _send(lines: Any, job: _Job, case: Case) -> None:
+    for line in job.run(case):
+        lines.put(line)
+    lines.put(None)
+
+
+def run(names: Sequence[str], precisions: Sequence[str], case: Case) -> list[Result]:
+    """Print one line per comparison as it is made, and a summary; all comparisons."""
+    found = []
+    print(HEADER, flush=True)
+    for title, comparison in all_results(names, precisions, case):
+        print(line(title, comparison), flush=True)
+        found.append((title, comparison))
+    print(*summary(found), sep="\n", flush=True)
+    return found
+
+
+HEADER = "verdict  measured <= bound  rung precision: name  at where it is the largest"
+
+
+def summary(found: Sequence[Result]) -> list[str]:
+    """A line per rung and precision: how many passed, the largest in its bounds."""
+    rungs: dict[str, list[Comparison]] = {}
+    for title, comparison in found:
+        rungs.setdefault(title, []).append(comparison)
+    lines = ["passed of   largest measured / bound"]
+    for title, of_rung in rungs.items():
+        passed = sum(c.passed for c in of_rung)
+        top = max(of_rung, key=lambda c: c.factor)
+        counts = f"{passed:6d} of {len(of_rung):<4d}"
+        lines.append(f"{counts}  {top.factor:9.2e}  {title}: {top.name}")
+    return lines
+
+
+def run_self_test(names: Sequence[str], case: Case) -> int:
+    """Plant the faults that concern these rungs; the number that went unnoticed."""
+    from parity import self_test, table
+
+    return self_test.run(table.faults(names), table.rungs(names), case)
+
+
+def line(title: str, comparison: Comparison) -> str:
     """One comparison as a line of text."""
     verdict = "pass" if comparison.passed else "FAIL"
     numbers = f"{comparison.measured:9.2e} <= {comparison.bound:7.1e}"
     where = f"  at {comparison.detail}" if comparison.detail else ""
-    return f"{verdict}  {numbers}  {rung}: {comparison.name}{where}"
+    return f"{verdict}  {numbers}  {title}: {comparison.name}{where}"

@@ -24,6 +24,7 @@ IMPORT_NAMES = {
     "absl-py": "absl",
     "importlib-resources": None,  # by tensorflow-datasets
     "orbax-checkpoint": "orbax",
+    "pillow": "PIL",
     "scikit-learn": "sklearn",
     "tensorboardx": "tensorboardX",
     "tensorflow-cpu": "tensorflow",

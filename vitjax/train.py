@@ -73,6 +73,7 @@ def train_and_evaluate(
     data, data_size = sections.call(
         "input", pipeline.make_train, e.input, seed=e.seed, start_step=0, **processes
     )
+    _check_classes(data.num_classes, e)
     sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
     sizes["total_steps"] = e.steps("total", **sizes)
     log_steps = e.steps("log_training", **sizes, default=50)
@@ -178,6 +179,19 @@ def _best(
         )
     enter(contextlib.closing(best))
     return best
+
+
+def _check_classes(found: int | None, e: experiment.Experiment) -> None:
+    """Raise ValueError if the data has labels that no output of the model is for.
+
+    onehot makes rows of zeros of them, without a word. A lookup may have changed them.
+    """
+    pp = f"{e.input.get('pp')}|{e.device_pp}"
+    if found is not None and found > e.num_classes and "lookup(" not in pp:
+        raise ValueError(
+            f"the data has {found} classes, but num_classes is {e.num_classes}: set it, "
+            "and the depth of onehot(...), to at least as many"
+        )
 
 
 def _first_state(

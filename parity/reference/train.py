@@ -4,7 +4,7 @@ It eats the batches that it is given: NHWC images and label rows (b, c) that sum
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -86,14 +86,65 @@ def clip_(params: list[nn.Parameter], max_norm: float, eps: float) -> None:
             p.grad.mul_(scale)
 
 
+def part_weight(accum_freq: int) -> float:
+    """What the mean loss of one of `accum_freq` parts counts in that of the batch."""
+    return 1 / accum_freq
+
+
+class ReorderedAdamW(torch.optim.AdamW):
+    """The same AdamW summed in another order, to see what rounding does.
+
+    torch decays first and then adds what Adam says; here both are added first, and the
+    moments are divided by their bias corrections before the root and the quotient. The
+    corrections are torch's own: numbers in float64.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step."""
+        del closure
+        for group in self.param_groups:
+            for p in group["params"]:
+                b1, b2 = group["betas"]
+                update = self._adam(p, b1, b2, group["eps"])
+                p.sub_(group["lr"] * (update + group["weight_decay"] * p))
+
+    def _adam(self, p: torch.Tensor, b1: float, b2: float, eps: float) -> torch.Tensor:
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(p) for _ in "mv")
+        state["step"] += 1
+        mu, nu = state["exp_avg"], state["exp_avg_sq"]
+        mu.copy_((1 - b1) * p.grad + b1 * mu)
+        nu.copy_((1 - b2) * p.grad**2 + b2 * nu)
+        c1, c2 = (1 - b ** state["step"] for b in (b1, b2))
+        return (mu / c1) / ((nu / c2).sqrt() + eps)
+
+
+def bias_correction(b: float, step: int, dtype: torch.dtype) -> float:
+    """1 - b ** step, for step 1, 2, ..., with `b`, power and difference rounded to `dtype`.
+
+    In float32, as optax has them, 0.999 is off by up to 2^-25 and 1 - 0.999 therefore by
+    up to 3e-5 of itself. torch has them in float64.
+    """
+    # Rounded once: torch's own float32 power multiplies and rounds in between.
+    power = torch.tensor(b, dtype=dtype).double() ** step
+    return (1 - power.to(dtype)).item()
+
+
 class Trainer:
     """AdamW as big_vision's recipe has it: `wd` is times the schedule, not times `lr`.
 
     `multiplier` gives the schedule of step 0, 1, ... `grad_clip_norm` 0 does not clip;
     `clip_eps` as in `clip_`. `mu_dtype` is the type in which the first moment rests
-    between steps (torch's own AdamW has no such choice), `mu_decay_dtype` the one in
-    which it is multiplied by `b1`, itself rounded: optax uses mu_dtype, and in bfloat16
-    0.9 is 0.8984375.
+    between steps (torch's own AdamW has no such choice), `mu_decay_dtype` the one that
+    `b1` is rounded to before they are multiplied: optax uses mu_dtype, and in bfloat16
+    0.9 is 0.8984375. `mu_product_dtype` is the type of that product, where it is not the
+    parameters'. `accum_freq` splits each batch into that many parts, whose gradients
+    are averaged. `bias_correction_dtype` is the type of Adam's bias corrections: None is
+    torch's float64, optax has the parameters'. `reordered` takes `ReorderedAdamW`.
     """
 
     def __init__(
@@ -110,11 +161,16 @@ class Trainer:
         clip_eps: float = 0.0,
         mu_dtype: torch.dtype | None = None,
         mu_decay_dtype: torch.dtype | None = None,
+        mu_product_dtype: torch.dtype | None = None,
         loss: str = "softmax_xent",
+        accum_freq: int = 1,
+        bias_correction_dtype: torch.dtype | None = None,
+        reordered: bool = False,
     ):
-        self.model, self.loss = model, LOSSES[loss]
+        self.model, self.loss, self.accum_freq = model, LOSSES[loss], accum_freq
         self.params = list(model.parameters())
         self.b1, self.mu_dtype, self.mu_decay_dtype = b1, mu_dtype, mu_decay_dtype
+        self.mu_product_dtype = mu_product_dtype
         self.grad_clip_norm, self.clip_eps = grad_clip_norm, clip_eps
         kernels = decayed(model)
         chosen = {id(p) for p in kernels}
@@ -123,7 +179,10 @@ class Trainer:
             {"params": kernels, "weight_decay": torch_weight_decay(lr, wd)},
             {"params": rest, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(b1, b2), eps=eps)
+        self.betas, self.eps = (b1, b2), eps
+        self.bias_correction_dtype, self.num_updates = bias_correction_dtype, 0
+        adamw = ReorderedAdamW if reordered else torch.optim.AdamW
+        self.optimizer = adamw(groups, lr=lr, betas=(b1, b2), eps=eps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, multiplier)
 
     def update(self) -> None:
@@ -133,13 +192,41 @@ class Trainer:
         if self.mu_decay_dtype is not None:
             b1 = torch.tensor(self.b1, dtype=self.mu_decay_dtype)
             for mu in self._moments():  # AdamW is about to multiply by the exact b1
-                product = mu.to(self.mu_decay_dtype) * b1
+                product = mu * b1.to(mu.dtype)
+                if self.mu_product_dtype is not None:
+                    product = product.to(self.mu_product_dtype)
                 mu.copy_(product.to(mu.dtype) / self.b1)
-        self.optimizer.step()
+        self.num_updates += 1
+        self._step()
         self.schedule.step()
         if self.mu_dtype is not None:
             for mu in self._moments():
                 mu.copy_(mu.to(self.mu_dtype))
+
+    def _step(self) -> None:
+        """AdamW's step, with the bias corrections in their dtype.
+
+        torch divides by its own, c1 and c2. For mu / d1 / (sqrt(nu / d2) + eps) instead,
+        with r = sqrt(c2 / d2), eps is divided by r and lr multiplied by c1 / (d1 r); the
+        decay, which torch multiplies by lr, is divided by the same.
+        """
+        if self.bias_correction_dtype is None:
+            self.optimizer.step()
+            return
+        at, dtype = self.num_updates, self.bias_correction_dtype
+        c1, c2 = (1 - b**at for b in self.betas)
+        d1, d2 = (bias_correction(b, at, dtype) for b in self.betas)
+        r = math.sqrt(c2 / d2)
+        factor = c1 / (d1 * r)
+        groups = self.optimizer.param_groups
+        kept = [{k: g[k] for k in ("lr", "eps", "weight_decay")} for g in groups]
+        for group in groups:
+            group["lr"] *= factor
+            group["eps"] /= r
+            group["weight_decay"] /= factor
+        self.optimizer.step()
+        for group, old in zip(groups, kept, strict=True):
+            group.update(old)
 
     def _moments(self) -> list[torch.Tensor]:
         return [state["exp_avg"] for state in self.optimizer.state.values()]
@@ -150,16 +237,50 @@ class Trainer:
         """Mix, forward, backward, update; the metrics under big_vision's names."""
         before = [p.detach().clone() for p in self.params]
         self.optimizer.zero_grad()
-        logits, _ = self.model(mix(image, lam))
-        loss = self.loss(logits, mix(labels, lam))
-        loss.backward()
+        images = mix(image, lam).chunk(self.accum_freq)
+        rows = mix(labels, lam).chunk(self.accum_freq)
+        loss = torch.zeros(())
+        for part, label in zip(images, rows, strict=True):
+            logits, _ = self.model(part)
+            share = self.loss(logits, label) * part_weight(self.accum_freq)
+            share.backward()
+            loss = loss + share.detach()
         l2_grads = l2_norm(p.grad for p in self.params)
         self.update()
         now = [p.detach() for p in self.params]
         metrics = {
-            "training_loss": loss.detach(),
+            "training_loss": loss,
             "l2_grads": l2_grads,
             "l2_params": l2_norm(now),
             "l2_updates": l2_norm(a - b for a, b in zip(now, before, strict=True)),
         }
         return {name: value.item() for name, value in metrics.items()}
+
+
+def counted(mask: torch.Tensor) -> torch.Tensor:
+    """The rows (b,) of a batch that are examples, not what fills the batch up."""
+    return mask > 0
+
+
+@torch.no_grad()
+def evaluate(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    loss: str = "softmax_xent",
+) -> dict[str, float]:
+    """Accuracy among the first and the first five classes, and the mean loss.
+
+    `predict` makes logits (b, c) of images; a batch has image, label (b,) and _mask (b,).
+    """
+    hits1, hits5, total, seen = 0, 0, 0.0, 0
+    for batch in batches:
+        rows = counted(batch["_mask"])
+        label = batch["label"][rows].long()
+        logits = predict(batch["image"][rows])
+        top = logits.topk(5, dim=-1).indices == label[:, None]
+        hits1 += int(top[:, 0].sum())
+        hits5 += int(top.any(dim=1).sum())
+        onehot = F.one_hot(label, logits.shape[-1]).to(logits)
+        total += LOSSES[loss](logits, onehot).item() * len(label)
+        seen += len(label)
+    return {"prec@1": hits1 / seen, "prec@5": hits5 / seen, "loss": total / seen}

@@ -62,6 +62,11 @@ def init_attention_(attention: nn.MultiheadAttention, generator) -> None:
     nn.init.zeros_(attention.out_proj.bias)
 
 
+def patch_tokens(x: torch.Tensor, first: int, num_patches: int) -> torch.Tensor:
+    """Of (b, n, d): what gap and map pool, neither cls before nor registers behind."""
+    return x[:, first : first + num_patches]
+
+
 class Mlp(nn.Module):
     """Linear, GELU, Linear on the last dimension; `gelu` is "tanh" or "none" (exact)."""
 
@@ -117,6 +122,7 @@ class MapHead(nn.Module):
         """(b, n, d) to (b, d)."""
         probe = self.probe.expand(len(x), -1, -1)
         x, _ = self.attention(probe, x, x, need_weights=False)
+        x = x.to(self.probe.dtype)
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
@@ -126,7 +132,9 @@ class ViT(nn.Module):
     `posemb` is "sincos2d", "learn" or "none"; `pool_type` "gap", "tok" or "map";
     `rep_size` the width of the tanh layer before the head (0: a linear head). `registers`
     are learned tokens without position that no pooling sees, from N(0, 1e-6) as in the
-    code of "Vision Transformers Need Registers" (arXiv:2309.16588). `gelu` is "tanh" or "exact". `seed` draws the weights.
+    code of "Vision Transformers Need Registers" (arXiv:2309.16588). `gelu` is "tanh" or
+    "exact". `bfloat16` is torch's autocast around all but pre_logits and head, between
+    whose blocks the stream stays as wide as the parameters. `seed` draws the weights.
     """
 
     def __init__(
@@ -146,6 +154,7 @@ class ViT(nn.Module):
         gelu: str = "tanh",
         eps: float = 1e-6,
         head_zeroinit: bool = True,
+        bfloat16: bool = False,
         seed: int = 0,
     ):
         super().__init__()
@@ -159,7 +168,7 @@ class ViT(nn.Module):
         rows, columns = (s // p for s, p in zip(image_size, patch_size, strict=True))
         self.embedding = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.posemb, self.pool_type = posemb, pool_type
-        self.head_zeroinit = head_zeroinit
+        self.head_zeroinit, self.autocast = head_zeroinit, bfloat16
         if posemb == "learn":
             shape = (1, rows * columns, width)
             self.pos_embedding = nn.Parameter(torch.zeros(shape))
@@ -211,21 +220,35 @@ class ViT(nn.Module):
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, dict]:
         """The logits, and every intermediate by name. Tokens: cls, patches, registers."""
         out = {}
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.autocast):
+            x = self.pooled(self.tokens(image, out), out)
+        if hasattr(self, "pre_logits"):
+            x = torch.tanh(self.pre_logits(x))
+        out["pre_logits"] = x
+        out["logits"] = x = self.head(x)
+        return x, out
+
+    def tokens(self, image: torch.Tensor, out: dict) -> torch.Tensor:
+        """The embedded tokens (b, n, d) that enter the first block."""
         x = self.embedding(to_nchw(image)).flatten(2).transpose(1, 2)
         out["stem"] = x
+        x = x.to(image)
         if self.posemb != "none":
             x = x + self.pos_embedding.to(x)
         out["with_posemb"] = x
-        num_patches = x.shape[1]
-        first = int(self.pool_type == "tok")
-        if first:
+        if self.pool_type == "tok":
             x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
         if self.num_registers:
             x = torch.cat([x, self.registers.expand(len(x), -1, -1)], dim=1)
+        return x
+
+    def pooled(self, x: torch.Tensor, out: dict) -> torch.Tensor:
+        """The blocks, the last norm and the pooling: (b, n, d) to (b, d)."""
         for i, block in enumerate(self.blocks):
             x = block(x, out, f"block{i:02d}")
         out["encoded"] = x = self.norm(x)
-        patches = x[:, first : first + num_patches]
+        num_patches = out["with_posemb"].shape[1]
+        patches = patch_tokens(x, int(self.pool_type == "tok"), num_patches)
         if self.pool_type == "gap":
             x = patches.mean(dim=1)
         elif self.pool_type == "tok":
@@ -233,8 +256,4 @@ class ViT(nn.Module):
         else:
             x = self.map_head(patches)
         out["head_input"] = x
-        if hasattr(self, "pre_logits"):
-            x = torch.tanh(self.pre_logits(x))
-        out["pre_logits"] = x
-        out["logits"] = x = self.head(x)
-        return x, out
+        return x

@@ -76,6 +76,7 @@ def test_the_flagship_is_the_papers_recipe():
         ("mixup=off", ["mixup: {'p': 0.2} -> not set"]),
         ("contrast=fixed", ["randaug(2, 10, contrast='fixed')"]),
         ("crop=torchvision", ["sampler='torchvision'"]),
+        ("randaug=tv", ["|randaug_tv(2, 10)|keep"]),
         ("crop=power(2)", ["sampler='power(2)'"]),
         ("crop=beta(1, 2)", ["sampler='beta(1, 2)'"]),
         ("area_min=8", ["area_min=8,"]),

@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import re
 import struct
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from input_pipeline import sources
 
+ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(0)
 
 
@@ -340,3 +342,36 @@ def test_npz_errors(tmp_path):
     assert_fails(f"{path} cannot be read", **data)
     saved(images=images[:0], labels=labels[:0])
     assert_fails(f"the split 'all' of {path} has no examples", **data)
+
+
+def fashion_mnist():
+    """Where the real files are, unpacked by `make fashion-mnist` or installed."""
+    share = "usr/share/datasets/fashion-mnist"
+    for folder in (ROOT / "data" / share, Path("/") / share):
+        if folder.is_dir():
+            return folder
+    pytest.skip("Fashion-MNIST is not there: make fashion-mnist")
+
+
+def test_the_real_fashion_mnist():
+    """70,000 pictures, as many of each class; a part has about as many of each."""
+    data = {"kind": "idx", "data_dir": str(fashion_mnist())}
+    sizes = {"train": 60_000, "test": 10_000, "train[:90%]": 54_000}
+    for split, size in sizes.items():
+        source = sources.open_source(**data, split=split)
+        assert len(source) == size
+        assert source.num_classes == 10
+        labels = source._labels.numpy()
+        counts = np.bincount(labels)
+        if "[" not in split:
+            np.testing.assert_array_equal(counts, np.full(10, size // 10))
+        else:  # five deviations of a draw without replacement
+            assert np.abs(counts - size / 10).max() < 5 * np.sqrt(600 * 0.9)
+        first = source.read(tf.constant(0, tf.int64))["image"].numpy()
+        assert first.shape == (28, 28, 1)
+        assert first.dtype == np.uint8
+        assert 0 < first.mean() < 255
+    # The first test picture is an ankle boot: class 9 of the data set's own list.
+    with gzip.open(next(fashion_mnist().glob("t10k-labels*"))) as file:
+        raw = file.read()
+    assert raw[8] == 9

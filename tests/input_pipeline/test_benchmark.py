@@ -46,7 +46,7 @@ def test_a_run_prints_every_stage_and_op(tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(
             row["core-ms per image"] * row["images/s per busy core"], 1000
         )
-    assert len(figures["core-ms of ops"]) == 17
+    assert len(figures["core-ms of ops"]) == 17 + len(benchmark.OTHERS)
     assert figures["pp"] == pp
 
 

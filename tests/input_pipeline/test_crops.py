@@ -57,7 +57,7 @@ def test_fused_decoding_and_cropping_is_pils_image_cropped(options, sampler):
         ", sampler='power(2)'",
         ", sampler='beta(1, 2)'",
         ", 20, 50",
-        ", 20, 50, 0.5, 2",
+        ", 20, 50, ratio_min=0.5, ratio_max=2",
     ],
 )
 def test_the_fused_op_is_decode_then_inception_crop(arguments):

@@ -82,11 +82,23 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_the_example_is_named(root, damage):
+FUSED = 'decode_jpeg_and_inception_crop(9, precise={})|flip_lr|keep("image", "label")'
+
+
+@pytest.mark.parametrize(
+    ("damage", "pp"),
+    [
+        ("cut", PP),
+        ("gone", PP),
+        ("cut", FUSED.format(False)),
+        ("cut", FUSED.format(True)),
+        ("no image", FUSED.format(True)),
+    ],
+)
+def test_the_example_is_named(root, damage, pp):
     """Position 29 is in batch 3; those before it come as ever."""
-    stream, path = train(root), file_at(root, 29)
-    half = {"process_count": 2, "start_step": 3}
+    stream, path = train(root, pp=pp), file_at(root, 29)
+    half = {"process_count": 2, "start_step": 3, "pp": pp}
     halves = [train(root, process_index=i, **half) for i in range(2)]
     expected = rows(stream, 3)
     DAMAGES[damage](path)

@@ -112,6 +112,30 @@ def test_augmentation_differs_between_epochs(digits_stream):
     assert np.mean([a != b for a, b in twice]) > 0.9
 
 
+@pytest.mark.parametrize("buffer", [None, 100])
+def test_choice_no_replacement_follows_the_epochs(buffer, tmp_path):
+    """Rows of a picture as its entries: four epochs show each of the four rows once."""
+    labels = np.arange(30)
+    images = np.broadcast_to(np.arange(4, dtype=np.uint8)[None, :, None], (30, 4, 2))
+    np.savez(tmp_path / "x.npz", images=images, labels=labels)
+    data = {"kind": "npz", "path": str(tmp_path / "x.npz"), "split": "all"}
+    pp = "choice_no_replacement|keep('image', '_id')"
+    kwargs = {"data": data, "pp": pp, "batch_size": 30, "seed": 1}
+    stream, _ = pipeline.make_train(**kwargs, shuffle_buffer_size=buffer)
+    seen = {}
+    for batch in take(stream, 8):
+        for index, row in zip(batch["_id"], batch["image"], strict=True):
+            seen.setdefault(int(index), []).append(int(row.reshape(-1)[0]))
+    assert len(seen) == 30
+    for rows in seen.values():
+        assert sorted(rows[:4]) == sorted(rows[4:]) == [0, 1, 2, 3]
+    assert len({tuple(rows) for rows in seen.values()}) > 10
+    evaluation, _ = pipeline.make_eval(data=data, pp_fn=pp, batch_size=30)
+    (batch,) = evaluation
+    first = [seen[int(i)][0] for i in batch["_id"]]
+    np.testing.assert_array_equal(batch["image"].reshape(30, -1)[:, 0], first)
+
+
 def test_another_seed_is_another_stream(digits_stream):
     (other,) = take(train(seed=8), 1)
     assert (other["_id"] != digits_stream[0]["_id"]).sum() > 40

@@ -365,6 +365,49 @@ def test_fill_and_interpolation(name):
     assert len(np.unique(smooth)) > 2
 
 
+def between_pixels(image, matrix, fill):
+    """The mean of the four pixels around each place, by distance, float64 [h, w, c]."""
+    h, w, _ = image.shape
+    y, x = np.mgrid[:h, :w].astype(np.float64)
+    (a, b, c), (d, e, f) = matrix
+    columns, rows = a * x + b * y + c, d * x + e * y + f
+    left, top = np.floor(columns).astype(int), np.floor(rows).astype(int)
+    total = np.zeros(image.shape)
+    for i in (0, 1):
+        for j in (0, 1):
+            row, column = top + i, left + j
+            inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+            pixel = image[row.clip(0, h - 1), column.clip(0, w - 1)]
+            weight = (1 - abs(rows - row)) * (1 - abs(columns - column))
+            total += np.where(inside[..., None], pixel, fill) * weight[..., None]
+    return total
+
+
+@pytest.mark.parametrize("fill", [0, 128])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX"])
+def test_bilinear_warps_mix_the_four_pixels_around(name, sign, fill):
+    image = PHOTOGRAPHS[2][:61, :83]
+    h, w, _ = image.shape
+    amount = sign * {"Rotate": 27.0, "TranslateX": 7.25}.get(name, 0.3)
+    if name == "Rotate":
+        cos, sin = np.cos(np.radians(amount)), np.sin(np.radians(amount))
+        turn = np.array([[cos, -sin], [sin, cos]])
+        centre = np.array([(w - 1) / 2, (h - 1) / 2])
+        matrix = np.column_stack([turn, centre - turn @ centre])
+    else:
+        matrix = np.eye(2, 3)
+        matrix[{"ShearX": (0, 1), "ShearY": (1, 0), "TranslateX": (0, 2)}[name]] = (
+            amount
+        )
+    want = between_pixels(image, matrix, fill)
+    got = run(name, image, amount, fill=fill, interpolation="bilinear")
+    assert got.dtype == np.uint8
+    # Rounded, after places that are float32.
+    assert np.abs(got - want).max() < 0.55
+    assert len(np.unique(want - np.floor(want))) > 3, "something was mixed"
+
+
 @pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
 def test_translation_by_slices_equals_the_warp(name):
     image = PHOTOGRAPHS[2]

@@ -179,7 +179,7 @@ def test_a_file_that_is_not_there_needs_no_tensorflow_to_say_so(spec):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "the following arguments are required: --config"),
+        ([], "give --out, a folder for the pictures, or --index"),
         (["--config", "a.py"], "give --out, a folder for the pictures, or --index"),
         (
             ["--config", "a.py", "--out", "o", "--epoch", "1"],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parity.comparison import Comparison, grouped, relative_error, worst
+from parity.comparison import Comparison, Errors, compared, relative_error, worst
 
 
 def test_relative_error():
@@ -29,8 +29,28 @@ def test_blocks_are_grouped_and_the_worst_named():
         "Transformer/encoderblock_11/LayerNorm_0/bias": 2.0,
         "head/bias": 0.5,
     }
-    blocks, head = grouped(errors, 1.5)
+    controls = [dict.fromkeys(errors, 0.1), {**errors, "head/bias": 0.0}]
+    blocks, head = Errors("float32", errors, controls).grouped()
     assert blocks.name == "Transformer/encoderblock_*/LayerNorm_0/bias"
     assert blocks.detail == "Transformer/encoderblock_11/LayerNorm_0/bias"
-    assert not blocks.passed
-    assert head == Comparison("head/bias", 0.5, 1.5)
+    assert (blocks.measured, blocks.bound) == (2.0, 8.0)
+    assert head == Comparison("head/bias", 0.5, 0.4)
+    assert not head.passed
+
+
+def test_factor_counts_bounds():
+    assert Comparison("x", 3.0, 1.5).factor == 2.0
+    assert Comparison("x", float("nan"), 1.0).factor == np.inf
+    assert Comparison("x", 0.0, 0.0).factor == 0.0
+    assert Comparison("x", 1e-30, 0.0).factor == np.inf
+
+
+def test_bounds_of_low_precision_are_four_times_the_largest_control():
+    ours, theirs = {"a": [1.125], "b": [1.0]}, {"a": [1.0], "b": [1.0]}
+    controls = [{"a": [1.0], "b": [1.25]}, {"a": [1.5], "b": [1.0]}]
+    errors = compared("float32", ours, theirs, controls)
+    assert errors.line("x") == Comparison("x", 0.125, 2.0, "a")
+    assert errors.line("x", ["b"]) == Comparison("x", 0.0, 1.0, "b")
+    exact = compared("float32", ours, theirs, [theirs])
+    assert exact.line("x").bound == 4 * 2.0**-23
+    assert compared("float64", ours, theirs).line("x").bound == 1e-9

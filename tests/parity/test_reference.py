@@ -134,8 +134,13 @@ def test_first_moment_rests_and_decays_in_bfloat16():
     """By hand: optax's 0.9 in bfloat16 is 0.8984375, and the product is rounded too."""
     model = torch.nn.Linear(1, 1, bias=False).double()
     (p,) = model.parameters()
+    bfloat16 = torch.bfloat16
     steps = trainer(
-        model, mu_dtype=torch.bfloat16, mu_decay_dtype=torch.bfloat16, wd=0.0
+        model,
+        mu_dtype=bfloat16,
+        mu_decay_dtype=bfloat16,
+        mu_product_dtype=bfloat16,
+        wd=0.0,
     )
 
     def rounded(x):
@@ -167,3 +172,72 @@ def test_mixup_partner_is_the_row_before():
     mixed = train.mix(torch.eye(3), 0.75)
     expected = [[0.75, 0, 0.25], [0.25, 0.75, 0], [0, 0.25, 0.75]]
     assert mixed.tolist() == expected
+
+
+def test_reordered_adamw_is_adamw():
+    """To rounding, decay included; it has no bias corrections of its own."""
+    for dtype, close in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        a, b = (vit.ViT(**SMALL).to(dtype) for _ in range(2))
+        sides = [trainer(a), trainer(b, reordered=True)]
+        image, labels = torch.rand(4, 8, 12, 3).to(dtype), torch.eye(10)[:4].to(dtype)
+        for _ in range(4):
+            rows = [side.step(image, labels, 0.7) for side in sides]
+        assert rows[0]["l2_updates"] == pytest.approx(rows[1]["l2_updates"], rel=close)
+        assert rows[0]["l2_updates"] != rows[1]["l2_updates"]
+
+
+def test_bias_corrections_in_float32_by_hand():
+    """From a moment of 0 the first two updates are known, but for the corrections."""
+    p = torch.nn.Linear(1, 1, bias=False).double()
+    steps = trainer(p, multiplier=lambda at: 1.0, bias_correction_dtype=torch.float32)
+    mu = nu = 0.0
+    for at, grad in ((1, 0.5), (2, -0.2), (3, 0.1)):
+        before = p.weight.item()
+        p.weight.grad = torch.full_like(p.weight, grad)
+        steps.update()
+        mu, nu = 0.9 * mu + 0.1 * grad, 0.999 * nu + 0.001 * grad**2
+        one, b1, b2 = (np.float32(x) for x in (1, 0.9, 0.999))
+        c1 = float(one - np.float32(float(b1) ** at))
+        c2 = float(one - np.float32(float(b2) ** at))
+        update = mu / c1 / (math.sqrt(nu / c2) + 1e-8)
+        expected = before - 1e-3 * update - 1e-4 * before
+        assert p.weight.item() - before == pytest.approx(expected - before, rel=1e-10)
+        exact = mu / (1 - 0.9**at) / (math.sqrt(nu / (1 - 0.999**at)) + 1e-8)
+        assert abs(update / exact - 1) > 1e-7
+
+
+def test_microbatches_make_the_same_step():
+    rows = []
+    for accum_freq in (1, 2, 4):
+        model = vit.ViT(**{**SMALL, "head_zeroinit": False}).double()
+        image = torch.rand(4, 8, 12, 3, generator=torch.Generator().manual_seed(0))
+        steps = trainer(model, accum_freq=accum_freq)
+        rows.append(steps.step(image.double(), torch.eye(10)[:4].double(), 0.7))
+    for row in rows[1:]:
+        assert row == pytest.approx(rows[0], rel=1e-12)
+
+
+def test_evaluation_by_hand_leaves_out_what_fills_up():
+    """4 examples and 2 rows of padding, which would count as right."""
+    logits = torch.eye(10)[[3, 0, 5, 6, 0, 0]] * 4 - torch.arange(10) / 100
+    logits[1, 1:] = torch.arange(9) / 10 + 5  # 0 is the last of ten
+    batch = {
+        "image": logits,
+        "label": torch.tensor([3, 0, 9, 6, 0, 0]),
+        "_mask": torch.tensor([1.0, 1, 1, 1, 0, 0]),
+    }
+    found = train.evaluate(lambda x: x, [batch])
+    assert found["prec@1"] == 0.5
+    assert found["prec@5"] == 0.5
+    p = torch.log_softmax(logits[:4], dim=-1)
+    expected = -(p[0, 3] + p[1, 0] + p[2, 9] + p[3, 6]) / 4
+    assert found["loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_bfloat16_rounds_the_blocks_but_not_the_head():
+    model = vit.ViT(**{**SMALL, "head_zeroinit": False}, bfloat16=True)
+    _, out = model(torch.rand(2, 8, 12, 3))
+    low = {"stem", "block00/attention", "block00/mlp"}
+    for name, x in out.items():
+        expected = torch.bfloat16 if name in low else torch.float32
+        assert x.dtype == expected, name

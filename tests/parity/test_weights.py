@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from parity import ours, rungs, weights
+from parity import ours, theirs, weights
 from parity.cases import Case, random_params
 from vitjax.trees import flatten_with_names
 
@@ -29,7 +29,7 @@ def test_round_trip_is_bit_exact(case):
 @pytest.mark.parametrize("case", CASES, ids=Case.label)
 def test_load_fills_every_tensor_of_the_model(case):
     params = random_params(ours.shapes(case))
-    model = rungs.reference_with(case, params)
+    model = theirs.reference_with(case, params)
     state = {k: v.numpy() for k, v in model.state_dict().items()}
     back = weights.from_state_dict(state, ours.shapes(case))
     jax.tree.map(np.testing.assert_array_equal, params, back)
@@ -78,9 +78,9 @@ def test_wrong_shapes_are_refused():
     state["head.weight"] = state["head.weight"].T
     with pytest.raises(ValueError, match=r"head.weight .* \(10, 20\), got \(20, 10\)"):
         weights.from_state_dict(state, ours.shapes(case))
-    other = rungs.make_reference(case.but(num_classes=11))
+    other = theirs.make_reference(case.but(num_classes=11))
     with pytest.raises(ValueError, match=r"head.weight .* \(11, 20\), got \(10, 20\)"):
         weights.load(other, params)
-    deeper = rungs.make_reference(case.but(depth=3))
+    deeper = theirs.make_reference(case.but(depth=3))
     with pytest.raises(ValueError, match=r"blocks\.2\.attention\.in_proj_bias"):
         weights.load(deeper, params)

@@ -369,6 +369,14 @@ def test_an_accelerator_that_jax_does_not_see_stops_the_run(
     assert run(tmp_path / "new", "--allow_cpu") == 0
 
 
+def test_labels_that_no_output_is_for_are_refused(tmp_path, capsys):
+    pp = "--config.input.pp=onehot(9, key='label', key_result='labels')"
+    flags = ["--config.num_classes=9", pp, "--config.device_pp=value_range(-1, 1)"]
+    line = error_of(capsys, tmp_path / "new", *flags)
+    assert "the data has 10 classes, but num_classes is 9" in line
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_interrupt_is_one_sentence(tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

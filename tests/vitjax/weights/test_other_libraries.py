@@ -4,6 +4,7 @@ The bound, 1e-9, is far above rounding and far below any wrong place of a number
 parameters are random, of order one, and no two of them equal.
 """
 
+import contextlib
 import functools
 
 import numpy as np
@@ -188,6 +189,7 @@ def test_timm_as_it_comes_without_our_arguments_is_another_model():
 def test_huggingface(act, gelu, tmp_path):
     """Through a folder on disk, which is how its models travel."""
     pytest.importorskip("transformers")
+    import_torchvision()  # which transformers imports where it is installed
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
@@ -255,6 +257,17 @@ SIMPLE_VIT = Format(
 )
 
 
+@contextlib.contextmanager
+def default_dtype(dtype):
+    """What torch computes with where nothing is said."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize("grid", [cases.SQUARE, cases.WIDE])
 def test_vit_pytorch(grid):
     """The third opinion on sincos2d and on the order of pixels inside a patch.
@@ -264,6 +277,7 @@ def test_vit_pytorch(grid):
     """
     import_torchvision()  # which vit_pytorch imports
     from vit_pytorch import SimpleViT
+    from vit_pytorch.simple_vit import posemb_sincos_2d
 
     model = SimpleViT(
         image_size=(grid[0] * 4, grid[1] * 4),
@@ -286,13 +300,13 @@ def test_vit_pytorch(grid):
     state = state_dicts.write(params, SIMPLE_VIT, posemb="sincos2d")
     back = state_dicts.read(state, SIMPLE_VIT, num_heads=cases.HEADS)
     cases.assert_same_bits(params, back)
-    model.pos_embedding = model.pos_embedding.double()
+    # Its own function, of whose table it keeps float32.
+    with default_dtype(torch.float64):
+        model.pos_embedding = posemb_sincos_2d(*grid, cases.WIDTH, dtype=torch.float64)
     state = {k: v for k, v in state.items() if not k.endswith(("qkv.bias", "out.bias"))}
     fill(model, state)
     kw = {"posemb": "sincos2d", "gelu": "exact"}
     ours = cases.logits(params, cases.image(grid), **kw)
-    theirs = torch_logits(model, cases.image(grid)).numpy()
-    # It computes its table in float32.
-    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    assert_close(torch_logits(model, cases.image(grid)), ours)
     turned = cases.logits(params, cases.image(grid)[:, ::-1], **kw)
     assert np.abs(turned - ours).max() > 1e-2

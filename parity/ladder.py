@@ -1,0 +1,53 @@
+"""The names of the rungs and what they compare. Nothing heavy: it is read for --help."""
+
+import dataclasses
+
+PRECISIONS = ("float64", "float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """What a rung compares, and in which precisions; without any it runs once.
+
+    `pixels`: it is about bytes and grey levels, and needs a process of its own.
+    """
+
+    about: str
+    precisions: tuple[str, ...] = ("float64", "float32")
+    pixels: bool = False
+
+    @property
+    def units(self) -> str:
+        """In what it measures, in words."""
+        once = (
+            "grey levels" if self.pixels else "standard errors over seeds; no precision"
+        )
+        return ", ".join(self.precisions) or once
+
+
+RUNGS = {
+    "initialisation": Rung(
+        "mean, deviation, least, greatest value of each parameter; limits", ()
+    ),
+    "forward": Rung("every stage; posemb x pooling x head, registers", PRECISIONS),
+    "loss": Rung("softmax, sigmoid; hard, mixed and smoothed labels; mixup"),
+    "gradients": Rung("of every parameter", PRECISIONS),
+    "update": Rung("clip, Adam, mu_dtype, decay mask, schedule"),
+    "trajectory": Rung("200 steps on real digits", PRECISIONS),
+    "devices": Rung("one batch = microbatches = 8 devices, replicated and fsdp"),
+    "evaluation": Rung("accuracy on padded batches, equal to the example"),
+    "decoding": Rung("JPEGs of every kind against PIL", (), True),
+    "resize": Rung("against PIL and torchvision, in grey levels", (), True),
+    "augmentation": Rung(
+        "ops, randaug and crops against PIL and torchvision", (), True
+    ),
+}
+
+
+def explain() -> str:
+    """The list that --help ends with."""
+    lines = ["the rungs, each with the precisions in which it runs:"]
+    for name, rung in RUNGS.items():
+        lines.append(f"  {name:15} {rung.about}")
+        lines.append(f"  {'':15}   {rung.units}")
+    return "\n".join(lines)

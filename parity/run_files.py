@@ -1,0 +1,200 @@
+"""Curves of training runs, from what vitjax, big_vision, wandb and TensorBoard write.
+
+- A workdir, or its metrics.jsonl (big_vision: big_vision_metrics.txt): one JSON object
+  a row, {"step": int, name: value}.
+- A CSV export of a wandb chart: a column `Step` and a column `RUN - METRIC` for each run.
+- A CSV export of a TensorBoard scalar: `Wall time,Step,Value` in a file that it calls
+  run-RUN-tag-METRIC.csv.
+- Any other CSV with a column `step`; every other column is a metric.
+
+A run's name is that of its folder, file or column. Its recipe is the name that was given
+(`NAME=PATH`), or else the run's name without a seed at its end: _s0, -s1, _seed2,
+,seed=3. The s16 of vit_s16 is a patch size and stays.
+"""
+
+import csv
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# vitjax's name first; then what others call it. Compared without case or punctuation,
+# as file names have neither "/" nor "@".
+SYNONYMS = {
+    "training_loss": ("training_loss", "train/loss", "loss"),
+    "l2_grads": ("l2_grads", "grad_norm", "train/grad_norm", "train/l2_grads"),
+    "val/prec@1": ("val/prec@1", "val/acc@1", "val/acc1", "val/accuracy", "acc@1"),
+}
+SEED = re.compile(r"(?<!vit)[-_,.](?:s|seed)[-_=]?\d+$", re.IGNORECASE)
+TENSORBOARD_FILE = re.compile(r"run-(?P<run>.+)-tag-(?P<metric>.+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One metric of one run: ascending steps, and values that need not be finite."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: the recipe whose seed it is, its own name, its curves by metric."""
+
+    recipe: str
+    name: str
+    curves: dict[str, Curve]
+
+
+Points = Iterable[tuple[str, str, int, float]]  # run, metric, step, value
+
+
+def plain(name: str) -> str:
+    """A name without case and punctuation, for comparing: "val_prec_1"."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower())
+
+
+def curve(run: Run, metric: str) -> Curve | None:
+    """The run's curve of a metric under any of its known names."""
+    by_name = {plain(name): value for name, value in run.curves.items()}
+    for name in SYNONYMS.get(metric, (metric,)):
+        if plain(name) in by_name:
+            return by_name[plain(name)]
+    return None
+
+
+def recipe_of(name: str) -> str:
+    """A run's name without its seed."""
+    return SEED.sub("", name) or name
+
+
+def read(arguments: Iterable[str]) -> list[Run]:
+    """The runs of `PATH` or `NAME=PATH` arguments, in their order.
+
+    Raises ValueError, in one sentence, for what cannot be read, and if two files give
+    the same metric of the same run.
+    """
+    runs: dict[tuple[str, str], dict[str, Curve]] = {}
+    for argument in arguments:
+        given, path = _split(argument)
+        points: dict[tuple[str, str], dict[int, float]] = {}
+        for run, metric, step, value in _points(path):
+            points.setdefault((run, metric), {})[step] = value  # the last one counts
+        if not points:
+            raise ValueError(f"{path} has no values; expected rows of a run that began")
+        for (run, metric), values in points.items():
+            curves = runs.setdefault((given or recipe_of(run), run), {})
+            if metric in curves:
+                raise ValueError(
+                    f"{path} is the second file with {metric} of a run {run!r}; rename "
+                    "its file or folder, because seeds of one recipe are told apart by it"
+                )
+            steps = sorted(values)
+            curves[metric] = Curve(
+                np.array(steps), np.array([values[s] for s in steps], float)
+            )
+    return [Run(recipe, name, curves) for (recipe, name), curves in runs.items()]
+
+
+def _split(argument: str) -> tuple[str | None, Path]:
+    """(given name or None, path); folders may have "=" in their names too."""
+    name, equals, rest = argument.partition("=")
+    if equals and not Path(argument).exists():
+        return name, Path(rest)
+    return None, Path(argument)
+
+
+def _points(path: Path) -> Points:
+    if path.is_dir():
+        inside = path / "metrics.jsonl"
+        if not inside.exists():
+            near = sorted(p.parent.name for p in path.glob("*/metrics.jsonl"))
+            hint = f"; it has {', '.join(near)} inside" if near else ""
+            raise ValueError(f"{path} is no workdir, for want of a metrics.jsonl{hint}")
+        path = inside
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist; expected a workdir, a .jsonl or a .csv"
+        )
+    if path.suffix == ".csv":
+        return _csv_points(path)
+    run = path.stem
+    if path.name in ("metrics.jsonl", "big_vision_metrics.txt"):
+        run = path.resolve().parent.name
+    return _json_points(path, run)
+
+
+def _json_points(path: Path, run: str) -> Points:
+    lines = path.read_text().split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            step = int(row["step"])
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):  # a killed process may leave half a row
+                continue
+            raise ValueError(
+                f'{path}, line {number} is not a row such as {{"step": 1, ...}}: '
+                f"{line[:60]!r}"
+            ) from None
+        for name, value in row.items():
+            number_or_none = _number(value)
+            if name != "step" and number_or_none is not None:
+                yield run, name, step, number_or_none
+
+
+def _number(value: Any) -> float | None:
+    """A float, "nan" and "inf" included; None for an empty cell, text or a bool."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _csv_points(path: Path) -> Points:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        columns = list(table.fieldnames or ())
+        steps = [c for c in columns if plain(c) == "step"]
+        if not steps:
+            raise ValueError(
+                f"{path} has no column 'step', only {columns}; of a wandb chart choose "
+                "Step as the x axis before the export"
+            )
+        named = _columns(path, [c for c in columns if c != steps[0]])
+        for row in table:
+            step = _number(row[steps[0]])
+            for column, (run, metric) in named.items():
+                value = _number(row[column])
+                if step is not None and value is not None:
+                    yield run, metric, int(step), value
+
+
+def _columns(path: Path, columns: list[str]) -> dict[str, tuple[str, str]]:
+    """Column -> (run, metric) of the columns that hold a metric."""
+    run = path.stem if path.stem != "metrics" else path.resolve().parent.name
+    if {plain(c) for c in columns} == {"wall_time", "value"}:
+        found = TENSORBOARD_FILE.fullmatch(path.stem)
+        value = next(c for c in columns if plain(c) == "value")
+        if found:
+            return {value: (found["run"], found["metric"])}
+        return {value: (path.resolve().parent.name, path.stem)}
+    if any(" - " in c for c in columns):
+        return dict(_wandb_columns(columns))
+    return {c: (run, c) for c in columns if plain(c) != "wall_time"}
+
+
+def _wandb_columns(columns: list[str]) -> Iterator[tuple[str, tuple[str, str]]]:
+    for column in columns:
+        run, dash, metric = column.rpartition(" - ")
+        # Each metric comes with its least and greatest value and the step again.
+        if dash and not metric.endswith(("__MIN", "__MAX")) and metric[:1] != "_":
+            yield column, (run, metric)

@@ -1,0 +1,312 @@
+"""The rungs that compare training: update, trajectory, devices, evaluation.
+
+A rung is a function of a `Case` that yields comparisons, in the case's precision.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from parity import ours, theirs
+from parity.cases import Case, Layout, Recipe
+from parity.comparison import (
+    CONTROL_FACTOR,
+    EPSILON,
+    Comparison,
+    Errors,
+    compared,
+    worst,
+)
+from parity.reference import train
+
+SCHEDULE_BOUND = 4 * EPSILON  # computed in float32 in every precision; see `_schedule`
+
+
+def update(case: Case) -> Iterator[Comparison]:
+    """Single updates on made-up gradients: clip, Adam, decay mask, schedule.
+
+    In float32 the parameters after the step are compared: an update is lost in them but
+    for its leading digits. So there are also updates of parameters that are 0.
+    """
+    clip = Recipe()
+    last = clip.total_steps - 1
+    moments = {
+        0: "step 0",
+        1: "step 1",
+        clip.warmup_steps: "warm-up end",
+        (clip.warmup_steps + last) // 2: "middle",
+        last: "last step",
+    }
+    yield from _schedule(clip, moments)
+    for kind, recipe in {
+        "adam": Recipe(grad_clip_norm=0.0),
+        "adam clip": clip,
+        "adam clip mu=float32": Recipe(mu_dtype="float32"),
+        "adam clip mu=bfloat16": Recipe(mu_dtype="bfloat16"),
+    }.items():
+        for at, errors in enumerate(_update_errors(case, recipe)):
+            if at in moments:
+                yield errors.line(f"{kind} {moments[at]}")
+    for other in undecayed_cases(case):
+        steps = _update_errors(other, clip)
+        yield _worst_of_steps(f"adam clip, {other.label()}", steps)
+    if case.precision == "float64":
+        yield from _known_update_differences(case)
+    else:
+        yield from _updates_from_zero(case)
+
+
+def undecayed_cases(case: Case) -> list[Case]:
+    """Models that have what the default has not: positions, tokens, a probe.
+
+    No weight decay acts on these, which the mask must say for each of them.
+    """
+    case = case.but(depth=1)
+    return [
+        case.but(posemb="learn", pool_type="map", rep_size=0),
+        case.but(posemb="learn", pool_type="tok", registers=2),
+    ]
+
+
+def _schedule(recipe: Recipe, moments: Mapping[int, str]) -> Iterator[Comparison]:
+    multipliers = ours.multipliers(recipe)
+    # The cosine rounds its progress, the angle, itself and the sum; all are at most pi.
+    expected = train.warmup_cosine(recipe.total_steps, recipe.warmup_steps)
+    for at, moment in moments.items():
+        difference = abs(float(multipliers[at]) - expected(at))
+        yield Comparison(f"schedule {moment}", difference, SCHEDULE_BOUND)
+
+
+def _known_update_differences(case: Case) -> Iterator[Comparison]:
+    """What a plain torch trainer does otherwise: measured, and bounded from above."""
+    # torch divides by norm + 1e-6. Clipping acts at norms above 1, so gradients change
+    # by less than 1e-6, and so do both of Adam's moments (the second by its root).
+    known = _update_errors(case, Recipe(), clip_eps=train.TORCH_CLIP_EPS)
+    yield _worst_of_steps("known: torch's 1e-6 in the clip", known, 2e-6)
+    # optax multiplies a bfloat16 moment by 0.9 in bfloat16: two roundings of 2^-9 at
+    # most, remembered for b1 / (1 - b1) = 9 steps.
+    recipe = Recipe(mu_dtype="bfloat16")
+    known = _update_errors(case, recipe, mu_decay_dtype=None)
+    yield _worst_of_steps("known: exact b1 on a bfloat16 mu", known, 9 * 2 * 2**-9)
+
+
+# The relative error of an update by bias corrections in float32, at its largest. 0.999
+# is rounded by at most 2^-25, the power of step t by as much again and one more, and
+# 1 - 0.999^t is 0.001 t: (t + 2) / t * 2^-25 / 0.001, the most at t = 1 and halved by the
+# root. 1 - 0.9^t adds 3 * 2^-25 / 0.1; what else is rounded is a few units of 2^-24.
+BIAS_CORRECTION_BOUND = 1.5 * 2**-25 / 0.001 + 30 * 2**-25 + 8 * 2**-24
+
+
+def _updates_from_zero(case: Case) -> Iterator[Comparison]:
+    """Updates on their own, by the corrections that optax has and by torch's."""
+    adam = Recipe(grad_clip_norm=0.0)
+    errors = _update_errors(case, adam, from_zero=True)
+    yield _worst_of_steps("adam from 0", errors)
+    errors = _update_errors(case, adam, from_zero=True, bias_correction_dtype=None)
+    name = "known: bias corrections in float32"
+    yield _worst_of_steps(name, errors, BIAS_CORRECTION_BOUND)
+
+
+def _worst_of_steps(
+    name: str, steps: Iterator[Errors], bound: float | None = None
+) -> Comparison:
+    """The largest error of all steps; the bound, unless given, is the largest too."""
+    flat, bounds = {}, []
+    for at, errors in enumerate(steps):
+        flat |= {f"step {at} {k}": e for k, e in errors.measured.items()}
+        bounds.append(errors.bound(errors.measured))
+    return worst(name, flat, max(bounds) if bound is None else bound)
+
+
+def _update_errors(
+    case: Case, recipe: Recipe, from_zero: bool = False, **kw: Any
+) -> Iterator[Errors]:
+    """Step by step: the error of each parameter's update, or of the parameter."""
+    which = 0 if case.precision == "float64" else 1
+
+    def side(case: Case, order: theirs.Order | None) -> Iterator[theirs.Arrays]:
+        for step in theirs.updates(case, recipe, order, from_zero, **kw):
+            yield step[which]
+
+    others = list(theirs.controls(case, side, num_orders=1))
+    for a, b, *controls in zip(
+        ours.updates(case, recipe, from_zero), side(case, None), *others, strict=True
+    ):
+        yield compared(case.precision, a[which], b, controls)
+
+
+def trajectory(case: Case) -> Iterator[Comparison]:
+    """A short training from one set of weights on the same batches of real digits."""
+    recipe = training_recipe(case)
+    side = partial(_trained, recipe=recipe)
+    curves, a = ours.trajectory(case, recipe)
+    their_curves, b = side(case, None)
+    controls = list(theirs.controls(case, side, num_orders=1))
+    for name in their_curves:
+        others = [other[name] for other, _ in controls]
+        yield _curve_line(case, name, curves[name], their_curves[name], others)
+    errors = _param_errors(case, recipe, a, b, [other for _, other in controls])
+    yield from _param_lines(errors, f", {_steps(case)}")
+    if case.precision == "float64":
+        yield _own_schedule(case, recipe, _flat((curves, a)))
+    if case.precision == "bfloat16":
+        # So few steps leave some biases at little but rounding: a bound would be near 1.
+        return
+    for other in undecayed_cases(case):
+        yield _short_trajectory(other.but(num_steps=min(20, case.num_steps)))
+
+
+def _own_schedule(case: Case, recipe: Recipe, a: theirs.Arrays) -> Comparison:
+    """By the reference's own schedule, which is not rounded to float32.
+
+    The bound is four times what it does to the reference to move every multiplier up or
+    down, at random, by the schedule's own bound.
+    """
+    own = train.warmup_cosine(recipe.total_steps, recipe.warmup_steps)
+    signs = np.random.default_rng(5).choice([-1, 1], recipe.total_steps + 1)
+
+    def moved(step: int) -> float:
+        # A multiplier of 0 is exact.
+        return own(step) + (SCHEDULE_BOUND * signs[step] if own(step) else 0.0)
+
+    b, other = (
+        _flat(theirs.trajectory(case, recipe, None, multiplier=multiplier))
+        for multiplier in (own, moved)
+    )
+    errors = _param_errors(case, recipe, a, b, [other])
+    moves = max(errors.controls[0].values())
+    line = errors.line("known: float32 schedule")
+    return dataclasses.replace(line, bound=CONTROL_FACTOR * moves)
+
+
+def _short_trajectory(case: Case) -> Comparison:
+    """Metrics and parameters of a short training as one line."""
+    recipe = training_recipe(case)
+
+    def side(case: Case, order: theirs.Order | None) -> theirs.Arrays:
+        return _flat(theirs.trajectory(case, recipe, order))
+
+    a, b = _flat(ours.trajectory(case, recipe)), side(case, None)
+    controls = list(theirs.controls(case, side, num_orders=1))
+    errors = _param_errors(case, recipe, a, b, controls)
+    return errors.line(f"{case.label()}, {_steps(case)}")
+
+
+def _curve_line(
+    case: Case, name: str, a: np.ndarray, b: np.ndarray, controls: list[np.ndarray]
+) -> Comparison:
+    """The worst step, relative to the largest of the curve: the last change hardly."""
+    top = float(np.abs(b).max())
+    others = [_by_step(curve) for curve in controls]
+    errors = compared(
+        case.precision, _by_step(a), _by_step(b), others, floor=lambda at: top
+    )
+    line = errors.line(f"{name}, {_steps(case)}")
+    return dataclasses.replace(line, curves=(a, b, *controls[:1]))
+
+
+def training_recipe(case: Case) -> Recipe:
+    """The trajectory's: a sixth of it is warm-up."""
+    return Recipe(total_steps=case.num_steps, warmup_steps=case.num_steps // 6)
+
+
+def _trained(case: Case, order: theirs.Order | None, recipe: Recipe, **kw: Any) -> Any:
+    return theirs.trajectory(case, recipe, order, **kw)
+
+
+def _steps(case: Case) -> str:
+    return f"{case.num_steps} steps"
+
+
+def _by_step(curve: np.ndarray) -> dict[str, float]:
+    return {f"step {at + 1}": value for at, value in enumerate(curve)}
+
+
+def _param_errors(
+    case: Case, recipe: Recipe, a: Any, b: Any, controls: list[Any]
+) -> Errors:
+    # Relative at least to as far as Adam may go: some parameters hardly move.
+    far = recipe.lr * recipe.total_steps
+    return compared(case.precision, a, b, controls, floor=lambda name: far)
+
+
+def _param_lines(errors: Errors, when: str = "") -> Iterator[Comparison]:
+    """Apart from the rest, the key biases: Adam makes steps of their rounding noise.
+
+    The softmax ignores what they add to all logits of a query alike.
+    """
+    free = [name for name in errors.measured if name.endswith("/key/bias")]
+    yield errors.line(f"params{when}", [n for n in errors.measured if n not in free])
+    yield errors.line(f"params without effect{when}", free)
+
+
+LAYOUTS = {
+    "1 device": Layout(),
+    "1 device, accum_freq 4": Layout(accum_freq=4),
+    "8 devices": Layout(8),
+    "8 devices, accum_freq 2": Layout(8, 2),
+    "8 devices, fsdp, accum_freq 2": Layout(8, 2, "fsdp(min_size_to_shard_mb=0)"),
+}
+
+
+def devices(case: Case) -> Iterator[Comparison]:
+    """A few steps on 16 rows: microbatches and devices against torch's whole batch.
+
+    And one device against torch's own accumulation. One block is enough for that.
+    """
+    case = case.but(depth=1, batch_size=16)
+    recipe = Recipe(total_steps=4, warmup_steps=1)
+
+    def side(
+        case: Case, order: theirs.Order | None, accum_freq: int = 1
+    ) -> theirs.Arrays:
+        return _flat(theirs.trajectory(case, recipe, order, accum_freq=accum_freq))
+
+    whole = side(case, None)
+    controls = list(theirs.controls(case, side, num_orders=1))
+    for name, layout in LAYOUTS.items():
+        a = _flat(ours.trajectory(case, recipe, layout))
+        yield _param_errors(case, recipe, a, whole, controls).line(name)
+    a = _flat(ours.trajectory(case, recipe, LAYOUTS["1 device"]))
+    b = side(case, None, accum_freq=4)
+    yield _param_errors(case, recipe, a, b, controls).line("torch's accum_freq 4")
+
+
+def _flat(result: tuple[theirs.Arrays, theirs.Arrays]) -> theirs.Arrays:
+    """Metrics and parameters of a training, but for the key biases (see above)."""
+    curves, params = result
+    return curves | {k: v for k, v in params.items() if not k.endswith("/key/bias")}
+
+
+def evaluation(case: Case) -> Iterator[Comparison]:
+    """The trained weights through both evaluations; prec is equal to the example.
+
+    One example in a thousand is a difference of 1e-3.
+    """
+    recipe = training_recipe(case)
+    side = partial(_evaluated, params=ours.trained_params(case, recipe))
+    b = side(case, None)
+    controls = list(theirs.controls(case, side, num_orders=1))
+    right = f"{float(b['prec@1']):.4f} of {case.num_examples}"
+    for num_devices in (1, 8):
+        a = ours.evaluate(case, recipe, num_devices)
+        errors = compared(case.precision, a, b, controls)
+        for name in b:
+            line = errors.line(f"{name}, {num_devices} device(s)", [name])
+            detail = right if name == "prec@1" else ""
+            yield dataclasses.replace(line, detail=detail)
+
+
+def _evaluated(case: Case, order: theirs.Order | None, params: Any) -> theirs.Arrays:
+    return theirs.evaluate(case, params, order)
+
+
+RUNGS: dict[str, Callable[[Case], Iterator[Comparison]]] = {
+    "update": update,
+    "trajectory": trajectory,
+    "devices": devices,
+    "evaluation": evaluation,
+}
