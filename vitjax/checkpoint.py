@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import textwrap
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -104,15 +105,30 @@ class Checkpointer:
 
     def _failed(self, error: Exception) -> None:
         step, self._pending = self._pending, None
+        assert step is not None
         self._failures += 1
         why = _first_line(error)
         if jax.process_index() == 0:
-            for partial in self.path.glob(f"{step}.*"):
-                shutil.rmtree(partial, ignore_errors=True)
+            self._remove_partial(step)
         logging.warning("the checkpoint of step %d cannot be written: %s", step, why)
         if self._failures >= FAILURES:
             what = f"{FAILURES} checkpoints in a row"
             raise ValueError(self._cannot_go_on(what)) from error
+
+    def _remove_partial(self, step: int) -> None:
+        """Remove what is there of a failed checkpoint, until nothing comes back.
+
+        Threads that wrote other parts of it do not know yet, and cannot be waited for.
+        """
+        absent = 0
+        for _ in range(20 * 60):
+            folders = list(self.path.glob(f"{step}.*"))
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            absent = 0 if folders else absent + 1
+            if absent == 20:
+                return
+            time.sleep(0.05)
 
     def _cannot_go_on(self, what: str) -> str:
         good = self.latest_step()

@@ -437,5 +437,22 @@ def cli(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """`cli` in a process of its own, where orbax's and tensorstore's noise is kept out.
+
+    Of a checkpoint that cannot be written, orbax logs each thread's traceback beside
+    raising it, and tensorstore's late writes find the event loop closed, one by one.
+    """
+    logging.get_absl_logger().addFilter(
+        lambda record: "orbax" not in Path(record.pathname).parts
+    )
+    sys.unraisablehook = lambda found: (
+        None
+        if str(found.exc_value) == "Event loop is closed"
+        else sys.__unraisablehook__(found)
+    )
+    return cli(argv)
+
+
 if __name__ == "__main__":
-    sys.exit(cli())
+    sys.exit(main())

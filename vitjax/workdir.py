@@ -112,4 +112,5 @@ def locked(workdir: Path, force: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            # The file stays: who removes it may remove another run's.
+            file.truncate(0)

@@ -2,6 +2,9 @@
 
 import json
 import math
+import resource
+import threading
+import types
 
 import pytest
 
@@ -50,6 +53,56 @@ def test_tensorboard_event_files_hold_the_scalars(tmp_path):
     assert found == {(7, "val/prec@1"): 0.25}
 
 
+def test_tensorboard_that_cannot_be_written_costs_one_warning(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("in the way\n")
+    writer = metrics.make_writer(tmp_path, {}, first_step=0)
+    writer.write(7, {"loss": 0.25})
+    writer.write(8, {"loss": 0.5})
+    writer.close()
+    [record] = caplog.records
+    assert "TensorBoard's files cannot be written" in record.getMessage()
+    assert "metrics.jsonl has every row" in record.getMessage()
+    assert [row["step"] for row in metrics.read_rows(tmp_path)] == [7, 8]
+
+
+def test_a_disk_that_fills_up_later_ends_tensorboard_only(tmp_path, caplog):
+    sink = metrics.TensorBoardSink(tmp_path, 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        for step in range(100):
+            sink.write(step, {"loss": 0.5})
+        sink.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    [record] = caplog.records
+    assert "File too large" in record.getMessage()
+
+
+@pytest.mark.filterwarnings("ignore:::wandb", "ignore::ResourceWarning")
+def test_nobody_waits_for_wandb(tmp_path, monkeypatch, caplog):
+    """The start, and rows: only the end waits for a server that is slow to answer."""
+    import wandb
+
+    answer, sent = threading.Event(), []
+    run = types.SimpleNamespace(
+        step=0, log=lambda row, step: sent.append((step, row)), finish=lambda: None
+    )
+
+    def init(**_):
+        assert answer.wait(30)
+        return run
+
+    monkeypatch.setattr(wandb, "init", init)
+    sink = metrics.WandbSink(tmp_path, {}, project="test")
+    for step in range(20):
+        sink.write(step, {"a": float(step)})
+    assert sent == []
+    answer.set()
+    sink.close()
+    assert sent == [(step, {"a": float(step)}) for step in range(20)]
+
+
 def test_the_curves_are_drawn_from_the_rows(tmp_path):
     from PIL import Image
 
@@ -87,7 +140,7 @@ def test_wandb_works_offline_and_keeps_its_run_id(tmp_path, wandb_quiet):
             wandb={"project": "test", "mode": "offline"},
         )
         writer.write(first_step + 1, {"training_loss": 1.0})
-        ids.append(writer.sinks[1]._run.id)
+        ids.append(writer.sinks[1]._run.result().id)
         writer.close()
     assert ids[0] == ids[1] == (tmp_path / "wandb_id").read_text()
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
@@ -101,7 +154,7 @@ def test_wandb_that_cannot_be_reached_goes_offline_with_one_warning(
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     sink = metrics.WandbSink(tmp_path, {}, project="test", init_timeout=2)
     sink.write(1, {"a": 1.0})
-    assert sink._run.offline
+    assert sink._run.result().offline
     sink.close()
     [record] = [r for r in caplog.records if "recorded offline" in r.getMessage()]
     assert "wandb sync" in record.getMessage()
