@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ import pytest
 import sklearn.datasets
 
 from tests.vitjax.test_train import QUICKSTART, ROOT, params_of, values
+from vitjax import metrics
 from vitjax.config import load
 from vitjax.metrics import read_rows
 
@@ -219,3 +221,75 @@ def test_a_run_killed_at_any_time_ends_with_the_same_bits(
             workdir.rename(tmp_path / str(number))
     trainer.finish(tmp_path / "killed")
     assert_ended_as(tmp_path / "killed", uninterrupted)
+
+
+def write_as_killed(workdir, first_step, steps):
+    """Rows as a run writes them that is killed after the last one: nothing is closed."""
+    sink = metrics.TensorBoardSink(workdir, first_step)
+    for step in steps:
+        sink.write(step, {"training_loss": step + 0.25 * first_step})
+    return sink
+
+
+@pytest.mark.parametrize("first_step", [0, 4])
+def test_tensorboard_shows_no_row_from_after_the_checkpoint(tmp_path, first_step):
+    open_still = [write_as_killed(tmp_path, 0, range(7))]
+    open_still += [write_as_killed(tmp_path, first_step, range(first_step + 1, 6))]
+    found = {step: value for (step, _), value in shown(tmp_path).items()}
+    kept = range(first_step + 1) if first_step else range(0)
+    again = range(first_step + 1, 6)
+    assert found == {k: k for k in kept} | {k: k + 0.25 * first_step for k in again}
+    for sink in open_still:
+        sink.close()
+
+
+class Wandb(types.ModuleType):
+    """Stands for the module and its server, which keeps what it was sent."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.sent = []
+        self.errors = types.ModuleType("wandb.errors")
+        self.errors.Error = RuntimeError
+
+    def Settings(self, **_):
+        return None
+
+    def init(self, **_):
+        module = self
+
+        class Run:
+            # As the real one: of a run that goes on, the step after the last.
+            step = module.sent[-1][0] + 1 if module.sent else 0
+
+            def log(self, row, step):
+                module.sent.append((step, row))
+                self.step = step
+
+            def finish(self):
+                pass
+
+        return Run()
+
+
+def test_wandb_is_not_sent_what_it_has(tmp_path, monkeypatch):
+    fake = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setitem(sys.modules, "wandb.errors", fake.errors)
+
+    def write(steps):
+        sink = metrics.WandbSink(tmp_path, {}, project="digits")
+        for step in steps:
+            sink.write(step, {"training_loss": float(step)})
+            if step % 3 == 0:
+                sink.write(step, {"val/loss": float(step)})  # a step may have two rows
+        sink.close()
+
+    write(range(8))
+    write(range(5, 11))  # from the checkpoint of step 4
+    names = [(step, name) for step, row in fake.sent for name in row]
+    assert names == [
+        pair
+        for step in range(11)
+        for pair in [(step, "training_loss"), (step, "val/loss")][: 1 + (step % 3 == 0)]
+    ]
