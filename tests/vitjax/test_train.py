@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -155,6 +156,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
         strict=True,
     ):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_a_run_goes_on_with_split_parameters_and_microbatches(finished, tmp_path):
+    """The keys that say where it computes may change: from step 10 to 12."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    rules = """--config.sharding_strategy=[('.*', 'fsdp("data", min_size_to_shard_mb=0)')]"""
+    assert run(workdir, rules, "--config.accum_freq=2") == 0
+    got, expected = values(read_rows(workdir)), values(read_rows(finished))
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(got[key], value, rtol=1e-5, err_msg=str(key))
 
 
 def test_an_evaluation_that_a_resume_finds_missing_runs_first(finished, tmp_path):
