@@ -163,10 +163,11 @@ class Checkpointer:
         try:
             state = self._manager.restore(step, args=args)["state"]
         except Exception as error:  # see above
+            why = error.__cause__ or error  # orbax's own may not name the array
             raise ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 "optimizer of this config, or is damaged: "
-                f"{type(error).__name__}, {_first_line(error)}"
+                f"{type(why).__name__}, {_first_line(why)}"
             ) from error
         wrong = changed(state, expected)
         if wrong:
