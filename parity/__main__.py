@@ -103,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if args.batch_size is not None:
         case = case.but(batch_size=args.batch_size)
-    kept = self_test.EVERYTHING if args.self_test else ()
-    with self_test.remembered(*kept):
+    kept = self_test.MUCH if report.is_wide(case) else self_test.EVERYTHING
+    with self_test.remembered(*(kept if args.self_test else ())):
         results = report.run(args.only, args.precision, case)
         failed = sum(not comparison.passed for _, comparison in results)
         if args.self_test:

@@ -167,11 +167,11 @@ def make_tx(recipe: Recipe, params: Any) -> Any:
 
 def updates(
     case: Case, recipe: Recipe, from_zero: bool = False
-) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Step by step: every parameter's update, and the parameters after it.
+) -> Iterator[dict[str, np.ndarray]]:
+    """Step by step, on `random_gradients`: in float64 every parameter's update.
 
-    The gradients are `random_gradients`. `from_zero` sets the parameters to 0 before
-    every step: without rounding, they then are the update.
+    Below it the parameters after the step, of which the reference's update would be a
+    difference. `from_zero` sets them to 0 before every step: they then are the update.
     """
     params = _cast(case, random_params(shapes(case)))
     tx = make_tx(recipe, params)
@@ -187,8 +187,8 @@ def updates(
         if from_zero:
             params = jax.tree.map(np.zeros_like, params)
         change, state, params = update(grads, state, params)
-        names = dict(flatten_with_names(_numpy(change)))
-        yield names, dict(flatten_with_names(_numpy(params)))
+        found = change if case.precision == "float64" else params
+        yield dict(flatten_with_names(_numpy(found)))
 
 
 def multipliers(recipe: Recipe) -> np.ndarray:

@@ -171,10 +171,10 @@ def updates(
     order: Order | None,
     from_zero: bool = False,
     **kw: Any,
-) -> Iterator[tuple[Arrays, Arrays]]:
-    """Step by step: every parameter's update, and the parameters after it.
+) -> Iterator[Arrays]:
+    """Step by step: every parameter's update, or the parameters; as `ours.updates`.
 
-    Another order is one of the update's own terms, too. `from_zero` as in `ours.updates`.
+    Another order is one of the update's own terms, too.
     """
     shapes = ours.shapes(case)
     model = reference_with(case, random_params(shapes), order)
@@ -186,12 +186,14 @@ def updates(
         for name, p in model.named_parameters():
             if from_zero:
                 p.detach().zero_()
-            before[name] = p.detach().clone()
+            if case.precision == "float64":
+                before[name] = p.detach().clone()
             p.grad = tensor(case, grads[name])
         trainer.update()
-        now = dict(model.named_parameters())
-        change = {k: p.detach() - before[k] for k, p in now.items()}
-        yield by_our_names(change, case, order), by_our_names(now, case, order)
+        found = {name: p.detach() for name, p in model.named_parameters()}
+        if case.precision == "float64":
+            found = {name: p - before[name] for name, p in found.items()}
+        yield by_our_names(found, case, order)
 
 
 def trajectory(
