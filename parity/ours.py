@@ -252,8 +252,13 @@ def trained_params(case: Case, recipe: Recipe) -> dict[str, Any]:
     return unflatten_dict(leaves, sep="/")
 
 
-def evaluate(case: Case, recipe: Recipe, num_devices: int) -> dict[str, np.ndarray]:
-    """prec@1, prec@5 and loss on the digits after that training: the own evaluator's."""
+def evaluate(
+    case: Case, recipe: Recipe, num_devices: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """prec@1, prec@5 and loss on the digits after that training: the own evaluator's.
+
+    And by prec whether each row of all batches is a hit (n,), which padding is not.
+    """
     mesh = make_mesh(num_devices)
 
     def make_data(*, batch_size: int, **_: Any) -> Any:
@@ -275,4 +280,7 @@ def evaluate(case: Case, recipe: Recipe, num_devices: int) -> dict[str, np.ndarr
     params = trained_params(case, recipe)
     state = step.TrainState(step=np.int32(0), params=params, opt_state=())
     state = jax.device_put(state, replicated(mesh))
-    return {name: np.asarray(value) for name, value in evaluator.run(state)}
+    means = {name: np.asarray(value) for name, value in evaluator.run(state)}
+    rows = list(evaluator.examples(state))
+    names = ("prec@1", "prec@5")
+    return means, {k: np.concatenate([x[k] for x in rows]) > 0 for k in names}

@@ -211,8 +211,8 @@ def trajectory(
     return curves, by_our_names(dict(model.named_parameters()), case, order)
 
 
-def evaluate(case: Case, params: Any, order: Order | None) -> Arrays:
-    """prec@1, prec@5 and loss on the digits, by a plain loop."""
+def evaluate(case: Case, params: Any, order: Order | None) -> tuple[Arrays, Arrays]:
+    """prec@1, prec@5 and loss on the digits, and hits by row, by a plain loop."""
     model = reference_with(case, params, order)
 
     def predict(image: torch.Tensor) -> torch.Tensor:
@@ -230,5 +230,7 @@ def evaluate(case: Case, params: Any, order: Order | None) -> Arrays:
         }
         for batch in padded_batches(case)
     )
-    found = train.evaluate(predict, batches)
-    return {name: np.asarray(value) for name, value in found.items()}
+    means, hits = train.evaluate(predict, batches)
+    return {k: np.asarray(x) for k, x in means.items()}, {
+        k: x.numpy() for k, x in hits.items()
+    }
