@@ -47,8 +47,8 @@ The exit status is 1 if any line says FAIL.""",
         help="a size such as mu/16 or S/16, on images of 14 x 14 patches; by default "
         "a small model of width 24 and depth 2 on a 2 x 3 grid. Shortened with it: 8 seeds "
         "of the initialisation, 30 steps of the trajectory, 50 examples to evaluate; "
-        "options are compared at a depth of 2, devices and single updates of other "
-        "options at a depth of 1",
+        "options are compared at a depth of 2, their gradients in float64, devices and "
+        "single updates at a depth of 1; precisions one after another, to save memory",
     )
     parser.add_argument(
         "--batch_size", type=int, help="images per batch; default 8, 2 with --variant"

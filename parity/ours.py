@@ -106,7 +106,7 @@ def forward(case: Case) -> dict[str, np.ndarray]:
     return stages | {k: out[k] for k in ("pre_logits", "logits")}
 
 
-def gradients(case: Case) -> dict[str, np.ndarray]:
+def gradients(case: Case, jitted: bool = True) -> dict[str, np.ndarray]:
     """By parameter: the gradient of the softmax loss on a mixed random batch."""
     model = make_model(case)
     params = _cast(case, random_params(shapes(case)))
@@ -117,7 +117,8 @@ def gradients(case: Case) -> dict[str, np.ndarray]:
         logits, _ = model.apply({"params": params}, image, train=True)
         return LOSSES["softmax_xent"](logits=logits, labels=labels)
 
-    return dict(flatten_with_names(_numpy(jax.jit(jax.grad(loss))(params))))
+    gradient = jax.jit(jax.grad(loss)) if jitted else jax.grad(loss)
+    return dict(flatten_with_names(_numpy(gradient(params))))
 
 
 def loss_and_gradient(
