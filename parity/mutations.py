@@ -95,8 +95,8 @@ def _exchanged(predict: Any, batches: Any, loss: str = "softmax_xent") -> Any:
     right = _evaluate(predict, batches, loss)[1]["prec@1"]
     wrong = ~right & (mask > 0)
     pairs = (label[:, None] == label) & right[:, None] & wrong
-    i, j = pairs.nonzero()[0].tolist()
-    image[[i, j]] = image[[j, i]]
+    for i, j in pairs.nonzero()[:1].tolist():
+        image[[i, j]] = image[[j, i]]
     images = image.split([len(batch["image"]) for batch in batches])
     changed = [{**b, "image": x} for b, x in zip(batches, images, strict=True)]
     return _evaluate(predict, changed, loss)
