@@ -79,23 +79,27 @@ class Checkpointer:
         except Exception as error:  # a full disk has many names
             self._failed(error)
 
-    def poll(self, wait: bool = False) -> int | None:
+    def last_good(self) -> int | None:
+        """`latest_step` after what is being written is whole, or given up."""
+        with contextlib.suppress(ValueError):
+            self.poll(wait=True)
+        return self.latest_step()
+
+    def poll(self, wait: bool = False) -> None:
         """Look after what is being written; returns at once unless `wait`.
 
-        Returns the step whose checkpoint has just become whole. One that cannot be
-        written leaves a warning and nothing on the disk. Raises ValueError, naming the
-        last good one, after FAILURES in a row.
+        A checkpoint that cannot be written leaves a warning and nothing on the disk.
+        Raises ValueError, naming the last good one, after FAILURES in a row.
         """
-        step = self._pending
-        if step is None or (not wait and self._manager.is_saving_in_progress()):
-            return None
+        saving = self._manager.is_saving_in_progress
+        if self._pending is None or (not wait and saving()):
+            return
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             self._failed(error)
-            return None
-        self._pending, self._failures = None, 0
-        return step
+        else:
+            self._pending, self._failures = None, 0
 
     def finish(self) -> None:
         """Wait for the last one. Raises ValueError if it could not be written."""

@@ -124,7 +124,9 @@ def train_and_evaluate(
             state,
             program,
             iter(_OnDevices(data.from_step(first_step), mesh, e.prefetch_to_device)),
-            records=Records(writer, clock, progress, rates, first_step),
+            records=Records(
+                writer, clock, progress, rates, first_step, checkpointer.last_good
+            ),
             checkpointer=checkpointer,
             best=best,
             entries=entries,

@@ -12,8 +12,8 @@ import pytest
 from tests.vitjax.test_train import QUICKSTART, ROOT, SMALL
 from vitjax.metrics import read_rows
 
-# Bytes over the second half of a run. A batch that is kept for each step would be 2**14
-# bytes a step, 8 MiB in the shorter run; what allocators keep has been up to 3 MiB.
+# Bytes over the second half of a run. To keep every batch would be 12 KiB a step, 6 MiB
+# in the shorter run; what allocators keep has been up to 3 MiB.
 GROWTH = 6 * 2**20
 
 
