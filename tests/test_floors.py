@@ -43,6 +43,7 @@ FLOORS = {
     "vitjax.schedules": 0,
     "vitjax.losses": 0,
     "vitjax.mixup": 0,
+    "vitjax.ema": 0,
     "vitjax.sharding": 0,
     "vitjax.lookup": 0,
     "vitjax.files": 0,

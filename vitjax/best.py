@@ -21,6 +21,7 @@ class Best:
         self._checkpointer = Checkpointer(Path(workdir) / "best", max_to_keep=1)
         step = self._checkpointer.latest_step()
         self._value = None if step is None else self._checkpointer.meta(step)["value"]
+        self._offered: float | None = None  # the value whose state is being written
 
     def offer(
         self, step: int, row: Mapping[str, float], state: Any, meta: dict[str, Any]
@@ -40,12 +41,22 @@ class Best:
                 f"{', '.join(names)}"
             )
         value = float(row[self._metric])
+        self.settle()
         if self._value is not None:
             gain = value - self._value if self._mode == "max" else self._value - value
             if not gain > 0:
                 return
-        self._value = value
+        self._offered = value
         self._checkpointer.save(step, state, meta | {"value": value})
+
+    def settle(self) -> None:
+        """Wait until what `offer` has begun to write is whole.
+
+        If it cannot be written, the one before it is still the best.
+        """
+        if self._checkpointer.poll(wait=True) is not None:
+            self._value = self._offered
+        self._offered = None
 
     def finish(self) -> None:
         """Wait for the last one. Raises ValueError if it could not be written."""

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from vitjax import durations, sections
 from vitjax.evaluators import EVALUATORS
-from vitjax.lookup import lookup
+from vitjax.lookup import lookup, unknown
 
 # Keys of big_vision's evaluators that vitjax refuses, with what to do instead.
 REFUSED = {
@@ -30,6 +30,7 @@ class Entry:
     evaluator: Any
     log_steps: int | None
     skip_first: bool
+    params: str = "params"  # the field of the state that is evaluated
 
     def due(self, step: int, total_steps: int) -> bool:
         """At step 0 unless `skip_first`, every `log_steps`, and at the end."""
@@ -50,6 +51,9 @@ def _entry(
     section = dict(section)
     when = {k: section.pop(k) for k in durations.keys("log") if k in section}
     skip_first = bool(section.pop("skip_first", False))
+    params = section.pop("params", "params")
+    if params not in ("params", "ema"):
+        raise unknown(params, ("params", "ema"), f"evals.{name}.params")
     if "batch_size" in inspect.signature(evaluator).parameters:
         section = {"batch_size": batch_size} | section
         sections.check_types(f"evals.{name}", {"batch_size": int}, section)
@@ -67,6 +71,7 @@ def _entry(
         evaluator=sections.call(f"evals.{name}", evaluator, section, **given),
         log_steps=log_steps,
         skip_first=skip_first,
+        params=params,
     )
 
 
@@ -80,6 +85,7 @@ def make_entries(
     batch_size: int,
     missing: type[Exception],
     warn: Callable[[str], None],
+    ema: bool = False,
 ) -> list[Entry]:
     """Open every evaluator of the config's `evals`.
 
@@ -88,6 +94,7 @@ def make_entries(
       batch_size: of the evaluators that do not say.
       missing: what `make_data` raises if a data set is not prepared; an evaluator with
         `required=False` is then left out and `warn` is told why.
+      ema: whether the state has averaged parameters, which `params="ema"` evaluates.
     """
     given = {"predict": predict, "make_data": make_data, "mesh": mesh}
     entries = []
@@ -100,6 +107,11 @@ def make_entries(
             )
         for key in REFUSED.keys() & section.keys():
             raise ValueError(f"config key evals.{name}.{key}: {REFUSED[key]}")
+        if section.get("params") == "ema" and not ema:
+            raise ValueError(
+                f"evals.{name}: params='ema' needs averaged parameters, and this config "
+                "makes none; set ema, e.g. to dict(decay=0.9999)"
+            )
         section = dict(section)
         required = section.pop("required", True)
         evaluator = lookup(
@@ -119,7 +131,10 @@ def run(entries: list[Entry], state: Any) -> dict[str, float]:
     row = {}
     for entry in entries:
         start = time.monotonic()
-        for metric, value in entry.evaluator.run(state):
+        evaluated = state
+        if entry.params != "params":
+            evaluated = dataclasses.replace(state, params=getattr(state, entry.params))
+        for metric, value in entry.evaluator.run(evaluated):
             row[f"{entry.name}/{metric}"] = value
         row[f"time/{entry.name}"] = time.monotonic() - start
     return row

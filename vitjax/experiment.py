@@ -57,6 +57,7 @@ class Experiment:
     label_smoothing: int | float = 0.0
     mixup: Mapping[str, Any] | None = None  # keyword arguments of vitjax.mixup.check
     accum_freq: int = 1
+    ema: Mapping[str, Any] | None = None  # keyword arguments of vitjax.ema.make_update
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Devices.
     mesh: Sequence[tuple[str, int]] = (("data", -1),)

@@ -69,6 +69,9 @@ def run(
         records.flush()
         records.check_finite(step, step_metrics)
         with jax.transfer_guard("allow"):
+            if best is not None:
+                # A run that goes on from `step` does not evaluate it again.
+                best.settle()
             checkpointer.save(step, state, beside(step))
 
     evaluate(first_step, skip=evaluated)

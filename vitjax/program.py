@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from input_pipeline import device_ops
-from vitjax import mixup, optim, sections, step
+from vitjax import ema, mixup, optim, sections, step
 from vitjax.experiment import Experiment
 from vitjax.lookup import lookup
 from vitjax.models import MODELS
@@ -62,6 +62,8 @@ def build(
     step.check_batch_size(batch_size, mesh, e.accum_freq)
     if e.mixup is not None:
         sections.check("mixup", mixup.check, e.mixup)
+    if e.ema is not None:
+        sections.check("ema", ema.make_update, e.ema)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image, labels = jax.eval_shape(
         step.make_prepare(device_pp), (batch_shapes, None), None
@@ -96,6 +98,7 @@ def build(
         image.shape[1:],
         mesh=mesh,
         sharding_strategy=e.sharding_strategy,
+        ema=e.ema is not None,
     )
     train_step = step.make_train_step(
         model,
@@ -107,6 +110,7 @@ def build(
         device_pp=device_pp,
         label_smoothing=e.label_smoothing,
         frozen=optim.frozen_mask(params, e.optimizer.get("schedule")),
+        ema=e.ema,
         state_sharding=shardings,
     )
     return Program(

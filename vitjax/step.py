@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
+from vitjax import ema as ema_lib
 from vitjax import mixup as mixup_lib
 from vitjax.lookup import lookup
 from vitjax.losses import LOSSES
@@ -38,7 +39,8 @@ GradFn = Callable[[Any, Any, Any, Any], tuple[Float[Array, ""], Any]]
 class TrainState:
     """All that a step changes; arrays only. `step` counts completed updates, int32[].
 
-    A tree of this class may also hold the arrays' shapes or shardings.
+    `ema` is the average of `params`, or None. A tree of this class may also hold the
+    arrays' shapes or shardings.
     """
 
     step: Any
@@ -54,6 +56,11 @@ def param_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
 
 
+def copied(params: Any) -> Any:
+    """A tree of new arrays: what a step donates must not lie in one buffer twice."""
+    return jax.tree.map(jnp.copy, params)
+
+
 def init_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -62,22 +69,29 @@ def init_state(
     *,
     mesh: Mesh,
     sharding_strategy: Any = ((".*", "replicate"),),
+    ema: bool = False,
 ) -> tuple[Callable[[], TrainState], Any, Any]:
     """Shapes first, then shardings; nothing is allocated yet.
 
     Returns (init, shapes, shardings): `init()` makes the state directly on the devices
-    where `shardings` puts it; `shapes` is the state as ShapeDtypeStructs.
+    where `shardings` puts it; `shapes` is the state as ShapeDtypeStructs. With `ema`
+    there is an average of the parameters, which lies where they do and starts as them.
     """
 
     def create(key: Key[Array, ""]) -> TrainState:
         image = jnp.zeros((1, *image_shape), jnp.float32)
         params = model.init(key, image)["params"]
         return TrainState(
-            step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params)
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=tx.init(params),
+            ema=copied(params) if ema else None,
         )
 
     shapes = jax.eval_shape(create, key)
     shardings = infer_sharding(shapes, mesh, sharding_strategy)
+    if ema:
+        shardings = dataclasses.replace(shardings, ema=shardings.params)
     init = jax.jit(create, out_shardings=shardings)
     return lambda: init(key), shapes, shardings
 
@@ -239,6 +253,7 @@ def make_train_step(
     device_pp: Callable[[Features], Features] | None = None,
     label_smoothing: int | float = 0.0,
     frozen: Any = None,
+    ema: Mapping[str, Any] | None = None,
     state_sharding: Any = None,
 ) -> Callable[[TrainState, Features, Any], tuple[TrainState, dict[str, Array]]]:
     """The jitted step(state, batch, key) -> (state, metrics); the state is donated.
@@ -251,6 +266,7 @@ def make_train_step(
       device_pp: see `make_prepare`; runs inside the step, once per microbatch.
       label_smoothing: passed to the loss.
       frozen: tree of bools; True leaves count as zero in l2_grads.
+      ema: keyword arguments of `vitjax.ema.make_update`, or None.
       state_sharding: NamedShardings of the state, as `init_state` gives them; None
         means replicated.
 
@@ -259,6 +275,7 @@ def make_train_step(
     """
     loss_of = lookup(LOSSES, loss, "loss")
     mix = mixup_lib.check(**mixup) if mixup else None
+    average = ema_lib.make_update(**ema) if ema is not None else None
     prepare = make_prepare(device_pp)
     whole = state_sharding is None or is_replicated(state_sharding)
     accumulate = accumulate_local if whole else accumulate_gspmd
@@ -299,6 +316,9 @@ def make_train_step(
         state = dataclasses.replace(
             state, step=state.step + 1, params=params, opt_state=opt_state
         )
+        if average is not None:
+            mean = average(state.ema, params, state.step)
+            state = dataclasses.replace(state, ema=mean)
         return state, metrics
 
     home = replicated(mesh) if state_sharding is None else state_sharding

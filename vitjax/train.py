@@ -35,6 +35,7 @@ from vitjax.interrupts import STATUS, Stopped
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
 from vitjax.skipped import SkipCount
+from vitjax.step import copied
 from vitjax.trees import count
 from vitjax.weights.fit import load_into
 from vitjax.workdir import (
@@ -94,6 +95,7 @@ def train_and_evaluate(
         batch_size=e.batch_size_eval or e.input["batch_size"],
         missing=sources.DataNotFound,
         warn=logging.warning if jax.process_index() == 0 else logging.debug,
+        ema=e.ema is not None,
     )
 
     with contextlib.ExitStack() as open_until_the_end:
@@ -241,6 +243,9 @@ def _first_state(
             stored_grid=e.model_init_grid,
         )
         state = dataclasses.replace(state, params=params)
+        if e.ema is not None:
+            copy = jax.jit(copied, out_shardings=program.shardings.ema)
+            state = dataclasses.replace(state, ema=copy(params))
     return state, None
 
 

@@ -44,6 +44,7 @@ def make(
     model=None,
     optimizer=None,
     image=IMAGE,
+    rules=None,
     **step_kwargs,
 ):
     """(state, step function, key) of a small ViT."""
@@ -78,7 +79,13 @@ def make(
     )
     key = jax.device_put(jax.random.key(0), replicated(mesh))
     init, _, shardings = step_lib.init_state(
-        model, tx, key, image, mesh=mesh, sharding_strategy=[(".*", strategy)]
+        model,
+        tx,
+        key,
+        image,
+        mesh=mesh,
+        sharding_strategy=rules or [(".*", strategy)],
+        ema=step_kwargs.get("ema") is not None,
     )
     train_step = step_lib.make_train_step(
         model,

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -155,6 +156,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
         strict=True,
     ):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_a_run_goes_on_with_split_parameters_and_microbatches(finished, tmp_path):
+    """The keys that say where it computes may change: from step 10 to 12."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    rules = """--config.sharding_strategy=[('.*', 'fsdp("data", min_size_to_shard_mb=0)')]"""
+    assert run(workdir, rules, "--config.accum_freq=2") == 0
+    got, expected = values(read_rows(workdir)), values(read_rows(finished))
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(got[key], value, rtol=1e-5, err_msg=str(key))
 
 
 def test_an_evaluation_that_a_resume_finds_missing_runs_first(finished, tmp_path):
@@ -317,6 +331,12 @@ def test_another_config_in_the_workdir_is_refused(finished, capsys):
         ("optax.b3=1", "b3"),
         ("num_classes=11", "num_classes is 11"),
         ("mixup.q=1", "'q'"),
+        ("ema={'decai': 0.9}", "ema: 'decai'; did you mean 'decay'"),
+        ("ema={'every': 1.5}", "ema.every must be a whole number, got 1.5"),
+        ("ema=0.9", "ema must be a section"),
+        ("ema={'decay': 2}", "ema.decay must be at least 0 and below 1"),
+        ("evals.val.params=ema", "evals.val: params='ema' needs averaged parameters"),
+        ("evals.val.params=emma", "evals.val.params 'emma'; did you mean 'ema'"),
         ("mixup.p=0", "mixup.p must be positive"),
         ("wandb={'projet': 'x'}", "wandb: 'projet'; did you mean 'project'"),
         ("mesh=[('data', 3)]", "8 devices"),

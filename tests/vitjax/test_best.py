@@ -1,0 +1,67 @@
+"""The best checkpoint, among the others and after failures."""
+
+import pytest
+
+from tests.vitjax.test_checkpoint import make_state
+from tests.vitjax.test_train import run
+from vitjax.best import Best
+from vitjax.checkpoint import Checkpointer
+
+
+def kept(workdir):
+    return [path.name for path in (workdir / "best" / "checkpoints").glob("*")]
+
+
+def test_the_best_one_is_whole_before_the_checkpoint_of_its_step_begins(
+    tmp_path, monkeypatch
+):
+    """A run that goes on from that checkpoint would not evaluate the step again."""
+    save, order = Checkpointer.save, []
+
+    def watched(self, step, *args):
+        if self.path.parent == tmp_path:
+            order.append((step, kept(tmp_path)))
+        return save(self, step, *args)
+
+    monkeypatch.setattr(Checkpointer, "save", watched)
+    # Every evaluation is better than the one before, and each is checkpointed.
+    best = "--config.ckpt_best={'metric': 'val/prec@5', 'mode': 'min'}"
+    monkeypatch.setattr("vitjax.evaluation.run", falling())
+    assert run(tmp_path, best, "--config.tensorboard=False") == 0
+    assert order == [(1, []), (5, ["5"]), (10, ["10"]), (12, ["12"])]
+
+
+def falling():
+    values = iter([0.9, 0.8, 0.7, 0.6])
+    return lambda entries, state: {"val/prec@5": next(values)}
+
+
+def test_one_that_cannot_be_written_is_not_the_best(tmp_path, monkeypatch, caplog):
+    best = Best(workdir=tmp_path, metric="val/loss", mode="min")
+    best.offer(1, {"val/loss": 3.0}, make_state(), {})
+    best.settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            best._checkpointer._manager, "save", lambda *a, **k: 1 / 0, raising=True
+        )
+        best.offer(2, {"val/loss": 1.0}, make_state(), {})
+        best.settle()
+    assert "step 2 cannot be written" in caplog.text
+    assert kept(tmp_path) == ["1"]
+    best.offer(3, {"val/loss": 4.0}, make_state(), {})  # no better than the first
+    best.settle()
+    assert kept(tmp_path) == ["1"]
+    best.offer(4, {"val/loss": 2.0}, make_state(), {})  # better than what there is
+    best.finish()
+    assert kept(tmp_path) == ["4"]
+    best.close()
+
+
+@pytest.mark.parametrize(("mode", "left"), [("max", "2"), ("min", "3")])
+def test_a_later_start_goes_on_from_the_value_that_is_kept(tmp_path, mode, left):
+    for step, loss in ((1, 2.0), (2, 3.0), (3, 1.0), (4, 2.5)):
+        best = Best(workdir=tmp_path, metric="val/loss", mode=mode)
+        best.offer(step, {"val/loss": loss}, make_state(), {})
+        best.finish()
+        best.close()
+    assert kept(tmp_path) == [left]
