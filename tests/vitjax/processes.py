@@ -70,7 +70,7 @@ class Fork:
     def alive(self):
         return self._process.is_alive()
 
-    def status(self, timeout=120):
+    def status(self, timeout=400):
         """The exit status, negative for a signal; a process that hangs is killed."""
         self._process.join(timeout)
         if self._process.is_alive():
@@ -86,6 +86,76 @@ def train(argv, hold=None):
     return vitjax.train.cli(argv)
 
 
+def train_then_float64(argv, out, steps):
+    """The command; then, in the same processes, a second model throughout in float64."""
+    status = vitjax.train.cli(argv)
+    if status == 0:
+        float64_curve(argv, out, steps)
+    return status
+
+
+def float64_curve(argv, out, steps):
+    """The losses of the run that `argv` describes, by the trainer's own parts."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from input_pipeline import pipeline
+    from vitjax import config, experiment, program, sharding
+
+    jax.config.update("jax_enable_x64", True)
+    flags, overrides = vitjax.train.parse_flags(argv)
+    overrides += ["model.dtype_mm=float64", f"total_steps={steps}"]
+    e = experiment.from_config(config.load(flags.config, overrides).to_dict())
+    mesh = sharding.make_mesh(e.mesh)
+    data, data_size = pipeline.make_train(
+        **e.input,
+        seed=e.seed,
+        start_step=0,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    made = program.build(
+        e,
+        mesh,
+        element_spec=data.element_spec,
+        batch_size=e.input["batch_size"],
+        total_steps=steps,
+        data_size=data_size,
+    )
+    wide = lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x
+    state = jax.jit(
+        lambda state: jax.tree.map(wide, state), out_shardings=made.shardings
+    )(made.init())
+    losses = []
+    batches = iter(vitjax.train._OnDevices(data, mesh))
+    for _ in range(steps):
+        state, metrics = made.train_step(state, next(batches), made.key)
+        losses.append(float(metrics["training_loss"]))
+        assert metrics["training_loss"].dtype == jnp.float64
+    if jax.process_index() == 0:
+        np.save(out, losses)
+
+
+def agree():
+    """Whether the processes that JAX finds by itself add up their numbers."""
+    import jax
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from vitjax import devices
+
+    devices.initialize_distributed(None, None, None)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    mine = np.full(jax.local_device_count(), jax.process_index() + 1.0)
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    total = jax.jit(jax.numpy.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(
+        jax.make_array_from_process_local_data(split, mine)
+    )
+    print("sum", float(total), "processes", jax.process_count())
+    return 0
+
+
 def _die_at(pattern):
     folder, name = os.path.split(pattern)
     while not any(Path(folder).glob(name)):
@@ -93,22 +163,24 @@ def _die_at(pattern):
     os.kill(os.getpid(), 9)
 
 
-def start(number, argv, folder, *, devices=1, holds=None):
-    """`number` processes of one run, found by flags, with logs `folder`/log0, ..."""
+def start(number, argv, folder, *, function=train, last=None):
+    """`number` processes of one run, by flags, with logs `folder`/log0, log1, ...
+
+    Each calls `function(flags, *last[its index])`.
+    """
     cluster = ["--coordinator_address", f"localhost:{free_port()}"]
     cluster += ["--num_processes", str(number), "--process_id"]
     several = lambda i: [*cluster, str(i)] if number > 1 else []
     return [
         Fork(
-            train,
+            function,
             [*argv, *several(i)],
-            (holds or {}).get(i),
+            *(last or {}).get(i, ()),
             log=Path(folder) / f"log{i}",
-            devices=devices,
         )
         for i in range(number)
     ]
 
 
-def finish(forks, timeout=120):
+def finish(forks, timeout=400):
     return [fork.status(timeout) for fork in forks]
