@@ -108,6 +108,8 @@ class Checkpointer:
             raise ValueError(self._cannot_go_on("the last checkpoint"))
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise error  # not the disk's fault
         step, self._pending = self._pending, None
         assert step is not None
         self._failures += 1
