@@ -85,21 +85,23 @@ class Checkpointer:
             self.poll(wait=True)
         return self.latest_step()
 
-    def poll(self, wait: bool = False) -> None:
+    def poll(self, wait: bool = False) -> int | None:
         """Look after what is being written; returns at once unless `wait`.
 
-        A checkpoint that cannot be written leaves a warning and nothing on the disk.
-        Raises ValueError, naming the last good one, after FAILURES in a row.
+        Returns the step whose checkpoint has just become whole. One that cannot be
+        written leaves a warning and nothing on the disk. Raises ValueError, naming the
+        last good one, after FAILURES in a row.
         """
-        saving = self._manager.is_saving_in_progress
-        if self._pending is None or (not wait and saving()):
-            return
+        step, saving = self._pending, self._manager.is_saving_in_progress
+        if step is None or (not wait and saving()):
+            return None
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             self._failed(error)
-        else:
-            self._pending, self._failures = None, 0
+            return None
+        self._pending, self._failures = None, 0
+        return step
 
     def finish(self) -> None:
         """Wait for the last one. Raises ValueError if it could not be written."""
