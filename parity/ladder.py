@@ -31,11 +31,11 @@ RUNGS = {
     ),
     "forward": Rung("every stage; posemb x pooling x head, registers", PRECISIONS),
     "loss": Rung("softmax, sigmoid; hard, mixed and smoothed labels; mixup"),
-    "gradients": Rung("of every parameter", PRECISIONS),
+    "gradients": Rung("of every parameter; the same options in float64", PRECISIONS),
     "update": Rung("clip, Adam, mu_dtype, decay mask, schedule"),
     "trajectory": Rung("200 steps on real digits", PRECISIONS),
     "devices": Rung("one batch = microbatches = 8 devices, replicated and fsdp"),
-    "evaluation": Rung("accuracy on padded batches, equal to the example"),
+    "evaluation": Rung("hits by example, accuracy and loss on padded batches"),
     "decoding": Rung("JPEGs of every kind against PIL", (), True),
     "resize": Rung("against PIL and torchvision, in grey levels", (), True),
     "augmentation": Rung(

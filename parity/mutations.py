@@ -85,9 +85,26 @@ def _pooled_register(x: torch.Tensor, first: int, num_patches: int) -> torch.Ten
     return x[:, first : first + num_patches]
 
 
+def _exchanged(predict: Any, batches: Any, loss: str = "softmax_xent") -> Any:
+    """A right one's image for a wrong one's of the same class: every mean remains."""
+    batches = list(batches)
+    image, label, mask = (
+        torch.cat([batch[key] for batch in batches])
+        for key in ("image", "label", "_mask")
+    )
+    right = _evaluate(predict, batches, loss)[1]["prec@1"]
+    wrong = ~right & (mask > 0)
+    pairs = (label[:, None] == label) & right[:, None] & wrong
+    for i, j in pairs.nonzero()[:1].tolist():
+        image[[i, j]] = image[[j, i]]
+    images = image.split([len(batch["image"]) for batch in batches])
+    changed = [{**b, "image": x} for b, x in zip(batches, images, strict=True)]
+    return _evaluate(predict, changed, loss)
+
+
 _decayed = train.decayed
 _sincos2d, _warmup_cosine = vit.sincos2d, train.warmup_cosine
-_sigmoid_xent = train.sigmoid_xent
+_sigmoid_xent, _evaluate = train.sigmoid_xent, train.evaluate
 
 MUTATIONS = (
     Mutation(
@@ -212,5 +229,12 @@ MUTATIONS = (
         train,
         "counted",
         lambda mask: torch.ones_like(mask) > 0,
+    ),
+    Mutation(
+        "two examples exchanged, no mean changed",
+        ("evaluation",),
+        train,
+        "evaluate",
+        _exchanged,
     ),
 )

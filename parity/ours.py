@@ -106,7 +106,7 @@ def forward(case: Case) -> dict[str, np.ndarray]:
     return stages | {k: out[k] for k in ("pre_logits", "logits")}
 
 
-def gradients(case: Case) -> dict[str, np.ndarray]:
+def gradients(case: Case, jitted: bool = True) -> dict[str, np.ndarray]:
     """By parameter: the gradient of the softmax loss on a mixed random batch."""
     model = make_model(case)
     params = _cast(case, random_params(shapes(case)))
@@ -117,7 +117,8 @@ def gradients(case: Case) -> dict[str, np.ndarray]:
         logits, _ = model.apply({"params": params}, image, train=True)
         return LOSSES["softmax_xent"](logits=logits, labels=labels)
 
-    return dict(flatten_with_names(_numpy(jax.jit(jax.grad(loss))(params))))
+    gradient = jax.jit(jax.grad(loss)) if jitted else jax.grad(loss)
+    return dict(flatten_with_names(_numpy(gradient(params))))
 
 
 def loss_and_gradient(
@@ -167,11 +168,11 @@ def make_tx(recipe: Recipe, params: Any) -> Any:
 
 def updates(
     case: Case, recipe: Recipe, from_zero: bool = False
-) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Step by step: every parameter's update, and the parameters after it.
+) -> Iterator[dict[str, np.ndarray]]:
+    """Step by step, on `random_gradients`: in float64 every parameter's update.
 
-    The gradients are `random_gradients`. `from_zero` sets the parameters to 0 before
-    every step: without rounding, they then are the update.
+    Below it the parameters after the step, of which the reference's update would be a
+    difference. `from_zero` sets them to 0 before every step: they then are the update.
     """
     params = _cast(case, random_params(shapes(case)))
     tx = make_tx(recipe, params)
@@ -187,8 +188,8 @@ def updates(
         if from_zero:
             params = jax.tree.map(np.zeros_like, params)
         change, state, params = update(grads, state, params)
-        names = dict(flatten_with_names(_numpy(change)))
-        yield names, dict(flatten_with_names(_numpy(params)))
+        found = change if case.precision == "float64" else params
+        yield dict(flatten_with_names(_numpy(found)))
 
 
 def multipliers(recipe: Recipe) -> np.ndarray:
@@ -252,8 +253,13 @@ def trained_params(case: Case, recipe: Recipe) -> dict[str, Any]:
     return unflatten_dict(leaves, sep="/")
 
 
-def evaluate(case: Case, recipe: Recipe, num_devices: int) -> dict[str, np.ndarray]:
-    """prec@1, prec@5 and loss on the digits after that training: the own evaluator's."""
+def evaluate(
+    case: Case, recipe: Recipe, num_devices: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """prec@1, prec@5 and loss on the digits after that training: the own evaluator's.
+
+    And by prec whether each row of all batches is a hit (n,), which padding is not.
+    """
     mesh = make_mesh(num_devices)
 
     def make_data(*, batch_size: int, **_: Any) -> Any:
@@ -275,4 +281,7 @@ def evaluate(case: Case, recipe: Recipe, num_devices: int) -> dict[str, np.ndarr
     params = trained_params(case, recipe)
     state = step.TrainState(step=np.int32(0), params=params, opt_state=())
     state = jax.device_put(state, replicated(mesh))
-    return {name: np.asarray(value) for name, value in evaluator.run(state)}
+    means = {name: np.asarray(value) for name, value in evaluator.run(state)}
+    rows = list(evaluator.examples(state))
+    names = ("prec@1", "prec@5")
+    return means, {k: np.concatenate([x[k] for x in rows]) > 0 for k in names}

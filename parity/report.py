@@ -1,4 +1,4 @@
-"""Running rungs, in one process or two, and printing what they find."""
+"""Running rungs, in processes of several kinds, and printing what they find."""
 
 import dataclasses
 import multiprocessing
@@ -17,12 +17,17 @@ SMALL_WIDTH = 128
 Result: TypeAlias = tuple[str, Comparison]
 
 
+def is_wide(case: Case) -> bool:
+    """Whether memory is short: little is kept, and processes run one after another."""
+    return case.width >= SMALL_WIDTH
+
+
 def setup(case: Case, float64: bool) -> None:
     """Prepare JAX and torch for all rungs of this process; before JAX starts."""
     import jax
     import torch
 
-    if case.width < SMALL_WIDTH:
+    if not is_wide(case):
         # Matrices this small are not worth dividing: threads would wait for each other.
         torch.set_num_threads(1)
         # Nor is their code worth optimising, which takes longer than to run it.
@@ -52,18 +57,21 @@ def results(
     from parity import self_test, table
 
     rungs = table.rungs(names)
-    small = case.width < SMALL_WIDTH
-    kept = self_test.EVERYTHING if small else self_test.SHARED  # what memory allows
+    if is_wide(case):
+        kept, briefly = self_test.SHARED, self_test.OF_A_RUNG
+    else:
+        kept, briefly = self_test.EVERYTHING, ()
     for name in names:
         if not ladder.RUNGS[name].precisions:
             for line in rungs[name](case):
                 yield name, line
-    with self_test.remembered(*kept):
-        for precision in precisions:
+    for precision in precisions:
+        with self_test.remembered(*kept):
             for name in names:
                 if precision in ladder.RUNGS[name].precisions:
-                    for line in rungs[name](case.but(precision=precision)):
-                        yield f"{name} {precision}", line
+                    with self_test.remembered(*briefly):
+                        for line in rungs[name](case.but(precision=precision)):
+                            yield f"{name} {precision}", line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +81,15 @@ class _Job:
     names: Sequence[str]
     precisions: Sequence[str]
 
-    def run(self, case: Case) -> Iterator[Result]:
+    def prepare(self, case: Case) -> None:
+        """Prepare this process."""
         if self.precisions:
             setup(case, "float64" in self.precisions)
         else:
             setup_pixels()
+
+    def run(self, case: Case) -> Iterator[Result]:
+        self.prepare(case)
         return results(self.names, self.precisions, case)
 
 
@@ -99,18 +111,33 @@ def _jobs(names: Sequence[str], precisions: Sequence[str]) -> list[_Job]:
 def all_results(
     names: Sequence[str], precisions: Sequence[str], case: Case
 ) -> Iterator[Result]:
-    """`results` of all precisions: the first kind here, the others beside it."""
-    first, *others = _jobs(names, precisions)
-    context = multiprocessing.get_context("spawn")
-    waiting = []
-    for job in others:
-        lines = context.Queue()
-        child = context.Process(target=_send, args=(lines, job, case), daemon=True)
-        child.start()  # before this process changes its environment
-        waiting.append((job, lines, child))
+    """`results` of all precisions: the first kind here, the others beside it.
+
+    Of a wide model one after another, each in a process whose memory goes with it: two
+    S/16 side by side may not fit.
+    """
+    jobs = _jobs(names, precisions)
+    if is_wide(case):
+        # Or else glibc keeps for itself much of what large arrays have given back.
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
+        for job in jobs:
+            yield from _received(*_started(job, case))
+        return
+    first, *others = jobs
+    # Started before this process changes its environment.
+    waiting = [_started(job, case) for job in others]
     yield from first.run(case)
-    for job, lines, child in waiting:
-        yield from _received(job, lines, child)
+    for child in waiting:
+        yield from _received(*child)
+
+
+def _started(job: _Job, case: Case) -> tuple[_Job, Any, Any]:
+    """The job, the queue of its lines, its process."""
+    context = multiprocessing.get_context("spawn")
+    lines = context.Queue()
+    child = context.Process(target=_send, args=(lines, job, case), daemon=True)
+    child.start()
+    return job, lines, child
 
 
 def _received(job: _Job, lines: Any, child: Any) -> Iterator[Result]:
@@ -169,6 +196,8 @@ def run_self_test(names: Sequence[str], case: Case) -> int:
     """Plant the faults that concern these rungs; the number that went unnoticed."""
     from parity import self_test, table
 
+    if is_wide(case):  # so far all was done in other processes
+        _jobs(names, ["float64"])[0].prepare(case)
     return self_test.run(table.faults(names), table.rungs(names), case)
 
 

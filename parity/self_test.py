@@ -45,16 +45,21 @@ def _memory(fn: Callable[..., Any]) -> Callable[..., Any]:
     return kept
 
 
-# What several rungs ask for, and all that the same rung asks for under every fault.
-SHARED = ("initial_params", "multipliers", "lambdas", "trajectory")
+# What several rungs ask for, what one rung asks for again and again, and all that the
+# same rung asks for under every fault.
+SHARED = ("multipliers", "lambdas", "trajectory")
+OF_A_RUNG = ("initial_params",)
 EVERYTHING = (
     *SHARED,
+    *OF_A_RUNG,
     "init_statistics",
     "forward",
     "gradients",
     "updates",
     "evaluate",
 )
+# Of a wide model: the updates of all recipes and steps would not fit.
+MUCH = tuple(name for name in EVERYTHING if name != "updates")
 
 
 @contextlib.contextmanager

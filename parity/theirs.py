@@ -171,10 +171,10 @@ def updates(
     order: Order | None,
     from_zero: bool = False,
     **kw: Any,
-) -> Iterator[tuple[Arrays, Arrays]]:
-    """Step by step: every parameter's update, and the parameters after it.
+) -> Iterator[Arrays]:
+    """Step by step: every parameter's update, or the parameters; as `ours.updates`.
 
-    Another order is one of the update's own terms, too. `from_zero` as in `ours.updates`.
+    Another order is one of the update's own terms, too.
     """
     shapes = ours.shapes(case)
     model = reference_with(case, random_params(shapes), order)
@@ -186,12 +186,14 @@ def updates(
         for name, p in model.named_parameters():
             if from_zero:
                 p.detach().zero_()
-            before[name] = p.detach().clone()
+            if case.precision == "float64":
+                before[name] = p.detach().clone()
             p.grad = tensor(case, grads[name])
         trainer.update()
-        now = dict(model.named_parameters())
-        change = {k: p.detach() - before[k] for k, p in now.items()}
-        yield by_our_names(change, case, order), by_our_names(now, case, order)
+        found = {name: p.detach() for name, p in model.named_parameters()}
+        if case.precision == "float64":
+            found = {name: p - before[name] for name, p in found.items()}
+        yield by_our_names(found, case, order)
 
 
 def trajectory(
@@ -209,8 +211,8 @@ def trajectory(
     return curves, by_our_names(dict(model.named_parameters()), case, order)
 
 
-def evaluate(case: Case, params: Any, order: Order | None) -> Arrays:
-    """prec@1, prec@5 and loss on the digits, by a plain loop."""
+def evaluate(case: Case, params: Any, order: Order | None) -> tuple[Arrays, Arrays]:
+    """prec@1, prec@5 and loss on the digits, and hits by row, by a plain loop."""
     model = reference_with(case, params, order)
 
     def predict(image: torch.Tensor) -> torch.Tensor:
@@ -228,5 +230,7 @@ def evaluate(case: Case, params: Any, order: Order | None) -> Arrays:
         }
         for batch in padded_batches(case)
     )
-    found = train.evaluate(predict, batches)
-    return {name: np.asarray(value) for name, value in found.items()}
+    means, hits = train.evaluate(predict, batches)
+    return {k: np.asarray(x) for k, x in means.items()}, {
+        k: x.numpy() for k, x in hits.items()
+    }

@@ -32,6 +32,7 @@ FLOORS = {
     "vitjax.best": 1,
     "vitjax.checkpoint": 1,
     "vitjax.interrupts": 1,
+    "vitjax.peers": 1,
     "vitjax.checksums": 1,
     "vitjax.weights": 1,
     "vitjax.config": 1,

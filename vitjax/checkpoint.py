@@ -81,6 +81,12 @@ class Checkpointer:
         except Exception as error:  # a full disk has many names
             self._failed(error)
 
+    def last_good(self) -> int | None:
+        """`latest_step` after what is being written is whole, or given up."""
+        with contextlib.suppress(ValueError):
+            self.poll(wait=True)
+        return self.latest_step()
+
     def poll(self, wait: bool = False) -> int | None:
         """Look after what is being written; returns at once unless `wait`.
 
@@ -88,8 +94,8 @@ class Checkpointer:
         written leaves a warning and nothing on the disk. Raises ValueError, naming the
         last good one, after FAILURES in a row.
         """
-        step = self._pending
-        if step is None or (not wait and self._manager.is_saving_in_progress()):
+        step, saving = self._pending, self._manager.is_saving_in_progress
+        if step is None or (not wait and saving()):
             return None
         try:
             self._manager.wait_until_finished()
@@ -106,6 +112,8 @@ class Checkpointer:
             raise ValueError(self._cannot_go_on("the last checkpoint"))
 
     def _failed(self, error: Exception) -> None:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise error  # not the disk's fault
         step, self._pending = self._pending, None
         assert step is not None
         self._failures += 1

@@ -96,7 +96,8 @@ def override(config: ConfigDict, text: str) -> None:
     keys = dotted.split(".")
     if not equals or not all(keys):
         raise ValueError(
-            f"cannot read the override --config.{text}: expected --config.key=VALUE"
+            f"cannot read the override {f'--config.{text}'!r}: expected "
+            "--config.key=VALUE"
         )
     section = config
     for key in keys[:-1]:
@@ -106,7 +107,8 @@ def override(config: ConfigDict, text: str) -> None:
         section = section[key]
         if not isinstance(section, ConfigDict):
             raise ValueError(
-                f"cannot set --config.{dotted}: {key!r} is a value, not a section"
+                f"cannot set {f'--config.{dotted}'!r}: {key!r} is a value, not a "
+                "section"
             )
         section = section.unlock()
     try:
@@ -114,7 +116,7 @@ def override(config: ConfigDict, text: str) -> None:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         if value_text.strip()[:1] in ("[", "{"):
             raise ValueError(
-                f"cannot read --config.{text}: expected a Python literal, so "
+                f"cannot read {f'--config.{text}'!r}: expected a Python literal, so "
                 "{'key': 1} and not dict(key=1), strings in quotes"
             ) from None
         value = value_text

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import jax
 
+HEARTBEAT_SECONDS = 30
+"""A process that has been silent for so long is taken for dead; JAX's default is 100."""
+
 
 def initialize_distributed(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
     """Join the other processes of this run, if there are any.
 
-    With an address, that one. Else under SLURM, Open MPI or on a multi-host TPU, JAX
-    finds the others by itself. On a plain single host nothing is called at all.
+    With an address, that one. Else under SLURM, Open MPI, on a multi-host TPU or in an
+    indexed job of Kubernetes, JAX finds the others by itself. On a plain single host
+    nothing is called at all.
     """
     if coordinator_address is not None:
         if num_processes is None or process_id is None:
@@ -26,21 +30,58 @@ def initialize_distributed(
             raise ValueError(
                 f"--coordinator_address must be HOST:PORT, got {coordinator_address!r}"
             )
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+        _join(coordinator_address, num_processes, process_id)
     elif num_processes is not None or process_id is not None:
         raise ValueError(
             "--num_processes and --process_id need --coordinator_address too"
         )
-    elif _cluster_processes() > 1 or _on_tpu_vm():
-        jax.distributed.initialize()
+    elif _cluster_processes() > 1 or _on_tpu_vm() or _in_kubernetes_job():
+        _join()
+
+
+def _join(*address: str | int | None) -> None:
+    """Initialize JAX's distributed runtime; no arguments: it finds them by itself."""
+    local_device_ids = None
+    if "JAX_LOCAL_DEVICE_IDS" not in os.environ and (address or _alone_on_its_host()):
+        # Left to itself under SLURM or Open MPI, JAX uses one device per process.
+        local_device_ids = []  # all
+    jax.distributed.initialize(
+        *address,
+        local_device_ids=local_device_ids,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
 
 
 def _cluster_processes() -> int:
     """Processes of this job as its scheduler's environment variables tell; 1 if none."""
-    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
+    if "SLURM_STEP_NUM_TASKS" in os.environ:
+        return int(os.environ["SLURM_STEP_NUM_TASKS"])
+    if "OMPI_COMM_WORLD_SIZE" in os.environ:
+        size = int(os.environ["OMPI_COMM_WORLD_SIZE"])
+        if size > 1 and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+            raise ValueError(
+                "Open MPI 5 does not say where its first process is: add "
+                "--coordinator_address HOST:PORT, of a host of the first process and a "
+                "free port, --num_processes $OMPI_COMM_WORLD_SIZE and --process_id "
+                "$OMPI_COMM_WORLD_RANK (mpirun ... sh -c 'python -m vitjax.train ...')"
+            )
+        return size
     return len([h for h in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if h])
+
+
+def _alone_on_its_host() -> bool:
+    """Whether SLURM or Open MPI started one process on each host."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS")
+    if tasks is not None:
+        return tasks == os.environ.get("SLURM_STEP_NUM_NODES")
+    return os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+
+
+def _in_kubernetes_job() -> bool:
+    """An indexed job whose image has the package with which JAX asks for its peers."""
+    names = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
+    found = importlib.util.find_spec("kubernetes") is not None
+    return found and all(name in os.environ for name in names)
 
 
 def _on_tpu_vm() -> bool:

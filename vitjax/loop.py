@@ -44,7 +44,6 @@ def run(
     """
     clock, progress = records.clock, records.progress
     first_step, total_steps = int(state.step), clock.total_steps
-    records.saved_step = checkpointer.latest_step()
 
     def beside(step: int) -> dict[str, Any]:
         skipped = int(jax.device_get(skips.total(step))) if skips else 0
@@ -90,7 +89,7 @@ def run(
                 clock.begin(step)
             records.flush()  # of an earlier step, now that this one is under way
             progress.advance()
-            records.saved_step = checkpointer.poll() or records.saved_step
+            checkpointer.poll()
             if durations.due(step, log_steps, total_steps):
                 skipped = {"skipped": skips.total(step)} if skips else {}
                 records.hold(step, {**step_metrics, **skipped})

@@ -45,11 +45,13 @@ class Records:
         progress: Progress,
         rates: dict[str, np.ndarray],
         first_step: int,
+        last_good: Callable[[], int | None],
     ):
+        """`last_good()` is the step of the newest checkpoint, for messages."""
         self.writer = writer
         self.clock = clock
         self.progress = progress
-        self.saved_step: int | None = None  # the newest checkpoint, for messages
+        self._last_good = last_good
         self._rates = rates
         self._held: tuple[int, Any] | None = None
         self._finite_step = first_step
@@ -83,10 +85,11 @@ class Records:
         if not wrong:
             self._finite_step = step
             return
+        good = self._last_good()
         saved = (
             "there is no checkpoint"
-            if self.saved_step is None
-            else f"the last good checkpoint is that of step {self.saved_step}"
+            if good is None
+            else f"the last good checkpoint is that of step {good}"
         )
         raise NotFinite(
             f"training became non-finite between steps {self._finite_step + 1} and "

@@ -23,6 +23,7 @@ from vitjax import (
     experiment,
     loop,
     metrics,
+    peers,
     pictures,
     sections,
 )
@@ -122,11 +123,14 @@ def train_and_evaluate(
         enter(contextlib.closing(progress))
         _announce(progress, state, sizes, workdir)
         rates = rate_table(program.lr_fns, sizes["total_steps"], e.optimizer["lr"])
+        enter(peers.left_at_once(workdir))
         loop.run(
             state,
             program,
             iter(_OnDevices(data.from_step(first_step), mesh, e.prefetch_to_device)),
-            records=Records(writer, clock, progress, rates, first_step),
+            records=Records(
+                writer, clock, progress, rates, first_step, checkpointer.last_good
+            ),
             checkpointer=checkpointer,
             best=best,
             entries=entries,
@@ -394,6 +398,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
     stopped the run in good order; 130 where Ctrl-C did before its first step.
     """
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+    workdir = flags.workdir or default_workdir(flags.config)
     logging.set_verbosity(logging.WARNING)
     environment.prepare()
     try:
@@ -411,8 +416,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
         for notice in notices:
             print(f"note: {notice}", flush=True)
         devices.enable_compilation_cache()
-        workdir = flags.workdir or default_workdir(flags.config)
-        train_and_evaluate(config, workdir, force=flags.force)
+        peers.leave_on_abort(workdir)
+        with peers.left_at_once(workdir):
+            train_and_evaluate(config, workdir, force=flags.force)
     except Stopped as stopped:
         print(
             f"stopped after step {stopped.step}, with a checkpoint: the same command "
@@ -421,6 +427,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
         )
         return STATUS
     except (ValueError, TypeError, OSError, ImportError) as error:
+        peers.exit_within(10, 1)
         if os.environ.get("VITJAX_TRACEBACK"):
             raise
         print(
@@ -429,6 +436,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
+        peers.exit_within(10, 130)
         print(
             "interrupted: the same command goes on from the newest checkpoint",
             file=sys.stderr,

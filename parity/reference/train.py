@@ -267,20 +267,25 @@ def evaluate(
     predict: Callable[[torch.Tensor], torch.Tensor],
     batches: Iterable[Mapping[str, torch.Tensor]],
     loss: str = "softmax_xent",
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Accuracy among the first and the first five classes, and the mean loss.
 
-    `predict` makes logits (b, c) of images; a batch has image, label (b,) and _mask (b,).
+    And by accuracy whether each row of all batches is a hit (n,), which one that fills
+    up is not. `predict` makes logits (b, c) of images; a batch has image, label (b,) and
+    _mask (b,).
     """
-    hits1, hits5, total, seen = 0, 0, 0.0, 0
+    hits: dict[str, list[torch.Tensor]] = {"prec@1": [], "prec@5": []}
+    total, seen = 0.0, 0
     for batch in batches:
         rows = counted(batch["_mask"])
         label = batch["label"][rows].long()
         logits = predict(batch["image"][rows])
         top = logits.topk(5, dim=-1).indices == label[:, None]
-        hits1 += int(top[:, 0].sum())
-        hits5 += int(top.any(dim=1).sum())
+        for name, hit in (("prec@1", top[:, 0]), ("prec@5", top.any(dim=1))):
+            hits[name].append(torch.zeros_like(rows).masked_scatter(rows, hit))
         onehot = F.one_hot(label, logits.shape[-1]).to(logits)
         total += LOSSES[loss](logits, onehot).item() * len(label)
         seen += len(label)
-    return {"prec@1": hits1 / seen, "prec@5": hits5 / seen, "loss": total / seen}
+    by_row = {name: torch.cat(found) for name, found in hits.items()}
+    means = {name: found.sum().item() / seen for name, found in by_row.items()}
+    return {**means, "loss": total / seen}, by_row

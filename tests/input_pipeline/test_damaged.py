@@ -209,6 +209,32 @@ def test_a_damaged_shard_s_record_and_offset_are_named(imagenet_dir, tmp_path):
     assert f"{place}corrupted record at {offset + 12}); an eval" in error()
 
 
+def test_a_shard_that_is_cut_in_the_middle(imagenet_dir, tmp_path):
+    """While a run reads it: the example is named. Before: the shard."""
+    ignore = shutil.ignore_patterns(".record_index")
+    shutil.copytree(imagenet_dir, tmp_path / "copy", ignore=ignore)
+    folder = tmp_path / "copy" / "imagenet2012" / "5.1.0"
+    shard = sorted(folder.glob("imagenet2012-validation.tfrecord*"))[1]
+    sizes = [len(x.numpy()) + 16 for x in tf.data.TFRecordDataset(str(shard))]
+
+    def stream():
+        data = {"name": "imagenet2012", "split": "validation"}
+        data["data_dir"] = str(tmp_path / "copy")
+        pp_fn = 'decode|resize(8)|keep("image", "label")'
+        return pipeline.make_eval(data=data, batch_size=8, pp_fn=pp_fn)[0]
+
+    running = stream()
+    shard.write_bytes(shard.read_bytes()[: sum(sizes[:5]) + 50])
+    place = f"record 5 of {shard}, at byte {sum(sizes[:5])}"
+    with pytest.raises(ValueError, match="cannot be read .*truncated record") as caught:
+        list(running)
+    assert place in str(caught.value)
+    with pytest.raises(ValueError, match="is truncated or damaged") as caught:
+        list(stream())
+    assert str(shard) in str(caught.value)
+    assert f"at byte {sum(sizes[:5])}, should end" in str(caught.value)
+
+
 def test_a_failure_that_does_not_come_again():
     """Such as a disk's; then no example is blamed."""
     pairs = tf.data.Dataset.range(4).map(lambda i: (i, i))

@@ -226,7 +226,8 @@ def test_evaluation_by_hand_leaves_out_what_fills_up():
         "label": torch.tensor([3, 0, 9, 6, 0, 0]),
         "_mask": torch.tensor([1.0, 1, 1, 1, 0, 0]),
     }
-    found = train.evaluate(lambda x: x, [batch])
+    found, hits = train.evaluate(lambda x: x, [batch])
+    assert hits["prec@1"].tolist() == [True, False, False, True, False, False]
     assert found["prec@1"] == 0.5
     assert found["prec@5"] == 0.5
     p = torch.log_softmax(logits[:4], dim=-1)

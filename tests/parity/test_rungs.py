@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity import initialisation, mutations, theirs, training_rungs
+from parity import initialisation, mutations, theirs, update_rung
 from parity.cases import Case, Recipe
 from parity.reference import train, vit
 
@@ -19,10 +19,10 @@ def test_decay_on_any_one_of_what_is_no_kernel_is_noticed(ending):
         named = model.named_parameters()
         return decayed(model) + [p for name, p in named if name.endswith(ending)]
 
-    cases = training_rungs.undecayed_cases(Case(precision="float32"))
+    cases = update_rung.undecayed_cases(Case(precision="float32"))
     at = {"cls": 1, "registers": 1}.get(ending, 0)
     with mock.patch.object(train, "decayed", more):
-        *_, last = training_rungs._update_errors(cases[at], Recipe())
+        *_, last = update_rung._update_errors(cases[at], Recipe())
     line = last.line("last step")
     assert line.detail.endswith(ending)
     assert line.factor > 20

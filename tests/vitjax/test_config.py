@@ -1,12 +1,9 @@
 """Config files and overrides; a file in big_vision's own style."""
 
-import random
-import string
-
 import pytest
 from ml_collections import ConfigDict
 
-from vitjax.config import differences, from_big_vision, load, override, plain
+from vitjax.config import differences, from_big_vision, load, plain
 
 BIG_VISION_STYLE = """
 import ml_collections as mlc
@@ -55,6 +52,7 @@ def path(tmp_path):
         ("input.data.split=train[:2%]", lambda c: c.input.data.split, "train[:2%]"),
         ("input.pp=decode|flip_lr", lambda c: c.input.pp, "decode|flip_lr"),
         ("input.pp=", lambda c: c.input.pp, ""),
+        ("x=__import__('os').getcwd()", lambda c: c.x, "__import__('os').getcwd()"),
         ("x=a=b", lambda c: c.x, "a=b"),
         ("total_epochs=many", lambda c: c.total_epochs, "many"),
     ],
@@ -81,24 +79,6 @@ def test_overrides_apply_in_order(path):
 def test_a_wrong_override_is_one_sentence(path, text, words):
     with pytest.raises(ValueError, match=words):
         load(path, [text])
-
-
-def test_no_override_runs_code_or_ends_otherwise_than_in_a_sentence():
-    rng = random.Random(0)
-    messages = []
-    alphabet = string.printable + "=.()[]{}'\"" * 5
-    for _ in range(500):
-        text = "".join(rng.choices(alphabet, k=rng.randrange(30)))
-        config = ConfigDict({"a": {"b": 1}, "c": 2})
-        try:
-            override(config.unlock(), text)
-        except ValueError as error:
-            messages.append(str(error))
-    assert messages
-    assert all("--config." in message for message in messages)
-    config = ConfigDict().unlock()
-    override(config, "x=__import__('os').getcwd()")
-    assert config.x == "__import__('os').getcwd()"
 
 
 def test_a_big_vision_file_runs_unmodified_and_says_what_was_changed(path):

@@ -39,10 +39,15 @@ def test_libtpu_without_a_tpu_is_told_too(monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     made = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *a: made.append(a))
-    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
+
+    def initialize(*args, local_device_ids, heartbeat_timeout_seconds):
+        assert heartbeat_timeout_seconds == 30
+        made.append((*args, local_device_ids))
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    for name in os.environ:
+        if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "JAX_LOCAL_")):
+            monkeypatch.delenv(name)
     monkeypatch.setattr(devices, "_on_tpu_vm", lambda: False)
     return made
 
@@ -52,25 +57,44 @@ def test_a_plain_single_host_calls_nothing(calls):
     assert calls == []
 
 
+ALL = []  # of the devices; None leaves it to JAX, which takes one for each process
+SLURM = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
+OMPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "0.0;tcp://a:1"}
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "called"),
+    ("variables", "called"),
     [
-        ("SLURM_STEP_NUM_TASKS", "2", True),
-        ("SLURM_STEP_NUM_TASKS", "1", False),
-        ("OMPI_COMM_WORLD_SIZE", "4", True),
-        ("TPU_WORKER_HOSTNAMES", "a,b", True),
-        ("TPU_WORKER_HOSTNAMES", "a", False),
+        (SLURM, [(ALL,)]),
+        (SLURM | {"SLURM_STEP_NUM_NODES": "1"}, [(None,)]),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, []),
+        (SLURM | {"JAX_LOCAL_DEVICE_IDS": "0"}, [(None,)]),
+        (OMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, [(ALL,)]),
+        (OMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, [(None,)]),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, []),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, [(None,)]),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, []),
+        ({"KUBERNETES_SERVICE_HOST": "a"}, []),
+        ({"KUBERNETES_SERVICE_HOST": "a", "JOB_COMPLETION_INDEX": "1"}, [(None,)]),
     ],
 )
-def test_a_cluster_is_left_to_jax(calls, monkeypatch, name, value, called):
-    monkeypatch.setenv(name, value)
+def test_a_cluster_is_left_to_jax(calls, monkeypatch, variables, called):
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     devices.initialize_distributed(None, None, None)
-    assert calls == ([()] if called else [])
+    assert calls == called
+
+
+def test_open_mpi_5_needs_the_flags(calls, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"--process_id \$OMPI_COMM_WORLD_RANK"):
+        devices.initialize_distributed(None, None, None)
 
 
 def test_an_address_needs_the_other_two_and_they_need_it(calls):
     devices.initialize_distributed("host:1", 2, 0)
-    assert calls == [("host:1", 2, 0)]
+    assert calls == [("host:1", 2, 0, ALL)]
     with pytest.raises(ValueError, match="needs --num_processes"):
         devices.initialize_distributed("host:1", None, None)
     with pytest.raises(ValueError, match="need --coordinator_address"):

@@ -23,11 +23,12 @@ class Memory:
         pass
 
 
-def make(writer, first_step=0):
+def make(writer, first_step=0, last_good=lambda: None):
     clock = Clock(total_steps=10, batch_size=8, data_size=80, num_devices=1)
     progress = Progress(10, first_step, show=False)
     rates = {"lr": np.linspace(0, 0.9, 10)}
-    return Records(MetricWriter([writer]), clock, progress, rates, first_step)
+    writer = MetricWriter([writer])
+    return Records(writer, clock, progress, rates, first_step, last_good)
 
 
 def metrics(loss=1.0):
@@ -49,15 +50,14 @@ def test_a_row_is_written_under_its_own_step_when_the_next_one_runs():
 
 
 def test_what_is_not_finite_names_the_steps_and_the_last_good_checkpoint():
-    writer = Memory()
-    records = make(writer)
+    writer, saved = Memory(), [None, 2]
+    records = make(writer, last_good=lambda: saved.pop(0))
     records.hold(2, metrics())
     records.flush()
     records.hold(4, metrics(float("nan")))
     with pytest.raises(NotFinite, match=r"between steps 3 and 4 .*no checkpoint"):
         records.flush()
     assert [step for step, _ in writer.rows] == [2, 4], "the row shows the fault"
-    records.saved_step = 2
     with pytest.raises(NotFinite, match=r"steps 3 and 5 .*that of step 2"):
         records.check_finite(5, metrics(float("inf")))
 

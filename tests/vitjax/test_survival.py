@@ -1,9 +1,12 @@
 """What a run survives: signals, and a second run on its workdir."""
 
+import dataclasses
 import os
+import shutil
 import signal
 import socket
 
+import jax
 import pytest
 
 from tests.vitjax.test_train import (  # noqa: F401 (finished is a fixture)
@@ -13,6 +16,7 @@ from tests.vitjax.test_train import (  # noqa: F401 (finished is a fixture)
     start,
     values,
 )
+from vitjax import loop
 from vitjax.interrupts import STATUS
 from vitjax.metrics import read_rows
 from vitjax.workdir import locked
@@ -64,6 +68,50 @@ def test_another_host_s_lock_holds_until_force(tmp_path):
     with locked(tmp_path, force=True):
         pass
     assert (tmp_path / "lock").read_text() == ""
+
+
+def test_half_a_row_at_the_end_of_the_metrics_is_written_again(finished, tmp_path):  # noqa: F811
+    """As a power cut leaves it: the row of step 12 is torn, its checkpoint is not there."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    path = workdir / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert run(workdir) == 0
+    assert values(read_rows(workdir)) == values(read_rows(finished))
+
+
+@pytest.mark.parametrize("at", [6, 7, 10])
+def test_nan_at_one_step_stops_before_it_is_saved(tmp_path, capsys, monkeypatch, at):
+    """Logged at even steps, saved at 5 and 10: found at the first of these."""
+    real = loop.run
+
+    def poisoned(state, program, batches, **kw):
+        def train_step(state, batch, key):
+            seen.append(None)
+            if len(seen) == at:
+                nan = jax.tree.map(lambda x: x / (x - x), state.params)
+                state = dataclasses.replace(state, params=nan)
+            return program.train_step(state, batch, key)
+
+        seen = []
+        with_nan = dataclasses.replace(program, train_step=train_step)
+        return real(state, with_nan, batches, **kw)
+
+    monkeypatch.setattr(loop, "run", poisoned)
+    line = error_of(capsys, tmp_path)
+    # What was finite last: the row of step 4, the checkpoint of 5, the row of 6, of 8.
+    words = {6: "steps 6 and 6", 7: "steps 7 and 8", 10: "steps 9 and 10"}[at]
+    assert f"non-finite between {words} (" in line
+    assert "the last good checkpoint is that of step 5;" in line
+    assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 5
+    monkeypatch.undo()
+    assert run(tmp_path) == 0
+
+
+@pytest.mark.parametrize("workdir", ["/proc/vitjax", "/dev/null/vitjax"])
+def test_a_workdir_that_cannot_be_made_is_one_sentence(workdir, capsys):
+    assert workdir in error_of(capsys, workdir)
 
 
 def test_the_best_checkpoint_stays(tmp_path, capsys):

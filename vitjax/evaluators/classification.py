@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -54,7 +55,7 @@ class Classification:
         loss_of = lookup(LOSSES, loss_name, "loss")
         preprocess = device_ops.get_preprocess_fn(device_pp)
 
-        def sums(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        def rows(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
             mask: Float[Array, " b"] = batch["_mask"]
             features = preprocess({k: v for k, v in batch.items() if k != "_mask"})
             labels: Float[Array, "b k"] = features[label_key]
@@ -63,15 +64,19 @@ class Classification:
             top = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
             hit = jnp.take_along_axis(labels, top, axis=1) > 0
             loss = loss_of(logits=logits, labels=labels, reduction=False)
-            count = lambda x: jnp.sum(jnp.where(mask > 0, x, 0).astype(jnp.int32))
+            one = lambda x: jnp.where(mask > 0, x, 0).astype(jnp.int32)
             return {
-                "prec@1": count(hit[:, 0]),
-                "prec@5": count(hit.any(axis=1)),
+                "prec@1": one(hit[:, 0]),
+                "prec@5": one(hit.any(axis=1)),
                 # where, not times: a padded row may give a loss that is not finite.
-                "loss": jnp.sum(jnp.where(mask > 0, loss, 0.0)),
-                "seen": count(jnp.ones_like(mask)),
+                "loss": jnp.where(mask > 0, loss, 0.0),
+                "seen": one(jnp.ones_like(mask)),
             }
 
+        def sums(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+            return jax.tree.map(jnp.sum, rows(state, batch))
+
+        self._rows = jax.jit(rows, out_shardings=replicated(mesh))
         self._sums = jax.jit(sums, out_shardings=replicated(mesh))
         self._batches, self.steps = make_data(
             data=data, pp_fn=pp_fn, batch_size=batch_size
@@ -94,3 +99,11 @@ class Classification:
             raise ValueError("the evaluation set has no example with a label")
         for name, total in totals.items():
             yield name, total / seen
+
+    def examples(self, state: Any) -> Iterator[dict[str, np.ndarray]]:
+        """Yield what `run` adds up, batch by batch: per row (b,), 0 where none counts.
+
+        "prec@1" and "prec@5" are 1 for a hit, "seen" is 1 for a row that counts.
+        """
+        for batch in self._batches:
+            yield jax.device_get(self._rows(state, batch))

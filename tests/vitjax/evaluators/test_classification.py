@@ -95,6 +95,24 @@ def test_multi_labels_count_any_and_examples_without_labels_do_not(mesh):
         np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
 
 
+def test_examples_are_the_rows_of_the_set_in_order(mesh):
+    rows = rows_of(20, multi=True)
+    evaluator = EVALUATORS["classification"](
+        predict, make_data(rows, mesh), mesh, data={}, batch_size=8
+    )
+    found = list(evaluator.examples(jnp.float32(2.0)))
+    assert [len(batch["prec@1"]) for batch in found] == [8, 8, 8]
+    for i in range(20):
+        alone = {k: v[i : i + 1] for k, v in rows.items()}
+        row = {k: float(v[i % 8]) for k, v in found[i // 8].items()}
+        assert row.pop("seen") == rows["labels"][i].max()
+        if rows["labels"][i].max():
+            assert row == pytest.approx(expected(alone, 2.0, "sigmoid_xent"), rel=1e-5)
+        else:
+            assert set(row.values()) == {0}
+    assert all((x[4:] == 0).all() for x in found[2].values())
+
+
 def test_padded_rows_may_give_losses_that_are_not_finite(mesh):
     def dividing(state, image):
         logits, out = predict(state, image)

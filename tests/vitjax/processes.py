@@ -1,0 +1,186 @@
+"""Real processes for the tests, started cheaply: what is slow to import is imported once.
+
+multiprocessing's fork server imports this module; every process is a fork of it, with a
+log of its own, and starts JAX anew.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+# JAX warns of forks; no backend has started yet where this module is imported first.
+warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+
+import matplotlib.pyplot  # noqa: E402, F401
+import orbax.checkpoint  # noqa: E402, F401
+import sklearn.datasets  # noqa: E402, F401
+import tensorboardX  # noqa: E402, F401
+
+import input_pipeline.pipeline  # noqa: E402, F401
+import vitjax.train  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def _child(function, log, devices, env, args):
+    import jax
+
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.update(env)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    status = function(*args)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+class Fork:
+    """`function(*args)`, whose result is the exit status, in a process of its own."""
+
+    def __init__(self, function, *args, log, devices=1, env=None):
+        self.log = Path(log)
+        self._process = CONTEXT.Process(
+            target=_child, args=(function, str(log), devices, env or {}, args)
+        )
+        self._process.start()
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def text(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def alive(self):
+        return self._process.is_alive()
+
+    def status(self, timeout=400):
+        """The exit status, negative for a signal; a process that hangs is killed."""
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self._process.kill()
+            raise TimeoutError(f"still there after {timeout} s:\n{self.text()}")
+        return self._process.exitcode
+
+
+def train(argv, hold=None):
+    """The command; with `hold`, killed as soon as that path is there."""
+    if hold is not None:
+        threading.Thread(target=_die_at, args=(hold,), daemon=True).start()
+    return vitjax.train.cli(argv)
+
+
+def train_then_float64(argv, out, steps):
+    """The command; then, in the same processes, a second model throughout in float64."""
+    status = vitjax.train.cli(argv)
+    if status == 0:
+        float64_curve(argv, out, steps)
+    return status
+
+
+def float64_curve(argv, out, steps):
+    """The losses of the run that `argv` describes, by the trainer's own parts."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from input_pipeline import pipeline
+    from vitjax import config, experiment, program, sharding
+
+    jax.config.update("jax_enable_x64", True)
+    flags, overrides = vitjax.train.parse_flags(argv)
+    overrides += ["model.dtype_mm=float64", f"total_steps={steps}"]
+    e = experiment.from_config(config.load(flags.config, overrides).to_dict())
+    mesh = sharding.make_mesh(e.mesh)
+    data, data_size = pipeline.make_train(
+        **e.input,
+        seed=e.seed,
+        start_step=0,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    made = program.build(
+        e,
+        mesh,
+        element_spec=data.element_spec,
+        batch_size=e.input["batch_size"],
+        total_steps=steps,
+        data_size=data_size,
+    )
+    wide = lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x
+    state = jax.jit(
+        lambda state: jax.tree.map(wide, state), out_shardings=made.shardings
+    )(made.init())
+    losses = []
+    batches = iter(vitjax.train._OnDevices(data, mesh))
+    for _ in range(steps):
+        state, metrics = made.train_step(state, next(batches), made.key)
+        losses.append(float(metrics["training_loss"]))
+        assert metrics["training_loss"].dtype == jnp.float64
+    if jax.process_index() == 0:
+        np.save(out, losses)
+
+
+def agree():
+    """Whether the processes that JAX finds by itself add up their numbers."""
+    import jax
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from vitjax import devices
+
+    devices.initialize_distributed(None, None, None)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    mine = np.full(jax.local_device_count(), jax.process_index() + 1.0)
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    total = jax.jit(jax.numpy.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(
+        jax.make_array_from_process_local_data(split, mine)
+    )
+    print("sum", float(total), "processes", jax.process_count())
+    return 0
+
+
+def _die_at(pattern):
+    folder, name = os.path.split(pattern)
+    while not any(Path(folder).glob(name)):
+        time.sleep(0.0002)
+    os.kill(os.getpid(), 9)
+
+
+def start(number, argv, folder, *, function=train, last=None):
+    """`number` processes of one run, by flags, with logs `folder`/log0, log1, ...
+
+    Each calls `function(flags, *last[its index])`.
+    """
+    cluster = ["--coordinator_address", f"localhost:{free_port()}"]
+    cluster += ["--num_processes", str(number), "--process_id"]
+    several = lambda i: [*cluster, str(i)] if number > 1 else []
+    return [
+        Fork(
+            function,
+            [*argv, *several(i)],
+            *(last or {}).get(i, ()),
+            log=Path(folder) / f"log{i}",
+        )
+        for i in range(number)
+    ]
+
+
+def finish(forks, timeout=400):
+    return [fork.status(timeout) for fork in forks]

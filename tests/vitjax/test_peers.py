@@ -1,0 +1,33 @@
+"""What is said when another process has died; whole runs are in test_processes.py."""
+
+import jax
+import pytest
+
+from vitjax import peers
+from vitjax.checkpoint import Checkpointer
+
+
+def test_the_sentence_names_the_last_checkpoint(tmp_path):
+    assert "there is no checkpoint yet: start all" in peers.farewell(tmp_path)
+    for name in ("5", "10", "15.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert "the last checkpoint is of step 10: start all" in peers.farewell(tmp_path)
+
+
+def test_only_a_broken_connection_among_several_is_a_lost_peer(monkeypatch):
+    lost = jax.errors.JaxRuntimeError("INTERNAL: Gloo: Connection closed by peer")
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    assert not peers.is_lost(lost), "one process has no peer"
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert peers.is_lost(lost)
+    assert not peers.is_lost(full)
+    with pytest.raises(jax.errors.JaxRuntimeError), peers.left_at_once("nowhere"):
+        raise full
+
+
+def test_a_lost_peer_is_not_taken_for_a_full_disk(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        checkpointer._failed(jax.errors.JaxRuntimeError("Barrier failed"))
+    checkpointer.close()

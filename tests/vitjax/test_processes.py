@@ -1,0 +1,363 @@
+"""Several real processes on one machine: one curve, one set of records, one end."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.vitjax import processes
+from tests.vitjax.processes import Fork, finish, start
+from vitjax import experiment, program, step, train
+from vitjax.config import load
+from vitjax.interrupts import STATUS
+from vitjax.metrics import read_rows
+from vitjax.models import vit
+from vitjax.optim import make_optimizer
+from vitjax.trees import flatten_with_names
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+TINY = [
+    "--config", QUICKSTART,
+    "--config.total_steps=60",
+    "--config.input.batch_size=64",
+    "--config.model.width=16",
+    "--config.model.depth=1",
+    "--config.model.mlp_dim=32",
+    "--config.model.num_heads=2",
+    "--config.log_training_steps=1",
+    "--config.ckpt_steps=10",
+    "--config.keep_ckpt_steps=30",
+    "--config.evals.val.log_steps=30",
+    "--config.tensorboard=False",
+    "--config.lr=0.01",
+]  # fmt: skip
+
+
+def values(workdir):
+    """(step, name) -> value, without timing."""
+    pairs = [
+        ((row["step"], name), value)
+        for row in read_rows(workdir)
+        for name, value in row.items()
+        if name != "step" and not name.startswith(("time/", "img/sec"))
+    ]
+    assert len(dict(pairs)) == len(pairs), "a metric twice under one step"
+    return dict(pairs)
+
+
+def leaves_of(workdir, step):
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as reader:
+        state = reader.restore(workdir / "checkpoints" / str(step) / "state")
+    return [np.asarray(x) for x in jax.tree.leaves(state)]
+
+
+def assert_curves_agree(got, expected, last_step=30):
+    """To 1e-5 in float32, of which the first steps of big gradients have more."""
+    assert got.keys() == expected.keys()
+    for (k, name), value in expected.items():
+        if k <= last_step:
+            rtol = 0 if "prec@" in name else 1e-5
+            np.testing.assert_allclose(
+                got[k, name], value, rtol=rtol, atol=1e-9, err_msg=f"{name} of step {k}"
+            )
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The workdir of one process with 8 devices."""
+    workdir = tmp_path_factory.mktemp("one")
+    assert train.cli([*TINY, "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The workdir and output of two processes, by the recipe for SLURM.
+
+    `srun` is a stand-in that starts them here, with the variables of SLURM's.
+    """
+    folder = tmp_path_factory.mktemp("two")
+    return folder / "run", run_sbatch(folder, TINY[1:])
+
+
+def job_id():
+    """One whose port, as JAX computes it, is free."""
+    for job in itertools.count(os.getpid() % 4096):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("localhost", 61440 + job % 4096))
+            return job
+    raise AssertionError
+
+
+def run_sbatch(folder, flags):
+    srun = folder / "srun"
+    srun.write_text(
+        "#!/bin/bash\n"
+        "[ $SLURM_JOB_NUM_NODES = 2 ] || exit 9\n"
+        "while [[ $1 = -* ]]; do shift; done\n"
+        "for i in 0 1; do\n"
+        "  SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NUM_NODES=2 SLURM_NTASKS=2 \\\n"
+        "  SLURM_STEP_NODELIST=localhost SLURM_PROCID=$i SLURM_LOCALID=0 \\\n"
+        '  "$@" &\n'
+        "  pids+=($!)\n"
+        "done\n"
+        'for pid in "${pids[@]}"; do wait $pid || exit $?; done\n'
+    )
+    srun.chmod(0o755)
+    config, *overrides = flags
+    env = {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "SLURM_JOB_ID": str(job_id()),
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "CONFIG": config,
+        "WORKDIR": str(folder / "run"),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+    }
+    done = subprocess.run(
+        ["bash", ROOT / "recipes" / "slurm.sbatch", *overrides],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_two_processes_by_the_recipe_train_and_evaluate_like_one(one, two):
+    workdir, output = two
+    assert_curves_agree(values(workdir), values(one))
+    assert "2 x cpu" in output
+    assert "2 process(es)" in output
+    # The second reports nothing.
+    assert output.count("step 30/60: loss") == 1
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(read_rows(one))
+
+
+def test_checkpoints_are_written_by_all(two):
+    state = two[0] / "checkpoints" / "60" / "state"
+    assert {p.name for p in state.glob("ocdbt.process_*")} == {
+        "ocdbt.process_0", "ocdbt.process_1",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def float64(tmp_path_factory):
+    """The folder of the curves in float64: 1.npy, 2.npy, 4.npy."""
+    return tmp_path_factory.mktemp("float64")
+
+
+STEPS64 = 200
+
+
+def run_then_float64(number, argv, folder, curves):
+    last = {i: (str(curves / f"{number}.npy"), STEPS64) for i in range(number)}
+    function = processes.train_then_float64
+    forks = start(number, argv, folder, function=function, last=last)
+    assert finish(forks) == [0] * number, forks[0].text()
+    return forks
+
+
+def test_four_processes_train_and_evaluate_like_one(one, tmp_path, float64):
+    argv = [*TINY, "--workdir", str(tmp_path / "run")]
+    forks = run_then_float64(4, argv, tmp_path, float64)
+    assert_curves_agree(values(tmp_path / "run"), values(one))
+    assert "4 process(es)" in forks[0].text()
+    assert "loss" not in "".join(fork.text() for fork in forks[1:])
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_checkpoint_goes_on_in_another_number_of_processes(
+    one, two, tmp_path, float64, number
+):
+    """Without dropout, to float32 rounding."""
+    before = one if number == 2 else two[0]
+    resume = f"--config.resume={before}/checkpoints/30"
+    argv = [*TINY, "--workdir", str(tmp_path / "run"), resume]
+    run_then_float64(number, argv, tmp_path, float64)
+    got, expected = values(tmp_path / "run"), values(before)
+    assert min(k for k, _ in got) == 30
+    assert_curves_agree(got, {k: v for k, v in expected.items() if k in got}, 45)
+    assert len(got) > 100
+
+
+def test_in_float64_the_curves_of_1_2_and_4_processes_are_one(float64):
+    """Filled by the tests above."""
+    one, two, four = (np.load(float64 / f"{n}.npy") for n in (1, 2, 4))
+    assert one.shape == (STEPS64,)
+    assert one[-1] < one[0] - 0.1, "it learns"
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(four, one, rtol=0, atol=1e-10)
+    assert (two != one).any(), "one summation, not two"
+
+
+def wait_for_step(fork, step):
+    while f"step {step}/" not in fork.text():
+        assert fork.alive(), fork.text()
+        time.sleep(0.005)
+
+
+def checkpoints(workdir):
+    found = (p.name for p in (workdir / "checkpoints").iterdir())
+    return sorted(int(name) for name in found if name.isdigit())
+
+
+def test_what_ends_one_process_ends_both_and_they_go_on_to_the_same_bits(two, tmp_path):
+    """One run with seven starts: kill each one, at a step and in a checkpoint; signals."""
+    workdir = tmp_path / "run"
+    argv = [*TINY, "--workdir", str(workdir), "--config.evals=None"]
+    starts = itertools.count()
+
+    def both(**kwargs):
+        folder = tmp_path / f"start{next(starts)}"
+        folder.mkdir()
+        return start(2, argv, folder, **kwargs)
+
+    def assert_one_died(forks, victim):
+        survivor = forks[1 - victim]
+        begin = time.monotonic()
+        assert forks[victim].status() == -signal.SIGKILL
+        assert survivor.status(timeout=60) == STATUS, survivor.text()
+        print(f"survivor {1 - victim} gone after {time.monotonic() - begin:.1f} s")
+        text = survivor.text()
+        last = checkpoints(workdir)[-1]
+        [line] = [s for s in text.splitlines() if s.startswith("a peer of process")]
+        assert f"the last checkpoint is of step {last}: start all" in line
+        assert "Traceback" not in text
+        return last
+
+    for victim, at in ((1, 13), (0, 23)):
+        forks = both()
+        wait_for_step(forks[0], at)
+        os.kill(forks[victim].pid, signal.SIGKILL)
+        assert assert_one_died(forks, victim) >= at - 4
+
+    for victim, at in ((1, 40), (0, 50)):
+        unfinished = f"{workdir}/checkpoints/{at}.*"
+        forks = both(last={victim: (unfinished,)})
+        assert assert_one_died(forks, victim) == at - 10
+
+    for asked, number, at in ((1, signal.SIGTERM, 43), (0, signal.SIGINT, 48)):
+        forks = both()
+        wait_for_step(forks[0], at)
+        os.kill(forks[asked].pid, number)
+        assert finish(forks) == [STATUS, STATUS], forks[asked].text()
+        said = [re.search(r"stopped after step (\d+)", fork.text()) for fork in forks]
+        last = checkpoints(workdir)[-1]
+        assert [int(found[1]) for found in said] == [last, last]
+        assert at <= last < 60
+
+    forks = both()
+    assert finish(forks) == [0, 0], forks[0].text()
+    training = {k: v for k, v in values(two[0]).items() if "/" not in k[1]}
+    assert values(workdir) == training
+    expected = leaves_of(two[0], 60)
+    for a, b in zip(leaves_of(workdir, 60), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def slurm(index, job):
+    return {
+        "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index),
+    }  # fmt: skip
+
+
+def open_mpi(index, job):
+    return {
+        "OMPI_MCA_orte_hnp_uri": f"{job * 4096}.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": str(index), "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("scheduler", [slurm, open_mpi])
+def test_processes_of_a_scheduler_find_each_other(tmp_path, scheduler):
+    job = job_id()
+    forks = [
+        Fork(processes.agree, log=tmp_path / str(i), devices=2, env=scheduler(i, job))
+        for i in range(2)
+    ]
+    assert finish(forks) == [0, 0], forks[0].text()
+    for fork in forks:
+        assert "sum 6.0 processes 2" in fork.text()
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").iterdir()), ids=str)
+def test_recipes_are_bash(recipe):
+    subprocess.run(["bash", "-n", recipe], check=True)
+    assert recipe.name in (ROOT / "README.md").read_text()
+
+
+def test_fsdp_leaves_an_eighth_of_parameters_and_moments_on_a_device(mesh):
+    """Of ViT-B/16; shapes and shardings suffice, of which a small state is the proof."""
+    # Arrays under 1 MiB stay whole; at big_vision's 4, the attention's would.
+    strategy = [(".*", 'fsdp("data", 1)')]
+    model = vit.Model(1000, variant="B/16", pool_type="gap")
+    shapes = step.param_shapes(model, (224, 224, 3))
+    adam = {"lr": 1e-3, "optax_name": "scale_by_adam", "schedule": None}
+    tx, _ = make_optimizer(shapes, total_steps=10, batch_size=8, data_size=100, **adam)
+    _, state, shardings = step.init_state(
+        model,
+        tx,
+        jax.random.key(0),
+        (224, 224, 3),
+        mesh=mesh,
+        sharding_strategy=strategy,
+    )
+    names = [name for name, _ in flatten_with_names(state)]
+    leaves = zip(names, jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True)
+    whole, part = {}, {}
+    for name, leaf, home in leaves:
+        kind = re.search("params|/mu/|/nu/|$", name)[0]
+        size = leaf.dtype.itemsize
+        whole[kind] = whole.get(kind, 0) + size * leaf.size
+        part[kind] = part.get(kind, 0) + size * np.prod(home.shard_shape(leaf.shape))
+    assert {"params", "/mu/", "/nu/"} <= whole.keys()
+    for kind in ("params", "/mu/", "/nu/"):
+        assert whole[kind] > 86e6 * 4
+        assert part[kind] == pytest.approx(whole[kind] / 8, rel=0.1)
+
+
+def test_shards_are_as_large_as_their_shardings_say(mesh):
+    e = experiment.from_config(load(QUICKSTART, []).to_dict())
+    made = program.build(
+        dataclasses.replace(e, sharding_strategy=[(".*", "fsdp('data', 0.01)")]),
+        mesh,
+        element_spec={
+            "image": ((8, 8, 1), np.dtype(np.uint8)), "label": ((), np.dtype(np.int64)),
+        },
+        batch_size=64,
+        total_steps=10,
+        data_size=100,
+    )  # fmt: skip
+    state = made.init()
+    split = 0
+    for leaf, home in zip(
+        jax.tree.leaves(state), jax.tree.leaves(made.shardings), strict=True
+    ):
+        sizes = {shard.data.nbytes for shard in leaf.addressable_shards}
+        assert sizes == {leaf.dtype.itemsize * np.prod(home.shard_shape(leaf.shape))}
+        split += sizes != {leaf.nbytes}
+    assert split > 20
