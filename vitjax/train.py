@@ -102,8 +102,6 @@ def train_and_evaluate(
     with contextlib.ExitStack() as open_until_the_end:
         enter = open_until_the_end.enter_context
         if jax.process_index() == 0:
-            if not workdir.exists():
-                open_until_the_end.callback(_remove_if_empty, workdir)
             enter(locked(workdir, force))
         enter(contextlib.closing(checkpointer))
         state, meta = _first_state(e, program, checkpointer, settings)
@@ -145,12 +143,6 @@ def train_and_evaluate(
         )
     if jax.process_index() == 0:
         metrics.plot_curves(workdir)
-
-
-def _remove_if_empty(workdir: Path) -> None:
-    """A start that comes to nothing leaves nothing."""
-    with contextlib.suppress(OSError):
-        workdir.rmdir()
 
 
 def _announce(
