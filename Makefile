@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
 
-.PHONY: quickstart test lint format bench fashion-mnist clean
+.PHONY: quickstart test soak lint format bench fashion-mnist clean
 
 # One stamp for each choice of extras, so that a changed choice is installed.
 RUN := $(VENV)/run-$(EXTRAS)
@@ -28,6 +28,9 @@ quickstart: $(RUN) ## train a small ViT on real handwritten digits, about a minu
 
 test: $(DEV) ## all tests, except those that need an accelerator
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+soak: $(DEV) ## long tests of what a run survives, perhaps an hour
+	$(BIN)/python -m pytest -m soak
 
 lint: $(DEV) ## style and types
 	$(BIN)/ruff format --check .

@@ -161,54 +161,63 @@ def test_checkpoints_are_written_by_all(two):
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def float64(tmp_path_factory):
-    """The folder of the curves in float64: 1.npy, 2.npy, 4.npy."""
-    return tmp_path_factory.mktemp("float64")
-
-
 STEPS64 = 200
 
 
-def run_then_float64(number, argv, folder, curves):
-    last = {i: (str(curves / f"{number}.npy"), STEPS64) for i in range(number)}
-    function = processes.train_then_float64
-    forks = start(number, argv, folder, function=function, last=last)
+def run_then_float64(number, argv, folder):
+    """Run `argv` in so many processes; after it, the curve in float64."""
+    folder.mkdir()
+    curve = folder / "curve.npy"
+    forks = start(
+        number,
+        [*argv, "--workdir", str(folder / "run")],
+        folder,
+        function=processes.train_then_float64,
+        last=dict.fromkeys(range(number), (str(curve), STEPS64)),
+    )
     assert finish(forks) == [0] * number, forks[0].text()
-    return forks
+    return values(folder / "run"), np.load(curve)
 
 
-def test_four_processes_train_and_evaluate_like_one(one, tmp_path, float64):
-    argv = [*TINY, "--workdir", str(tmp_path / "run")]
-    forks = run_then_float64(4, argv, tmp_path, float64)
-    assert_curves_agree(values(tmp_path / "run"), values(one))
+def assert_float64_curves_agree(got, expected):
+    assert expected.shape == (STEPS64,)
+    assert expected[-20:].mean() < expected[0] - 0.1, "it learns"
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
+    assert (got != expected).any(), "one summation, not two"
+
+
+def test_1_and_2_processes_go_on_from_each_other_and_agree_in_float64(
+    one, two, tmp_path
+):
+    """Without dropout the loss goes on to float32 rounding."""
+    curves = {}
+    for number, before in ((1, two[0]), (2, one)):
+        argv = [*TINY, f"--config.resume={before}/checkpoints/30"]
+        got, curves[number] = run_then_float64(number, argv, tmp_path / str(number))
+        assert min(k for k, _ in got) == 30
+        assert len(got) > 100
+        expected = {k: v for k, v in values(before).items() if k in got}
+        assert_curves_agree(got, expected, 45)
+    assert_float64_curves_agree(curves[2], curves[1])
+
+
+def test_four_processes_train_and_evaluate_like_one(tmp_path):
+    argv = [*TINY, "--config.total_steps=30"]
+    assert train.cli([*argv, "--workdir", str(tmp_path / "one")]) == 0
+    forks = start(4, [*argv, "--workdir", str(tmp_path / "four")], tmp_path)
+    assert finish(forks) == [0] * 4, forks[0].text()
+    assert_curves_agree(values(tmp_path / "four"), values(tmp_path / "one"))
     assert "4 process(es)" in forks[0].text()
     assert "loss" not in "".join(fork.text() for fork in forks[1:])
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_checkpoint_goes_on_in_another_number_of_processes(
-    one, two, tmp_path, float64, number
-):
-    """Without dropout, to float32 rounding."""
-    before = one if number == 2 else two[0]
-    resume = f"--config.resume={before}/checkpoints/30"
-    argv = [*TINY, "--workdir", str(tmp_path / "run"), resume]
-    run_then_float64(number, argv, tmp_path, float64)
-    got, expected = values(tmp_path / "run"), values(before)
-    assert min(k for k, _ in got) == 30
-    assert_curves_agree(got, {k: v for k, v in expected.items() if k in got}, 45)
-    assert len(got) > 100
-
-
-def test_in_float64_the_curves_of_1_2_and_4_processes_are_one(float64):
-    """Filled by the tests above."""
-    one, two, four = (np.load(float64 / f"{n}.npy") for n in (1, 2, 4))
-    assert one.shape == (STEPS64,)
-    assert one[-1] < one[0] - 0.1, "it learns"
-    np.testing.assert_allclose(two, one, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(four, one, rtol=0, atol=1e-10)
-    assert (two != one).any(), "one summation, not two"
+@pytest.mark.soak
+def test_four_processes_agree_with_one_in_float64(tmp_path):
+    """Two minutes of CPU, most of which four processes on two cores wait."""
+    argv = [*TINY, "--config.total_steps=10", "--config.evals=None"]
+    _, one = run_then_float64(1, argv, tmp_path / "one")
+    _, four = run_then_float64(4, argv, tmp_path / "four")
+    assert_float64_curves_agree(four, one)
 
 
 def wait_for_step(fork, step):
