@@ -57,12 +57,19 @@ def values(workdir):
     return dict(pairs)
 
 
-def leaves_of(workdir, step):
+def state_of(workdir, step):
+    """All arrays of a checkpoint, in numpy, whatever devices wrote it."""
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as reader:
-        state = reader.restore(workdir / "checkpoints" / str(step) / "state")
-    return [np.asarray(x) for x in jax.tree.leaves(state)]
+    folder = workdir / "checkpoints" / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        stored = reader.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
+        )
+        return reader.restore(
+            folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+        )
 
 
 def assert_curves_agree(got, expected, last_step=30):
@@ -221,7 +228,7 @@ def test_four_processes_agree_with_one_in_float64(tmp_path):
 
 
 def wait_for_step(fork, step):
-    while f"step {step}/" not in fork.text():
+    while f"step {step:2}/" not in fork.text():
         assert fork.alive(), fork.text()
         time.sleep(0.005)
 
@@ -281,9 +288,10 @@ def test_what_ends_one_process_ends_both_and_they_go_on_to_the_same_bits(two, tm
     assert finish(forks) == [0, 0], forks[0].text()
     training = {k: v for k, v in values(two[0]).items() if "/" not in k[1]}
     assert values(workdir) == training
-    expected = leaves_of(two[0], 60)
-    for a, b in zip(leaves_of(workdir, 60), expected, strict=True):
-        np.testing.assert_array_equal(a, b)
+    got, expected = (flatten_with_names(state_of(w, 60)) for w in (workdir, two[0]))
+    for (name, value), (same, other) in zip(got, expected, strict=True):
+        assert name == same
+        np.testing.assert_array_equal(value, other, err_msg=name)
 
 
 def slurm(index, job):
