@@ -183,7 +183,8 @@ def test_reordered_adamw_is_adamw():
         for _ in range(4):
             rows = [side.step(image, labels, 0.7) for side in sides]
         assert rows[0]["l2_updates"] == pytest.approx(rows[1]["l2_updates"], rel=close)
-        assert rows[0]["l2_updates"] != rows[1]["l2_updates"]
+        pairs = zip(a.parameters(), b.parameters(), strict=True)
+        assert any((x != y).any() for x, y in pairs), "nothing was reordered"
 
 
 def test_bias_corrections_in_float32_by_hand():

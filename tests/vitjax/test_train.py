@@ -397,7 +397,7 @@ def test_labels_that_no_output_is_for_are_refused(tmp_path, capsys):
 
 
 def test_an_interrupt_is_one_sentence(tmp_path, capsys, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train_and_evaluate", interrupted)
