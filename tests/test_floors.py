@@ -24,6 +24,7 @@ FLOORS = {
     "vitjax.models": 1,
     "vitjax.optim": 1,
     "vitjax.metrics": 1,
+    "vitjax.sinks": 1,
     "vitjax.records": 1,
     "vitjax.skipped": 1,
     "vitjax.progress": 1,
@@ -56,8 +57,8 @@ FENCES = {
     "torchvision": ("parity",),
     "tensorflow": ("input_pipeline",),
     "tensorflow_datasets": ("input_pipeline",),
-    "wandb": ("vitjax.metrics",),
-    "tensorboardX": ("vitjax.metrics",),
+    "wandb": ("vitjax.sinks",),
+    "tensorboardX": ("vitjax.sinks",),
     "input_pipeline.device_ops": (
         "input_pipeline",
         "vitjax.program",

@@ -21,6 +21,7 @@ from vitjax.checksums import changed, checksums
 from vitjax.trees import flatten_with_names
 
 FAILURES = 3
+PARTIAL = ".orbax-checkpoint-tmp"  # in the name of what orbax has not finished
 
 
 class Checkpointer:
@@ -209,16 +210,16 @@ class Checkpointer:
                 continue
             for damaged, error in errors.items():
                 logging.warning("%s; going on from step %d", error, step)
-                self._set_aside(damaged)
+                self.set_aside(damaged)
             return found
         if errors:
             raise errors[steps[-1]]
         return None
 
     def _damaged(self, step: int, what: str) -> ValueError:
-        return ValueError(f"checkpoint {self.path / str(step)} is damaged: {what}")
+        return _damaged(self.path / str(step), what)
 
-    def _set_aside(self, step: int) -> None:
+    def set_aside(self, step: int) -> None:
         """Make room for another checkpoint of that step, and lose nothing."""
         if jax.process_index() == 0:
             place = self.path.parent / "damaged"
@@ -230,6 +231,18 @@ class Checkpointer:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
         self._manager.reload()
+
+    def remove_partial(self) -> None:
+        """Remove what a killed process has begun to write; nobody else may be writing."""
+        if jax.process_index() == 0:
+            for folder in self.path.glob(f"*{PARTIAL}*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_from(self, step: int) -> None:
+        """Remove the checkpoints of `step` and after it."""
+        for later in self._manager.all_steps() if self.path.is_dir() else []:
+            if later >= step:
+                self._manager.delete(later)
 
     def close(self) -> None:
         """Wait, then let go of orbax's threads."""
@@ -275,10 +288,27 @@ def locate(path: str | Path) -> tuple[Path, int]:
 def read_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """(parameters in numpy, config) of a checkpoint; `path` as `locate` takes it.
 
-    The config is the run's, as plain values.
+    The config is the run's, as plain values. Raises ValueError if there is none, or it is
+    damaged.
     """
     workdir, step = locate(path)
-    folder = workdir / "checkpoints" / str(step) / "state"
+    checkpointer = Checkpointer(workdir)
+    try:
+        meta = checkpointer.meta(step)
+    finally:
+        checkpointer.close()
+    try:
+        params = _params_in_numpy(workdir / "checkpoints" / str(step) / "state")
+    except Exception as error:  # of damaged bytes orbax says all sorts of things
+        raise _damaged(path, _first_line(error)) from error
+    stored = {k: v for k, v in meta["checksums"].items() if k.startswith("params/")}
+    wrong = changed({"params": params}, stored)
+    if wrong:
+        raise _damaged(path, f"the bits of {wrong[0]} have changed")
+    return params, meta.get("config")
+
+
+def _params_in_numpy(folder: Path) -> dict[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
@@ -288,7 +318,7 @@ def read_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None
         to_numpy = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
         )
-        params = checkpointer.restore(
+        return checkpointer.restore(
             folder,
             args=ocp.args.PyTreeRestore(
                 item={"params": target},
@@ -296,8 +326,7 @@ def read_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None
                 partial_restore=True,
             ),
         )["params"]
-    other = Checkpointer(workdir)
-    try:
-        return params, other.meta(step).get("config")
-    finally:
-        other.close()
+
+
+def _damaged(path: Any, what: str) -> ValueError:
+    return ValueError(f"checkpoint {path} is damaged: {what}")

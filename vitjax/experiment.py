@@ -73,7 +73,7 @@ class Experiment:
     max_to_keep: int | None = 2
     ckpt_best: Mapping[str, Any] | None = None  # keyword arguments of best.Best
     tensorboard: bool = True
-    wandb: Mapping[str, Any] | None = None  # keyword arguments of metrics.WandbSink
+    wandb: Mapping[str, Any] | None = None  # keyword arguments of sinks.WandbSink
     durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def steps(self, prefix: str, **sizes: Any) -> Any:

@@ -1,7 +1,9 @@
 """Stopping in good order when a signal says so: SLURM, Kubernetes, spot machines, Ctrl-C."""
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -48,11 +50,13 @@ class StopSignal:
         if self._asked:
             os._exit(128 + number)
         self._asked = True
-        print(
+        text = (
             f"{signal.Signals(number).name}: stopping after this step, with a "
-            "checkpoint (once more: at once, without)",
-            flush=True,
+            "checkpoint (once more: at once, without)\n"
         )
+        # print is not for signal handlers, and Ctrl-C ends the reader of a pipe first.
+        with contextlib.suppress(OSError):
+            os.write(sys.stdout.fileno(), text.encode())
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -59,15 +59,14 @@ def run(
             return
         records.flush()
         row = evaluation.run(due, state)
-        records.writer.write(step, row)
+        records.write(step, row)
         progress.evaluation(step, row)
         if best is not None:
             with jax.transfer_guard("allow"):  # orbax's own copies to the host
                 best.offer(step, row, state, beside(step))
 
-    def save(step: int, step_metrics: Any) -> None:
+    def save(step: int) -> None:
         records.flush()
-        records.check_finite(step, step_metrics)
         with jax.transfer_guard("allow"):
             if best is not None:
                 # A run that goes on from `step` does not evaluate it again.
@@ -98,9 +97,11 @@ def run(
             if stops or saves or any(e.due(step, total_steps) for e in entries):
                 jax.block_until_ready(state)
                 clock.pause(step)
+                records.flush()
+                records.check_finite(step, step_metrics)
                 evaluate(step)
                 if stops or saves:
-                    save(step, step_metrics)
+                    save(step)
                 clock.begin(step)
             stopped = stops and step < total_steps
             if stopped:
@@ -108,6 +109,6 @@ def run(
         records.flush()
         checkpointer.finish()
         if best is not None:
-            best.finish()
+            best.settle()
     if stopped:
         raise Stopped(step)
