@@ -273,6 +273,8 @@ def test_a_run_keeps_at_least_one_checkpoint(tmp_path):
         Checkpointer(tmp_path, max_to_keep=0)
 
 
+@ORPHANS
+@pytest.mark.usefixtures("collected")
 def test_parameters_alone_are_checked_too(tmp_path):
     """One bit of each value file, in turn: named, or harmless."""
     state = make_state()
