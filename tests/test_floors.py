@@ -40,6 +40,7 @@ FLOORS = {
     "vitjax.experiment": 1,
     "vitjax.workdir": 1,
     "vitjax.devices": 1,
+    "vitjax.together": 1,
     "vitjax.trees": 0,
     "vitjax.durations": 0,
     "vitjax.schedules": 0,

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from vitjax import together
 from vitjax.checksums import changed, checksums
 from vitjax.trees import flatten_with_names
 
@@ -153,15 +154,20 @@ class Checkpointer:
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON item of a step. Raises ValueError if it is damaged."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        error = meta = None
         try:
-            meta = self._manager.restore(step, args=args)["meta"]
-            crc32 = meta.pop("crc32")
+            folder = self._manager.directory / str(step) / "meta"
+            meta = dict(ocp.JsonCheckpointHandler().restore(folder))
+            if meta.pop("crc32") != _crc32(meta):
+                error = self._damaged(step, "the bytes of meta have changed")
+        except jax.errors.JaxRuntimeError:  # a peer or the memory, not these bytes
+            raise
         # Of damaged bytes orbax and its readers say all sorts of things.
-        except Exception as error:
-            raise self._damaged(step, f"{type(error).__name__} in meta") from error
-        if crc32 != _crc32(meta):
-            raise self._damaged(step, "the bytes of meta have changed")
+        except Exception as e:
+            error = self._damaged(step, f"{type(e).__name__} in meta")
+            error.__cause__ = e
+        together.raise_if_any(error, f"checkpoint {self.path / str(step)}")
+        assert meta is not None
         return meta
 
     def restore(self, step: int, shapes: Any) -> Any:
@@ -178,16 +184,25 @@ class Checkpointer:
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 f"optimizer of this config: it {' and '.join(unlike)}"
             )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+        error = state = None
         try:
-            state = self._manager.restore(step, args=args)["state"]
-        except Exception as error:  # see above
-            why = error.__cause__ or error  # orbax's own may not name the array
-            raise ValueError(
+            # The handler alone: orbax's manager ends with a barrier, at which the other
+            # processes would wait for ever for one that has failed.
+            state = ocp.StandardCheckpointHandler().restore(
+                self._manager.directory / str(step) / "state",
+                args=ocp.args.StandardRestore(shapes),
+            )
+        except jax.errors.JaxRuntimeError:  # see above
+            raise
+        except Exception as e:  # see above
+            why = e.__cause__ or e  # orbax's own may not name the array
+            error = ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 "optimizer of this config, or is damaged: "
                 f"{type(why).__name__}, {_first_line(why)}"
-            ) from error
+            )
+            error.__cause__ = e
+        together.raise_if_any(error, f"checkpoint {self.path / str(step)}")
         wrong = changed(state, expected)
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -200,7 +215,9 @@ class Checkpointer:
         Damaged ones after it are named in a warning, and moved to `workdir`/damaged.
         Raises the newest one's ValueError if there are checkpoints and none is whole.
         """
-        steps = sorted(self._manager.all_steps() if self.path.is_dir() else [])
+        steps = together.as_first_sees(
+            sorted(self._manager.all_steps() if self.path.is_dir() else [])
+        )
         errors: dict[int, ValueError] = {}
         for step in reversed(steps):
             try:

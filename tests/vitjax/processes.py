@@ -158,6 +158,42 @@ def agree():
     return 0
 
 
+def go_on_from_damaged(argv, workdir):
+    """Two sharded checkpoints, the newer with a truncated file of the second process."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    from vitjax import devices, sharding
+    from vitjax.checkpoint import Checkpointer
+
+    flags, _ = vitjax.train.parse_flags(argv)
+    devices.initialize_distributed(
+        flags.coordinator_address, flags.num_processes, flags.process_id
+    )
+    mesh = sharding.make_mesh([("data", -1)])
+    home = jax.NamedSharding(mesh, jax.P("data"))
+    values = np.random.default_rng(0).normal(size=(4096, 8)).astype(np.float32)
+    mine = np.split(values, 2)[jax.process_index()]
+    state = {"w": jax.make_array_from_process_local_data(home, mine)}
+    checkpointer = Checkpointer(workdir)
+    for step in (1, 2):
+        checkpointer.save(step, state, {"at": step})
+    checkpointer.finish()
+    if jax.process_index() == 0:
+        data = Path(workdir) / "checkpoints/2/state/ocdbt.process_1/d"
+        file = max(data.iterdir(), key=lambda path: path.stat().st_size)
+        os.truncate(file, file.stat().st_size // 2)
+    shapes = {"w": jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=home)}
+    multihost_utils.sync_global_devices("damaged")
+    found, meta = checkpointer.restore_newest(shapes)
+    [shard] = found["w"].addressable_shards
+    np.testing.assert_array_equal(shard.data, mine)
+    print("went on from", meta["at"])
+    checkpointer.close()
+    return 0
+
+
 def _die_at(pattern):
     folder, name = os.path.split(pattern)
     while not any(Path(folder).glob(name)):

@@ -294,6 +294,23 @@ def test_what_ends_one_process_ends_both_and_they_go_on_to_the_same_bits(two, tm
         np.testing.assert_array_equal(value, other, err_msg=name)
 
 
+def test_a_checkpoint_damaged_for_one_process_is_damaged_for_both(tmp_path):
+    """Both go on from the one before; the second's log says what is wrong."""
+    workdir = tmp_path / "run"
+    forks = start(
+        2,
+        ["--config", QUICKSTART],
+        tmp_path,
+        function=processes.go_on_from_damaged,
+        last=dict.fromkeys(range(2), (str(workdir),)),
+    )
+    assert finish(forks, timeout=60) == [0, 0], forks[0].text() + forks[1].text()
+    for fork in forks:
+        assert "went on from 1" in fork.text()
+        assert f"checkpoint {workdir}/checkpoints/2 " in fork.text()
+    assert [p.name for p in (workdir / "damaged").iterdir()] == ["2-0"]
+
+
 def slurm(index, job):
     return {
         "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost",
