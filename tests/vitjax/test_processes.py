@@ -311,6 +311,27 @@ def test_a_checkpoint_damaged_for_one_process_is_damaged_for_both(tmp_path):
     assert [p.name for p in (workdir / "damaged").iterdir()] == ["2-0"]
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_checkpoint_that_one_process_cannot_write_costs_both_that_one(
+    tmp_path, victim
+):
+    workdir = tmp_path / "run"
+    forks = start(
+        2,
+        ["--config", QUICKSTART],
+        tmp_path,
+        function=processes.save_where_one_disk_is_full,
+        last=dict.fromkeys(range(2), (str(workdir), victim)),
+    )
+    assert finish(forks, timeout=60) == [0, 0], forks[0].text() + forks[1].text()
+    assert "step 2 cannot be written: " in forks[victim].text()
+    assert (
+        f"step 2 cannot be written: process {victim} could not"
+        in forks[1 - victim].text()
+    )
+    assert checkpoints(workdir) == [1, 3]
+
+
 def slurm(index, job):
     return {
         "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost",
