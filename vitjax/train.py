@@ -416,7 +416,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
         for notice in notices:
             print(f"note: {notice}", flush=True)
         devices.enable_compilation_cache()
-        peers.leave_on_abort(workdir)
+        if jax.process_count() > 1:
+            or_this = ", or this process failed (see above)"
+            peers.leave_on_abort(lambda: peers.farewell(workdir, or_this))
         with peers.left_at_once(workdir):
             train_and_evaluate(config, workdir, force=flags.force)
     except Stopped as stopped:
@@ -435,6 +437,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except Exception:
+        peers.exit_within(10, 1)
+        raise
     except KeyboardInterrupt:
         peers.exit_within(10, 130)
         print(

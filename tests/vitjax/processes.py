@@ -158,6 +158,30 @@ def agree():
     return 0
 
 
+def join(address, index, seconds):
+    """Wait for the other one of two so long."""
+    from vitjax import devices
+
+    devices.JOIN_SECONDS = seconds
+    devices.initialize_distributed(address, 2, index)
+    return 0
+
+
+def fail(argv, index, error):
+    """The command, in which at its first step process `index` fails alone."""
+    import jax
+
+    real = vitjax.train.loop.durations.due
+
+    def due(step, *args, **kwargs):
+        if step == 1 and jax.process_index() == index:
+            raise error
+        return real(step, *args, **kwargs)
+
+    vitjax.train.loop.durations.due = due
+    return vitjax.train.cli(argv)
+
+
 def _sharded(argv):
     """({"w": an array over all processes}, this process's part), after joining them."""
     import jax

@@ -332,6 +332,20 @@ def test_a_checkpoint_that_one_process_cannot_write_costs_both_that_one(
     assert checkpoints(workdir) == [1, 3]
 
 
+def test_an_error_that_nobody_expects_ends_both(tmp_path):
+    """It keeps its traceback, and the other process says that a peer is gone."""
+    forks = start(
+        2,
+        [*TINY, "--workdir", str(tmp_path / "run"), "--config.evals=None"],
+        tmp_path,
+        function=processes.fail,
+        last=dict.fromkeys(range(2), (0, OverflowError("too large a number"))),
+    )
+    assert finish(forks, timeout=90) == [1, STATUS], forks[0].text() + forks[1].text()
+    assert "OverflowError: too large a number" in forks[0].text()
+    assert "a peer of process 1 died or cannot be reached" in forks[1].text()
+
+
 def slurm(index, job):
     return {
         "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost",
