@@ -32,7 +32,7 @@ from vitjax import sharding as sharding_lib
 from vitjax.best import Best
 from vitjax.checkpoint import Checkpointer, locate
 from vitjax.clock import Clock
-from vitjax.interrupts import STATUS, Stopped
+from vitjax.interrupts import STATUS, Stopped, StopSignal
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
 from vitjax.skipped import SkipCount
@@ -101,6 +101,7 @@ def train_and_evaluate(
 
     with contextlib.ExitStack() as open_until_the_end:
         enter = open_until_the_end.enter_context
+        signal = enter(StopSignal())
         if jax.process_index() == 0:
             enter(locked(workdir, force))
         enter(contextlib.closing(checkpointer))
@@ -140,6 +141,7 @@ def train_and_evaluate(
             skips=skips,
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
             evaluated=_evaluated(entries, workdir, first_step),
+            signal=signal,
         )
     if jax.process_index() == 0:
         metrics.plot_curves(workdir)
@@ -422,9 +424,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
         with peers.left_at_once(workdir):
             train_and_evaluate(config, workdir, force=flags.force)
     except Stopped as stopped:
+        what = "with a checkpoint" if stopped.saved else "with nothing new to save"
         print(
-            f"stopped after step {stopped.step}, with a checkpoint: the same command "
-            "goes on from it",
+            f"stopped after step {stopped.step}, {what}: the same command goes on from it",
             file=sys.stderr,
         )
         return STATUS

@@ -182,6 +182,25 @@ def fail(argv, index, error):
     return vitjax.train.cli(argv)
 
 
+def asked_twice(argv):
+    """The first signal reaches JAX's service, the second ends the process."""
+    import signal
+
+    from vitjax.interrupts import StopSignal
+
+    _sharded(argv)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        step = 0
+        while not stop.due(step):
+            step += 1
+            time.sleep(0.05)
+        print("due at", step, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    return 0
+
+
 def _sharded(argv):
     """({"w": an array over all processes}, this process's part), after joining them."""
     import jax

@@ -332,6 +332,15 @@ def test_a_checkpoint_that_one_process_cannot_write_costs_both_that_one(
     assert checkpoints(workdir) == [1, 3]
 
 
+def test_a_second_signal_ends_a_process_of_several_at_once(tmp_path):
+    argv = ["--config", QUICKSTART]
+    forks = start(2, argv, tmp_path, function=processes.asked_twice)
+    ended = finish(forks, timeout=60)
+    assert ended == [128 + signal.SIGTERM] * 2, forks[0].text() + forks[1].text()
+    said = {re.findall(r"due at \d+", fork.text())[0] for fork in forks}
+    assert len(said) == 1, "both at the same step"
+
+
 def test_an_error_that_nobody_expects_ends_both(tmp_path):
     """It keeps its traceback, and the other process says that a peer is gone."""
     forks = start(
