@@ -383,6 +383,32 @@ def test_processes_of_a_scheduler_find_each_other(tmp_path, scheduler):
         assert "sum 6.0 processes 2" in fork.text()
 
 
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"),
+    [(0, 0, False), (1, 0, False), (75, 0, True), (137, 19, True), (137, 20, False)],
+)
+def test_slurm_queues_again_what_was_stopped_but_not_for_ever(
+    tmp_path, status, restarts, requeued
+):
+    for name, does in (
+        ("srun", f"exit {status}"),
+        ("scontrol", f'echo "$@" cpus $SRUN_CPUS_PER_TASK > {tmp_path}/asked'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "64",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }  # fmt: skip
+    done = subprocess.run(["bash", ROOT / "recipes" / "slurm.sbatch"], env=env)
+    assert done.returncode == status
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == (
+        "requeue 7 cpus 64\n" if requeued else ""
+    )
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").iterdir()), ids=str)
 def test_recipes_are_bash(recipe):
     subprocess.run(["bash", "-n", recipe], check=True)
