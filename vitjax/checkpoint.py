@@ -48,12 +48,15 @@ class Checkpointer:
                 f"max_to_keep must be at least 1, or None for all, got {max_to_keep}"
             )
         self.path = Path(workdir).resolve() / "checkpoints"
+        several = jax.process_count() > 1
+        self._commit = together.Commit(self.path.parent.name) if several else None
         self._manager = ocp.CheckpointManager(
             self.path,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=max_to_keep,
                 keep_period=keep_steps,
                 create=False,
+                async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._commit),
             ),
             item_names=("state", "meta"),
         )
@@ -72,6 +75,8 @@ class Checkpointer:
         """
         self.poll(wait=True)
         self._pending = step
+        if self._commit is not None:
+            self._commit.begin(step)
         meta = {**meta, "checksums": checksums(state)}
         meta = {"crc32": _crc32(meta), **meta}
         args = ocp.args.Composite(

@@ -29,6 +29,7 @@ def run(
     skips: SkipCount | None,
     draw: Callable[[Mapping[str, jax.Array]], None],
     evaluated: Collection[str],
+    signal: StopSignal,
 ) -> None:
     """Run the remaining steps. Rows of step k are on disk before its checkpoint.
 
@@ -37,9 +38,10 @@ def run(
       meta: what a checkpoint keeps beside the state, and the clock and `skips`.
       draw: is shown the run's first batch.
       evaluated: names of the evaluators whose rows of the first step are there already.
+      signal: has been entered.
 
     Raises:
-      Stopped: a signal came; there is a checkpoint.
+      Stopped: a signal came; there is a checkpoint, unless no step has been taken.
       ValueError: a metric is not finite, or checkpoints cannot be written.
     """
     clock, progress = records.clock, records.progress
@@ -74,9 +76,12 @@ def run(
             checkpointer.save(step, state, beside(step))
 
     evaluate(first_step, skip=evaluated)
+    if signal.due(first_step) and first_step < total_steps:
+        records.flush()
+        raise Stopped(first_step, saved=False)
     step, stopped = first_step, False
     # Everything that crosses to a device from here on does so by name.
-    with StopSignal() as signal, jax.transfer_guard("disallow"):
+    with jax.transfer_guard("disallow"):
         for step in range(first_step + 1, total_steps + 1):
             batch = next(batches)
             if step == 1:

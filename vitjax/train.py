@@ -33,7 +33,7 @@ from vitjax import sharding as sharding_lib
 from vitjax.best import Best
 from vitjax.checkpoint import Checkpointer, locate
 from vitjax.clock import Clock
-from vitjax.interrupts import STATUS, Stopped
+from vitjax.interrupts import STATUS, Stopped, StopSignal
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
 from vitjax.skipped import SkipCount
@@ -102,6 +102,7 @@ def train_and_evaluate(
 
     with contextlib.ExitStack() as open_until_the_end:
         enter = open_until_the_end.enter_context
+        signal = enter(StopSignal())
         if jax.process_index() == 0:
             enter(locked(workdir, force))
             checkpointer.remove_partial()
@@ -142,6 +143,7 @@ def train_and_evaluate(
             skips=skips,
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
             evaluated=_evaluated(entries, workdir, first_step),
+            signal=signal,
         )
     if jax.process_index() == 0:
         with _or_without("curves.png"):
@@ -429,13 +431,15 @@ def cli(argv: Sequence[str] | None = None) -> int:
         for notice in notices:
             print(f"note: {notice}", flush=True)
         devices.enable_compilation_cache()
-        peers.leave_on_abort(workdir)
+        if jax.process_count() > 1:
+            or_this = ", or this process failed (see above)"
+            peers.leave_on_abort(lambda: peers.farewell(workdir, or_this))
         with peers.left_at_once(workdir):
             train_and_evaluate(config, workdir, force=flags.force)
     except Stopped as stopped:
+        what = "with a checkpoint" if stopped.saved else "with nothing new to save"
         _tell(
-            f"stopped after step {stopped.step}, with a checkpoint: the same command "
-            "goes on from it"
+            f"stopped after step {stopped.step}, {what}: the same command goes on from it"
         )
         return STATUS
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -444,6 +448,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
             raise
         _tell(f"error: {error}\n(VITJAX_TRACEBACK=1 shows where it comes from)")
         return 1
+    except Exception:
+        peers.exit_within(10, 1)
+        raise
     except KeyboardInterrupt:
         peers.exit_within(10, 130)
         _tell("interrupted: the same command goes on from the newest checkpoint")
