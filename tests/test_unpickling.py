@@ -91,9 +91,11 @@ def offences(text: str, pickle: set[str] = frozenset()) -> Iterator[str]:
                 top = str(module).split(".")[0]
                 if not isinstance(module, str) or top in {"pickle", *UNSAFE_MODULES}:
                     yield ast.unparse(node)
-            if name == "getattr" and node.args:
+            if name == "getattr" and len(node.args) > 1:
                 base = dotted(node.args[0], known)
-                if base in ("pickle", "numpy", "torch", "pandas"):
+                attribute = getattr(node.args[1], "value", None)
+                full = f"{base}.{attribute}"
+                if base == "pickle" or full in UNSAFE or full in RESTRICTED:
                     yield ast.unparse(node)
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute):
@@ -134,6 +136,7 @@ def test_the_exceptions_are_needed(path):
         "from pickle import *",
         "import pickle\np = pickle\np.load(f)",
         "import pickle\ngetattr(pickle, 'load')(f)",
+        "import numpy\ngetattr(numpy, 'load')(f)",
         "import _pickle",
         "import cloudpickle.cloudpickle",
         "from joblib import load",
