@@ -47,6 +47,10 @@ class Checkpointer:
             raise ValueError(
                 f"max_to_keep must be at least 1, or None for all, got {max_to_keep}"
             )
+        if keep_steps is not None and keep_steps < 1:
+            raise ValueError(
+                f"keep_ckpt_steps must be at least 1, or None for none, got {keep_steps}"
+            )
         self.path = Path(workdir).resolve() / "checkpoints"
         several = jax.process_count() > 1
         self._commit = together.Commit(self.path.parent.name) if several else None

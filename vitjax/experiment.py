@@ -83,6 +83,7 @@ class Experiment:
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
     """Read a config's top level; ValueError names a key that is unknown or missing."""
+    _check_values("", config)
     duration_keys = {key for prefix in DURATIONS for key in durations.keys(prefix)}
     fields = {f.name: f for f in dataclasses.fields(Experiment)}
     own = fields.keys() - {"optimizer", "durations"}
@@ -118,3 +119,27 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     return Experiment(
         **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
     )
+
+
+def _check_values(where: str, value: Any) -> None:
+    """Raise ValueError unless `value` is what config.json can keep and JAX can count."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(
+                    f"the keys of config section {where} must be strings, got {key!r}"
+                )
+            _check_values(f"{where}.{key}".strip("."), inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_values(where, inner)
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(
+                f"config key {where} must be of at most 64 bits, got {hex(value)}"
+            )
+    elif not isinstance(value, float | str | None):
+        raise ValueError(
+            f"config key {where} must be a number, a string, True, False, None, or a "
+            f"list or a section of these, got {value!r}"
+        )

@@ -122,9 +122,13 @@ def _name(hint: Any) -> str:
         return " or ".join(names)
     if origin in (collections.abc.Sequence, list, tuple):
         kinds = {str: "strings", int: "whole numbers", float: "numbers"}
+        if args and typing.get_origin(args[0]) is tuple:
+            return (
+                f"a list of pairs ({', '.join(map(_name, typing.get_args(args[0])))})"
+            )
         return f"a list of {kinds[args[0]]}" if args and args[0] in kinds else "a list"
     if origin in (collections.abc.Mapping, dict) or hint is durations.Section:
         return "a section"
     words = {int: "a whole number", float: "a number", bool: "True or False"}
-    words |= {str: "a string", types.NoneType: "None"}
+    words |= {str: "a string", types.NoneType: "None", Any: "any value"}
     return words.get(hint, str(hint))

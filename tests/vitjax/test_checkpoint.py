@@ -271,6 +271,8 @@ def test_parameters_alone_come_as_numpy_with_the_config(tmp_path, mesh, strategy
 def test_a_run_keeps_at_least_one_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="max_to_keep must be at least 1, or None"):
         Checkpointer(tmp_path, max_to_keep=0)
+    with pytest.raises(ValueError, match=r"keep_ckpt_steps must be at least 1.*got 0"):
+        Checkpointer(tmp_path, keep_steps=0)
 
 
 @ORPHANS

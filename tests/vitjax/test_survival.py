@@ -1,6 +1,7 @@
 """What a run survives: signals, and a second run on its workdir."""
 
 import dataclasses
+import errno
 import fcntl
 import os
 import shutil
@@ -73,6 +74,41 @@ def test_a_dead_process_holds_no_lock(tmp_path):
     with locked(tmp_path):
         assert (tmp_path / "lock").read_text().split()[1] == str(os.getpid())
     assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_where_there_are_no_locks_the_recorded_process_decides(
+    tmp_path, monkeypatch, number
+):
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock, host = tmp_path / "lock", socket.gethostname()
+    with locked(tmp_path):  # nobody was here
+        assert lock.read_text() == f"{host} {os.getpid()}\n"
+    for dead in ("99999999", str(10**30), "", str(os.getpid())):
+        tmp_path.mkdir(exist_ok=True)
+        lock.write_text(f"{host} {dead}\n")
+        with locked(tmp_path):
+            assert lock.read_text() == f"{host} {os.getpid()}\n"
+        assert not lock.exists()
+    for alive in (f"{host} {os.getppid()}\n", "elsewhere.org 99999999\n"):
+        tmp_path.mkdir(exist_ok=True)
+        lock.write_text(alive)
+        name = f"process {alive.split()[1]} of {alive.split()[0]}.*--force"
+        with pytest.raises(ValueError, match=name), locked(tmp_path):
+            pass
+        assert lock.read_text() == alive
+        with locked(tmp_path, force=True):
+            assert lock.read_text() == f"{host} {os.getpid()}\n"
+
+
+def test_a_lock_that_is_owned_counts_whatever_has_its_number_now(tmp_path):
+    """Numbers of processes come again, in a container soon."""
+    (tmp_path / "lock").write_text(f"{socket.gethostname()} {os.getppid()}\n")
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text().split()[1] == str(os.getpid())
 
 
 def test_another_host_s_lock_holds_until_force(tmp_path):
