@@ -83,7 +83,7 @@ def open_source(*, kind: str = "tfds", **data) -> Source:
       DataNotFound: its files are not there.
       ValueError: an unknown kind, key, name or split, or damaged files.
     """
-    source: Any = _lookup(SOURCES, kind, "kind of data")
+    source = _lookup(SOURCES, kind, "kind of data")
     keys = inspect.signature(source).parameters
     hints = typing.get_type_hints(
         source.__init__ if inspect.isclass(source) else source
@@ -101,7 +101,7 @@ def open_source(*, kind: str = "tfds", **data) -> Source:
     return opened
 
 
-def _lookup(table: Mapping, name: str, what: str):
+def _lookup(table: Mapping, name: str, what: str) -> Any:
     if not isinstance(name, str) or name not in table:
         near = difflib.get_close_matches(str(name), table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitjax import durations, optim, sections
+from vitjax.config import check_values
 from vitjax.lookup import unknown
 
 # Handed to vitjax.optim.make_optimizer as they are; its signature has the defaults.
@@ -83,7 +84,7 @@ class Experiment:
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
     """Read a config's top level; ValueError names a key that is unknown or missing."""
-    _check_values("", config)
+    check_values("", config)
     duration_keys = {key for prefix in DURATIONS for key in durations.keys(prefix)}
     fields = {f.name: f for f in dataclasses.fields(Experiment)}
     own = fields.keys() - {"optimizer", "durations"}
@@ -101,7 +102,7 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
         else:
             groups["own"][key] = value
     for key in ("input", "num_classes"):
-        if key not in groups["own"]:
+        if groups["own"].get(key) is None:
             raise ValueError(f"the config lacks {key!r}")
     for key in ("lr", "optax_name"):
         if key not in groups["optimizer"]:
@@ -119,27 +120,3 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     return Experiment(
         **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
     )
-
-
-def _check_values(where: str, value: Any) -> None:
-    """Raise ValueError unless `value` is what config.json can keep and JAX can count."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ValueError(
-                    f"the keys of config section {where} must be strings, got {key!r}"
-                )
-            _check_values(f"{where}.{key}".strip("."), inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _check_values(where, inner)
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise ValueError(
-                f"config key {where} must be of at most 64 bits, got {hex(value)}"
-            )
-    elif not isinstance(value, float | str | None):
-        raise ValueError(
-            f"config key {where} must be a number, a string, True, False, None, or a "
-            f"list or a section of these, got {value!r}"
-        )

@@ -77,6 +77,9 @@ def test_overrides_apply_in_order(path):
         ("=3", "--config.key=VALUE"),
         ("a..b=3", "--config.key=VALUE"),
         ("seed.x=3", "'seed' is a value, not a section"),
+        ("model={1: 2, 'a': 3}", "keys of config section model must be strings, got 1"),
+        ("seed=99999999999999999999", "seed must be of at most 64 bits, got 0x5"),
+        ("seed={1, 2}", "seed must be a number, a string, .*, got {1, 2}"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(path, text, words):

@@ -56,6 +56,9 @@ def test_an_unknown_key_names_the_nearest(key, near):
 def test_a_missing_key_is_named(key):
     with pytest.raises(ValueError, match=f"lacks '{key}'"):
         from_config({k: v for k, v in GOOD.items() if k != key})
+    if key in ("input", "num_classes"):
+        with pytest.raises(ValueError, match=f"lacks '{key}'"):
+            from_config({**GOOD, key: None})
 
 
 @pytest.mark.parametrize(
