@@ -180,9 +180,6 @@ def dotted(section, prefix=""):
 
 FIELDS = {field.name for field in dataclasses.fields(experiment.Experiment)}
 UNITS = [f"{d}_{unit}" for d in experiment.DURATIONS for unit in durations.UNITS]
-<<<<<<< HEAD
-INNER = ["optax.b1", "optax.mu_dtype", "optax.nesterov", "schedule.power", "schedule.decay_type", "schedule.steps", "schedule.mults", "schedule.mult", "schedule.cooldown_steps", "schedule.timescale", "schedule.warmup_steps", "schedule.scale_with_batchsize", "mixup.p", "mixup.scope", "mixup.fold_in", "ema.decay", "ema.every", "evals.val.required", "evals.val.skip_first", "evals.val.params", "evals.val.batch_size", "evals.val.log_steps", "evals.val.label_key", "input.accum_freq"]
-=======
 INNER = [
     "optax.b1",
     "optax.mu_dtype",
@@ -209,7 +206,6 @@ INNER = [
     "evals.val.label_key",
     "input.accum_freq",
 ]
->>>>>>> strings
 SETTABLE = sorted(
     {
         *dotted(quickstart.get_config()),
