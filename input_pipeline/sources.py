@@ -97,7 +97,8 @@ def open_source(*, kind: str = "tfds", **data) -> Source:
             raise ValueError(
                 f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
             )
-    return source(**data)
+    opened: Any = source(**data)
+    return opened
 
 
 def _lookup(table: Mapping, name: str, what: str) -> Any:
