@@ -4,13 +4,13 @@ import ast
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ml_collections import ConfigDict
 
-from vitjax import durations
+from vitjax import durations, sections
 
 
 def split_spec(spec: str) -> tuple[Path, str | None]:
@@ -120,36 +120,12 @@ def override(config: ConfigDict, text: str) -> None:
                 "{'key': 1} and not dict(key=1), strings in quotes"
             ) from None
         value = value_text
-    check_values(dotted, value)
+    sections.check_values(dotted, value)
     with section.ignore_type():
         if value is None and isinstance(section.get(keys[-1]), ConfigDict):
             del section[keys[-1]]
         else:
             section[keys[-1]] = value
-
-
-def check_values(where: str, value: Any) -> None:
-    """Raise ValueError unless `value` is what config.json can keep and JAX can count."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ValueError(
-                    f"the keys of config section {where} must be strings, got {key!r}"
-                )
-            check_values(f"{where}.{key}".strip("."), inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            check_values(where, inner)
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise ValueError(
-                f"config key {where} must be of at most 64 bits, got {hex(value)}"
-            )
-    elif not isinstance(value, float | str | None):
-        raise ValueError(
-            f"config key {where} must be a number, a string, True, False, None, or a "
-            f"list or a section of these, got {value!r}"
-        )
 
 
 def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
@@ -173,8 +149,8 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         del changed.mixup.fold_in
         notices.append("mixup.fold_in is dropped: big_vision does not read it either")
     evals = changed.get("evals")
-    sections: Any = evals.items() if isinstance(evals, ConfigDict) else ()
-    for name, section in sections:
+    each: Any = evals.items() if isinstance(evals, ConfigDict) else ()
+    for name, section in each:
         data = section.get("data") if isinstance(section, ConfigDict) else None
         hard_to_get = ("imagenet_v2", "imagenet2012_real")
         if not isinstance(data, ConfigDict) or "required" in section:

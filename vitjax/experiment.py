@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitjax import durations, optim, sections
-from vitjax.config import check_values
 from vitjax.lookup import unknown
 
 # Handed to vitjax.optim.make_optimizer as they are; its signature has the defaults.
@@ -84,7 +83,7 @@ class Experiment:
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
     """Read a config's top level; ValueError names a key that is unknown or missing."""
-    check_values("", config)
+    sections.check_values("", config)
     duration_keys = {key for prefix in DURATIONS for key in durations.keys(prefix)}
     fields = {f.name: f for f in dataclasses.fields(Experiment)}
     own = fields.keys() - {"optimizer", "durations"}
