@@ -149,8 +149,8 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         del changed.mixup.fold_in
         notices.append("mixup.fold_in is dropped: big_vision does not read it either")
     evals = changed.get("evals")
-    sections: Any = evals.items() if isinstance(evals, ConfigDict) else ()
-    for name, section in sections:
+    each: Any = evals.items() if isinstance(evals, ConfigDict) else ()
+    for name, section in each:
         data = section.get("data") if isinstance(section, ConfigDict) else None
         hard_to_get = ("imagenet_v2", "imagenet2012_real")
         if not isinstance(data, ConfigDict) or "required" in section:
