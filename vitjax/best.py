@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from absl import logging
 
+from vitjax import together
 from vitjax.checkpoint import Checkpointer
 
 
@@ -28,9 +29,12 @@ class Best:
         self._offered: float | None = None  # the value whose state is being written
 
     def _kept_value(self) -> float | None:
-        step = self._checkpointer.latest_step()
-        if step is None:
+        latest = self._checkpointer.latest_step()
+        # What follows is for all processes or for none.
+        steps = together.as_first_sees([] if latest is None else [latest])
+        if not steps:
             return None
+        [step] = steps
         try:
             return self._checkpointer.meta(step)["value"]
         except ValueError as error:
