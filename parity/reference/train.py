@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -70,21 +69,16 @@ def decayed(model: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def l2_norm(tensors, in_lanes: bool = False) -> torch.Tensor:
+def l2_norm(tensors, by_halves: bool = False) -> torch.Tensor:
     """The norm of all tensors taken as one vector.
 
-    `in_lanes` sums the squares of each tensor in eight running sums, in its own dtype.
-    Of millions of float32 squares that leaves other digits than torch's own order, which
-    was seen to be off by 9e-6.
+    `by_halves` adds the squares up as torch.sum does, pairs of pairs. Of the millions of
+    float32 squares of a ViT-S/16 torch's norm, which keeps a few running sums, was seen
+    to be off by 4e-6, and this by less than 1e-7.
     """
-    if not in_lanes:
+    if not by_halves:
         return torch.nn.utils.get_total_norm(list(tensors))
-    sums = []
-    for x in tensors:
-        squares = x.detach().square().flatten()
-        padded = F.pad(squares, (0, -len(squares) % 8)).reshape(-1, 8)
-        # numpy's, since torch's cumsum of float32 adds in float64.
-        sums.append(torch.tensor(np.cumsum(padded.numpy(), axis=0)[-1].sum()))
+    sums = [x.detach().square().sum() for x in tensors]
     return torch.stack(sums).sum().sqrt()
 
 
@@ -160,7 +154,7 @@ class Trainer:
     parameters'. `accum_freq` splits each batch into that many parts, whose gradients
     are averaged. `bias_correction_dtype` is the type of Adam's bias corrections: None is
     torch's float64, optax has the parameters'. `reordered` takes `ReorderedAdamW`,
-    and norms in lanes.
+    and norms by halves.
     """
 
     def __init__(
@@ -199,7 +193,7 @@ class Trainer:
         self.bias_correction_dtype, self.num_updates = bias_correction_dtype, 0
         adamw = ReorderedAdamW if reordered else torch.optim.AdamW
         self.optimizer = adamw(groups, lr=lr, betas=(b1, b2), eps=eps)
-        self.norm = functools.partial(l2_norm, in_lanes=reordered)
+        self.norm = functools.partial(l2_norm, by_halves=reordered)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, multiplier)
 
     def update(self) -> None:

@@ -187,15 +187,13 @@ def test_reordered_adamw_is_adamw():
         assert any((x != y).any() for x, y in pairs), "nothing was reordered"
 
 
-def test_norms_in_lanes_are_norms_but_for_rounding():
+def test_norms_by_halves_are_norms_to_the_last_digits():
     xs = [torch.tensor([3.0, 0.0, 4.0]), torch.full((3, 5), 2.0)]
-    assert train.l2_norm(xs, in_lanes=True).item() == pytest.approx(85**0.5, rel=1e-6)
+    assert train.l2_norm(xs, by_halves=True).item() == pytest.approx(85**0.5, rel=1e-7)
     x = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
     exact = x.double().square().sum().sqrt().item()
-    lanes = [np.cumsum(x.numpy()[i::8] ** 2)[-1] for i in range(8)]
-    found = train.l2_norm([x], in_lanes=True).item()
-    assert found == pytest.approx(np.sqrt(np.sum(lanes, dtype=np.float32)), rel=2e-7)
-    assert 1e-8 < abs(found / exact - 1) < 1e-4
+    assert abs(train.l2_norm([x], by_halves=True).item() / exact - 1) < 2e-7
+    # torch's own is coarser, and how much depends on the machine.
     assert abs(train.l2_norm([x]).item() / exact - 1) < 1e-4
 
 
