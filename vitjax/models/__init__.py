@@ -1,5 +1,9 @@
 """The models, by the name that `config.model_name` gives."""
 
-from vitjax.models import vit
+from vitjax.models import torchvision_vit, vit
 
-MODELS = {"vit": vit.Model}
+MODELS = {
+    "vit": vit.Model,
+    "torchvision_vit": torchvision_vit.Model,
+    "small_cnn": torchvision_vit.Cnn,
+}
