@@ -7,6 +7,7 @@ import shutil
 import textwrap
 import time
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from vitjax.checksums import changed, checksums
+from vitjax.trees import flatten_with_names
 
 FAILURES = 3
 
@@ -167,14 +169,23 @@ class Checkpointer:
         Raises ValueError if it is damaged, or the tree or a shape does not fit.
         """
         expected = self.meta(step)["checksums"]
+        here = {name for name, _ in flatten_with_names(shapes)}
+        unlike = _some("lacks", here - expected.keys())
+        unlike += _some("has besides", expected.keys() - here)
+        if unlike:
+            raise ValueError(
+                f"checkpoint {self.path / str(step)} does not fit the model and "
+                f"optimizer of this config: it {' and '.join(unlike)}"
+            )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         try:
             state = self._manager.restore(step, args=args)["state"]
         except Exception as error:  # see above
+            why = error.__cause__ or error  # orbax's own may not name the array
             raise ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 "optimizer of this config, or is damaged: "
-                f"{type(error).__name__}, {_first_line(error)}"
+                f"{type(why).__name__}, {_first_line(why)}"
             ) from error
         wrong = changed(state, expected)
         if wrong:
@@ -227,7 +238,14 @@ class Checkpointer:
         self._manager.close()
 
 
-def _first_line(error: Exception) -> str:
+def _some(what: str, names: Collection[str]) -> list[str]:
+    """[what and the first names], nothing if there are none."""
+    first, more = sorted(names)[:3], len(names) - 3
+    text = f"{what} {', '.join(first)}" + (f" and {more} more" if more > 0 else "")
+    return [text] if first else []
+
+
+def _first_line(error: BaseException) -> str:
     # tensorstore goes on to tell all that it was asked.
     text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
     return textwrap.shorten(text, 400)

@@ -39,14 +39,22 @@ def initialize_distributed(
         _join()
 
 
-def _join(*address: str | int | None) -> None:
-    """Initialize JAX's distributed runtime; no arguments: it finds them by itself."""
+def _join(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Initialize JAX's distributed runtime; what is None it finds by itself."""
     local_device_ids = None
-    if "JAX_LOCAL_DEVICE_IDS" not in os.environ and (address or _alone_on_its_host()):
+    if "JAX_LOCAL_DEVICE_IDS" not in os.environ and (
+        coordinator_address is not None or _alone_on_its_host()
+    ):
         # Left to itself under SLURM or Open MPI, JAX uses one device per process.
         local_device_ids = []  # all
     jax.distributed.initialize(
-        *address,
+        coordinator_address,
+        num_processes,
+        process_id,
         local_device_ids=local_device_ids,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )

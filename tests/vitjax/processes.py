@@ -4,6 +4,7 @@ multiprocessing's fork server imports this module; every process is a fork of it
 log of its own, and starts JAX anew.
 """
 
+import atexit
 import multiprocessing
 import os
 import socket
@@ -47,6 +48,7 @@ def _child(function, log, devices, env, args):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     status = function(*args)
     sys.stdout.flush()
+    atexit._run_exitfuncs()  # JAX's; multiprocessing leaves them out
     sys.exit(status)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import os
 import random
+import re
 import shutil
 
 import jax
@@ -19,10 +20,10 @@ from vitjax.sharding import infer_sharding
 from vitjax.step import TrainState
 
 
-def make_state(seed=0):
+def make_state(seed=0, rows=16):
     rng = np.random.default_rng(seed)
     params = {
-        "embedding": {"kernel": rng.normal(size=(16, 8)).astype(np.float32)},
+        "embedding": {"kernel": rng.normal(size=(rows, 8)).astype(np.float32)},
         "head": {"kernel": rng.normal(size=(8, 4)).astype(np.float32)},
     }
     params = jax.tree.map(jnp.asarray, params)
@@ -95,15 +96,19 @@ def collected():
 def test_one_flipped_bit_anywhere_is_noticed_or_harmless(
     tmp_path, mesh, strategy, caplog
 ):
-    """Fifty flips, over all files of the newest checkpoint in turn."""
-    good, shapes = placed(make_state(0), mesh, strategy)
-    old, _ = placed(make_state(1), mesh, strategy)
+    """Fifty flips, over all files of the newest checkpoint in turn.
+
+    The largest ones hold the values of arrays, of which orbax notices nothing.
+    """
+    good, shapes = placed(make_state(0, rows=1024), mesh, strategy)
+    old, _ = placed(make_state(1, rows=1024), mesh, strategy)
     checkpointer = Checkpointer(tmp_path / "whole")
     checkpointer.save(6, old, {"at": 6})
     checkpointer.save(7, good, {"at": 7})
     checkpointer.close()
     newest = tmp_path / "whole" / "checkpoints" / "7"
     files = [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
+    files.sort(key=lambda path: -path.stat().st_size)
     assert len(files) > 10
     rng = random.Random(0)
     fell_back = set()
@@ -128,7 +133,8 @@ def test_one_flipped_bit_anywhere_is_noticed_or_harmless(
     assert len(fell_back) > 3
     assert "metadata" in fell_back
     warnings = [r.getMessage() for r in caplog.records if "going on" in r.getMessage()]
-    assert any("is damaged: the b" in text for text in warnings)
+    named = "is damaged: the bits of params/embedding/kernel have changed"
+    assert any(named in text for text in warnings)
 
 
 def test_a_changed_value_is_named(tmp_path, mesh, monkeypatch):
@@ -146,6 +152,50 @@ def test_a_changed_value_is_named(tmp_path, mesh, monkeypatch):
         reader.restore_newest(shapes)
     assert (tmp_path / "checkpoints" / "7").is_dir(), "it is the only one"
     reader.close()
+
+
+@ORPHANS
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize("strategy", ["replicate", FSDP])
+def test_one_file_cut_or_missing_is_noticed_or_harmless(
+    tmp_path, mesh, strategy, caplog
+):
+    """Each file of the newest checkpoint in turn; arrays that have files of their own."""
+    good, shapes = placed(make_state(0, rows=1024), mesh, strategy)
+    old, _ = placed(make_state(1, rows=1024), mesh, strategy)
+    whole = tmp_path / "whole"
+    checkpointer = Checkpointer(whole)
+    checkpointer.save(6, old, {"at": 6})
+    checkpointer.save(7, good, {"at": 7})
+    checkpointer.close()
+    newest = whole / "checkpoints" / "7"
+    found = set()
+    for file in [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]:
+        for harm in ("cut", "missing"):
+            workdir = tmp_path / "harmed"
+            shutil.copytree(whole, workdir)
+            harmed = workdir / file.relative_to(whole)
+            if harm == "cut":
+                os.truncate(harmed, file.stat().st_size // 2)
+            else:
+                harmed.unlink()
+            checkpointer = Checkpointer(workdir)
+            state, meta = checkpointer.restore_newest(shapes)
+            checkpointer.close()
+            jax.tree.map(
+                np.testing.assert_array_equal, state, {6: old, 7: good}[meta["at"]]
+            )
+            if meta["at"] == 6:
+                folder = str(file.relative_to(newest).parent)
+                found.add((folder if folder.endswith("/d") else file.name, harm))
+            shutil.rmtree(workdir)
+    values = "state/ocdbt.process_0/d"
+    assert {("metadata", harm) for harm in ("cut", "missing")} <= found
+    assert {(values, harm) for harm in ("cut", "missing")} <= found
+    warnings = [r.getMessage() for r in caplog.records if "going on" in r.getMessage()]
+    named = [t for t in warnings if re.search(r'reading "[.\w]+\.kernel/\d+\.\d+"', t)]
+    assert len(named) >= 2, "each of the two harms to the arrays' values names one"
+    assert not any("<bound" in text for text in warnings)
 
 
 @ORPHANS

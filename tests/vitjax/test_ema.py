@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from tests.vitjax.test_step import FSDP, host_batch, make
-from tests.vitjax.test_train import QUICKSTART, params_of, run, values
+from tests.vitjax.test_train import QUICKSTART, error_of, params_of, run, values
 from vitjax import ema
 from vitjax.config import load
 from vitjax.metrics import read_rows
@@ -68,24 +68,51 @@ def test_the_average_lies_where_the_parameters_do(mesh):
     assert all(s.is_fully_replicated for s in where(state.opt_state))
 
 
-def test_a_run_evaluates_the_average_beside_the_raw_parameters(tmp_path):
-    val = load(QUICKSTART).evals.val.to_dict()
-    del val["log_epochs"]
-    section = {**val, "params": "ema", "log_steps": 5}
-    flags = ["--config.ema={'decay': 0.5}", f"--config.evals.val_ema={section}"]
-    assert run(tmp_path / "a", *flags) == 0
-    rows = values(read_rows(tmp_path / "a"))
+VAL = load(QUICKSTART).evals.val.to_dict() | {"params": "ema", "log_steps": 5}
+del VAL["log_epochs"]
+FLAGS = ("--config.ema={'decay': 0.5}", f"--config.evals.val_ema={VAL}")
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """The workdir of a small run with an average."""
+    workdir = tmp_path_factory.mktemp("averaged")
+    assert run(workdir, *FLAGS) == 0
+    return workdir
+
+
+def test_a_run_evaluates_the_average_beside_the_raw_parameters(averaged, tmp_path):
+    rows = values(read_rows(averaged))
     assert rows[0, "val_ema/loss"] == rows[0, "val/loss"]
     assert rows[12, "val_ema/loss"] != rows[12, "val/loss"]
 
     # The average as a model of its own, by way of a file; a run's own starts as it.
-    stored = params_of(tmp_path / "a", 12)["ema"]
+    stored = params_of(averaged, 12)["ema"]
     np.savez(tmp_path / "ema.npz", **flatten_dict({"params": stored}, sep="/"))
-    assert run(tmp_path / "b", *flags, f"--config.model_init={tmp_path}/ema.npz") == 0
+    assert run(tmp_path / "b", *FLAGS, f"--config.model_init={tmp_path}/ema.npz") == 0
     again = values(read_rows(tmp_path / "b"))
     for name in ("val/loss", "val_ema/loss", "val/prec@1"):
         expected = rows[12, name.replace("val/", "val_ema/")]
         assert again[0, name] == expected
+
+
+def test_another_run_goes_on_from_all_or_begins_with_the_raw_parameters(
+    averaged, tmp_path, capsys
+):
+    resume = f"--config.resume={averaged}/checkpoints/10"
+    assert run(tmp_path / "a", *FLAGS, resume) == 0
+    ours, theirs = (params_of(workdir, 12) for workdir in (tmp_path / "a", averaged))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+    rows = values(read_rows(averaged))
+    init = [f"--config.model_init={averaged}", "--config.total_steps=2"]
+    assert run(tmp_path / "b", *init) == 0
+    assert values(read_rows(tmp_path / "b"))[0, "val/loss"] == rows[12, "val/loss"]
+
+    line = error_of(capsys, tmp_path / "c", resume)
+    words = "does not fit the model and optimizer of this config: it has besides ema/"
+    assert words in line
 
 
 @pytest.mark.parametrize(

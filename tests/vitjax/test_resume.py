@@ -1,6 +1,7 @@
 """A run that is killed anywhere, and started again, ends as if nothing had happened."""
 
 import dataclasses
+import itertools
 import os
 import random
 import signal
@@ -232,7 +233,12 @@ def write_as_killed(workdir, first_step, steps):
 
 
 @pytest.mark.parametrize("first_step", [0, 4])
-def test_tensorboard_shows_no_row_from_after_the_checkpoint(tmp_path, first_step):
+def test_tensorboard_shows_no_row_from_after_the_checkpoint(
+    tmp_path, first_step, monkeypatch
+):
+    # Files are read in the order of their names, which begin with the second.
+    order = itertools.count()
+    monkeypatch.setattr(metrics.secrets, "token_hex", lambda _: f"{next(order):04}")
     open_still = [write_as_killed(tmp_path, 0, range(7))]
     open_still += [write_as_killed(tmp_path, first_step, range(first_step + 1, 6))]
     found = {step: value for (step, _), value in shown(tmp_path).items()}
