@@ -68,7 +68,7 @@ def leave_on_abort(workdir: str | Path) -> None:
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
-def exit_within(seconds: float, status: int) -> None:
+def exit_within(seconds: int | float, status: int) -> None:
     """After an error of this process alone: the end does not wait long for the others.
 
     JAX would wait for minutes, while they wait for this one in a step.

@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vitjax.config import differences
 from vitjax.files import write_whole
@@ -84,23 +84,16 @@ def locked(workdir: Path, force: bool = False) -> Iterator[None]:
     """Hold the workdir's lock: no second run may write there at the same time.
 
     On one host the lock ends with its process, however that ends. Of another host's
-    process nobody knows whether it is alive: its lock holds until `force`.
+    process nobody knows whether it is alive: its lock holds until `force`. A workdir in
+    which nothing was written goes when the lock does.
 
     Raises ValueError, naming the process and its host, if another holds the lock.
     """
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     path, host = workdir / "lock", socket.gethostname()
-    with path.open("a+") as file:
+    with _own(path) as file:
         file.seek(0)
         held, _, pid = file.read().strip().rpartition(" ")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"another run, process {pid} of {held or host}, is at work in "
-                f"{workdir}: stop it first, or give another --workdir"
-            ) from None
         if held not in ("", host) and not force:
             raise ValueError(
                 f"process {pid} of {held} has locked {workdir}: if it is no longer "
@@ -112,5 +105,31 @@ def locked(workdir: Path, force: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            # The file stays: who removes it may remove another run's.
-            file.truncate(0)
+            path.unlink()
+            with contextlib.suppress(OSError):  # it is not empty
+                workdir.rmdir()
+
+
+def _own(path: Path) -> TextIO:
+    """The lock's file, which no other process of this host owns."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+")
+        except FileNotFoundError:  # another run has just removed the workdir
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            held, _, pid = file.read().strip().rpartition(" ")
+            file.close()
+            raise ValueError(
+                f"another run, process {pid} of {held or socket.gethostname()}, is at "
+                f"work in {path.parent}: stop it first, or give another --workdir"
+            ) from None
+        # The one that we have opened may have been removed by its owner meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()

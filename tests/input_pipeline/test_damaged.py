@@ -226,7 +226,9 @@ def test_a_shard_that_is_cut_in_the_middle(imagenet_dir, tmp_path):
     running = stream()
     shard.write_bytes(shard.read_bytes()[: sum(sizes[:5]) + 50])
     place = f"record 5 of {shard}, at byte {sum(sizes[:5])}"
-    with pytest.raises(ValueError, match="cannot be read .*truncated record") as caught:
+    with pytest.raises(
+        ValueError, match=r"cannot be read .*truncated record"
+    ) as caught:
         list(running)
     assert place in str(caught.value)
     with pytest.raises(ValueError, match="is truncated or damaged") as caught:

@@ -1,6 +1,7 @@
 """What a run survives: signals, and a second run on its workdir."""
 
 import dataclasses
+import fcntl
 import os
 import shutil
 import signal
@@ -46,15 +47,29 @@ def test_a_second_run_on_one_workdir_is_refused(tmp_path, capsys):
         line = error_of(capsys, tmp_path)
     assert f"process {os.getpid()} of {socket.gethostname()}, is at work" in line
     assert not (tmp_path / "metrics.jsonl").exists()
-    with locked(tmp_path):  # it is free now
-        pass
+    assert not tmp_path.exists()  # nothing was written there
+
+
+def test_a_lock_that_goes_while_one_waits_for_it_is_none(tmp_path, monkeypatch):
+    """Its owner removes the file between another's open and lock."""
+    real, removed = fcntl.flock, []
+
+    def flock(file, how):
+        if not removed:
+            removed.append((tmp_path / "lock").unlink())
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text().split()[1] == str(os.getpid())
+    assert removed
 
 
 def test_a_dead_process_holds_no_lock(tmp_path):
     (tmp_path / "lock").write_text(f"{socket.gethostname()} 99999999\n")
     with locked(tmp_path):
         assert (tmp_path / "lock").read_text().split()[1] == str(os.getpid())
-    assert (tmp_path / "lock").read_text() == ""
+    assert not (tmp_path / "lock").exists()
 
 
 def test_another_host_s_lock_holds_until_force(tmp_path):
@@ -67,7 +82,7 @@ def test_another_host_s_lock_holds_until_force(tmp_path):
     assert (tmp_path / "lock").read_text() == "elsewhere.org 77\n"
     with locked(tmp_path, force=True):
         pass
-    assert (tmp_path / "lock").read_text() == ""
+    assert not (tmp_path / "lock").exists()
 
 
 def test_half_a_row_at_the_end_of_the_metrics_is_written_again(finished, tmp_path):  # noqa: F811

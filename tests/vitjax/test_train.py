@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -435,28 +434,3 @@ def test_stdout_of_a_run_is_plain_lines(tmp_path, capsys):
 
 def test_the_config_file_needs_no_knowledge_of_where_it_lies():
     assert load(QUICKSTART).num_classes == 10
-
-
-def test_two_processes_train_evaluate_and_resume_like_one(finished, tmp_path):
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        address = f"localhost:{s.getsockname()[1]}"
-    cluster = ["--coordinator_address", address, "--num_processes", "2"]
-
-    def both():
-        pair = [start(tmp_path, 4, *cluster, "--process_id", i) for i in "01"]
-        outs = [process.communicate(timeout=300)[0] for process in pair]
-        assert [process.returncode for process in pair] == [0, 0], outs
-        return outs
-
-    first, second = both()
-    assert "8 x cpu" in first
-    assert "2 process(es)" in first
-    assert "loss" in first
-    assert "loss" not in second, "only the first process reports"
-    assert "already finished at step 12" in both()[0]
-
-    two, one = values(read_rows(tmp_path)), values(read_rows(finished))
-    assert two.keys() == one.keys()
-    for key, value in one.items():
-        np.testing.assert_allclose(two[key], value, rtol=1e-5, err_msg=str(key))
