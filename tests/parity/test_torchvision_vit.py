@@ -137,7 +137,9 @@ def test_at_first_the_code_is_zero_and_the_logits_are_the_last_bias(model, initi
     assert not np.any(out["code"])
     np.testing.assert_array_equal(logits, np.tile(bias, (4, 1)))
     loss = LOSSES["mse"](logits=logits, labels=labels)
-    np.testing.assert_allclose(loss, np.mean((bias - np.asarray(labels)) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(
+        loss, np.mean((bias - np.asarray(labels)) ** 2), rtol=1e-6
+    )
     tenth = LOSSES["mse"](logits=0.0 * logits + 0.1, labels=labels)
     np.testing.assert_allclose(tenth, 0.09, rtol=1e-6)
 

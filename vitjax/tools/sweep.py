@@ -109,8 +109,8 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
     columns = min(3, max(1, len(names)))
     lines = -(-len(names) // columns) or 1
     figure = Figure(figsize=(5 * columns, 3.4 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flat
-    for axis in list(axes)[len(names) :]:
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axis in axes[len(names) :]:
         axis.set_axis_off()
     for axis, name in zip(axes, names, strict=False):
         for (chosen, _, _), run in zip(runs, rows, strict=True):
