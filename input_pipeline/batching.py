@@ -19,6 +19,10 @@ class Rows:
     process_count: int
 
     def __post_init__(self):
+        if self.batch_size >= 2**31:
+            raise ValueError(
+                f"the batch_size must be below 2**31, got {self.batch_size}"
+            )
         if self.batch_size < 1 or self.batch_size % self.process_count:
             raise ValueError(
                 "the batch_size must be a positive multiple of the number of processes"

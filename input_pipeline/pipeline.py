@@ -8,7 +8,7 @@ dicts of numpy arrays: what the preprocessing string `pp` leaves of an example, 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -236,6 +236,7 @@ class TrainData:
         # A resumed run must not begin with the examples that the first began with.
         entropy = np.random.SeedSequence([self.seed % 2**64, self.start_step])
         # Shuffled before repeated, so that each epoch has every example once.
+        buffer_size = min(buffer_size, stop - start)  # it is allocated at once
         raw = raw.shuffle(buffer_size, seed=int(entropy.generate_state(1)[0])).repeat()
         first = self.start_step * self.rows.local_batch_size
 
@@ -337,7 +338,7 @@ class EvalData:
 
 def make_train(
     *,
-    data: Any,
+    data: Mapping[str, Any],
     batch_size: int,
     seed: int,
     pp: str = "",
@@ -377,6 +378,7 @@ def make_train(
       ValueError: unknown names, damaged files, or a batch_size that does not divide.
     """
     hide_accelerators()
+    _check_numbers(num_parallel_calls, prefetch, shuffle_buffer_size)
     rows = batching.Rows(batch_size, process_index, process_count)
     preprocess = ops.get_preprocess_fn(pp)
     if shuffle_buffer_size is not None:
@@ -412,7 +414,7 @@ def make_train(
 
 def make_eval(
     *,
-    data: Any,
+    data: Mapping[str, Any],
     batch_size: int,
     pp_fn: str = "",
     process_index: int = 0,
@@ -427,6 +429,7 @@ def make_eval(
     and errors are those of `make_train`; `pp_fn` is its `pp`.
     """
     hide_accelerators()
+    _check_numbers(num_parallel_calls, prefetch)
     stream = EvalData(
         rows=batching.Rows(batch_size, process_index, process_count),
         preprocess=ops.get_preprocess_fn(pp_fn),
@@ -435,6 +438,21 @@ def make_eval(
         prefetch=prefetch,
     )
     return stream, stream.steps
+
+
+def _check_numbers(
+    num_parallel_calls: int | None,
+    prefetch: int,
+    shuffle_buffer_size: int | None = None,
+) -> None:
+    """Raise ValueError on what TensorFlow would refuse later, and not for people."""
+    for name, value, least, most in (
+        ("num_parallel_calls", num_parallel_calls, 1, 4096),
+        ("prefetch", prefetch, 0, 4096),
+        ("shuffle_buffer_size", shuffle_buffer_size, 1, 2**62),
+    ):
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{name} must be {least} to {most:,}, got {value}")
 
 
 def _threads(num_parallel_calls: int | None) -> int:

@@ -8,8 +8,11 @@ images; `dict(kind="arrays", name="digits", split="train")` needs no files.
 
 import difflib
 import inspect
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import tensorflow as tf
 
@@ -82,18 +85,45 @@ def open_source(*, kind: str = "tfds", **data) -> Source:
     """
     source = _lookup(SOURCES, kind, "kind of data")
     keys = inspect.signature(source).parameters
+    hints = typing.get_type_hints(
+        source.__init__ if inspect.isclass(source) else source
+    )
     for key in data:
         _lookup(keys, key, f"key of data of kind {kind!r}:")
     for key, parameter in keys.items():
         if parameter.default is parameter.empty and key not in data:
             raise ValueError(f"the data section lacks a {key}: {data}")
-    return source(**data)
+        if key in data and not _fits(data[key], hints[key]):
+            raise ValueError(
+                f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
+            )
+    opened: Any = source(**data)
+    return opened
 
 
-def _lookup(table: Mapping, name: str, what: str):
-    if name not in table:
+def _lookup(table: Mapping, name: str, what: str) -> Any:
+    if not isinstance(name, str) or name not in table:
         near = difflib.get_close_matches(str(name), table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join(table)
         raise ValueError(f"unknown {what} {name!r}{hint} (known: {known})")
     return table[name]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a source may be given `value` where `hint` is annotated."""
+    if typing.get_origin(hint) is types.UnionType:
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is Sequence:
+        [item] = typing.get_args(hint)
+        return isinstance(value, list | tuple) and all(_fits(x, item) for x in value)
+    if hint is str:
+        return isinstance(value, str | os.PathLike)
+    return isinstance(value, hint) and not isinstance(value, bool)
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is types.UnionType:
+        return " or ".join(map(_name, typing.get_args(hint)))
+    words = {str: "a string", int: "a whole number", types.NoneType: "None"}
+    return words.get(hint, "a list of strings")

@@ -168,6 +168,9 @@ def _prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuild
         near = difflib.get_close_matches(name, tfds.list_builders(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"tfds knows no data set {name!r}{hint}") from None
+    except ValueError as error:  # of several lines
+        why = str(error).strip().partition("\n")[0]
+        raise ValueError(f"tfds cannot open the data set {name!r}: {why}") from None
     finally:
         logging.set_verbosity(verbosity)
     if not prepared:

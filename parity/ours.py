@@ -106,19 +106,30 @@ def forward(case: Case) -> dict[str, np.ndarray]:
     return stages | {k: out[k] for k in ("pre_logits", "logits")}
 
 
-def gradients(case: Case, jitted: bool = True) -> dict[str, np.ndarray]:
-    """By parameter: the gradient of the softmax loss on a mixed random batch."""
+def gradients(
+    case: Case, jitted: bool = True, row_by_row: bool = False
+) -> dict[str, np.ndarray]:
+    """By parameter: the gradient of the softmax loss on a mixed random batch.
+
+    `row_by_row` is the mean of the gradients of the single rows: other partial sums.
+    """
     model = make_model(case)
     params = _cast(case, random_params(shapes(case)))
     image, labels = random_batch(case)
     labels = jnp.asarray(0.7 * labels + 0.3 * np.roll(labels, 1, axis=0))
 
-    def loss(params: Any) -> jax.Array:
+    def loss(params: Any, image: Any, labels: Any) -> jax.Array:
         logits, _ = model.apply({"params": params}, image, train=True)
         return LOSSES["softmax_xent"](logits=logits, labels=labels)
 
     gradient = jax.jit(jax.grad(loss)) if jitted else jax.grad(loss)
-    return dict(flatten_with_names(_numpy(gradient(params))))
+    size = 1 if row_by_row else len(image)
+    parts = [
+        _numpy(gradient(params, image[at : at + size], labels[at : at + size]))
+        for at in range(0, len(image), size)
+    ]
+    mean = jax.tree.map(lambda *rows: np.mean(rows, axis=0), *parts)
+    return dict(flatten_with_names(mean))
 
 
 def loss_and_gradient(

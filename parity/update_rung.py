@@ -1,5 +1,6 @@
 """The rung that compares single updates: clip, Adam, decay mask, schedule."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,9 +34,15 @@ def update(case: Case) -> Iterator[Comparison]:
         "adam clip mu=float32": Recipe(mu_dtype="float32"),
         "adam clip mu=bfloat16": Recipe(mu_dtype="bfloat16"),
     }.items():
-        for at, errors in enumerate(_update_errors(case, recipe)):
-            if at in moments:
-                yield errors.line(f"{kind} {moments[at]}")
+        steps = list(_update_errors(case, recipe))
+        bounds = [errors.bound(errors.measured) for errors in steps]
+        for at, moment in moments.items():
+            line = steps[at].line(f"{kind} {moment}")
+            if recipe.mu_dtype == "bfloat16":
+                # Which moments are rounded up and which down is chance: an early step
+                # of the control may have no such case, and another one has it.
+                line = dataclasses.replace(line, bound=max(bounds))
+            yield line
     for other in undecayed_cases(case):
         steps = _update_errors(other, clip)
         yield _worst_of_steps(f"adam clip, {other.label()}", steps)

@@ -5,17 +5,30 @@ audit events tell.
 """
 
 import contextlib
+import dataclasses
+import json
 import sys
 
 import hypothesis
+import jax
 import pytest
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from configs import vit_s16_i1k
+from configs import quickstart, vit_s16_i1k
 from configs.common import parse_arg
 from input_pipeline import device_ops, ops, spec
-from vitjax.config import override
+from vitjax import (
+    durations,
+    ema,
+    evaluation,
+    experiment,
+    mixup,
+    optim,
+    sections,
+    sharding,
+)
+from vitjax.config import from_big_vision, override, plain
 
 # What code that was not meant to run would do.
 EVENTS = ("exec", "import", "open", "os.", "subprocess.", "socket.", "ctypes.")
@@ -156,3 +169,127 @@ def test_overrides(watch, text):
     config.unlock()
     with watch.looking(), refused_or_read(text):
         override(config, text)
+
+
+def dotted(section, prefix=""):
+    for key, value in section.items():
+        yield prefix + key
+        if isinstance(value, ConfigDict | dict):
+            yield from dotted(value, f"{prefix}{key}.")
+
+
+FIELDS = {field.name for field in dataclasses.fields(experiment.Experiment)}
+UNITS = [f"{d}_{unit}" for d in experiment.DURATIONS for unit in durations.UNITS]
+INNER = [
+    "optax.b1",
+    "optax.mu_dtype",
+    "optax.nesterov",
+    "schedule.power",
+    "schedule.decay_type",
+    "schedule.steps",
+    "schedule.mults",
+    "schedule.mult",
+    "schedule.cooldown_steps",
+    "schedule.timescale",
+    "schedule.warmup_steps",
+    "schedule.scale_with_batchsize",
+    "mixup.p",
+    "mixup.scope",
+    "mixup.fold_in",
+    "ema.decay",
+    "ema.every",
+    "evals.val.required",
+    "evals.val.skip_first",
+    "evals.val.params",
+    "evals.val.batch_size",
+    "evals.val.log_steps",
+    "evals.val.label_key",
+    "input.accum_freq",
+]
+SETTABLE = sorted(
+    {
+        *dotted(quickstart.get_config()),
+        *FIELDS,
+        *experiment.OPTIMIZER_KEYS,
+        *UNITS,
+        *INNER,
+    }
+)
+NUMBERS = (-1, 0, 1, 2, 0.5, 1e18, 1e400, 2**31, 2**40, 10**30, 10**400, True)
+RULES = (".*", "(", "a{99999999999999999999}", "replicate", "fsdp('data', [])", "data")
+WORDS = ("cosine", "rsqrt", "stair", "polynomial", "scale_by_adam", "chain", "ema", "x")
+ATOMS = (
+    st.none()
+    | st.sampled_from([*NUMBERS, *RULES, *WORDS])
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.binary(max_size=2)
+    | st.complex_numbers()
+    | st.frozensets(st.integers(), min_size=1, max_size=2).map(set)
+)
+NAMES = st.sampled_from(["p", "b1", "mult", "decay", "data", "name", "", "a.b"])
+VALUES = st.recursive(
+    ATOMS,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.tuples(inner, inner)
+        | st.lists(st.tuples(st.sampled_from(RULES), inner), min_size=1, max_size=2)
+        | st.dictionaries(NAMES | st.integers(), inner, max_size=2)
+    ),
+    max_leaves=3,
+)
+SET = st.tuples(st.sampled_from(SETTABLE), VALUES)
+SIZES = {"data_size": 1000, "batch_size": 8, "total_steps": 50}
+QUICKSTART = experiment.from_config(quickstart.get_config().to_dict())
+SHAPES = {"body": {"kernel": jax.ShapeDtypeStruct((2, 2), "float32")}}
+
+
+def fake_data(*, data, pp_fn, batch_size):
+    return [], 1
+
+
+def understood(config, mesh):
+    """Each part of the program that reads a value of the config reads it."""
+    config, _ = from_big_vision(config)
+    e = experiment.from_config(config.to_dict())
+    json.dumps(plain(config))
+    no_total = {k: v for k, v in SIZES.items() if k != "total_steps"}
+    yield lambda: e.steps("total", **no_total)
+    for prefix in experiment.DURATIONS[1:]:
+        yield lambda prefix=prefix: e.steps(prefix, **SIZES, default=None)
+    if e.optimizer != QUICKSTART.optimizer:  # it takes the longest
+        yield lambda: optim.make_optimizer(SHAPES, **SIZES, **e.optimizer)
+    yield lambda: sharding.make_mesh(e.mesh)
+    yield lambda: sharding.infer_sharding(SHAPES, mesh, e.sharding_strategy)
+    if e.mixup is not None:
+        yield lambda: sections.call("mixup", mixup.check, e.mixup)
+    if e.ema is not None:
+        yield lambda: sections.call("ema", ema.make_update, e.ema)
+    yield lambda: evaluation.make_entries(
+        e.evals,
+        predict=lambda state, image: (image, {}),
+        make_data=fake_data,
+        mesh=mesh,
+        sizes=SIZES,
+        batch_size=8,
+        missing=KeyError,
+        warn=print,
+    )
+
+
+def read(texts, mesh):
+    shown = " ".join(texts)
+    with refused_or_read(shown):
+        config = quickstart.get_config().unlock()
+        for text in texts:
+            override(config, text)
+        for part in understood(config, mesh):
+            with refused_or_read(shown):
+                part()
+
+
+@every(st.lists(SET, min_size=1, max_size=3))
+def test_overrides_of_every_type(mesh, text):
+    """What `override` takes, whoever needs it takes or refuses by a sentence."""
+    read([f"{key}={value!r}" for key, value in text], mesh)

@@ -1,9 +1,14 @@
 """The checkpoint with the best value of one metric, beside the newest ones."""
 
+import contextlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from absl import logging
+
+from vitjax import together
 from vitjax.checkpoint import Checkpointer
 
 
@@ -19,16 +24,31 @@ class Best:
         """
         self._metric, self._mode = metric, mode
         self._checkpointer = Checkpointer(Path(workdir) / "best", max_to_keep=1)
-        step = self._checkpointer.latest_step()
-        self._value = None if step is None else self._checkpointer.meta(step)["value"]
+        self._checkpointer.remove_partial()
+        self._value = self._kept_value()
         self._offered: float | None = None  # the value whose state is being written
+
+    def _kept_value(self) -> float | None:
+        latest = self._checkpointer.latest_step()
+        # What follows is for all processes or for none.
+        steps = together.as_first_sees([] if latest is None else [latest])
+        if not steps:
+            return None
+        [step] = steps
+        try:
+            return self._checkpointer.meta(step)["value"]
+        except ValueError as error:
+            logging.warning("%s; the best checkpoint is looked for anew", error)
+            self._checkpointer.set_aside(step)
+            return None
 
     def offer(
         self, step: int, row: Mapping[str, float], state: Any, meta: dict[str, Any]
     ) -> None:
         """Keep the state of `step` if its row of values is better than all before it.
 
-        A row without the metric's evaluator says nothing, and neither does step 0.
+        A row without the metric's evaluator says nothing, and neither does step 0, nor a
+        value that is not finite. If it cannot be written there is a warning.
         Raises ValueError if the evaluator has no such metric.
         """
         evaluator = self._metric.split("/")[0]
@@ -41,26 +61,28 @@ class Best:
                 f"{', '.join(names)}"
             )
         value = float(row[self._metric])
+        if not math.isfinite(value):
+            return
         self.settle()
         if self._value is not None:
             gain = value - self._value if self._mode == "max" else self._value - value
             if not gain > 0:
                 return
         self._offered = value
-        self._checkpointer.save(step, state, meta | {"value": value})
+        with contextlib.suppress(ValueError):  # of failures in a row: each has warned
+            # A start from an earlier checkpoint may find one of this step or later.
+            self._checkpointer.remove_from(step)
+            self._checkpointer.save(step, state, meta | {"value": value})
 
     def settle(self) -> None:
         """Wait until what `offer` has begun to write is whole.
 
         If it cannot be written, the one before it is still the best.
         """
-        if self._checkpointer.poll(wait=True) is not None:
-            self._value = self._offered
+        with contextlib.suppress(ValueError):
+            if self._checkpointer.poll(wait=True) is not None:
+                self._value = self._offered
         self._offered = None
-
-    def finish(self) -> None:
-        """Wait for the last one. Raises ValueError if it could not be written."""
-        self._checkpointer.finish()
 
     def close(self) -> None:
         """Wait, then let go of orbax's threads."""

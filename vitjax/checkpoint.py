@@ -17,10 +17,12 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from vitjax import together
 from vitjax.checksums import changed, checksums
 from vitjax.trees import flatten_with_names
 
 FAILURES = 3
+PARTIAL = ".orbax-checkpoint-tmp"  # in the name of what orbax has not finished
 
 
 class Checkpointer:
@@ -45,13 +47,20 @@ class Checkpointer:
             raise ValueError(
                 f"max_to_keep must be at least 1, or None for all, got {max_to_keep}"
             )
+        if keep_steps is not None and keep_steps < 1:
+            raise ValueError(
+                f"keep_ckpt_steps must be at least 1, or None for none, got {keep_steps}"
+            )
         self.path = Path(workdir).resolve() / "checkpoints"
+        several = jax.process_count() > 1
+        self._commit = together.Commit(self.path.parent.name) if several else None
         self._manager = ocp.CheckpointManager(
             self.path,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=max_to_keep,
                 keep_period=keep_steps,
                 create=False,
+                async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._commit),
             ),
             item_names=("state", "meta"),
         )
@@ -70,6 +79,8 @@ class Checkpointer:
         """
         self.poll(wait=True)
         self._pending = step
+        if self._commit is not None:
+            self._commit.begin(step)
         meta = {**meta, "checksums": checksums(state)}
         meta = {"crc32": _crc32(meta), **meta}
         args = ocp.args.Composite(
@@ -152,15 +163,20 @@ class Checkpointer:
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON item of a step. Raises ValueError if it is damaged."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        error = meta = None
         try:
-            meta = self._manager.restore(step, args=args)["meta"]
-            crc32 = meta.pop("crc32")
+            folder = self._manager.directory / str(step) / "meta"
+            meta = dict(ocp.JsonCheckpointHandler().restore(folder))
+            if meta.pop("crc32") != _crc32(meta):
+                error = self._damaged(step, "the bytes of meta have changed")
+        except jax.errors.JaxRuntimeError:  # a peer or the memory, not these bytes
+            raise
         # Of damaged bytes orbax and its readers say all sorts of things.
-        except Exception as error:
-            raise self._damaged(step, f"{type(error).__name__} in meta") from error
-        if crc32 != _crc32(meta):
-            raise self._damaged(step, "the bytes of meta have changed")
+        except Exception as e:
+            error = self._damaged(step, f"{type(e).__name__} in meta")
+            error.__cause__ = e
+        together.raise_if_any(error, f"checkpoint {self.path / str(step)}")
+        assert meta is not None
         return meta
 
     def restore(self, step: int, shapes: Any) -> Any:
@@ -177,16 +193,25 @@ class Checkpointer:
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 f"optimizer of this config: it {' and '.join(unlike)}"
             )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+        error = state = None
         try:
-            state = self._manager.restore(step, args=args)["state"]
-        except Exception as error:  # see above
-            why = error.__cause__ or error  # orbax's own may not name the array
-            raise ValueError(
+            # The handler alone: orbax's manager ends with a barrier, at which the other
+            # processes would wait for ever for one that has failed.
+            state = ocp.StandardCheckpointHandler().restore(
+                self._manager.directory / str(step) / "state",
+                args=ocp.args.StandardRestore(shapes),
+            )
+        except jax.errors.JaxRuntimeError:  # see above
+            raise
+        except Exception as e:  # see above
+            why = e.__cause__ or e  # orbax's own may not name the array
+            error = ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 "optimizer of this config, or is damaged: "
                 f"{type(why).__name__}, {_first_line(why)}"
-            ) from error
+            )
+            error.__cause__ = e
+        together.raise_if_any(error, f"checkpoint {self.path / str(step)}")
         wrong = changed(state, expected)
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -199,7 +224,9 @@ class Checkpointer:
         Damaged ones after it are named in a warning, and moved to `workdir`/damaged.
         Raises the newest one's ValueError if there are checkpoints and none is whole.
         """
-        steps = sorted(self._manager.all_steps() if self.path.is_dir() else [])
+        steps = together.as_first_sees(
+            sorted(self._manager.all_steps() if self.path.is_dir() else [])
+        )
         errors: dict[int, ValueError] = {}
         for step in reversed(steps):
             try:
@@ -209,16 +236,16 @@ class Checkpointer:
                 continue
             for damaged, error in errors.items():
                 logging.warning("%s; going on from step %d", error, step)
-                self._set_aside(damaged)
+                self.set_aside(damaged)
             return found
         if errors:
             raise errors[steps[-1]]
         return None
 
     def _damaged(self, step: int, what: str) -> ValueError:
-        return ValueError(f"checkpoint {self.path / str(step)} is damaged: {what}")
+        return _damaged(self.path / str(step), what)
 
-    def _set_aside(self, step: int) -> None:
+    def set_aside(self, step: int) -> None:
         """Make room for another checkpoint of that step, and lose nothing."""
         if jax.process_index() == 0:
             place = self.path.parent / "damaged"
@@ -230,6 +257,18 @@ class Checkpointer:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {step}")
         self._manager.reload()
+
+    def remove_partial(self) -> None:
+        """Remove what a killed process has begun to write; nobody else may be writing."""
+        if jax.process_index() == 0:
+            for folder in self.path.glob(f"*{PARTIAL}*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_from(self, step: int) -> None:
+        """Remove the checkpoints of `step` and after it."""
+        for later in self._manager.all_steps() if self.path.is_dir() else []:
+            if later >= step:
+                self._manager.delete(later)
 
     def close(self) -> None:
         """Wait, then let go of orbax's threads."""
@@ -275,10 +314,27 @@ def locate(path: str | Path) -> tuple[Path, int]:
 def read_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """(parameters in numpy, config) of a checkpoint; `path` as `locate` takes it.
 
-    The config is the run's, as plain values.
+    The config is the run's, as plain values. Raises ValueError if there is none, or it is
+    damaged.
     """
     workdir, step = locate(path)
-    folder = workdir / "checkpoints" / str(step) / "state"
+    checkpointer = Checkpointer(workdir)
+    try:
+        meta = checkpointer.meta(step)
+    finally:
+        checkpointer.close()
+    try:
+        params = _params_in_numpy(workdir / "checkpoints" / str(step) / "state")
+    except Exception as error:  # of damaged bytes orbax says all sorts of things
+        raise _damaged(path, _first_line(error)) from error
+    stored = {k: v for k, v in meta["checksums"].items() if k.startswith("params/")}
+    wrong = changed({"params": params}, stored)
+    if wrong:
+        raise _damaged(path, f"the bits of {wrong[0]} have changed")
+    return params, meta.get("config")
+
+
+def _params_in_numpy(folder: Path) -> dict[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
@@ -288,7 +344,7 @@ def read_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None
         to_numpy = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
         )
-        params = checkpointer.restore(
+        return checkpointer.restore(
             folder,
             args=ocp.args.PyTreeRestore(
                 item={"params": target},
@@ -296,8 +352,7 @@ def read_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None
                 partial_restore=True,
             ),
         )["params"]
-    other = Checkpointer(workdir)
-    try:
-        return params, other.meta(step).get("config")
-    finally:
-        other.close()
+
+
+def _damaged(path: Any, what: str) -> ValueError:
+    return ValueError(f"checkpoint {path} is damaged: {what}")

@@ -27,10 +27,21 @@ def _sums(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([_sum(x) for x in leaves])
 
 
+def _sum_in_numpy(x: np.ndarray) -> int:
+    words = np.frombuffer(x.tobytes(), f"u{min(x.itemsize, 4)}")
+    return int(np.sum(words, dtype=np.uint32))
+
+
 def checksums(tree: Any) -> dict[str, int]:
-    """By the name of a leaf: its checksum. Waits for the arrays."""
+    """By the name of a leaf: its checksum. Waits for the arrays.
+
+    Arrays of numpy are summed there: JAX may not have their dtype.
+    """
     names, leaves = zip(*flatten_with_names(tree), strict=True)
-    sums = np.asarray(jax.device_get(_sums(list(leaves))))
+    if all(isinstance(x, np.ndarray) for x in leaves):
+        sums = [_sum_in_numpy(x) for x in leaves]
+    else:
+        sums = np.asarray(jax.device_get(_sums(list(leaves))))
     return dict(zip(names, map(int, sums), strict=True))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ml_collections import ConfigDict
 
-from vitjax import durations
+from vitjax import durations, sections
 
 
 def split_spec(spec: str) -> tuple[Path, str | None]:
@@ -120,6 +120,7 @@ def override(config: ConfigDict, text: str) -> None:
                 "{'key': 1} and not dict(key=1), strings in quotes"
             ) from None
         value = value_text
+    sections.check_values(dotted, value)
     with section.ignore_type():
         if value is None and isinstance(section.get(keys[-1]), ConfigDict):
             del section[keys[-1]]
@@ -135,20 +136,26 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
     changed: Any = ConfigDict(config.to_dict())
     notices = []
     section = changed.get("input")
-    if section is not None and "accum_freq" in section:
-        changed.accum_freq = section.accum_freq
+    # What ought to be a section and is none is left to those who read it.
+    if isinstance(section, ConfigDict) and "accum_freq" in section:
+        with changed.ignore_type():
+            changed.accum_freq = section.accum_freq
         del section.accum_freq
         notices.append("input.accum_freq is read as the top-level accum_freq")
     if "pp_modules" in changed:
         del changed.pp_modules
         notices.append("pp_modules is dropped: every op is always known")
-    if changed.get("mixup") and "fold_in" in changed.mixup:
+    if isinstance(changed.get("mixup"), ConfigDict) and "fold_in" in changed.mixup:
         del changed.mixup.fold_in
         notices.append("mixup.fold_in is dropped: big_vision does not read it either")
-    for name, section in (changed.get("evals") or {}).items():
-        data = section.get("data") if section else None
+    evals = changed.get("evals")
+    each: Any = evals.items() if isinstance(evals, ConfigDict) else ()
+    for name, section in each:
+        data = section.get("data") if isinstance(section, ConfigDict) else None
         hard_to_get = ("imagenet_v2", "imagenet2012_real")
-        if data and data.get("name") in hard_to_get and "required" not in section:
+        if not isinstance(data, ConfigDict) or "required" in section:
+            continue
+        if data.get("name") in hard_to_get:
             section.required = False
             notices.append(
                 f"evals.{name} is skipped where {data.name} is not prepared "

@@ -3,13 +3,19 @@
 import importlib.util
 import os
 import platform
+import socket
 import sys
 from pathlib import Path
 
 import jax
 
+from vitjax import peers
+
 HEARTBEAT_SECONDS = 30
 """A process that has been silent for so long is taken for dead; JAX's default is 100."""
+
+JOIN_SECONDS = 300
+"""So long all processes of a run may take to start; it is JAX's default, too."""
 
 
 def initialize_distributed(
@@ -51,13 +57,39 @@ def _join(
     ):
         # Left to itself under SLURM or Open MPI, JAX uses one device per process.
         local_device_ids = []  # all
-    jax.distributed.initialize(
-        coordinator_address,
-        num_processes,
-        process_id,
-        local_device_ids=local_device_ids,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    if coordinator_address is not None and process_id == 0:
+        _refuse_taken_port(coordinator_address)
+    first = coordinator_address or "the first process's host"
+    alone = (
+        f"the processes of this run have not all found each other at {first} within "
+        f"{JOIN_SECONDS} s: see that each of them is started, with the same address and "
+        "number of processes, and can reach it; then start all again"
     )
+    peers.leave_on_abort(lambda: alone)  # which is how JAX tells
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            local_device_ids=local_device_ids,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{alone} ({str(error).splitlines()[0]})") from error
+
+
+def _refuse_taken_port(address: str) -> None:
+    """Raise ValueError if another program listens there: JAX would die of a signal."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("", int(address.rpartition(":")[2])))
+        except (OSError, OverflowError) as error:
+            raise ValueError(
+                f"process 0 cannot listen at {address} ({error}): give all processes a "
+                "free port in --coordinator_address"
+            ) from error
 
 
 def _cluster_processes() -> int:

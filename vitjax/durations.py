@@ -8,6 +8,7 @@ T = TypeVar("T")
 
 UNITS: Final = ("steps", "examples", "epochs", "percent")
 _REQUIRED: Final[Any] = object()
+MOST: Final = 2**31 - 1  # the train state counts its steps in 32 bits
 
 
 @runtime_checkable
@@ -63,8 +64,8 @@ def steps(
     they are zero, and epochs count fractional steps (big_vision utils.py:1031-1059). A
     key whose value is None counts as absent. When none is present the result is
     `default`; without a default, that is a ValueError, and so are two units at once, a
-    negative duration, and a unit whose `data_size`, `batch_size` or `total_steps` is
-    not known.
+    negative duration, one of more than MOST steps, and a unit whose `data_size`,
+    `batch_size` or `total_steps` is not known.
     """
     present = set(config.keys())
     given = {
@@ -83,18 +84,21 @@ def steps(
         )
     [(unit, value)] = given.items()
     key = f"{prefix}_{unit}"
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
         raise ValueError(f"{key} must be a number of at least 0, got {value!r}")
-    if unit == "steps":
-        if value != int(value):
-            raise ValueError(f"{key} must be a whole number, got {value!r}")
-        return int(value)
+    if unit == "steps" and value != int(value):
+        raise ValueError(f"{key} must be a whole number, got {value!r}")
     if unit == "percent" and value > 1:
         raise ValueError(
             f"{key} is a fraction of the run, so at most 1; got {value!r}, "
             f"write {value / 100} for {value} %"
         )
-    if unit == "percent":
+    if value > 2**62:  # before a float of it overflows
+        exact = value
+    elif unit == "steps":
+        exact = int(value)
+    elif unit == "percent":
         exact = value * _need(total_steps, "total_steps", key)
     elif unit == "examples":
         exact = value / _need(batch_size, "batch_size", key)
@@ -103,6 +107,10 @@ def steps(
             batch_size, "batch_size", key
         )
         exact = value * steps_per_epoch
+    if exact > MOST:
+        raise ValueError(
+            f"{key} is {value!r}, but a run can be at most {MOST:,} steps long"
+        )
     return max(1, round(exact)) if exact else 0
 
 

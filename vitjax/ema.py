@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from vitjax import durations
+
 
 def make_update(
     *, decay: int | float = 0.9999, every: int = 1
@@ -17,12 +19,14 @@ def make_update(
     (1 - decay) * params, in the dtype of the parameters, and the average unchanged
     after the others.
 
-    Raises ValueError on a decay outside of [0, 1) and on an `every` below 1.
+    Raises ValueError on a decay outside of [0, 1) and on an `every` that is below 1 or
+    longer than a run can be.
     """
     if not 0 <= decay < 1:
         raise ValueError(f"ema.decay must be at least 0 and below 1, got {decay}")
-    if every < 1:
-        raise ValueError(f"ema.every must be at least 1 step, got {every}")
+    if not 1 <= every <= durations.MOST:
+        limit = "at least 1 step" if every < 1 else f"at most {durations.MOST:,} steps"
+        raise ValueError(f"ema.every must be {limit}, got {every}")
 
     def update(average: Any, params: Any, step: Int[Array, ""]) -> Any:
         # Python's numbers take the parameters' dtype.

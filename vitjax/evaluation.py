@@ -21,6 +21,9 @@ REFUSED = {
     "prefetch": "not supported; two batches are always made ahead",
 }
 
+# What a section may hold beside the evaluator's own arguments and its durations.
+WHEN = {"type": str, "required": bool, "skip_first": bool, "params": str}
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -107,6 +110,7 @@ def make_entries(
             )
         for key in REFUSED.keys() & section.keys():
             raise ValueError(f"config key evals.{name}.{key}: {REFUSED[key]}")
+        sections.check_types(f"evals.{name}", WHEN, section)
         if section.get("params") == "ema" and not ema:
             raise ValueError(
                 f"evals.{name}: params='ema' needs averaged parameters, and this config "

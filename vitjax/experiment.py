@@ -73,7 +73,7 @@ class Experiment:
     max_to_keep: int | None = 2
     ckpt_best: Mapping[str, Any] | None = None  # keyword arguments of best.Best
     tensorboard: bool = True
-    wandb: Mapping[str, Any] | None = None  # keyword arguments of metrics.WandbSink
+    wandb: Mapping[str, Any] | None = None  # keyword arguments of sinks.WandbSink
     durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def steps(self, prefix: str, **sizes: Any) -> Any:
@@ -83,6 +83,7 @@ class Experiment:
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
     """Read a config's top level; ValueError names a key that is unknown or missing."""
+    sections.check_values("", config)
     duration_keys = {key for prefix in DURATIONS for key in durations.keys(prefix)}
     fields = {f.name: f for f in dataclasses.fields(Experiment)}
     own = fields.keys() - {"optimizer", "durations"}
@@ -100,7 +101,7 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
         else:
             groups["own"][key] = value
     for key in ("input", "num_classes"):
-        if key not in groups["own"]:
+        if groups["own"].get(key) is None:
             raise ValueError(f"the config lacks {key!r}")
     for key in ("lr", "optax_name"):
         if key not in groups["optimizer"]:

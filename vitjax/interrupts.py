@@ -1,7 +1,10 @@
 """Stopping in good order when a signal says so: SLURM, Kubernetes, spot machines, Ctrl-C."""
 
+import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -13,11 +16,12 @@ STATUS = 75
 
 
 class Stopped(Exception):
-    """A signal ended the run after `step`, of which there is a checkpoint."""
+    """A signal ended the run after `step`; of which there is a checkpoint if `saved`."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, saved: bool = True):
         super().__init__(step)
         self.step = step
+        self.saved = saved
 
 
 class StopSignal:
@@ -30,34 +34,47 @@ class StopSignal:
     def __init__(self):
         self._asked = False
         self._before: dict[int, Any] = {}
+        self._service: int | None = None  # JAX's own handler, a function of C
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            several = jax.process_count() > 1
-            for number in (
-                [signal.SIGINT] if several else [signal.SIGINT, signal.SIGTERM]
-            ):
+            if jax.process_count() > 1:
+                self._service = _swap(signal.SIGTERM, None)
+            for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # Of a function of C, which Python cannot set, it knows nothing.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self._service is not None:
+            _swap(signal.SIGTERM, self._service)
 
     def _ask(self, number: int, _: Any) -> None:
         if self._asked:
             os._exit(128 + number)
         self._asked = True
-        print(
+        text = (
             f"{signal.Signals(number).name}: stopping after this step, with a "
-            "checkpoint (once more: at once, without)",
-            flush=True,
+            "checkpoint (once more: at once, without)\n"
         )
-        if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        # print is not for signal handlers, and Ctrl-C ends the reader of a pipe first.
+        with contextlib.suppress(OSError):
+            os.write(sys.stdout.fileno(), text.encode())
+        if self._service not in (None, int(signal.SIG_IGN)):
+            ctypes.CFUNCTYPE(None, ctypes.c_int)(self._service)(signal.SIGTERM)
 
     def due(self, step: int) -> bool:
         """Whether to stop after `step`. Every process asks at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked
+
+
+def _swap(number: int, handler: int | None) -> int | None:
+    """Make `handler`, an address, that of a signal; returns the one before. None: none."""
+    libc_signal = ctypes.CDLL(None).signal
+    libc_signal.restype = ctypes.c_void_p
+    libc_signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    return libc_signal(number, handler)

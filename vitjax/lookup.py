@@ -17,6 +17,6 @@ def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     """`table[name]`, or a ValueError that names the known and the nearest names."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise unknown(name, table, what)
     return table[name]

@@ -29,6 +29,7 @@ def run(
     skips: SkipCount | None,
     draw: Callable[[Mapping[str, jax.Array]], None],
     evaluated: Collection[str],
+    signal: StopSignal,
 ) -> None:
     """Run the remaining steps. Rows of step k are on disk before its checkpoint.
 
@@ -37,9 +38,10 @@ def run(
       meta: what a checkpoint keeps beside the state, and the clock and `skips`.
       draw: is shown the run's first batch.
       evaluated: names of the evaluators whose rows of the first step are there already.
+      signal: has been entered.
 
     Raises:
-      Stopped: a signal came; there is a checkpoint.
+      Stopped: a signal came; there is a checkpoint, unless no step has been taken.
       ValueError: a metric is not finite, or checkpoints cannot be written.
     """
     clock, progress = records.clock, records.progress
@@ -59,15 +61,14 @@ def run(
             return
         records.flush()
         row = evaluation.run(due, state)
-        records.writer.write(step, row)
+        records.write(step, row)
         progress.evaluation(step, row)
         if best is not None:
             with jax.transfer_guard("allow"):  # orbax's own copies to the host
                 best.offer(step, row, state, beside(step))
 
-    def save(step: int, step_metrics: Any) -> None:
+    def save(step: int) -> None:
         records.flush()
-        records.check_finite(step, step_metrics)
         with jax.transfer_guard("allow"):
             if best is not None:
                 # A run that goes on from `step` does not evaluate it again.
@@ -75,9 +76,12 @@ def run(
             checkpointer.save(step, state, beside(step))
 
     evaluate(first_step, skip=evaluated)
+    if signal.due(first_step) and first_step < total_steps:
+        records.flush()
+        raise Stopped(first_step, saved=False)
     step, stopped = first_step, False
     # Everything that crosses to a device from here on does so by name.
-    with StopSignal() as signal, jax.transfer_guard("disallow"):
+    with jax.transfer_guard("disallow"):
         for step in range(first_step + 1, total_steps + 1):
             batch = next(batches)
             if step == 1:
@@ -98,9 +102,11 @@ def run(
             if stops or saves or any(e.due(step, total_steps) for e in entries):
                 jax.block_until_ready(state)
                 clock.pause(step)
+                records.flush()
+                records.check_finite(step, step_metrics)
                 evaluate(step)
                 if stops or saves:
-                    save(step, step_metrics)
+                    save(step)
                 clock.begin(step)
             stopped = stops and step < total_steps
             if stopped:
@@ -108,6 +114,6 @@ def run(
         records.flush()
         checkpointer.finish()
         if best is not None:
-            best.finish()
+            best.settle()
     if stopped:
         raise Stopped(step)

@@ -8,9 +8,10 @@ that a schedule of None freezes get a zero update, have no optimizer state and d
 count in the norm that is clipped (big_vision optax.py:78-149).
 """
 
+import contextlib
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import jax
@@ -18,12 +19,13 @@ import jax.numpy as jnp
 import optax as ox
 from absl import logging
 
-from vitjax import trees
+from vitjax import sections, trees
 from vitjax.durations import Section
 from vitjax.lookup import unknown
 from vitjax.schedules import Schedule, make_schedule
 
 Pairs: TypeAlias = Sequence[tuple[str, Any]]
+Mults: TypeAlias = Sequence[tuple[str, int | float]]
 
 
 def make_optimizer(
@@ -37,8 +39,8 @@ def make_optimizer(
     optax: Section | None = None,
     schedule: Section | Pairs | None = None,
     wd: int | float | None = None,
-    wd_mults: Pairs = ((".*/kernel$", 1.0),),
-    lr_mults: Pairs | None = None,
+    wd_mults: Mults = ((".*/kernel$", 1.0),),
+    lr_mults: Mults | None = None,
     grad_clip_norm: int | float | None = None,
 ) -> tuple[ox.GradientTransformation, list[Schedule]]:
     """The transform, and the rate lr * schedule of each group that is trained.
@@ -62,8 +64,10 @@ def make_optimizer(
 
     chain = []
     if grad_clip_norm:
+        if not grad_clip_norm > 0:
+            raise ValueError(f"grad_clip_norm must be above 0, got {grad_clip_norm}")
         chain.append(ox.masked(ox.clip_by_global_norm(grad_clip_norm), trained))
-    chain.append(ox.masked(_transform(optax_name, dict(optax or {})), trained))
+    chain.append(_transform(optax_name, dict(optax or {}), params, trained))
     chain.append(ox.scale(lr))
     for mask, mult in _groups(params, lr_mults or (), "lr_mults"):
         if not mult > 0:
@@ -126,14 +130,21 @@ def _schedule_groups(
     for mask, section in _groups(params, _pairs(schedule), "schedule", strict=True):
         if section is None:
             continue
+        if not isinstance(section, Section):
+            raise ValueError(
+                f"schedule must be a section, or None to freeze, got {section!r}"
+            )
         if clash := sorted(run.keys() & set(section.keys())):
             raise ValueError(f"schedule cannot set {clash[0]}: the run has its own")
+        sections.check("schedule", make_schedule, section, run)
         groups.append((mask, make_schedule(**run, **dict(section))))
     return groups
 
 
-def _transform(name: str, kwargs: dict[str, Any]) -> ox.GradientTransformation:
-    """The transform of this name, made with these keyword arguments."""
+def _transform(
+    name: str, kwargs: dict[str, Any], params: Any, trained: Any
+) -> ox.GradientTransformation:
+    """The transform of this name and arguments, applied to what is trained."""
     factory = _factory(name)
     parameters = inspect.signature(factory).parameters
     if "learning_rate" in parameters:
@@ -146,16 +157,28 @@ def _transform(name: str, kwargs: dict[str, Any]) -> ox.GradientTransformation:
         for key in kwargs:
             if key not in parameters:
                 raise unknown(key, parameters, f"key of config.optax for {name}")
-    try:
+    with _explained(name, kwargs):
         tx = factory(**kwargs)
-    except TypeError as error:
-        raise ValueError(f"optax_name={name!r} with {kwargs} fails: {error}") from error
     if not isinstance(tx, ox.GradientTransformation):
         raise ValueError(
             f"optax_name={name!r} must make a gradient transformation, but makes "
             f"a {type(tx).__name__}"
         )
+    tx = ox.masked(tx, trained)
+    # optax looks at most arguments in the first update only.
+    with _explained(name, kwargs):
+        jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
     return tx
+
+
+@contextlib.contextmanager
+def _explained(name: str, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Whatever a transform raises at odd arguments becomes a sentence."""
+    try:
+        yield
+    except Exception as error:
+        why = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"optax_name={name!r} with {kwargs} fails: {why}") from error
 
 
 def _factory(name: str) -> Callable[..., Any]:

@@ -6,26 +6,42 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
-from vitjax.interrupts import STATUS
+from vitjax.interrupts import STATUS, Stopped
 
-# Of a connection that has broken, as gloo, NCCL and JAX's own service tell it.
-_LOST = ("gloo", "nccl", "connection", "coordination", "peer", "barrier", "unavailable")
+# Of a connection that has broken, as gloo, NCCL and JAX's own service tell it. Both
+# libraries' names also stand in messages about this process's own memory and devices.
+_LOST = (
+    "gloo/transport",
+    "connection closed",
+    "connection refused",
+    "connection reset",
+    "broken pipe",
+    "socket closed",
+    "remote process exited",
+    "remote error",
+    "heartbeat",
+    "coordination service",
+    "coordinationservice",
+    "barrier",
+    "unavailable:",
+)
 
 
-def farewell(workdir: str | Path) -> str:
-    """The sentence: a peer died, what is saved, how to go on."""
+def farewell(workdir: str | Path, or_this: str = "") -> str:
+    """The sentence: a peer died, `or_this`, what is saved, how to go on."""
     places = (Path(workdir) / "checkpoints").glob("*")
     steps = [int(place.name) for place in places if place.name.isdigit()]
     saved = f"the last checkpoint is of step {max(steps)}" if steps else (
         "there is no checkpoint yet"
     )  # fmt: skip
     return (
-        f"a peer of process {jax.process_index()} died or cannot be reached; {saved}: "
+        f"a peer of process {jax.process_index()} died or cannot be reached{or_this}; {saved}: "
         "start all processes again with the same command, and the run goes on from there"
     )
 
@@ -37,43 +53,56 @@ def is_lost(error: BaseException) -> bool:
     return several and any(word in text for word in _LOST)
 
 
-def leave(workdir: str | Path) -> None:
-    """Say `farewell` and end this process with STATUS; nobody is waited for."""
+def leave(sentence: str) -> None:
+    """Say it and end this process with STATUS; nobody is waited for."""
     sys.stdout.flush()
-    os.write(2, f"\n{farewell(workdir)}\n".encode())
+    os.write(2, f"\n{sentence}\n".encode())
     os._exit(STATUS)
 
 
 @contextlib.contextmanager
 def left_at_once(workdir: str | Path) -> Iterator[None]:
-    """To `leave` where a peer is lost, before anybody tidies up together with it."""
+    """To `leave` where a peer is lost, before anybody tidies up together with it.
+
+    After another error, tidying up may take half a minute, not more: the others wait
+    for this process in a step, and it may wait for them.
+    """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if is_lost(error):
-            leave(workdir)
+    except Stopped:
+        raise
+    except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and is_lost(error):
+            leave(farewell(workdir))
+        status = 130 if isinstance(error, KeyboardInterrupt) else 1
+        exit_within(30, status, "".join(traceback.format_exception(error)))
         raise
 
 
-def leave_on_abort(workdir: str | Path) -> None:
+def leave_on_abort(say: Callable[[], str]) -> None:
     """From now on, what JAX does when it misses a peer's heartbeat is to `leave`.
 
     It aborts the process from a thread of its own, past all Python. So the handler is
     one of C: Python's own would wait for the main thread, which waits for the peer.
     """
-    if jax.process_count() == 1:
-        return
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: leave(workdir))
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: leave(say()))
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(handler))  # it is never let go
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
-def exit_within(seconds: int | float, status: int) -> None:
+def exit_within(seconds: int | float, status: int, say: str = "") -> None:
     """After an error of this process alone: the end does not wait long for the others.
 
-    JAX would wait for minutes, while they wait for this one in a step.
+    JAX would wait for minutes, while they wait for this one in a step. `say` is told
+    where it comes to that.
     """
-    if jax.distributed.is_initialized():
-        timer = threading.Timer(seconds, os._exit, [status])
-        timer.daemon = True
-        timer.start()
+    if not jax.distributed.is_initialized():
+        return
+
+    def end() -> None:
+        os.write(2, say.encode())
+        os._exit(status)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()

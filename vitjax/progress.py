@@ -1,7 +1,9 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
 
+import contextlib
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 from tqdm import tqdm
@@ -28,7 +30,8 @@ class Progress:
     def advance(self) -> None:
         """One more step was started."""
         if self._bar is not None:
-            self._bar.update()
+            with self._until_nobody_reads():
+                self._bar.update()
 
     def row(
         self, step: int, row: Mapping[str, float], eta_seconds: int | float | None
@@ -43,7 +46,8 @@ class Progress:
             parts.append(f"ETA {timedelta(seconds=round(eta_seconds))}")
         text = ", ".join(parts)
         if self._bar is not None:
-            self._bar.set_postfix_str(text)
+            with self._until_nobody_reads():
+                self._bar.set_postfix_str(text)
         else:
             self.say(f"step {step:>{len(str(self._total))}}/{self._total}: {text}")
 
@@ -58,12 +62,26 @@ class Progress:
         """A line that stays above the bar."""
         if not self._show:
             return
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            print(text, file=self._stream, flush=True)
+        with self._until_nobody_reads():
+            if self._bar is not None:
+                self._bar.write(text, file=self._stream)
+            else:
+                print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
-            self._bar.close()
+            with self._until_nobody_reads():
+                self._bar.close()
+
+    @contextlib.contextmanager
+    def _until_nobody_reads(self) -> Iterator[None]:
+        """A reader that has gone, as `tee` does at Ctrl-C, does not end the run."""
+        try:
+            yield
+        except BrokenPipeError:
+            self._show, self._bar = False, None
+            # What is still in the buffer has to go somewhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)

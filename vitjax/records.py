@@ -1,7 +1,7 @@
 """Turning a step's metrics into rows, one step late, so that no step waits for them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,9 +72,26 @@ class Records:
         timing = self.clock.tick(step)
         rates = {name: float(rates[step - 1]) for name, rates in self._rates.items()}
         row = {**values, **rates, **timing}
-        self.writer.write(step, row)
+        self.write(step, row)
         self.progress.row(step, row, self.clock.eta_seconds(step))
         self._check(step, values)
+
+    def write(self, step: int, row: Mapping[str, Any]) -> None:
+        """Write a row. Raises ValueError if there is no room for it on the disk.
+
+        What a checkpoint has written so far is given up before, as it needs more room.
+        """
+        try:
+            self.writer.write(step, row)
+        except OSError:
+            good = self._last_good()
+            try:
+                self.writer.write(step, row)
+            except OSError as error:
+                raise ValueError(
+                    f"the row of step {step} cannot be written ({error}); {_saved(good)}: "
+                    "make room there, then the same command goes on from it"
+                ) from error
 
     def check_finite(self, step: int, metrics: Any) -> None:
         """Raise NotFinite unless the metrics of a step that is about to be saved are."""
@@ -85,14 +102,15 @@ class Records:
         if not wrong:
             self._finite_step = step
             return
-        good = self._last_good()
-        saved = (
-            "there is no checkpoint"
-            if good is None
-            else f"the last good checkpoint is that of step {good}"
-        )
+        saved = _saved(self._last_good())
         raise NotFinite(
             f"training became non-finite between steps {self._finite_step + 1} and "
             f"{step} ({', '.join(wrong)}); {saved}; try a lower lr, a longer warm-up "
             "or grad_clip_norm"
         )
+
+
+def _saved(step: int | None) -> str:
+    if step is None:
+        return "there is no checkpoint"
+    return f"the last good checkpoint is that of step {step}"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from vitjax import durations
+from vitjax import durations, sections
 from vitjax.lookup import lookup, unknown
 
 # From the number of updates already made (0 for the first) to a factor or a rate.
@@ -115,6 +115,8 @@ def make_schedule(
         if key not in known:
             raise unknown(key, known, f"key of a {decay_type} schedule")
 
+    sections.check_types("schedule", sections.annotations(decay), settings)
+
     def span(name: str, default: Any) -> Any:
         return durations.steps(
             name,
@@ -158,5 +160,10 @@ def make_schedule(
         return jnp.asarray(factor, jnp.float32)
 
     # Wrong settings of the decay fail here, not in the first step.
-    jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+    try:
+        jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+    except (TypeError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"a {decay_type} schedule with {settings} fails: {error}"
+        ) from error
     return schedule

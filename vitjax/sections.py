@@ -122,9 +122,37 @@ def _name(hint: Any) -> str:
         return " or ".join(names)
     if origin in (collections.abc.Sequence, list, tuple):
         kinds = {str: "strings", int: "whole numbers", float: "numbers"}
+        if args and typing.get_origin(args[0]) is tuple:
+            return (
+                f"a list of pairs ({', '.join(map(_name, typing.get_args(args[0])))})"
+            )
         return f"a list of {kinds[args[0]]}" if args and args[0] in kinds else "a list"
     if origin in (collections.abc.Mapping, dict) or hint is durations.Section:
         return "a section"
     words = {int: "a whole number", float: "a number", bool: "True or False"}
-    words |= {str: "a string", types.NoneType: "None"}
+    words |= {str: "a string", types.NoneType: "None", Any: "any value"}
     return words.get(hint, str(hint))
+
+
+def check_values(where: str, value: Any) -> None:
+    """Raise ValueError unless `value` is what config.json can keep and JAX can count."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(
+                    f"the keys of config section {where} must be strings, got {key!r}"
+                )
+            check_values(f"{where}.{key}".strip("."), inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_values(where, inner)
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(
+                f"config key {where} must be of at most 64 bits, got {hex(value)}"
+            )
+    elif not isinstance(value, float | str | None):
+        raise ValueError(
+            f"config key {where} must be a number, a string, True, False, None, or a "
+            f"list or a section of these, got {value!r}"
+        )

@@ -1,8 +1,8 @@
 """Meshes and where arrays live on them: `mesh` and `sharding_strategy` of a config."""
 
 import ast
+import inspect
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +10,9 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vitjax import sections
 from vitjax.lookup import lookup
-from vitjax.trees import flatten_with_names
+from vitjax.trees import flatten_with_names, regex
 
 
 def make_mesh(axes: Sequence[tuple[str, int]] = (("data", -1),)) -> Mesh:
@@ -21,9 +22,11 @@ def make_mesh(axes: Sequence[tuple[str, int]] = (("data", -1),)) -> Mesh:
     """
     names = tuple(name for name, _ in axes)
     sizes = [size for _, size in axes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"mesh {list(axes)} names an axis twice")
     count = jax.device_count()
     known = math.prod(size for size in sizes if size != -1)
-    if sizes.count(-1) == 1 and count % known == 0:
+    if sizes.count(-1) == 1 and known and count % known == 0:
         sizes[sizes.index(-1)] = count // known
     if -1 in sizes or math.prod(sizes) != count:
         raise ValueError(
@@ -94,13 +97,16 @@ def _strategy(text: str, mesh: Mesh) -> Callable[[Any], P]:
             node = node.func
         if not isinstance(node, ast.Name):
             raise ValueError(wrong)
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(wrong) from error
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        raise ValueError(wrong) from None
     function = lookup(STRATEGIES, node.id, "sharding_strategy")
     try:
-        return function(mesh, *args, **kwargs)
+        bound = inspect.signature(function).bind(mesh, *args, **kwargs)
     except TypeError as error:
         raise ValueError(f"{wrong} ({error})") from error
+    hints = sections.annotations(function)
+    sections.check_types("sharding_strategy", hints, bound.arguments)
+    return function(*bound.args, **bound.kwargs)
 
 
 def infer_sharding(
@@ -111,10 +117,13 @@ def infer_sharding(
     `strategy` holds (regex over leaf names, strategy), as big_vision's
     `sharding_strategy`; the first full match decides and no match replicates.
     """
-    rules = [(re.compile(regex), _strategy(text, mesh)) for regex, text in strategy]
+    rules = [
+        (regex(pattern, "sharding_strategy"), _strategy(text, mesh))
+        for pattern, text in strategy
+    ]
     leaves = []
     for name, leaf in flatten_with_names(tree):
-        specs = (spec(leaf) for regex, spec in rules if regex.fullmatch(name))
+        specs = (spec(leaf) for one, spec in rules if one.fullmatch(name))
         leaves.append(NamedSharding(mesh, next(specs, P())))
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 

@@ -26,13 +26,14 @@ from vitjax import (
     peers,
     pictures,
     sections,
+    sinks,
 )
 from vitjax import program as program_lib
 from vitjax import sharding as sharding_lib
 from vitjax.best import Best
 from vitjax.checkpoint import Checkpointer, locate
 from vitjax.clock import Clock
-from vitjax.interrupts import STATUS, Stopped
+from vitjax.interrupts import STATUS, Stopped, StopSignal
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
 from vitjax.skipped import SkipCount
@@ -65,7 +66,7 @@ def train_and_evaluate(
     e = experiment.from_config(config.to_dict())
     refuse_other_config(workdir, settings)
     if e.wandb:
-        sections.check("wandb", metrics.WandbSink, e.wandb, WANDB_GIVEN)
+        sections.check("wandb", sinks.WandbSink, e.wandb, WANDB_GIVEN)
     mesh = sharding_lib.make_mesh(e.mesh)
     processes = {
         "process_index": jax.process_index(),
@@ -101,8 +102,10 @@ def train_and_evaluate(
 
     with contextlib.ExitStack() as open_until_the_end:
         enter = open_until_the_end.enter_context
+        signal = enter(StopSignal())
         if jax.process_index() == 0:
             enter(locked(workdir, force))
+            checkpointer.remove_partial()
         enter(contextlib.closing(checkpointer))
         state, meta = _first_state(e, program, checkpointer, settings)
         first_step = int(state.step)
@@ -140,9 +143,11 @@ def train_and_evaluate(
             skips=skips,
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
             evaluated=_evaluated(entries, workdir, first_step),
+            signal=signal,
         )
     if jax.process_index() == 0:
-        metrics.plot_curves(workdir)
+        with _or_without("curves.png"):
+            metrics.plot_curves(workdir)
 
 
 def _announce(
@@ -275,7 +280,7 @@ def _open_records(
     write_config(workdir, settings)
     # A run that begins anew evaluates anew: nothing of an earlier start stays.
     metrics.cut_after(workdir, first_step or -1)
-    return metrics.make_writer(
+    return sinks.make_writer(
         workdir,
         settings,
         first_step=first_step,
@@ -322,7 +327,17 @@ def _draw(
     image, labels = program.preview(batch, program.key, step)
     if jax.process_index() == 0:
         image, labels = jax.device_get((image, labels))
-        pictures.draw_batch(workdir / "train_batch.png", image, labels, class_names)
+        with _or_without("train_batch.png"):
+            pictures.draw_batch(workdir / "train_batch.png", image, labels, class_names)
+
+
+@contextlib.contextmanager
+def _or_without(name: str) -> Iterator[None]:
+    """A picture that cannot be written costs a warning."""
+    try:
+        yield
+    except OSError as error:
+        logging.warning("%s cannot be written: %s", name, error)
 
 
 def default_workdir(config_spec: str) -> str:
@@ -416,33 +431,37 @@ def cli(argv: Sequence[str] | None = None) -> int:
         for notice in notices:
             print(f"note: {notice}", flush=True)
         devices.enable_compilation_cache()
-        peers.leave_on_abort(workdir)
+        if jax.process_count() > 1:
+            or_this = ", or this process failed (see above)"
+            peers.leave_on_abort(lambda: peers.farewell(workdir, or_this))
         with peers.left_at_once(workdir):
             train_and_evaluate(config, workdir, force=flags.force)
     except Stopped as stopped:
-        print(
-            f"stopped after step {stopped.step}, with a checkpoint: the same command "
-            "goes on from it",
-            file=sys.stderr,
+        what = "with a checkpoint" if stopped.saved else "with nothing new to save"
+        _tell(
+            f"stopped after step {stopped.step}, {what}: the same command goes on from it"
         )
         return STATUS
     except (ValueError, TypeError, OSError, ImportError) as error:
         peers.exit_within(10, 1)
         if os.environ.get("VITJAX_TRACEBACK"):
             raise
-        print(
-            f"error: {error}\n(VITJAX_TRACEBACK=1 shows where it comes from)",
-            file=sys.stderr,
-        )
+        _tell(f"error: {error}\n(VITJAX_TRACEBACK=1 shows where it comes from)")
         return 1
+    except Exception:
+        peers.exit_within(10, 1)
+        raise
     except KeyboardInterrupt:
         peers.exit_within(10, 130)
-        print(
-            "interrupted: the same command goes on from the newest checkpoint",
-            file=sys.stderr,
-        )
+        _tell("interrupted: the same command goes on from the newest checkpoint")
         return 130
     return 0
+
+
+def _tell(text: str) -> None:
+    """On stderr, if anybody reads it: a pipe's reader may have gone, as at Ctrl-C."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

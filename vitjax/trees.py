@@ -30,6 +30,16 @@ def map_with_names(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     )
 
 
+def regex(pattern: str, what: str) -> re.Pattern[str]:
+    """The compiled pattern; a ValueError, in which `what` names it, if it is none."""
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(
+            f"{what}: {pattern!r} is not a regular expression ({error})"
+        ) from None
+
+
 def match_patterns(
     tree: Any, patterns: Sequence[str], *, strict: bool = False, what: str = "patterns"
 ) -> list[Any]:
@@ -38,15 +48,10 @@ def match_patterns(
     A pattern is a regular expression that must match the whole name. Under `strict`,
     a leaf that no pattern matches is a ValueError; `what` names the patterns in errors.
     """
-    try:
-        compiled = [re.compile(pattern) for pattern in patterns]
-    except re.error as error:
-        raise ValueError(
-            f"{what}: {error.pattern!r} is not a regular expression ({error})"
-        ) from error
+    compiled = [regex(pattern, what) for pattern in patterns]
 
     def first_match(name: str, _: Any) -> int:
-        hits = (i for i, regex in enumerate(compiled) if regex.fullmatch(name))
+        hits = (i for i, one in enumerate(compiled) if one.fullmatch(name))
         return next(hits, -1)
 
     first = map_with_names(first_match, tree)

@@ -83,7 +83,8 @@ def write_config(workdir: Path, config: dict[str, Any]) -> None:
 def locked(workdir: Path, force: bool = False) -> Iterator[None]:
     """Hold the workdir's lock: no second run may write there at the same time.
 
-    On one host the lock ends with its process, however that ends. Of another host's
+    On one host the lock ends with its process, however that ends; where the file system
+    has no locks, the process that the file names is looked for. Of another host's
     process nobody knows whether it is alive: its lock holds until `force`. A workdir in
     which nothing was written goes when the lock does.
 
@@ -91,7 +92,8 @@ def locked(workdir: Path, force: bool = False) -> Iterator[None]:
     """
     workdir = Path(workdir)
     path, host = workdir / "lock", socket.gethostname()
-    with _own(path) as file:
+    file, owned = _own(path)
+    with file:
         file.seek(0)
         held, _, pid = file.read().strip().rpartition(" ")
         if held not in ("", host) and not force:
@@ -99,19 +101,47 @@ def locked(workdir: Path, force: bool = False) -> Iterator[None]:
                 f"process {pid} of {held} has locked {workdir}: if it is no longer "
                 "at work, add --force"
             )
+        if held == host and not owned and _alive(pid) and not force:
+            raise ValueError(
+                f"{_at_work(workdir, pid, host)} (this file system has no locks: if that "
+                "process is no run of this workdir, add --force)"
+            )
         file.truncate(0)
         file.write(f"{host} {os.getpid()}\n")
         file.flush()
         try:
             yield
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it is not empty
                 workdir.rmdir()
 
 
-def _own(path: Path) -> TextIO:
-    """The lock's file, which no other process of this host owns."""
+def _at_work(workdir: Path, pid: str, host: str) -> str:
+    return (
+        f"another run, process {pid} of {host}, is at work in {workdir}: stop it first, "
+        "or give another --workdir"
+    )
+
+
+def _alive(pid: str) -> bool:
+    """Whether a process of this host, not this one, has that number."""
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # of somebody else
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _own(path: Path) -> tuple[TextIO, bool]:
+    """The lock's file, and whether no other process of this host can own it.
+
+    False where the file system has no locks, as some network file systems.
+    """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -120,16 +150,18 @@ def _own(path: Path) -> TextIO:
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            owned = True
+        except BlockingIOError:
             file.seek(0)
             held, _, pid = file.read().strip().rpartition(" ")
             file.close()
             raise ValueError(
-                f"another run, process {pid} of {held or socket.gethostname()}, is at "
-                f"work in {path.parent}: stop it first, or give another --workdir"
+                _at_work(path.parent, pid, held or socket.gethostname())
             ) from None
+        except OSError:
+            owned = False
         # The one that we have opened may have been removed by its owner meanwhile.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                return file
+                return file, owned
         file.close()

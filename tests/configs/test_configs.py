@@ -161,7 +161,8 @@ def test_configs_import_nothing_of_the_programme():
 def test_every_argument_that_the_readme_names_is_taken():
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     rows = [line.split("|") for line in readme.splitlines() if line.startswith("|")]
-    arguments = {row[2].strip(" `") for row in rows if "=" in row[2][:9]}
+    cells = {row[2].strip() for row in rows if "=" in row[2][:9]}
+    arguments = {cell.strip("`") for cell in cells if cell.startswith("`")}
     # The tables of choices: the name, then its values in code or plain, default first.
     for name, values in (
         ("head", ("mlp", "linear")),

@@ -248,6 +248,29 @@ def test_buffer_shuffle_is_local_and_seeded():
     assert (ids != first(start_step=5)).any()
 
 
+def test_a_buffer_larger_than_the_data_is_as_large_as_the_data():
+    """TensorFlow allocates it at once: it would die of a signal."""
+    vast, all_of_it = (train(shuffle_buffer_size=n) for n in (2**60, 1438))
+    for a, b in zip(take(vast, 3), take(all_of_it, 3), strict=True):
+        np.testing.assert_array_equal(a["_id"], b["_id"])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        {"prefetch": -3},
+        {"num_parallel_calls": -3},
+        {"num_parallel_calls": 10**10},
+        {"shuffle_buffer_size": 0},
+        {"batch_size": 2**60},
+    ],
+)
+def test_numbers_that_tensorflow_would_refuse(number):
+    [key] = number
+    with pytest.raises(ValueError, match=f"{key} must be"):
+        train(**number)
+
+
 def test_buffer_shuffle_augments_as_the_global_shuffle_does(digits_stream):
     """An example of an epoch has the same fate in either order."""
     images = {

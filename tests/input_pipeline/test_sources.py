@@ -215,13 +215,38 @@ def test_a_data_set_that_is_not_prepared(tmp_path):
         ({"kind": "tdfs"}, "unknown kind of data 'tdfs'; did you mean 'tfds'"),
         ({"kind": "arrays", "name": "digit", "split": "a"}, "did you mean 'digits'"),
         ({"kind": "arrays", "name": "digits", "split": "val"}, "no split 'val'"),
+        (
+            {"kind": "arrays", "name": "digits", "split": 3},
+            "split of a data section must be a string, got 3",
+        ),
+        (
+            {"kind": "arrays", "name": None, "split": "train"},
+            "name of a data section must be a string, got None",
+        ),
+        (
+            {"split": "train", "data_dir": 3},
+            "data_dir of a data section must be a string or None, got 3",
+        ),
+        (
+            {"name": "../a", "split": "train"},
+            "cannot open the data set '../a': Parsing",
+        ),
+        (
+            {"kind": "npz", "path": "a", "split": "train", "class_names": "ab"},
+            "class_names of a data section must be a list of strings or None, got 'ab'",
+        ),
+        (
+            {"kind": "npz", "path": "a", "split": "train", "num_classes": True},
+            "num_classes of a data section must be a whole number or None, got True",
+        ),
     ],
 )
 def test_wrong_names(imagenet_dir, data, message):
     if data.get("kind") is None:
         data = {"name": "imagenet2012", "data_dir": str(imagenet_dir)} | data
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         sources.open_source(**data)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_key_is_an_error(imagenet_dir):

@@ -183,7 +183,20 @@ def test_reordered_adamw_is_adamw():
         for _ in range(4):
             rows = [side.step(image, labels, 0.7) for side in sides]
         assert rows[0]["l2_updates"] == pytest.approx(rows[1]["l2_updates"], rel=close)
-        assert rows[0]["l2_updates"] != rows[1]["l2_updates"]
+        pairs = zip(a.parameters(), b.parameters(), strict=True)
+        assert any((x != y).any() for x, y in pairs), "nothing was reordered"
+
+
+def test_norms_in_lanes_are_norms_but_for_rounding():
+    xs = [torch.tensor([3.0, 0.0, 4.0]), torch.full((3, 5), 2.0)]
+    assert train.l2_norm(xs, in_lanes=True).item() == pytest.approx(85**0.5, rel=1e-6)
+    x = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    exact = x.double().square().sum().sqrt().item()
+    lanes = [np.cumsum(x.numpy()[i::8] ** 2)[-1] for i in range(8)]
+    found = train.l2_norm([x], in_lanes=True).item()
+    assert found == pytest.approx(np.sqrt(np.sum(lanes, dtype=np.float32)), rel=2e-7)
+    assert 1e-8 < abs(found / exact - 1) < 1e-4
+    assert abs(train.l2_norm([x]).item() / exact - 1) < 1e-4
 
 
 def test_bias_corrections_in_float32_by_hand():

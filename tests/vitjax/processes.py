@@ -158,6 +158,121 @@ def agree():
     return 0
 
 
+def join(address, index, seconds):
+    """Wait for the other one of two so long."""
+    from vitjax import devices
+
+    devices.JOIN_SECONDS = seconds
+    devices.initialize_distributed(address, 2, index)
+    return 0
+
+
+def fail(argv, index, error):
+    """The command, in which at its first step process `index` fails alone."""
+    import jax
+
+    real = vitjax.train.loop.durations.due
+
+    def due(step, *args, **kwargs):
+        if step == 1 and jax.process_index() == index:
+            raise error
+        return real(step, *args, **kwargs)
+
+    vitjax.train.loop.durations.due = due
+    return vitjax.train.cli(argv)
+
+
+def asked_twice(argv):
+    """The first signal reaches JAX's service, the second ends the process."""
+    import signal
+
+    from vitjax.interrupts import StopSignal
+
+    _sharded(argv)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        step = 0
+        while not stop.due(step):
+            step += 1
+            time.sleep(0.05)
+        print("due at", step, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    return 0
+
+
+def _sharded(argv):
+    """({"w": an array over all processes}, this process's part), after joining them."""
+    import jax
+    import numpy as np
+
+    from vitjax import devices, sharding
+
+    flags, _ = vitjax.train.parse_flags(argv)
+    devices.initialize_distributed(
+        flags.coordinator_address, flags.num_processes, flags.process_id
+    )
+    home = jax.NamedSharding(sharding.make_mesh([("data", -1)]), jax.P("data"))
+    values = np.random.default_rng(0).normal(size=(4096, 8)).astype(np.float32)
+    mine = np.split(values, 2)[jax.process_index()]
+    return {"w": jax.make_array_from_process_local_data(home, mine)}, mine
+
+
+def go_on_from_damaged(argv, workdir):
+    """Two sharded checkpoints, the newer with a truncated file of the second process."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    from vitjax.checkpoint import Checkpointer
+
+    state, mine = _sharded(argv)
+    checkpointer = Checkpointer(workdir)
+    for step in (1, 2):
+        checkpointer.save(step, state, {"at": step})
+    checkpointer.finish()
+    if jax.process_index() == 0:
+        data = Path(workdir) / "checkpoints/2/state/ocdbt.process_1/d"
+        file = max(data.iterdir(), key=lambda path: path.stat().st_size)
+        os.truncate(file, file.stat().st_size // 2)
+    multihost_utils.sync_global_devices("damaged")
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    found, meta = checkpointer.restore_newest(shapes)
+    [shard] = found["w"].addressable_shards
+    np.testing.assert_array_equal(shard.data, mine)
+    print("went on from", meta["at"])
+    checkpointer.close()
+    return 0
+
+
+def save_where_one_disk_is_full(argv, workdir, victim):
+    """Three checkpoints, of whose second `victim` cannot write its part."""
+    import resource
+
+    import jax
+
+    from vitjax.checkpoint import Checkpointer
+
+    state, _ = _sharded(argv)
+    checkpointer = Checkpointer(workdir)
+    full = jax.process_index() == victim
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for step in (1, 2, 3):
+        if step == 2 and full:
+            checkpointer.poll(wait=True)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        checkpointer.save(step, state, {"at": step})
+        while checkpointer._manager.is_saving_in_progress():
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))  # of the log, too
+        checkpointer.poll(wait=True)
+    checkpointer.finish()
+    checkpointer.close()
+    return 0
+
+
 def _die_at(pattern):
     folder, name = os.path.split(pattern)
     while not any(Path(folder).glob(name)):

@@ -18,6 +18,7 @@ from vitjax.checkpoint import Checkpointer, locate, read_params
 from vitjax.checksums import checksums
 from vitjax.sharding import infer_sharding
 from vitjax.step import TrainState
+from vitjax.trees import flatten_with_names
 
 
 def make_state(seed=0, rows=16):
@@ -270,3 +271,34 @@ def test_parameters_alone_come_as_numpy_with_the_config(tmp_path, mesh, strategy
 def test_a_run_keeps_at_least_one_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="max_to_keep must be at least 1, or None"):
         Checkpointer(tmp_path, max_to_keep=0)
+    with pytest.raises(ValueError, match=r"keep_ckpt_steps must be at least 1.*got 0"):
+        Checkpointer(tmp_path, keep_steps=0)
+
+
+@ORPHANS
+@pytest.mark.usefixtures("collected")
+def test_parameters_alone_are_checked_too(tmp_path):
+    """One bit of each value file, in turn: named, or harmless."""
+    state = make_state()
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(3, state, {"config": {"a": 1}})
+    checkpointer.close()
+    expected = dict(flatten_with_names(state.params))
+    found = 0
+    for path in sorted((tmp_path / "checkpoints" / "3" / "state").rglob("*")):
+        if not path.is_file():
+            continue
+        whole = path.read_bytes()
+        for at in range(len(whole) // 2, len(whole), max(1, len(whole) // 3)):
+            data = bytearray(whole)
+            data[at] ^= 16
+            path.write_bytes(data)
+            try:
+                params, _ = read_params(tmp_path)
+            except ValueError as error:
+                found += "is damaged" in str(error)
+            else:
+                for name, value in flatten_with_names(params):
+                    np.testing.assert_array_equal(value, expected[name])
+        path.write_bytes(whole)
+    assert found > 2

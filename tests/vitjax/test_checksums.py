@@ -19,6 +19,7 @@ def test_a_checksum_is_the_sum_of_the_words(dtype, mesh):
     words = x.view(WORDS[x.itemsize])
     expected = int(words.astype(np.uint64).sum() % 2**32)
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    assert checksums({"a": x}) == {"a": expected}
     assert checksums({"a": jnp.asarray(x)}) == {"a": expected}
     assert checksums({"a": jax.device_put(x, split)}) == {"a": expected}
 
@@ -38,3 +39,9 @@ def test_a_missing_leaf_is_a_change():
     assert changed({"a": jnp.ones(2)}, {}) == ["a"]
     two = checksums({"a": jnp.ones(2), "b": jnp.ones(2)})
     assert changed({"a": jnp.ones(2)}, two) == ["b"]
+
+
+def test_numpy_has_dtypes_that_jax_may_lack():
+    x = np.array(1.5)  # float64, without dimensions
+    [words] = np.frombuffer(x.tobytes(), np.uint64)
+    assert checksums({"a": x}) == {"a": int(words >> 32) + int(words & 0xFFFFFFFF)}

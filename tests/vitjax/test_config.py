@@ -1,9 +1,12 @@
 """Config files and overrides; a file in big_vision's own style."""
 
+import ast
+
 import pytest
 from ml_collections import ConfigDict
 
 from vitjax.config import differences, from_big_vision, load, plain
+from vitjax.experiment import from_config
 
 BIG_VISION_STYLE = """
 import ml_collections as mlc
@@ -74,6 +77,9 @@ def test_overrides_apply_in_order(path):
         ("=3", "--config.key=VALUE"),
         ("a..b=3", "--config.key=VALUE"),
         ("seed.x=3", "'seed' is a value, not a section"),
+        ("model={1: 2, 'a': 3}", "keys of config section model must be strings, got 1"),
+        ("seed=99999999999999999999", "seed must be of at most 64 bits, got 0x5"),
+        ("seed={1, 2}", "seed must be a number, a string, .*, got {1, 2}"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(path, text, words):
@@ -119,6 +125,27 @@ def test_missing_files_and_arguments_are_named(path):
         load("no.py")
     with pytest.raises(ValueError, match="takes no argument, got 'x=1'"):
         load(path + ":x=1")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("input", 3, "input must be a section, got 3"),
+        ("mixup", 3, "mixup must be a section or None, got 3"),
+        ("evals", 3, "evals must be a section, got 3"),
+    ],
+)
+def test_a_value_that_should_be_a_section_is_named(path, key, value, words):
+    config = load(path, ["lr=0.1", "optax_name=identity", f"{key}={value}"])
+    config, _ = from_big_vision(config)
+    with pytest.raises(ValueError, match=words):
+        from_config(config.to_dict())
+
+
+@pytest.mark.parametrize("section", ["3", "[1]", "{'data': 3}"])
+def test_odd_evaluators_are_left_to_those_who_read_them(path, section):
+    config, _ = from_big_vision(load(path, [f"evals.val={section}"]))
+    assert config.to_dict()["evals"]["val"] == ast.literal_eval(section)
 
 
 def test_differences_name_the_keys():

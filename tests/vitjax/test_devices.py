@@ -2,13 +2,16 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 
 import jax
 import pytest
 
+from tests.vitjax import processes
 from vitjax import devices
+from vitjax.interrupts import STATUS
 
 
 @pytest.mark.parametrize(
@@ -40,11 +43,16 @@ def test_libtpu_without_a_tpu_is_told_too(monkeypatch):
 def calls(monkeypatch):
     made = []
 
-    def initialize(*args, local_device_ids, heartbeat_timeout_seconds):
+    def initialize(
+        *args, local_device_ids, initialization_timeout, heartbeat_timeout_seconds
+    ):
+        assert initialization_timeout == 300
         assert heartbeat_timeout_seconds == 30
         made.append((*(a for a in args if a is not None), local_device_ids))
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(devices.peers, "leave_on_abort", lambda say: None)
+    monkeypatch.setattr(devices, "_refuse_taken_port", lambda address: None)
     for name in os.environ:
         if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "JAX_LOCAL_")):
             monkeypatch.delenv(name)
@@ -124,3 +132,22 @@ def test_the_compilation_cache_is_on_by_default_and_where_the_user_says(tmp_path
 def test_an_address_without_a_port_is_refused():
     with pytest.raises(ValueError, match="must be HOST:PORT, got 'localhost'"):
         devices.initialize_distributed("localhost", 2, 0)
+
+
+def test_a_port_that_is_taken_is_one_sentence():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        s.listen()
+        address = f"localhost:{s.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"process 0 cannot listen at {address}"):
+            devices.initialize_distributed(address, 2, 0)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_stays_alone_says_so(tmp_path, index):
+    """JAX aborts there."""
+    address = f"localhost:{processes.free_port()}"
+    fork = processes.Fork(processes.join, address, index, 2, log=tmp_path / "log")
+    assert fork.status(timeout=60) == STATUS, fork.text()
+    found = f"have not all found each other at {address} within 2 s"
+    assert found in fork.text()

@@ -71,6 +71,10 @@ def test_the_default_stands_in_for_a_missing_duration_only():
         ({"log_epochs": float("inf")}, "log_epochs must be a number"),
         ({"log_epochs": "ninety"}, "log_epochs must be a number.*'ninety'"),
         ({"log_steps": 0.5}, "log_steps must be a whole number"),
+        ({"log_steps": True}, "log_steps must be a number.*True"),
+        ({"log_steps": 1e18}, "log_steps is 1e.18, but.* at most 2,147,483,647 steps"),
+        ({"log_epochs": 1e300}, "log_epochs is 1e.300, but a run can be at most"),
+        ({"log_examples": 10**400}, "log_examples is 10*, but a run can be at most"),
         ({"log_percent": 5}, "log_percent is a fraction.*write 0.05 for 5 %"),
     ],
 )

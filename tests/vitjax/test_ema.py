@@ -121,6 +121,7 @@ def test_another_run_goes_on_from_all_or_begins_with_the_raw_parameters(
         ({"decay": 1.0}, "ema.decay must be at least 0 and below 1, got 1.0"),
         ({"decay": -0.1}, "ema.decay"),
         ({"every": 0}, "ema.every must be at least 1 step, got 0"),
+        ({"every": 2**31}, "ema.every must be at most 2,147,483,647 steps"),
     ],
 )
 def test_a_wrong_value_is_one_sentence(section, words):

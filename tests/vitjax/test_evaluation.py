@@ -1,5 +1,7 @@
 """What an evaluator's section is made of."""
 
+import pytest
+
 from vitjax import evaluation
 
 
@@ -29,3 +31,28 @@ def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
     row = evaluation.run([entry], 21.0)
     assert row.pop("time/mine") >= 0
     assert row == {"mine/norm": 42.0}
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (3, "evals.val must be a section, got 3"),
+        ([1], r"evals.val must be a section, got \[1\]"),
+        ({"type": []}, r"evals.val.type must be a string, got \[\]"),
+        ({"skip_first": "no"}, "evals.val.skip_first must be True or False, got 'no'"),
+        ({"log_steps": 1e18}, "evals.val: log_steps is"),
+    ],
+)
+def test_a_wrong_section_is_one_sentence(mesh, monkeypatch, section, words):
+    monkeypatch.setitem(evaluation.EVALUATORS, "classification", Norm)
+    with pytest.raises(ValueError, match=words):
+        evaluation.make_entries(
+            {"val": section},
+            predict=lambda: None,
+            make_data=lambda: None,
+            mesh=mesh,
+            sizes={"data_size": 10, "batch_size": 2, "total_steps": 10},
+            batch_size=3,
+            missing=KeyError,
+            warn=print,
+        )

@@ -56,6 +56,9 @@ def test_an_unknown_key_names_the_nearest(key, near):
 def test_a_missing_key_is_named(key):
     with pytest.raises(ValueError, match=f"lacks '{key}'"):
         from_config({k: v for k, v in GOOD.items() if k != key})
+    if key in ("input", "num_classes"):
+        with pytest.raises(ValueError, match=f"lacks '{key}'"):
+            from_config({**GOOD, key: None})
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,14 @@ def test_a_missing_key_is_named(key):
     [
         ("lr", "abc", "lr must be a number, got 'abc'"),
         ("lr", None, "lr must be a number, got None"),
+        (
+            "lr_mults",
+            [(".*", "x")],
+            r"lr_mults must be a list of pairs \(a string, a number\)",
+        ),
+        ("seed", 2**63, "seed must be of at most 64 bits, got 0x8000000000000000"),
+        ("mixup", {"p": 10**400}, "mixup.p must be of at most 64 bits"),
+        ("wandb", {"tags": {1, 2}}, "wandb.tags must be a number, a string, True"),
         ("seed", 1.5, "seed must be a whole number, got 1.5"),
         ("num_classes", "abc", "num_classes must be a whole number"),
         ("accum_freq", 2.0, "accum_freq must be a whole number"),
@@ -84,6 +95,11 @@ def test_a_missing_key_is_named(key):
 def test_a_wrong_value_is_named_with_what_was_expected(key, value, words):
     with pytest.raises(ValueError, match=f"config key {words}"):
         from_config({**GOOD, key: value})
+
+
+def test_keys_are_strings():
+    with pytest.raises(ValueError, match=r"section model.a must be strings, got 1"):
+        from_config({**GOOD, "model": {"a": {1: 2}}})
 
 
 def test_duration_keys_come_in_four_spellings():

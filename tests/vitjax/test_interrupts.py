@@ -11,7 +11,7 @@ from vitjax.interrupts import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_and_the_handlers_come_back(number, capsys):
+def test_the_first_signal_asks_and_the_handlers_come_back(number, capfd):
     before = signal.getsignal(number)
     with StopSignal() as stop:
         assert not stop.due(1)
@@ -19,7 +19,7 @@ def test_the_first_signal_asks_and_the_handlers_come_back(number, capsys):
         assert stop.due(1)
         assert stop.due(2)
     assert signal.getsignal(number) is before
-    assert "stopping after this step" in capsys.readouterr().out
+    assert "stopping after this step" in capfd.readouterr().out
 
 
 def test_the_second_signal_exits_at_once():

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from vitjax import metrics
+from vitjax import metrics, sinks
 
 
 def test_each_row_is_one_line_under_its_step(tmp_path):
@@ -30,6 +30,22 @@ def test_rows_after_a_step_are_cut_and_a_torn_last_line_too(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_a_row_without_room_leaves_nothing(tmp_path):
+    sink = metrics.JsonlSink(tmp_path)
+    sink.write(1, {"loss": 0.5})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"large|space"):
+            sink.write(2, {"loss": 0.25})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sink.write(2, {"loss": 0.25})
+    sink.close()
+    expected = '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == expected
+
+
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
@@ -41,7 +57,7 @@ def test_tensorboard_event_files_hold_the_scalars(tmp_path):
     import tensorflow as tf
     from tensorboardX.proto.event_pb2 import Event
 
-    writer = metrics.make_writer(tmp_path, {}, first_step=0)
+    writer = sinks.make_writer(tmp_path, {}, first_step=0)
     writer.write(7, {"val/prec@1": 0.25})
     writer.close()
     [file] = (tmp_path / "tensorboard").iterdir()
@@ -55,7 +71,7 @@ def test_tensorboard_event_files_hold_the_scalars(tmp_path):
 
 def test_tensorboard_that_cannot_be_written_costs_one_warning(tmp_path, caplog):
     (tmp_path / "tensorboard").write_text("in the way\n")
-    writer = metrics.make_writer(tmp_path, {}, first_step=0)
+    writer = sinks.make_writer(tmp_path, {}, first_step=0)
     writer.write(7, {"loss": 0.25})
     writer.write(8, {"loss": 0.5})
     writer.close()
@@ -66,7 +82,7 @@ def test_tensorboard_that_cannot_be_written_costs_one_warning(tmp_path, caplog):
 
 
 def test_a_disk_that_fills_up_later_ends_tensorboard_only(tmp_path, caplog):
-    sink = metrics.TensorBoardSink(tmp_path, 0)
+    sink = sinks.TensorBoardSink(tmp_path, 0)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -94,7 +110,7 @@ def test_nobody_waits_for_wandb(tmp_path, monkeypatch, caplog):
         return run
 
     monkeypatch.setattr(wandb, "init", init)
-    sink = metrics.WandbSink(tmp_path, {}, project="test")
+    sink = sinks.WandbSink(tmp_path, {}, project="test")
     for step in range(20):
         sink.write(step, {"a": float(step)})
     assert sent == []
@@ -132,7 +148,7 @@ def wandb_quiet(monkeypatch, tmp_path):
 def test_wandb_works_offline_and_keeps_its_run_id(tmp_path, wandb_quiet):
     ids = []
     for first_step in (0, 5):
-        writer = metrics.make_writer(
+        writer = sinks.make_writer(
             tmp_path,
             {"lr": 0.1},
             first_step=first_step,
@@ -152,7 +168,7 @@ def test_wandb_that_cannot_be_reached_goes_offline_with_one_warning(
 ):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    sink = metrics.WandbSink(tmp_path, {}, project="test", init_timeout=2)
+    sink = sinks.WandbSink(tmp_path, {}, project="test", init_timeout=2)
     sink.write(1, {"a": 1.0})
     assert sink._run.result().offline
     sink.close()

@@ -294,6 +294,67 @@ def test_what_ends_one_process_ends_both_and_they_go_on_to_the_same_bits(two, tm
         np.testing.assert_array_equal(value, other, err_msg=name)
 
 
+def test_a_checkpoint_damaged_for_one_process_is_damaged_for_both(tmp_path):
+    """Both go on from the one before; the second's log says what is wrong."""
+    workdir = tmp_path / "run"
+    forks = start(
+        2,
+        ["--config", QUICKSTART],
+        tmp_path,
+        function=processes.go_on_from_damaged,
+        last=dict.fromkeys(range(2), (str(workdir),)),
+    )
+    assert finish(forks, timeout=60) == [0, 0], forks[0].text() + forks[1].text()
+    for fork in forks:
+        assert "went on from 1" in fork.text()
+        assert f"checkpoint {workdir}/checkpoints/2 " in fork.text()
+    assert [p.name for p in (workdir / "damaged").iterdir()] == ["2-0"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_checkpoint_that_one_process_cannot_write_costs_both_that_one(
+    tmp_path, victim
+):
+    workdir = tmp_path / "run"
+    forks = start(
+        2,
+        ["--config", QUICKSTART],
+        tmp_path,
+        function=processes.save_where_one_disk_is_full,
+        last=dict.fromkeys(range(2), (str(workdir), victim)),
+    )
+    assert finish(forks, timeout=60) == [0, 0], forks[0].text() + forks[1].text()
+    assert "step 2 cannot be written: " in forks[victim].text()
+    assert (
+        f"step 2 cannot be written: process {victim} could not"
+        in forks[1 - victim].text()
+    )
+    assert checkpoints(workdir) == [1, 3]
+
+
+def test_a_second_signal_ends_a_process_of_several_at_once(tmp_path):
+    argv = ["--config", QUICKSTART]
+    forks = start(2, argv, tmp_path, function=processes.asked_twice)
+    ended = finish(forks, timeout=60)
+    assert ended == [128 + signal.SIGTERM] * 2, forks[0].text() + forks[1].text()
+    said = {re.findall(r"due at \d+", fork.text())[0] for fork in forks}
+    assert len(said) == 1, "both at the same step"
+
+
+def test_an_error_that_nobody_expects_ends_both(tmp_path):
+    """It keeps its traceback, and the other process says that a peer is gone."""
+    forks = start(
+        2,
+        [*TINY, "--workdir", str(tmp_path / "run"), "--config.evals=None"],
+        tmp_path,
+        function=processes.fail,
+        last=dict.fromkeys(range(2), (0, OverflowError("too large a number"))),
+    )
+    assert finish(forks, timeout=90) == [1, STATUS], forks[0].text() + forks[1].text()
+    assert "OverflowError: too large a number" in forks[0].text()
+    assert "a peer of process 1 died or cannot be reached" in forks[1].text()
+
+
 def slurm(index, job):
     return {
         "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost",
@@ -320,6 +381,32 @@ def test_processes_of_a_scheduler_find_each_other(tmp_path, scheduler):
     assert finish(forks) == [0, 0], forks[0].text()
     for fork in forks:
         assert "sum 6.0 processes 2" in fork.text()
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"),
+    [(0, 0, False), (1, 0, False), (75, 0, True), (137, 19, True), (137, 20, False)],
+)
+def test_slurm_queues_again_what_was_stopped_but_not_for_ever(
+    tmp_path, status, restarts, requeued
+):
+    for name, does in (
+        ("srun", f"exit {status}"),
+        ("scontrol", f'echo "$@" cpus $SRUN_CPUS_PER_TASK > {tmp_path}/asked'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "64",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }  # fmt: skip
+    done = subprocess.run(["bash", ROOT / "recipes" / "slurm.sbatch"], env=env)
+    assert done.returncode == status
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == (
+        "requeue 7 cpus 64\n" if requeued else ""
+    )
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").iterdir()), ids=str)

@@ -78,3 +78,38 @@ def test_rates_of_the_whole_run_are_those_of_the_schedule():
     expected = [0, 0.5, 1, 0.85355, 0.5, 0.14645]
     np.testing.assert_allclose(table["global_schedule"], expected, atol=1e-5)
     np.testing.assert_allclose(table["lr"], np.multiply(expected, 0.1), atol=1e-6)
+
+
+class FullUntil:
+    """A sink whose disk is full until a checkpoint is given up."""
+
+    def __init__(self):
+        self.full, self.rows = True, []
+
+    def write(self, step, row):
+        if self.full:
+            raise OSError(28, "No space left on device", "metrics.jsonl")
+        self.rows.append(step)
+
+    def close(self):
+        pass
+
+
+def test_a_row_waits_for_the_room_that_a_checkpoint_gives_up():
+    sink = FullUntil()
+
+    def last_good():
+        sink.full = False
+        return 3
+
+    make(sink, last_good=last_good).write(5, {"loss": 1.0})
+    assert sink.rows == [5]
+
+
+def test_no_room_for_a_row_is_one_sentence():
+    records = make(FullUntil(), last_good=lambda: 3)
+    words = (
+        r"row of step 5 cannot be written \(.*No space left.*that of step 3: make room"
+    )
+    with pytest.raises(ValueError, match=words):
+        records.write(5, {"loss": 1.0})

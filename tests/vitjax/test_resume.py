@@ -17,7 +17,7 @@ import pytest
 import sklearn.datasets
 
 from tests.vitjax.test_train import QUICKSTART, ROOT, params_of, values
-from vitjax import metrics
+from vitjax import sinks
 from vitjax.config import load
 from vitjax.metrics import read_rows
 
@@ -190,18 +190,27 @@ def assert_ended_as(workdir, uninterrupted):
     )
 
 
-def test_a_run_killed_at_seven_moments_ends_with_the_same_bits(
+def test_a_run_killed_at_ten_moments_ends_with_the_same_bits(
     trainer, uninterrupted, tmp_path
 ):
-    chance = random.Random(0)
-    delay = lambda: chance.uniform(0, 0.05)
-    trainer.killed_after(tmp_path, chance.randint(1, 3), delay())  # no checkpoint yet
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"the moments' seed is {seed}")
+    chance = random.Random(seed)
+
+    def killed_between(first, last):
+        step = chance.randint(first, last)
+        trainer.killed_after(tmp_path, step, chance.uniform(0, 0.05))
+
+    killed_between(1, 3)  # no checkpoint yet, but that of step 1
+    killed_between(5, 7)
     trainer.dies(tmp_path, "evaluation:9")
     trainer.dies(tmp_path, "before_commit:8")
     trainer.dies(tmp_path, "after_commit:12")
+    killed_between(13, 15)
     trainer.dies(tmp_path, "before_cut")
     trainer.killed_in_a_write(tmp_path, 16)
-    trainer.killed_after(tmp_path, chance.randint(18, 23), delay())
+    killed_between(17, 19)
+    killed_between(20, 23)
     trainer.finish(tmp_path)
     assert_ended_as(tmp_path, uninterrupted)
 
@@ -226,7 +235,7 @@ def test_a_run_killed_at_any_time_ends_with_the_same_bits(
 
 def write_as_killed(workdir, first_step, steps):
     """Rows as a run writes them that is killed after the last one: nothing is closed."""
-    sink = metrics.TensorBoardSink(workdir, first_step)
+    sink = sinks.TensorBoardSink(workdir, first_step)
     for step in steps:
         sink.write(step, {"training_loss": step + 0.25 * first_step})
     return sink
@@ -238,7 +247,7 @@ def test_tensorboard_shows_no_row_from_after_the_checkpoint(
 ):
     # Files are read in the order of their names, which begin with the second.
     order = itertools.count()
-    monkeypatch.setattr(metrics.secrets, "token_hex", lambda _: f"{next(order):04}")
+    monkeypatch.setattr(sinks.secrets, "token_hex", lambda _: f"{next(order):04}")
     open_still = [write_as_killed(tmp_path, 0, range(7))]
     open_still += [write_as_killed(tmp_path, first_step, range(first_step + 1, 6))]
     found = {step: value for (step, _), value in shown(tmp_path).items()}
@@ -284,7 +293,7 @@ def test_wandb_is_not_sent_what_it_has(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb.errors", fake.errors)
 
     def write(steps):
-        sink = metrics.WandbSink(tmp_path, {}, project="digits")
+        sink = sinks.WandbSink(tmp_path, {}, project="digits")
         for step in steps:
             sink.write(step, {"training_loss": float(step)})
             if step % 3 == 0:

@@ -152,6 +152,9 @@ def test_a_run_of_no_or_one_step_may_be_shorter_than_its_warmup(total):
         ),
         ({"steps": [1, 2], "mults": [1.0]}, "one of mults for each"),
         ({"steps": [2, 1], "mults": [1.0, 2.0]}, "ascending"),
+        ({"steps": ["a"], "mults": [1.0]}, "schedule.steps must be a list of whole"),
+        ({"steps": [2**40], "mults": [1.0]}, "a stair schedule with .* fails"),
+        ({"decay_type": "linear", "end": []}, "schedule.end must be a number"),
     ],
 )
 def test_errors(kw, message):

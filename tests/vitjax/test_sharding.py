@@ -16,7 +16,21 @@ def test_minus_one_is_the_rest_of_the_devices():
     assert dict(mesh.shape) == {"replica": 2, "data": 4}
 
 
-@pytest.mark.parametrize("axes", [[("data", 3)], [("a", 3), ("b", -1)], [("a", 16)]])
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}"])
+def test_a_broken_pattern_is_named(mesh, pattern):
+    with pytest.raises(ValueError, match=r"sharding_strategy: .* not a regular expr"):
+        infer_sharding({"a": BIG}, mesh, [(pattern, "replicate")])
+
+
+def test_an_axis_named_twice():
+    with pytest.raises(ValueError, match="names an axis twice"):
+        make_mesh([("data", 4), ("data", 2)])
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [[("data", 3)], [("a", 3), ("b", -1)], [("a", 16)], [("a", 0), ("b", -1)]],
+)
 def test_a_mesh_that_does_not_fit_names_the_devices(axes):
     with pytest.raises(ValueError, match="8 devices"):
         make_mesh(axes)
@@ -54,6 +68,11 @@ def test_the_first_matching_rule_decides(mesh):
         "__import__('os').getcwd()",
         "",
         "[]",
+        "fsdp([[]])",
+        "fsdp(axis=3)",
+        "fsdp({[]: 1})",
+        "fsdp(min_size_to_shard_mb='x')",
+        "(" * 50_000,
     ],
 )
 def test_a_wrong_strategy_is_one_sentence(mesh, text):

@@ -12,9 +12,9 @@ import pytest
 from tests.vitjax.test_train import QUICKSTART, ROOT, SMALL
 from vitjax.metrics import read_rows
 
-# Bytes over the second half of a run. To keep every batch would be 12 KiB a step, 6 MiB
-# in the shorter run; what allocators keep has been up to 3 MiB.
-GROWTH = 6 * 2**20
+# Bytes over the second half of a run. To keep every batch would be 192 KiB a step, 96 MiB
+# in the shorter run; what allocators keep has been up to 26 MiB.
+GROWTH = 48 * 2**20
 
 
 def look(pid):
@@ -56,6 +56,8 @@ def run_and_look(workdir, steps, often):
         [
             *(sys.executable, "-m", "vitjax.train", "--config", QUICKSTART),
             *("--workdir", str(workdir), *SMALL),
+            "--config.input.batch_size=1024",
+            "--config.input.pp=keep('image', 'label')",
             f"--config.total_steps={steps}",
             f"--config.ckpt_steps={often}",
             f"--config.evals.val.log_steps={often}",

@@ -1,18 +1,22 @@
 """What a run survives: signals, and a second run on its workdir."""
 
 import dataclasses
+import errno
 import fcntl
 import os
 import shutil
 import signal
 import socket
+import time
 
 import jax
+import numpy as np
 import pytest
 
 from tests.vitjax.test_train import (  # noqa: F401 (finished is a fixture)
     error_of,
     finished,
+    params_of,
     run,
     start,
     values,
@@ -72,6 +76,41 @@ def test_a_dead_process_holds_no_lock(tmp_path):
     assert not (tmp_path / "lock").exists()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_where_there_are_no_locks_the_recorded_process_decides(
+    tmp_path, monkeypatch, number
+):
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock, host = tmp_path / "lock", socket.gethostname()
+    with locked(tmp_path):  # nobody was here
+        assert lock.read_text() == f"{host} {os.getpid()}\n"
+    for dead in ("99999999", str(10**30), "", str(os.getpid())):
+        tmp_path.mkdir(exist_ok=True)
+        lock.write_text(f"{host} {dead}\n")
+        with locked(tmp_path):
+            assert lock.read_text() == f"{host} {os.getpid()}\n"
+        assert not lock.exists()
+    for alive in (f"{host} {os.getppid()}\n", "elsewhere.org 99999999\n"):
+        tmp_path.mkdir(exist_ok=True)
+        lock.write_text(alive)
+        name = f"process {alive.split()[1]} of {alive.split()[0]}.*--force"
+        with pytest.raises(ValueError, match=name), locked(tmp_path):
+            pass
+        assert lock.read_text() == alive
+        with locked(tmp_path, force=True):
+            assert lock.read_text() == f"{host} {os.getpid()}\n"
+
+
+def test_a_lock_that_is_owned_counts_whatever_has_its_number_now(tmp_path):
+    """Numbers of processes come again, in a container soon."""
+    (tmp_path / "lock").write_text(f"{socket.gethostname()} {os.getppid()}\n")
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text().split()[1] == str(os.getpid())
+
+
 def test_another_host_s_lock_holds_until_force(tmp_path):
     (tmp_path / "lock").write_text("elsewhere.org 77\n")
     with (
@@ -94,6 +133,41 @@ def test_half_a_row_at_the_end_of_the_metrics_is_written_again(finished, tmp_pat
     path.write_bytes(path.read_bytes()[:-30])
     assert run(workdir) == 0
     assert values(read_rows(workdir)) == values(read_rows(finished))
+
+
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(finished, tmp_path, caplog):  # noqa: F811
+    """The newest one is cut: told, set aside, and the end is the same to the bit."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    files = (workdir / "checkpoints" / "12" / "state").rglob("*")
+    largest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-100])
+    assert run(workdir) == 0
+    assert "going on from step 10" in caplog.text
+    assert [p.name for p in (workdir / "damaged").iterdir()] == ["12-0"]
+    assert values(read_rows(workdir)) == values(read_rows(finished))
+    for a, b in zip(
+        jax.tree.leaves(params_of(workdir, 12)),
+        jax.tree.leaves(params_of(finished, 12)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nobody_needs_to_read_what_a_run_says(tmp_path, number):
+    """`... | tee log`: Ctrl-C ends tee first. There is a checkpoint all the same."""
+    with start(
+        tmp_path, 8, "--config.ckpt_steps=1000", "--config.total_steps=500"
+    ) as p:
+        for line in p.stdout:
+            if line.startswith("step   2/"):
+                break
+        p.stdout.close()
+        time.sleep(0.5)
+        p.send_signal(number)
+        assert p.wait(120) == STATUS
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) > 1
 
 
 @pytest.mark.parametrize("at", [6, 7, 10])

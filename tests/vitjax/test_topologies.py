@@ -77,6 +77,7 @@ def begun(tmp_path_factory):
         ("8 devices, accum 4", "8 devices"),
         ("fsdp, accum 2", "1 device"),
         ("8 devices", "8 devices"),
+        ("fsdp", "fsdp"),
     ],
 )
 def test_the_loss_goes_on_to_float32_rounding(begun, place, then):

@@ -17,6 +17,7 @@ import pytest
 
 from vitjax import train
 from vitjax.config import load
+from vitjax.interrupts import STATUS
 from vitjax.metrics import MetricWriter, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -397,12 +398,31 @@ def test_labels_that_no_output_is_for_are_refused(tmp_path, capsys):
 
 
 def test_an_interrupt_is_one_sentence(tmp_path, capsys, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train_and_evaluate", interrupted)
     assert run(tmp_path / "new") == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_signal_during_the_first_evaluation_ends_the_run_after_it(
+    tmp_path, capsys, monkeypatch
+):
+    real = train.loop.evaluation.run
+
+    def interrupted(due, state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(due, state)
+
+    monkeypatch.setattr(train.loop.evaluation, "run", interrupted)
+    assert run(tmp_path) == STATUS
+    assert "after step 0, with nothing new to save" in capsys.readouterr().err
+    [row] = read_rows(tmp_path)
+    assert row["step"] == 0
+    assert not (tmp_path / "checkpoints").exists()
+    monkeypatch.undo()
+    assert run(tmp_path) == 0
 
 
 def test_help_is_for_people():

@@ -58,6 +58,12 @@ class Classification:
         def rows(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
             mask: Float[Array, " b"] = batch["_mask"]
             features = preprocess({k: v for k, v in batch.items() if k != "_mask"})
+            for key in ("image", label_key):
+                if key not in features:
+                    raise ValueError(
+                        f"an evaluator looks for the feature {key!r}, but its pp_fn and "
+                        f"device_pp leave {', '.join(sorted(features))}"
+                    )
             labels: Float[Array, "b k"] = features[label_key]
             logits, _ = predict(state, features["image"])
             mask = mask * (labels.max(axis=1) > 0)

@@ -500,6 +500,8 @@ def _check(model: ViT) -> None:
     for name in ("width", "depth", "num_heads"):
         if getattr(model, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(model, name)}")
+    if model.mlp_dim is not None and model.mlp_dim < 1:
+        raise ValueError(f"mlp_dim must be at least 1, got {model.mlp_dim}")
     for name in ("dropout", "drop_path"):
         if not 0 <= getattr(model, name) < 1:
             raise ValueError(f"{name} must be in [0, 1), got {getattr(model, name)}")

@@ -162,3 +162,18 @@ def test_the_run_works_under_the_transfer_guard(mesh):
     state = jax.device_put(np.float32(1.0), replicated(mesh))
     with jax.transfer_guard("disallow"):
         assert len(list(evaluator.run(state))) == 3
+
+
+def test_a_feature_that_is_not_there_is_named(mesh):
+    evaluator = EVALUATORS["classification"](
+        predict,
+        make_data(rows_of(8), mesh),
+        mesh,
+        data={},
+        batch_size=8,
+        label_key="lable",
+    )
+    with pytest.raises(
+        ValueError, match=r"feature 'lable', but .* leave image, labels"
+    ):
+        list(evaluator.run(jnp.float32(1)))

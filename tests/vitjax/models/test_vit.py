@@ -362,6 +362,7 @@ def test_converter_keeps_the_order_of_many_blocks():
         ({"remat_policy": "full"}, "unknown remat_policy 'full'"),
         ({"num_heads": 5}, "width must be divisible by num_heads, got 768 and 5"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"mlp_dim": 0}, "mlp_dim must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"drop_path": -0.1}, r"drop_path must be in \[0, 1\), got -0.1"),
         ({"attn_impl": "xla", "return_attn": True}, "does not give the attention prob"),

@@ -1,0 +1,172 @@
+"""Where else measurements go: TensorBoard and Weights & Biases."""
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from vitjax.metrics import JSONL, JsonlSink, MetricWriter, Sink
+
+
+class TensorBoardSink:
+    """Event files under workdir/tensorboard; rows after `first_step` are purged.
+
+    Written at once, by no thread that could die and leave the run waiting for it. Where
+    they cannot be written there is a warning, and the run goes on without them.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        folder = Path(workdir) / "tensorboard"
+        self._proto: Any = event_pb2
+        self._file: EventsWriter | None = None
+        with self._or_without():
+            folder.mkdir(exist_ok=True)
+            # Its name has only seconds: no start may overwrite another's file.
+            unique = f".{os.getpid()}.{secrets.token_hex(2)}"
+            self._file = EventsWriter(str(folder / "events"), unique)
+        start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        # TensorBoard forgets what earlier files have from this step on.
+        self._add(step=first_step + 1 if first_step else 0, session_log=start)
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """One scalar for each value, under its own name."""
+        from tensorboardX.proto import summary_pb2
+
+        proto: Any = summary_pb2
+        values = [proto.Summary.Value(tag=k, simple_value=v) for k, v in row.items()]
+        self._add(step=step, summary=proto.Summary(value=values))
+
+    def close(self) -> None:
+        """Close the event file."""
+        with self._or_without():
+            if self._file is not None:
+                self._file.close()
+
+    def _add(self, **fields: Any) -> None:
+        with self._or_without():
+            if self._file is not None:
+                event = self._proto.Event(wall_time=time.time(), **fields)
+                self._file.write_event(event)
+                self._file.flush()
+
+    @contextlib.contextmanager
+    def _or_without(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._file = None
+            logging.warning(
+                "TensorBoard's files cannot be written (%s): going on without them; "
+                "%s has every row",
+                error,
+                JSONL,
+            )
+
+
+class WandbSink:
+    """Weights & Biases; the run id is kept in the workdir, so that a resume goes on."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        config: Mapping[str, Any],
+        *,
+        project: str,
+        name: str | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        mode: Any = None,  # wandb's own: online, offline, disabled
+        init_timeout: int | float = 30,
+    ):
+        import wandb
+
+        keep = Path(workdir) / "wandb_id"
+        if not keep.exists():
+            keep.write_text(secrets.token_hex(4))
+        options = {
+            "project": project,
+            "name": name,
+            "entity": entity,
+            "group": group,
+            "tags": tags,
+            "notes": notes,
+            "config": dict(config),
+            "dir": str(workdir),
+            "id": keep.read_text().strip(),
+            "resume": "allow",
+        }
+        settings = wandb.Settings(init_timeout=init_timeout)
+        # A thread of its own, and one only: rows stay in order, and nobody waits for
+        # a server, which may not answer.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wandb")
+        self._run = self._thread.submit(
+            self._start, Path(workdir), options, mode, settings
+        )
+
+    @staticmethod
+    def _start(workdir: Path, options: dict[str, Any], mode: Any, settings: Any) -> Any:
+        import wandb
+        import wandb.errors
+
+        try:
+            return wandb.init(**options, mode=mode, settings=settings)
+        except wandb.errors.Error as error:
+            first = str(error).strip().split("\n")[0]
+            logging.warning(
+                "wandb cannot be reached (%s): this run is recorded offline; send it "
+                "later with `wandb sync %s`",
+                first,
+                workdir / "wandb" / "offline-run-*",
+            )
+            wandb.teardown()  # its service still holds the id of the failed start
+            return wandb.init(**options, mode="offline")
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """One wandb step; rows that a resumed run already has are not sent again.
+
+        Raises what `wandb.init` raised, once it has.
+        """
+        if self._run.done():
+            self._run.result()
+        self._thread.submit(self._log, step, dict(row))
+
+    def _log(self, step: int, row: dict[str, float]) -> None:
+        run = self._run.result()
+        if step >= run.step:
+            run.log(row, step=step)
+
+    def close(self) -> None:
+        """Send what is left, and finish the run. Raises what `wandb.init` raised."""
+        self._thread.shutdown(wait=True)
+        self._run.result().finish()
+
+
+def make_writer(
+    workdir: Path,
+    config: Mapping[str, Any],
+    *,
+    first_step: int,
+    tensorboard: bool = True,
+    wandb: Mapping[str, Any] | None = None,
+) -> MetricWriter:
+    """The writer of a run that goes on from `first_step`.
+
+    `wandb` is the config section: keyword arguments of `WandbSink`.
+    """
+    sinks: list[Sink] = [JsonlSink(workdir)]
+    if tensorboard:
+        sinks.append(TensorBoardSink(workdir, first_step))
+    if wandb:
+        sinks.append(WandbSink(workdir, config, **wandb))
+    return MetricWriter(sinks)
