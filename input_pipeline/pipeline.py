@@ -8,7 +8,7 @@ dicts of numpy arrays: what the preprocessing string `pp` leaves of an example, 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -338,7 +338,7 @@ class EvalData:
 
 def make_train(
     *,
-    data: Mapping[str, Any],
+    data: Any,
     batch_size: int,
     seed: int,
     pp: str = "",
@@ -393,7 +393,7 @@ def make_train(
             "cache_raw has no effect on the global shuffle, which reads any example at "
             "any time; the operating system keeps in memory what fits"
         )
-    source = sources.open_source(**data)
+    source = _open(data)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
     stream = TrainData(
@@ -414,7 +414,7 @@ def make_train(
 
 def make_eval(
     *,
-    data: Mapping[str, Any],
+    data: Any,
     batch_size: int,
     pp_fn: str = "",
     process_index: int = 0,
@@ -433,11 +433,20 @@ def make_eval(
     stream = EvalData(
         rows=batching.Rows(batch_size, process_index, process_count),
         preprocess=ops.get_preprocess_fn(pp_fn),
-        source=sources.open_source(**data),
+        source=_open(data),
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
     )
     return stream, stream.steps
+
+
+def _open(data: Any) -> sources.Source:
+    if not hasattr(data, "keys"):  # a ConfigDict is no Mapping
+        raise ValueError(
+            "data must be a section such as dict(name='imagenet2012', split='train'), "
+            f"got {data!r}"
+        )
+    return sources.open_source(**data)
 
 
 def _check_numbers(

@@ -136,7 +136,7 @@ def _schedule_groups(
             )
         if clash := sorted(run.keys() & set(section.keys())):
             raise ValueError(f"schedule cannot set {clash[0]}: the run has its own")
-        sections.check("schedule", make_schedule, section, run)
+        sections.check("schedule", make_schedule, dict(section), run)
         groups.append((mask, make_schedule(**run, **dict(section))))
     return groups
 
