@@ -92,7 +92,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         batch_size=500,
     )
     config.evals = ConfigDict()
-    config.evals.val = dict(type="classification", loss_name="mse", log_epochs=1, **test)
+    config.evals.val = dict(
+        type="classification", loss_name="mse", log_epochs=1, **test
+    )
     svc = dict(type="svc_probe", feature="code", skip_first=True, log_epochs=5, **test)
     config.evals.svc = svc
     config.evals.svc_train = dict(svc, fit_data=dict(data, split="train[:10000]"))

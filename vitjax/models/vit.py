@@ -108,6 +108,7 @@ class BlockConfig:
     return_attn: bool
     qkv_init: Initializer = _xavier
     out_init: Initializer = _xavier
+    attn_bias_init: Initializer = nn.initializers.zeros
 
 
 def posemb_sincos_2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 n d"]:
@@ -151,7 +152,7 @@ class Attention(nn.Module):
         """`x` attending to `y`, and the probabilities where `attn_impl` has them."""
         cfg, d = self.cfg, x.shape[-1]
         # DenseGeneral draws from the kernel's 2-D view, (d, h * k) and (h * k, d).
-        dense = partial(nn.DenseGeneral, dtype=cfg.dtype)
+        dense = partial(nn.DenseGeneral, bias_init=cfg.attn_bias_init, dtype=cfg.dtype)
         split = (cfg.num_heads, d // cfg.num_heads)
         project = partial(dense, split, kernel_init=cfg.qkv_init)
         query = project(name="query")(x)

@@ -167,7 +167,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on", file=sys.stderr)
         return 130
-    print(f"\n{(out / 'table.md').read_text()}\n{out / 'table.md'}, {out / 'curves.png'}")
+    print(
+        f"\n{(out / 'table.md').read_text()}\n{out / 'table.md'}, {out / 'curves.png'}"
+    )
     return int(not all(ok for _, _, ok in runs))
 
 
