@@ -131,7 +131,7 @@ def _gradient_errors(case: Case, jitted: bool = True) -> Errors:
         return errors
     # On the CPU, XLA rounds the partial sums of a bfloat16 bias's gradient to bfloat16,
     # and torch only their total. Vitjax's other partial sums tell what that does.
-    rows = ours.gradients(case, jitted, row_by_row=True)
+    rows = ours.gradients(case, jitted, True)  # row by row
     own = {k: relative_error(rows[k], x, floor(k)) for k, x in a.items()}
     own = {k: x if k.endswith("/bias") else 0.0 for k, x in own.items()}
     return dataclasses.replace(errors, controls=[*errors.controls, own])
