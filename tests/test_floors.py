@@ -44,6 +44,8 @@ FLOORS = {
     "vitjax.trees": 0,
     "vitjax.durations": 0,
     "vitjax.schedules": 0,
+    "vitjax.shampoo": 0,
+    "vitjax.loss_scale": 0,
     "vitjax.losses": 0,
     "vitjax.mixup": 0,
     "vitjax.ema": 0,

@@ -17,6 +17,9 @@ OPTIMIZER_KEYS = frozenset(
         "optax_name",
         "optax",
         "grad_clip_norm",
+        "l2",
+        "l2_mults",
+        "sam",
         "lr_mults",
         "wd_mults",
     }
@@ -58,6 +61,7 @@ class Experiment:
     mixup: Mapping[str, Any] | None = None  # keyword arguments of vitjax.mixup.check
     accum_freq: int = 1
     ema: Mapping[str, Any] | None = None  # keyword arguments of vitjax.ema.make_update
+    loss_scale: Mapping[str, Any] | None = None  # keyword arguments of loss_scale.make
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Devices.
     mesh: Sequence[tuple[str, int]] = (("data", -1),)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from input_pipeline import device_ops
-from vitjax import ema, mixup, optim, sections, step
+from vitjax import ema, loss_scale, mixup, optim, sections, step
 from vitjax.experiment import Experiment
 from vitjax.lookup import lookup
 from vitjax.models import MODELS
@@ -64,6 +64,13 @@ def build(
         sections.check("mixup", mixup.check, e.mixup)
     if e.ema is not None:
         sections.check("ema", ema.make_update, e.ema)
+    if e.loss_scale is not None:
+        sections.check("loss_scale", loss_scale.make, e.loss_scale)
+        if e.optimizer.get("sam") is not None:
+            raise ValueError(
+                "loss_scale does not go with sam, whose second gradient it would not "
+                "see; set one of them to None, or dtype_mm to bfloat16"
+            )
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image, labels = jax.eval_shape(
         step.make_prepare(device_pp), (batch_shapes, None), None
@@ -99,6 +106,7 @@ def build(
         mesh=mesh,
         sharding_strategy=e.sharding_strategy,
         ema=e.ema is not None,
+        loss_scale=e.loss_scale,
     )
     train_step = step.make_train_step(
         model,
