@@ -21,6 +21,10 @@ from ml_collections import ConfigDict
 from configs.common import choose, parse_arg
 
 DATA_DIR = "data/usr/share/datasets/fashion-mnist"
+ORIGIN = (
+    "`make fashion-mnist` fetches it (Debian's package dataset-fashion-mnist); or put the "
+    "four files of https://github.com/zalandoresearch/fashion-mnist into data_dir"
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -46,7 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.num_classes = 10
     config.loss = "mse"
 
-    data = dict(kind="idx", data_dir=chosen.data_dir)
+    data = dict(kind="idx", data_dir=chosen.data_dir, origin=ORIGIN)
     # The document's ViTs see the grey channel three times, its CNN once.
     channels = "" if chosen.model == "cnn" else "grayscale_to_rgb|"
     config.input = ConfigDict()

@@ -15,6 +15,11 @@ from ml_collections import ConfigDict
 
 from configs.common import choose, parse_arg
 
+ORIGIN = (
+    "unpack cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, and "
+    "give the folder cifar-10-batches-py as data_dir"
+)
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """Arguments: the variant, its positions, and where the data is."""
@@ -32,7 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.num_classes = 10
     config.loss = "softmax_xent"
 
-    data = dict(kind="cifar", data_dir=chosen.data_dir)
+    data = dict(kind="cifar", data_dir=chosen.data_dir, origin=ORIGIN)
     config.input = ConfigDict()
     config.input.data = dict(data, split="train")
     config.input.batch_size = 128
