@@ -76,7 +76,7 @@ SOURCES = {
 }
 
 
-def open_source(*, kind: str = "tfds", origin: str = "", **data) -> Source:
+def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
     """The source that a config's data section describes.
 
     `origin` is where a person gets the data set, and where its files go: it is said
