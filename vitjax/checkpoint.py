@@ -71,6 +71,10 @@ class Checkpointer:
         """The newest complete checkpoint, None if there is none."""
         return self._manager.latest_step() if self.path.is_dir() else None
 
+    def steps(self) -> list[int]:
+        """Those of all complete checkpoints, in order."""
+        return sorted(self._manager.all_steps()) if self.path.is_dir() else []
+
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Start writing; returns when the state has left the devices.
 

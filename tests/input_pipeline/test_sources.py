@@ -251,7 +251,7 @@ def test_wrong_names(imagenet_dir, data, message):
 
 def test_a_missing_data_set_says_where_it_comes_from():
     data = dict(kind="folder", data_dir="/none", split="train", origin="unpack x.zip")
-    with pytest.raises(sources.DataNotFound, match="no folder /none.*: unpack x.zip$"):
+    with pytest.raises(sources.DataNotFound, match=r"no folder /none.*: unpack x.zip$"):
         sources.open_source(**data)
     with pytest.raises(ValueError, match="origin of a data section must be a string"):
         sources.open_source(**data | {"origin": 3})
