@@ -95,13 +95,23 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
         if not name:
             continue
         weights = maps[name]
-        fine = np.asarray(jax.image.resize(weights, (height, width), "bilinear"))
+        times = -(-256 // max(height, width))  # small images have few pixels for it
+        size = (times * height, times * width)
+        fine = np.asarray(jax.image.resize(weights, size, "bilinear"))
         spread = float(np.ptp(fine))
         fine = (fine - fine.min()) / (spread or 1.0)
-        picture = axis.imshow(fine, cmap="jet", alpha=0.5, vmin=0, vmax=1)
+        picture = axis.imshow(
+            fine,
+            cmap="jet",
+            alpha=0.5,
+            vmin=0,
+            vmax=1,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        )
         rows, columns = weights.shape
         axis.set_xlabel(
-            f"{rows} x {columns} patches, {weights.min():.2%} to {weights.max():.2%} each",
+            f"{rows} x {columns} patches, each with {weights.min():.2%} to "
+            f"{weights.max():.2%} of the weight",
             fontsize=9,
         )
     bar = figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.01, ticks=[0, 1])
