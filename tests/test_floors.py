@@ -18,6 +18,7 @@ FLOORS = {
     "vitjax.feeding": 3,
     "vitjax.step": 2,
     "vitjax.program": 2,
+    "vitjax.trained": 2,
     "vitjax.loop": 2,
     "vitjax.evaluation": 2,
     "vitjax.evaluators": 2,
@@ -52,6 +53,7 @@ FLOORS = {
     "vitjax.losses": 0,
     "vitjax.mixup": 0,
     "vitjax.ema": 0,
+    "vitjax.rollout": 0,
     "vitjax.sharding": 0,
     "vitjax.lookup": 0,
     "vitjax.files": 0,
@@ -151,7 +153,13 @@ def test_every_module_of_vitjax_has_a_floor(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["vitjax.train", "vitjax.benchmark", "vitjax.tools.convert"]
+    "name",
+    [
+        "vitjax.train",
+        "vitjax.benchmark",
+        "vitjax.tools.convert",
+        "vitjax.tools.attention_rollout",
+    ],
 )
 def test_heavy_packages_wait_until_flags_are_parsed(name):
     """Checked in a fresh process: importing a command loads none of them."""

@@ -35,6 +35,15 @@ class Program:
     key: jax.Array  # every step folds its number into this one
 
 
+def make_model(e: Experiment) -> nn.Module:
+    """The model of an experiment; ValueError for a wrong `model` section."""
+    arguments = dict(e.model)
+    if e.init_head_bias is not None:
+        arguments["init_head_bias"] = e.init_head_bias
+    function = lookup(MODELS, e.model_name, "model")
+    return sections.call("model", function, arguments, num_classes=e.num_classes)
+
+
 def build(
     experiment: Experiment,
     mesh: Mesh,
@@ -80,11 +89,7 @@ def build(
             f"labels have shape {labels.shape[1:]}, but num_classes is "
             f"{e.num_classes}; change onehot(...) in input.pp or device_pp"
         )
-    model_kwargs = dict(e.model)
-    if e.init_head_bias is not None:
-        model_kwargs["init_head_bias"] = e.init_head_bias
-    make_model = lookup(MODELS, e.model_name, "model")
-    model = sections.call("model", make_model, model_kwargs, num_classes=e.num_classes)
+    model = make_model(e)
     params = step.param_shapes(model, image.shape[1:])
     tx, lr_fns = optim.make_optimizer(
         params,

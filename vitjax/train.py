@@ -145,7 +145,11 @@ def train_and_evaluate(
             entries=entries,
             log_steps=log_steps,
             ckpt_steps=ckpt_steps,
-            meta={"seed": e.seed, "config": settings},
+            meta={
+                "seed": e.seed,
+                "config": settings,
+                "image_shape": list(program.image_shape),
+            },
             skips=skips,
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
             evaluated=_evaluated(entries, workdir, first_step),

@@ -1,10 +1,11 @@
 """The models, by the name that `config.model_name` gives."""
 
-from vitjax.models import torchvision_vit, tower, vit
+from vitjax.models import nanovit, torchvision_vit, tower, vit
 
 MODELS = {
     "vit": vit.Model,
     "torchvision_vit": torchvision_vit.Model,
     "small_cnn": torchvision_vit.Cnn,
     "tower": tower.Model,
+    "nanovit": nanovit.Model,
 }
