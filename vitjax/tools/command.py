@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 # Nothing heavy here: --help answers at once.
@@ -47,6 +48,14 @@ def parse(
             parser.error(f"{text} needs its value after an equals sign: {text}=VALUE")
     flags = parser.parse_args([a for a in argv if not a.startswith("--config.")])
     return flags, [text.removeprefix("--config.") for text in overrides]
+
+
+def check_picture(path: Path) -> None:
+    """Raise ValueError unless a picture can be written there."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"pictures are written as .png, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {str(path.parent)!r}")
 
 
 def run(work: Callable[[], None]) -> int:

@@ -161,10 +161,7 @@ def test_every_model_with_attention_has_its_maps(name, model):
     total /= total.sum(1, keepdims=True)
     assert maps["layers"] == (3 if name == "tower" else 2)
     for key, matrix in (("rollout", total), ("last", mean)):
-        if "cls" in params:
-            expected = matrix[0, 1:7]
-        else:
-            expected = matrix[:6, :6].mean(0)
+        expected = matrix[0, 1:7] if "cls" in params else matrix[:6, :6].mean(0)
         np.testing.assert_allclose(
             maps[key], expected.reshape(2, 3), atol=2e-3 if name == "nanovit" else 1e-5
         )
