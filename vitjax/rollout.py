@@ -1,6 +1,6 @@
 """Where a ViT looks: attention rollout (arXiv:2005.00928), and maps of its patches.
 
-Shapes: b batch, h heads, n tokens, y x the grid of patches.
+Shapes: b batch, n tokens, y x the grid of patches; layers may differ in their heads.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 
 def rollout(
-    layers: Sequence[Float[np.ndarray, "b h n n"]],
+    layers: Sequence[Float[np.ndarray, "b _ n n"]],
 ) -> Float[np.ndarray, "b n n"]:
     """How much of each token (column) has come to each token (row) after all layers.
 

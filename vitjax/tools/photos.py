@@ -60,14 +60,16 @@ def _read(path: Path) -> tuple[bytes, np.ndarray]:
 def _as_in_data_set(photo: np.ndarray, section: Mapping[str, Any]) -> np.ndarray:
     """The photo's middle, of the size and the channels of the data set's images."""
     try:
-        source = sources.open_source(**section["data"])
+        batches, _ = pipeline.make_eval(
+            data=section["data"], batch_size=1, pp_fn="keep('image')"
+        )
     except sources.DataNotFound as error:
         raise ValueError(
             f"the evaluator takes images as its data set has them, and {error}; copy it "
             "there, or give a pp_fn that makes them of a photo, as in "
             "--config.evals.val.pp_fn='decode|central_crop|resize(32, antialias=True)'"
         ) from None
-    height, width, channels = source.read(np.int64(0))["image"].shape
+    _, height, width, channels = next(iter(batches))["image"].shape
     square = f"central_crop|resize(({height}, {width}), antialias=True)"
     small = ops.get_preprocess_fn(square)({"image": photo})["image"].numpy()
     if channels == 1:

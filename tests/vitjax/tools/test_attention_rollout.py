@@ -1,6 +1,5 @@
 """python -m vitjax.tools.attention_rollout: from a checkpoint and a photo to a picture."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from vitjax import experiment, train
+from vitjax import experiment
 from vitjax.metrics import read_rows
 from vitjax.models import MODELS, vit
 from vitjax.tools import attention_rollout, photos
@@ -30,23 +29,25 @@ DIGITS = [
     f"--config.device_pp={ON_DEVICE}",
     "--config.evals.val.data={'kind': 'arrays', 'name': 'digits', 'split': 'test'}",
     f"--config.evals.val.device_pp={ON_DEVICE}",
-    "--config.evals.val.log_steps=160",
+    "--config.evals.val.log_steps=240",
     "--config.model.width=48",
     "--config.model.depth=2",
     "--config.model.patch_size=(2, 2)",
     "--config.input.batch_size=64",
     "--config.lr=0.003",
     "--config.wd=0.0003",
-    "--config.total_steps=160",
-    "--config.ckpt_steps=160",
+    "--config.total_steps=240",
+    "--config.ckpt_steps=240",
 ]
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """Of nanoViT, trained on digits."""
+    """Of nanoViT, trained on digits, on the one device that a shell has."""
     workdir = tmp_path_factory.mktemp("nanovit") / "run"
-    assert train.cli([*DIGITS, f"--workdir={workdir}"]) == 0
+    command = [sys.executable, "-m", "vitjax.train", *DIGITS, f"--workdir={workdir}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return workdir
 
 
@@ -60,13 +61,13 @@ def photo(tmp_path_factory):
 def test_nanovit_learns(workdir):
     rows = [row for row in read_rows(workdir) if "val/prec@1" in row]
     first, last = rows[0], rows[-1]
-    assert (first["step"], last["step"]) == (0, 160)
+    assert (first["step"], last["step"]) == (0, 240)
     assert first["val/prec@1"] < 0.3
-    assert last["val/prec@1"] > 0.75
+    assert last["val/prec@1"] > 0.7
     assert last["val/loss"] < 0.5 * first["val/loss"]
     rates = {row["step"]: row["lr"] for row in read_rows(workdir) if "lr" in row}
-    # The first update has a sixteenth of the rate: a warm-up of a tenth, not from 0.
-    assert rates[1] == pytest.approx(0.003 / 16, rel=1e-5)
+    # The first update has a 24th of the rate: a warm-up of a tenth, not from 0.
+    assert rates[1] == pytest.approx(0.003 / 24, rel=1e-5)
 
 
 def test_from_a_shell_to_a_picture(workdir, photo, tmp_path):
@@ -75,9 +76,7 @@ def test_from_a_shell_to_a_picture(workdir, photo, tmp_path):
         sys.executable, "-m", "vitjax.tools.attention_rollout", "--ckpt", str(workdir),
         "--image", str(photo), "--out", str(out), "--posemb", str(posemb),
     ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ)
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(out) in done.stdout
     for path in (out, posemb):
@@ -106,16 +105,14 @@ def test_a_photo_is_fed_as_the_evaluation_feeds_it(workdir, photo):
 
 
 def test_a_photo_is_decoded_where_the_evaluation_decodes(photo):
-    pp = "decode(precise=True)|resize_small(40)|central_crop(32)|keep('image', 'label')"
+    pp = "decode(precise=True)|central_crop(32)|keep('image', 'label')"
     device_pp = "value_range(-1, 1)|onehot(7, key='label', key_result='labels')"
     image = photos.feed(photo, {"pp_fn": pp, "device_pp": device_pp})
     assert image.shape == (1, 32, 32, 3)
-    cat = Image.open(photo)
-    size = (round(40 * cat.width / cat.height), 40)
-    cat = np.asarray(cat.resize(size, Image.Resampling.BOX))
-    left = (size[0] - 32) // 2
-    expected = cat[4:36, left : left + 32] / 127.5 - 1
-    np.testing.assert_allclose(image[0], expected, atol=0.03)
+    cat = np.asarray(Image.open(photo))
+    top, left = ((side - 32) // 2 for side in cat.shape[:2])
+    expected = cat[top : top + 32, left : left + 32] / 127.5 - 1
+    np.testing.assert_allclose(image[0], expected, atol=1e-6)
 
 
 def trained_of(name, image, **model):
@@ -185,7 +182,7 @@ def run(capsys, *flags):
     return line
 
 
-def test_mistakes_are_one_sentence(workdir, photo, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_one_sentence(workdir, photo, tmp_path, capsys):
     out = tmp_path / "out.png"
     to_out = ("--image", photo, "--out", out)
     assert "no checkpoint at" in run(capsys, "--ckpt", tmp_path, *to_out)
