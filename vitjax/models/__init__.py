@@ -1,10 +1,12 @@
 """The models, by the name that `config.model_name` gives."""
 
-from vitjax.models import torchvision_vit, tower, vit
+from vitjax.models import simple_vit, simplest_vit, torchvision_vit, tower, vit
 
 MODELS = {
     "vit": vit.Model,
     "torchvision_vit": torchvision_vit.Model,
     "small_cnn": torchvision_vit.Cnn,
     "tower": tower.Model,
+    "simplest_vit": simplest_vit.Model,
+    "simple_vit": simple_vit.Model,
 }
