@@ -106,7 +106,9 @@ def tat_scale(slope: float) -> float:
     return math.sqrt(2 / (1 + slope * slope))
 
 
-def c_map(c: Float[np.ndarray, "*n"] | float, slope: float) -> np.ndarray:
+def c_map(
+    c: Float[np.ndarray, "*n"] | float, slope: float
+) -> Float[np.ndarray, "*n"] | float:
     """The cosine that a wide layer and its leaky ReLU make of a cosine c."""
     c = np.clip(c, -1.0, 1.0)
     bend = (1 - slope) ** 2 / (math.pi * (1 + slope * slope))
