@@ -23,7 +23,7 @@ ROW_NORMS = ("correct", "original")
 _SMALLEST = 1e-12
 
 
-def espa_gammas(depth: int, gamma: float = 0.005) -> Float[np.ndarray, " l"]:
+def espa_gammas(depth: int, gamma: float | int = 0.005) -> Float[np.ndarray, " l"]:
     """The decay rates g_1 > ... > g_depth = gamma of the token kernels.
 
     sqrt(1 - exp(-2 g_l)) falls geometrically, to its power l / depth.
@@ -37,14 +37,14 @@ def espa_gammas(depth: int, gamma: float = 0.005) -> Float[np.ndarray, " l"]:
     return -0.5 * np.log1p(-((-np.expm1(-2 * gamma)) ** (layers / depth)))
 
 
-def token_kernel(num_tokens: int, gamma: float) -> Float[np.ndarray, "n n"]:
+def token_kernel(num_tokens: int, gamma: float | int) -> Float[np.ndarray, "n n"]:
     """exp(-gamma |i - j|)."""
     i = np.arange(num_tokens)
     return np.exp(-gamma * np.abs(i[:, None] - i))
 
 
 def espa_attention(
-    num_tokens: int, depth: int, gamma: float = 0.005, causal: bool = False
+    num_tokens: int, depth: int, gamma: float | int = 0.005, causal: bool = False
 ) -> Float[np.ndarray, "l n n"]:
     """The matrices A_l = R_l R_{l-1}^-1 that attention is to be at initialisation.
 
@@ -74,7 +74,7 @@ def espa_attention(
 def espa(
     num_tokens: int,
     depth: int,
-    gamma: float = 0.005,
+    gamma: float | int = 0.005,
     causal: bool = False,
     row_norm: str = "correct",
 ) -> tuple[Float[np.ndarray, "l n n"], Float[np.ndarray, "l n"]]:
@@ -101,13 +101,13 @@ def espa(
         return np.log(a / divisor), d
 
 
-def tat_scale(slope: float) -> float:
+def tat_scale(slope: float | int) -> float:
     """What a leaky ReLU is multiplied by to keep the mean square of N(0, 1)."""
     return math.sqrt(2 / (1 + slope * slope))
 
 
 def c_map(
-    c: Float[np.ndarray, "*n"] | float, slope: float
+    c: Float[np.ndarray, "*n"] | float, slope: float | int
 ) -> Float[np.ndarray, "*n"] | float:
     """The cosine that a wide layer and its leaky ReLU make of a cosine c."""
     c = np.clip(c, -1.0, 1.0)
@@ -115,7 +115,7 @@ def c_map(
     return c + bend * (np.sqrt(1 - c * c) - c * np.arccos(c))
 
 
-def network_c_map(num_maps: int, slope: float) -> float:
+def network_c_map(num_maps: int, slope: float | int) -> float:
     """The cosine that `num_maps` such layers make of two orthogonal inputs."""
     c: float = 0.0
     for _ in range(num_maps):
@@ -123,7 +123,7 @@ def network_c_map(num_maps: int, slope: float) -> float:
     return c
 
 
-def tat_slope(num_maps: int, eta: float = 0.9) -> float:
+def tat_slope(num_maps: int, eta: float | int = 0.9) -> float:
     """The slope at which `network_c_map` is eta, by bisection, to 1e-12.
 
     A transformer without residuals has two leaky ReLUs a block, and its attention

@@ -75,8 +75,8 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b n d"],
-        bias: Float[np.ndarray, "n n"] | None,
-        scale: Float[np.ndarray, " n"] | None,
+        bias: Float[Array | np.ndarray, "n n"] | None,
+        scale: Float[Array | np.ndarray, " n"] | None,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b h n m"]]:
         """The tokens, and the probabilities; without B and d it is plain attention."""
         qkv = nn.Dense(
@@ -113,8 +113,8 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b n d"],
-        bias: Float[np.ndarray, "n n"] | None,
-        scale: Float[np.ndarray, " n"] | None,
+        bias: Float[Array | np.ndarray, "n n"] | None,
+        scale: Float[Array | np.ndarray, " n"] | None,
     ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
         """The tokens, and the block's intermediates."""
         d, out = x.shape[-1], {}

@@ -1,5 +1,7 @@
 """SimplEsT-ViT: counts, its kernel through attention alone, its formulas in numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +139,7 @@ def test_a_forward_pass_by_hand(kw):
         e = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(8) + bias[i])
         probs = e / e.sum(-1, keepdims=True)
         np.testing.assert_allclose(
-            out["encoder"][f"block{i:02d}"]["attn"], probs, atol=2e-6
+            out["encoder"][f"block{i:02d}"]["attn"], probs, atol=1e-5
         )
         x = (scale[i][:, None] * (probs @ v)).swapaxes(1, 2).reshape(2, 16, 16)
         for j in range(2):
@@ -182,8 +184,8 @@ def test_everything_begins_as_in_the_original():
 
 def test_orthogonal_kernels_keep_the_mean_square():
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, 384))
-    for n_in, n_out in ((384, 1536), (1536, 384), (384, 384)):
+    x = rng.standard_normal((256, 96))
+    for n_in, n_out in ((96, 384), (384, 96), (96, 96)):
         key = jax.random.key(n_out)
         kernel = np.asarray(simplest_vit.scaled_orthogonal(key, (n_in, n_out)))
         y = x @ kernel
@@ -204,7 +206,7 @@ def test_the_control_is_the_same_network_as_flax_begins_it():
             assert not x.any()
         else:
             assert x.std() == pytest.approx(fan_in**-0.5, rel=0.1), name
-    _, out = model.apply({"params": params}, IMAGE)
+    _, out = jax.jit(model.apply)({"params": params}, IMAGE)
     block = out["encoder"]["block00"]
     x = np.asarray(out["with_posemb"], np.float64)
     qkv = x @ np.asarray(params["block_0"]["attention"]["qkv"]["kernel"], np.float64)
@@ -225,11 +227,16 @@ def test_a_causal_model_does_not_see_ahead(init_scheme):
     params = variables(model)["params"]
     changed = IMAGE.copy()
     changed[:, 16:] = 0  # the last 8 of 16 patches
-    run = jax.jit(lambda x: model.apply({"params": params}, x)[1]["encoded"])
-    a, b = run(IMAGE), run(changed)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def run(params, image):
+        logits, out = model.apply({"params": params}, image)
+        return logits.sum(), out["encoded"]
+
+    ((_, a), grads), ((_, b), _) = run(params, IMAGE), run(params, changed)
     np.testing.assert_array_equal(a[:, :8], b[:, :8])
-    assert np.abs(a[:, 8:] - b[:, 8:]).max() > 0.01
-    grads = jax.grad(lambda p: model.apply({"params": p}, IMAGE)[0].sum())(params)
+    assert np.abs(a[:, 8:] - b[:, 8:]).max() > 1e-4
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
 
 
@@ -237,7 +244,7 @@ def test_bfloat16_computes_but_probabilities_and_logits_are_float32():
     model = make(dtype_mm="bfloat16", return_attn=True)
     tree = variables(model)
     assert {x.dtype for x in jax.tree.leaves(tree)} == {np.dtype(np.float32)}
-    logits, out = model.apply(tree, IMAGE)
+    logits, out = jax.jit(model.apply)(tree, IMAGE)
     block = out["encoder"]["block03"]
     assert block["sa"].dtype == block["mlp"].dtype == jnp.bfloat16
     assert logits.dtype == block["attn"].dtype == np.float32
@@ -251,9 +258,9 @@ def test_bfloat16_computes_but_probabilities_and_logits_are_float32():
 def test_dropout_acts_on_the_tokens_before_they_are_averaged():
     model = make(dropout=0.5)
     tree = variables(model)
-    calm, out = model.apply(tree, IMAGE)
-    drop = {"dropout": jax.random.key(1)}
-    noisy, dropped = model.apply(tree, IMAGE, train=True, rngs=drop)
+    run = jax.jit(lambda **kw: model.apply(tree, IMAGE, **kw), static_argnames="train")
+    calm, out = run()
+    noisy, dropped = run(train=True, rngs={"dropout": jax.random.key(1)})
     np.testing.assert_array_equal(out["encoded"], dropped["encoded"])
     assert np.abs(noisy - calm).max() > 1e-3
     # Each channel of the average lacks its own tokens: half of 16, and no two alike.
