@@ -1,6 +1,13 @@
 """The models, by the name that `config.model_name` gives."""
 
-from vitjax.models import nanovit, torchvision_vit, tower, vit
+from vitjax.models import (
+    nanovit,
+    simple_vit,
+    simplest_vit,
+    torchvision_vit,
+    tower,
+    vit,
+)
 
 MODELS = {
     "vit": vit.Model,
@@ -8,4 +15,6 @@ MODELS = {
     "small_cnn": torchvision_vit.Cnn,
     "tower": tower.Model,
     "nanovit": nanovit.Model,
+    "simplest_vit": simplest_vit.Model,
+    "simple_vit": simple_vit.Model,
 }
