@@ -48,7 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
 
     config.model_name = "tower"
-    config.model = dict(variant=chosen.variant)
+    config.model = ConfigDict(dict(variant=chosen.variant))
     if chosen.posemb:
         config.model.posemb = choose("posemb", chosen.posemb, ("learn", "none"))
 

@@ -38,7 +38,8 @@ def eval_data(mesh: jax.sharding.Mesh) -> Callable[..., tuple[OnDevices, int]]:
     def make_data(**section: Any) -> tuple[OnDevices, int]:
         from input_pipeline import pipeline
 
-        host_batches, steps = pipeline.make_eval(**section, **processes())
+        section |= processes()
+        host_batches, steps = pipeline.make_eval(**section)
         return OnDevices(host_batches, mesh), steps
 
     return make_data

@@ -57,7 +57,7 @@ class Predictions:
         As `jax.lax.top_k`, of equal logits it takes the first.
         """
         top = np.argsort(-self.logits, axis=1, kind="stable")[:, :k]
-        return (np.take_along_axis(self.labels, top, axis=1) > 0).any(axis=1)
+        return np.any(np.take_along_axis(self.labels, top, axis=1) > 0, axis=1)
 
     def probabilities(self) -> Float[np.ndarray, "n k"]:
         """The softmax of the logits, whatever the loss was, in float64."""
@@ -107,7 +107,8 @@ def classification_report(predictions: Predictions) -> Mapping[str, Any]:
     """scikit-learn's: precision, recall and F1 of each class, and their averages."""
     from sklearn import metrics
 
-    report: Any = metrics.classification_report(
+    make: Any = metrics.classification_report
+    return make(
         predictions.true,
         predictions.predicted,
         labels=np.arange(predictions.logits.shape[1]),
@@ -115,7 +116,6 @@ def classification_report(predictions: Predictions) -> Mapping[str, Any]:
         output_dict=True,
         zero_division=0,
     )
-    return report
 
 
 def calibration(

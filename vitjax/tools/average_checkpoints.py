@@ -48,6 +48,7 @@ def average(workdir: Path, first: int | None, last: int | None, out: Path) -> li
             f"{', '.join(map(str, there)) or 'none'}"
         )
     total: Any = None
+    params: Any = None
     for step in tqdm(steps, desc="checkpoints", disable=None):
         params, _ = read_params(workdir / "checkpoints" / str(step))
         wide = jax.tree.map(lambda x: np.asarray(x, np.float64), params)

@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,10 @@ def smoothed(steps: Sequence[int], values: Sequence[float], half: float) -> list
 
 
 def draw(
-    runs: Sequence[Path], panels: dict[str, Sequence[str]], smooth: float, out: Path
+    runs: Sequence[Path],
+    panels: Mapping[str, Sequence[str]],
+    smooth: float,
+    out: Path,
 ) -> None:
     """Write the picture. Raises ValueError if a run has no rows, or nothing is shown."""
     from matplotlib.figure import Figure
