@@ -18,13 +18,9 @@ parameter: lr * 0.01 in the chain of this project. Sizes and data are arguments:
 
 from ml_collections import ConfigDict
 
-from configs.common import choose, parse_arg
+from configs.common import ORIGINS, choose, parse_arg
 
 DATA_DIR = "data/usr/share/datasets/fashion-mnist"
-ORIGIN = (
-    "`make fashion-mnist` fetches it (Debian's package dataset-fashion-mnist); or put the "
-    "four files of https://github.com/zalandoresearch/fashion-mnist into data_dir"
-)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -50,7 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.num_classes = 10
     config.loss = "mse"
 
-    data = dict(kind="idx", data_dir=chosen.data_dir, origin=ORIGIN)
+    data = dict(kind="idx", data_dir=chosen.data_dir, origin=ORIGINS["fashion_mnist"])
     # The document's ViTs see the grey channel three times, its CNN once.
     channels = "" if chosen.model == "cnn" else "grayscale_to_rgb|"
     config.input = ConfigDict()

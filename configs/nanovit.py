@@ -40,7 +40,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import choose, parse_arg
+from configs.common import ORIGINS, choose, parse_arg
 
 STEPS = {  # kinds of data, the first by default, and how the model and its run differ
     2: dict(kinds=("idx", "tfds"), patch=4, total=1_000, lr=6e-4, decay=0.01),
@@ -146,6 +146,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _data(kind: str, data_dir: str, step: int) -> tuple[Any, Any]:
     """The data sections of training and validation."""
     data = dict(kind=kind)
+    if kind in ("idx", "cifar", "folder"):
+        data["origin"] = ORIGINS[{2: "mnist", 7: "imagenet100"}.get(step, "cifar10")]
     if kind == "tfds":
         data["name"] = "mnist" if step == 2 else "cifar10"
     elif kind == "huggingface" and not data_dir:

@@ -35,7 +35,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import choose, parse_arg
+from configs.common import ORIGINS, choose, parse_arg
 
 # Examples of training, pixels, patches, the channels' mean and spread, and where it all is.
 DATA: dict[str, dict[str, Any]] = {
@@ -113,6 +113,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     before, before_val = _ops(chosen, facts)
     where = dict(facts["data"])
+    if chosen.data in ORIGINS:
+        where["origin"] = ORIGINS[chosen.data]
     if chosen.data_dir:
         where["data_dir"] = chosen.data_dir
     config.input = ConfigDict()

@@ -13,12 +13,7 @@ The Python version of CIFAR-10 comes from https://www.cs.toronto.edu/~kriz/cifar
 
 from ml_collections import ConfigDict
 
-from configs.common import choose, parse_arg
-
-ORIGIN = (
-    "unpack cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, and "
-    "give the folder cifar-10-batches-py as data_dir"
-)
+from configs.common import ORIGINS, choose, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -37,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.num_classes = 10
     config.loss = "softmax_xent"
 
-    data = dict(kind="cifar", data_dir=chosen.data_dir, origin=ORIGIN)
+    data = dict(kind="cifar", data_dir=chosen.data_dir, origin=ORIGINS["cifar10"])
     config.input = ConfigDict()
     config.input.data = dict(data, split="train")
     config.input.batch_size = 128

@@ -94,7 +94,7 @@ def _open(trained: Any, name: str, required: bool) -> Any:
     opened: list[Any] = []
 
     def make_data(**kw: Any) -> Any:
-        data, steps = pipeline.make_eval(**(kw | feeding.processes()))
+        data, steps = pipeline.make_eval(**{**kw, **feeding.processes()})
         opened.append(data)
         return feeding.OnDevices(data, mesh), steps
 
