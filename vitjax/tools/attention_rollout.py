@@ -87,7 +87,7 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
         f"attention rollout, {maps['layers']} layers",
         f"last layer, mean of {maps['heads']} heads",
     )
-    picture = None
+    picture: Any = None
     for axis, text, name in zip(axes, titles, ("", "rollout", "last"), strict=True):
         axis.set_title(text, fontsize=11)
         axis.set(xticks=[], yticks=[])
