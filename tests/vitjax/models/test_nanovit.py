@@ -121,7 +121,7 @@ def test_everything_begins_as_torchs_layers_do():
 def test_dropout_follows_the_mlps_second_layer_and_nothing_else(random_params):
     model = make(dropout=0.25, width=64, depth=2)
     params = random_params(model, IMAGE)
-    plain, _ = model.apply({"params": params}, IMAGE)
+    plain, without = model.apply({"params": params}, IMAGE)
     same, _ = make(width=64, depth=2).apply({"params": params}, IMAGE, train=True)
     np.testing.assert_array_equal(plain, same)
     rngs = {"dropout": jax.random.key(1)}
@@ -132,6 +132,9 @@ def test_dropout_follows_the_mlps_second_layer_and_nothing_else(random_params):
         assert 0.18 < dropped < 0.32
         assert (np.asarray(block["sa"]) != 0).all()
     assert (np.asarray(out["with_posemb"]) != 0).all()
+    # The first block: what is kept is what it was, scaled up.
+    a, b = (np.asarray(o["encoder"]["block00"]["mlp"]) for o in (out, without))
+    np.testing.assert_allclose(a[a != 0] * 0.75, b[a != 0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
