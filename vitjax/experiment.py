@@ -1,6 +1,7 @@
 """What a config may say at its top level, and what holds where it says nothing."""
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -113,13 +114,15 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     sections.check_types(
         "", sections.annotations(optim.make_optimizer), groups["optimizer"]
     )
-    # A section that was switched off with None is as good as absent.
+    # A section that was switched off with None is as good as absent; elsewhere None may
+    # be a value of its own.
+    hints = typing.get_type_hints(Experiment)
     own_values: dict[str, Any] = {
         key: value
         for key, value in groups["own"].items()
-        if value is not None or fields[key].default is None
+        if value is not None or types.NoneType in typing.get_args(hints[key])
     }
-    sections.check_types("", typing.get_type_hints(Experiment), own_values)
+    sections.check_types("", hints, own_values)
     return Experiment(
         **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
     )

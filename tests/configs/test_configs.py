@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import nanovit, vit_i1k, vit_s16_i1k
+from configs.common import ORIGINS
 from input_pipeline import device_ops, ops
 from vitjax.config import differences, from_big_vision, load, plain
 from vitjax.experiment import from_config
@@ -240,7 +241,7 @@ def test_nanovits_choices():
         assert c.input.pp.startswith("decode")
         c = nanovit.get_config(f"step={step},data_dir=here")
         assert c.input.data.to_dict() == {
-            "kind": kind, "data_dir": "here", "split": "train",
+            "kind": kind, "data_dir": "here", "split": "train", "origin": ORIGINS[name],
         }  # fmt: skip
         assert "decode" not in c.input.pp
     c = nanovit.get_config("step=7,data=huggingface")

@@ -194,7 +194,7 @@ def _write(out: Path, trained: Any, results: Mapping[str, Any]) -> None:
     write_whole(out / "report.md", "\n".join(lines) + "\n")
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 

@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from configs import towervit
 from vitjax import step
 from vitjax.models import MODELS
+from vitjax.optim import make_optimizer
 from vitjax.trees import count, flatten_with_names
 
 IMAGE = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
@@ -112,6 +115,41 @@ def test_everything_begins_as_torchs_layers_do():
             if x.size > 100:
                 assert np.abs(x).max() > 0.8 * bound, name
                 assert abs(x.std() / (bound / 3**0.5) - 1) < 0.25, name
+
+
+def test_with_equal_widths_both_variants_are_one_model():
+    """The same parameters, and so the same logits, but for the head's activation."""
+    equal = dict(widths=(16, 16), num_heads=(2, 2), mlp_dims=(32, 32), posemb="learn")
+    towers = [
+        MODELS["tower"](num_classes=10, variant=v, head_act="relu", **equal)
+        for v in ("tower", "vit")
+    ]
+    params = params_of(towers[0])
+    logits = [m.apply({"params": params}, IMAGE)[0] for m in towers]
+    np.testing.assert_array_equal(*logits)
+
+
+def test_two_steps_of_momentum_by_hand():
+    """torch's SGD(momentum=0.9): v = 0.9 v + g, p = p - lr v, at a constant rate."""
+    config = towervit.get_config()
+    params = {"kernel": jnp.array([1.0, -2.0])}
+    tx, _ = make_optimizer(
+        params,
+        total_steps=100,
+        batch_size=128,
+        data_size=50_000,
+        lr=config.lr,
+        optax_name=config.optax_name,
+        optax=config.optax,
+    )
+    grads = np.array([[0.5, 1.0], [-0.25, 2.0]])
+    p, v, state = np.array([1.0, -2.0]), 0.0, tx.init(params)
+    for g in grads:
+        update, state = tx.update({"kernel": jnp.asarray(g)}, state, params)
+        params = optax.apply_updates(params, update)
+        v = 0.9 * v + g
+        p = p - 3e-4 * v
+        np.testing.assert_allclose(params["kernel"], p, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
