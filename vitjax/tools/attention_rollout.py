@@ -129,7 +129,7 @@ def draw_posemb(path: Path, trained: Any) -> None:
 
     if "pos_embedding" not in trained.params:
         raise ValueError(
-            f"the model of {trained.workdir} has no learned position embeddings to draw"
+            f"the model of {trained.name} has no learned position embeddings to draw"
         )
     table = np.asarray(trained.params["pos_embedding"])[0]
     similar = rollout.cosine_similarity(table)
@@ -149,9 +149,7 @@ def draw_posemb(path: Path, trained: Any) -> None:
         axes[1].imshow(tiles, vmin=-1, vmax=1, interpolation="nearest")
         axes[1].set_title(f"of each patch with all {h} x {w}", fontsize=11)
     figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.01)
-    figure.suptitle(
-        f"position embeddings of {trained.workdir.name}, step {trained.step}"
-    )
+    figure.suptitle(f"position embeddings of {trained.name}")
     figure.savefig(path, dpi=110)
 
 
@@ -228,7 +226,7 @@ def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         best = int(maps["logits"].argmax())
         title = (
             f"{flags.image.name}, prepared as for evals.{name}: class {best} for "
-            f"{trained.workdir.name} at step {trained.step}"
+            f"{trained.name}"
         )
         draw(flags.out, np.asarray(image[0]), maps, title)
         print(f"{flags.out}: class {best}")

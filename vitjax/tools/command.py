@@ -26,9 +26,14 @@ def add_ckpt(parser: argparse.ArgumentParser) -> None:
     """--ckpt and --ema: which parameters."""
     parser.add_argument(
         "--ckpt", required=True, metavar="PATH",
-        help="a run's workdir (its newest checkpoint), its folder best, or "
-        "WORKDIR/checkpoints/STEP",
+        help="a run's workdir (its newest checkpoint), its folder best, "
+        "WORKDIR/checkpoints/STEP, or a file of weights: .npz, .safetensors, .pth",
     )  # fmt: skip
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARG]",
+        help="instead of the config that is stored there",
+    )
     parser.add_argument(
         "--ema", action="store_true", help="the averaged parameters of a run with ema"
     )

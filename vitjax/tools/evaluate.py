@@ -22,49 +22,86 @@ Run the evaluators of a checkpoint's config that classify (all, or those named b
   NAME.png                 confusion matrix, accuracy per class, reliability diagram
   NAME_samples.png         the first ten examples, with what they are taken for
   NAME_logits.npz          with --save_logits: logits and labels of every example
+  sizes.png                with several sizes: top-1 of each
+
+--resolution, --crop_ratio and --resize_method evaluate every combination of their values:
+the smaller side is resized to resolution / crop_ratio, the middle is cropped, learned
+position embeddings are resampled. A file of weights (.npz, .safetensors, .pth, a Hugging
+Face folder) needs --config, which says what is evaluated and how images are prepared.
 
 An evaluator whose data set is missing is left out with a warning, unless it is named.
 {command.OVERRIDES}"""
 EXAMPLES = (
     "--ckpt runs/quickstart",
     "--ckpt runs/vit_s16_i1k/best --evals val v2 real --save_logits",
-    "--ckpt runs/vit_s16_i1k --config.evals.val.data.data_dir=/data/tfds",
+    "--ckpt runs/vit_s16_i1k --resolution 224 256 288 --crop_ratio 0.875 1.0",
+    "--ckpt vit.npz --config configs/vit_s16_i1k.py",
 )
 NUM_SAMPLES = 10
 SHOWN = ("prec@1", "prec@5", "loss", "ece", "macro_f1", "examples")  # report.md's
 
 
-def evaluate(trained: Any, names: Sequence[str], out: Path, save_logits: bool) -> None:
+def evaluate(
+    trained: Any,
+    names: Sequence[str],
+    out: Path,
+    *,
+    save_logits: bool = False,
+    sizes: Sequence[Any] = (),
+) -> None:
     """Write everything of the named evaluators of `trained`, a `vitjax.trained.Trained`.
 
-    `names` may be empty: all that classify. Prints the table. Raises ValueError if there
-    is nothing to evaluate.
+    `names` may be empty: all that classify. `sizes` are `eval_sizes.Size`s, each of which
+    is a row of its own; () is the run's own size. Prints the table. Raises ValueError if
+    there is nothing to evaluate.
     """
     from vitjax import prediction_pictures
+    from vitjax.tools.eval_sizes import Size
 
     given = bool(names)
     results: dict[str, Any] = {}
     for name in names or _classifiers(trained):
-        made = _open(trained, name, required=given)
-        if made is None:
-            continue
-        results[name], predictions, (images, few) = _evaluated(trained, name, *made)
-        out.mkdir(parents=True, exist_ok=True)
-        of = f"{name} of {trained.workdir}, step {trained.step}"
-        if trained.source != "params":
-            of += f" ({trained.source})"
-        prediction_pictures.draw_report(out / f"{name}.png", predictions, of)
-        path = out / f"{name}_samples.png"
-        prediction_pictures.draw_samples(path, images, few)
-        if save_logits:
-            _save_logits(out / f"{name}_logits.npz", predictions)
+        for size in sizes or [Size(None, None, None)]:
+            made = _open(trained, name, size, required=given)
+            if made is None:
+                continue
+            row = f"{name}@{size}" if str(size) else name
+            results[row], predictions, (images, few) = _evaluated(row, *made)
+            out.mkdir(parents=True, exist_ok=True)
+            of = f"{row} of {trained.name}"
+            if trained.source != "params":
+                of += f" ({trained.source})"
+            prediction_pictures.draw_report(out / f"{row}.png", predictions, of)
+            path = out / f"{row}_samples.png"
+            prediction_pictures.draw_samples(path, images, few)
+            if save_logits:
+                _save_logits(out / f"{row}_logits.npz", predictions)
     if not results:
         raise ValueError(
-            f"nothing to evaluate: the config of {trained.workdir} has no evaluator of "
-            "the type 'classification' whose data set is there"
+            f"nothing to evaluate: the config of {trained.name} has no evaluator of the "
+            "type 'classification' whose data set is there"
         )
+    if len(sizes) > 1:
+        _draw_sizes(out / "sizes.png", results)
     _write(out, trained, results)
     print(f"\n{(out / 'report.md').read_text()}\nwritten: {out}")
+
+
+def _draw_sizes(path: Path, results: Mapping[str, Any]) -> None:
+    """Top-1 of each row, in order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.35 * len(results)), layout="constrained")
+    axis = figure.subplots()
+    shares = [result["prec@1"] for result in results.values()]
+    bars = axis.barh(range(len(shares)), shares, color="tab:blue")
+    axis.bar_label(bars, fmt="%.4f", padding=3, fontsize=8)
+    axis.set_yticks(range(len(shares)), list(results), fontsize=8)
+    axis.invert_yaxis()
+    margin = 0.1 * (max(shares) - min(shares)) + 0.01
+    axis.set_xlim(max(0, min(shares) - 3 * margin), max(shares) + 2 * margin)
+    axis.set(xlabel="prec@1", title="evaluator@resolution,crop ratio,method")
+    figure.savefig(path, dpi=110)
 
 
 def _classifiers(trained: Any) -> list[str]:
@@ -76,12 +113,13 @@ def _classifiers(trained: Any) -> list[str]:
     ]
 
 
-def _open(trained: Any, name: str, required: bool) -> Any:
-    """(evaluator, data, loss, mesh), or None where the data may be missing and is."""
+def _open(trained: Any, name: str, size: Any, required: bool) -> Any:
+    """(parameters, evaluator, data, loss, mesh), or None where data may be missing and is."""
     from input_pipeline import pipeline
     from input_pipeline.sources import DataNotFound
     from vitjax import evaluation, feeding, sections, sharding
     from vitjax.evaluators.classification import Classification
+    from vitjax.tools import eval_sizes
 
     _, section = trained.evaluator(name)
     kind = section.get("type", "classification")
@@ -89,6 +127,10 @@ def _open(trained: Any, name: str, required: bool) -> Any:
         raise ValueError(
             f"evaluator {name!r} is of the type {kind!r}: it has no logits"
         )
+    if size.resolution is not None:
+        trained = trained.at_size(size.resolution, size.resolution)
+    pp_fn = eval_sizes.resized(section.get("pp_fn", ""), size)
+    section = {**section, "pp_fn": pp_fn} if pp_fn else section
     e = trained.experiment
     mesh = sharding.make_mesh(e.mesh)
     opened: list[Any] = []
@@ -116,11 +158,12 @@ def _open(trained: Any, name: str, required: bool) -> Any:
             raise
         print(f"warning: {name} is left out: {error}", file=sys.stderr)
         return None
-    return evaluator, opened[0], section.get("loss_name", "sigmoid_xent"), mesh
+    loss_name = section.get("loss_name", "sigmoid_xent")
+    return trained.params, evaluator, opened[0], loss_name, mesh
 
 
 def _evaluated(
-    trained: Any, name: str, evaluator: Any, data: Any, loss_name: str, mesh: Any
+    name: str, params: Any, evaluator: Any, data: Any, loss_name: str, mesh: Any
 ) -> tuple[dict[str, Any], Any, Any]:
     """(what report.json says, predictions, (images, predictions) of the first ones)."""
     import jax
@@ -130,7 +173,7 @@ def _evaluated(
     from vitjax import predictions as lib
     from vitjax.sharding import replicated
 
-    params = jax.device_put(trained.params, replicated(mesh))
+    params = jax.device_put(params, replicated(mesh))
     parts = list(
         tqdm(
             evaluator.outputs(params),
@@ -168,13 +211,13 @@ def _write(out: Path, trained: Any, results: Mapping[str, Any]) -> None:
     from vitjax.files import write_whole
 
     of = {
-        "checkpoint": str(trained.workdir),
+        "checkpoint": trained.name,
         "step": trained.step,
         "parameters": trained.source,
     }
     write_whole(out / "report.json", json.dumps({**of, "evals": results}, indent=1))
     lines = [
-        f"{trained.workdir}, step {trained.step}, {trained.source}",
+        f"{trained.name}, {trained.source}",
         "",
         f"| evaluator | {' | '.join(SHOWN)} |",
         f"|---|{'---|' * len(SHOWN)}",
@@ -206,18 +249,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--evals", nargs="+", default=(), metavar="NAME", help="default: all")
     add("--out", type=Path, metavar="DIR", help="default: WORKDIR/evaluation-STEP")
     add("--save_logits", action="store_true")
+    add("--resolution", nargs="+", type=int, default=(), metavar="PIXELS")
+    add("--crop_ratio", nargs="+", type=float, default=(), metavar="RATIO")
+    add("--resize_method", nargs="+", default=(), metavar="METHOD",
+        help="bilinear, bicubic, area, lanczos3, ...")  # fmt: skip
     flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
 
     def work() -> None:
         from input_pipeline import environment
 
         environment.prepare()
+        from vitjax.tools.eval_sizes import sizes
         from vitjax.trained import open_trained
 
-        trained = open_trained(flags.ckpt, overrides=overrides, ema=flags.ema)
-        name = f"evaluation-{trained.step}{'-ema' if flags.ema else ''}"
+        chosen = sizes(flags.resolution, flags.crop_ratio, flags.resize_method)
+        trained = open_trained(
+            flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+        )
+        of = Path(flags.ckpt).stem if trained.step is None else str(trained.step)
+        name = f"evaluation-{of}{'-ema' if flags.ema else ''}"
         out = flags.out or trained.workdir / name
-        evaluate(trained, flags.evals, out, flags.save_logits)
+        evaluate(trained, flags.evals, out, save_logits=flags.save_logits, sizes=chosen)
 
     return command.run(work)
 

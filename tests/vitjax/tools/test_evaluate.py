@@ -167,3 +167,74 @@ def test_the_averaged_parameters_of_training_are_evaluated(tmp_path):
     assert evaluate.main(["--ckpt", str(workdir), "--ema"]) == 0
     report = json.loads((workdir / "evaluation-3-ema" / "report.json").read_text())
     assert report["parameters"] == "ema"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of photographs of two classes, and a small vit trained on it."""
+    from tests.photographs import photographs
+
+    root = tmp_path_factory.mktemp("pictures")
+    for i, photo in enumerate(photographs()[:6]):
+        folder = root / "val" / ("even", "odd")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo).save(folder / f"{i}.jpg")
+    return root
+
+
+def vit_config(folder, path):
+    """A config file of a tiny vit with learned positions on those photographs."""
+    path.write_text(f"""
+def get_config(arg=None):
+    data = dict(kind="folder", data_dir={str(folder)!r}, split="val")
+    pp = "decode|resize_small(36)|central_crop(32)|keep('image', 'label')"
+    device_pp = (
+        "value_range(-1, 1)|onehot(2, key='label', key_result='labels')"
+        "|keep('image', 'labels')"
+    )
+    return dict(
+        input=dict(data=data, batch_size=8, pp=pp), device_pp=device_pp,
+        num_classes=2, total_steps=2, loss="softmax_xent", seed=0,
+        model=dict(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=(16, 16),
+                   pool_type="tok", posemb="learn", gelu="exact"),
+        optax_name="scale_by_adam", lr=0.01, ckpt_steps=2, tensorboard=False,
+        evals=dict(val=dict(data=data, pp_fn=pp, device_pp=device_pp, batch_size=8,
+                            loss_name="softmax_xent", log_steps=2)),
+    )
+""")
+    return str(path)
+
+
+def test_other_sizes_and_a_file_of_another_librarys_format(pictures, tmp_path, capsys):
+    config = vit_config(pictures, tmp_path / "tiny.py")
+    workdir = tmp_path / "run"
+    assert train.cli(["--config", config, "--workdir", str(workdir)]) == 0
+    flags = ["--resolution", "32", "64", "--crop_ratio", "0.5", "1.0"]
+    assert evaluate.main(["--ckpt", str(workdir), *flags]) == 0
+    out = workdir / "evaluation-2"
+    report = json.loads((out / "report.json").read_text())["evals"]
+    assert list(report) == ["val@32,0.5", "val@32,1.0", "val@64,0.5", "val@64,1.0"]
+    assert len({row["loss"] for row in report.values()}) == 4
+    assert (out / "sizes.png").is_file()
+
+    # As torchvision would store it: the architecture is in the shapes alone.
+    from vitjax.tools import convert
+
+    file = tmp_path / "other.pth"
+    assert convert.main([str(workdir), str(file), "--to", "torchvision"]) == 0
+    assert evaluate.main(["--ckpt", str(workdir), "--out", str(tmp_path / "a")]) == 0
+    # num_heads is not in the file either.
+    given = ["--ckpt", str(file), "--config", config, "--out", str(tmp_path / "b")]
+    code = evaluate.main(given)
+    assert code == 0, capsys.readouterr().err
+    a, b = (
+        json.loads((tmp_path / name / "report.json").read_text())["evals"]["val"]
+        for name in "ab"
+    )
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
+    assert evaluate.main(["--ckpt", str(file)]) == 1
+    assert "give --config" in capsys.readouterr().err
+    assert evaluate.main(["--ckpt", str(file), "--config", QUICKSTART]) == 1
+    assert (
+        "is for 2 classes, but the config has num_classes=10" in capsys.readouterr().err
+    )
