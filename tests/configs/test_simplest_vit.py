@@ -107,7 +107,7 @@ def test_fashion_mnist_is_padded_and_grey_in_three_channels():
 
 @pytest.mark.parametrize("model", ["simplest", "simple"])
 def test_it_learns_cut_down_on_real_digits(tmp_path, model):
-    """Four blocks of width 32, 150 steps: three of four digits are read correctly."""
+    """Four blocks of width 32, 150 steps: two of three digits are read correctly."""
     config = (
         f"configs/simplest_vit.py:data=fashion_mnist,model={model},l2=0,depth=4,eta=0.7,"
         "width=32,heads=2,patch=8,batch=64,dropout=0,lr=3e-3"
@@ -121,4 +121,4 @@ def test_it_learns_cut_down_on_real_digits(tmp_path, model):
     flags += ["--config.total_steps=150", "--config.schedule.warmup_steps=20"]
     assert train.cli(flags) == 0
     last = [row["val/prec@1"] for row in read_rows(tmp_path) if "val/prec@1" in row][-1]
-    assert last > 0.75
+    assert last > 0.65
