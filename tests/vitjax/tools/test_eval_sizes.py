@@ -45,5 +45,5 @@ def test_what_cannot_be_is_one_sentence():
         resized("keep('image')", Size(8, None, None))
     with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
         sizes((0,), (), ())
-    with pytest.raises(ValueError, match="above 0 and at most 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"above 0 and at most 1, got 1\.5"):
         sizes((), (1.5,), ())

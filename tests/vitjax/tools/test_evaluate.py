@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.photographs import PHOTOGRAPHS
 from tests.vitjax.test_train import QUICKSTART, run
 from vitjax import train
 from vitjax.checkpoint import read_params
@@ -172,10 +173,8 @@ def test_the_averaged_parameters_of_training_are_evaluated(tmp_path):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A folder of photographs of two classes, and a small vit trained on it."""
-    from tests.photographs import photographs
-
     root = tmp_path_factory.mktemp("pictures")
-    for i, photo in enumerate(photographs()[:6]):
+    for i, photo in enumerate(PHOTOGRAPHS.values()):
         folder = root / "val" / ("even", "odd")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo).save(folder / f"{i}.jpg")
