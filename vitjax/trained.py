@@ -28,6 +28,7 @@ from vitjax.lookup import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
+from vitjax.weights.describe import HeadsUnknown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -198,13 +199,25 @@ def _open_file(
 ) -> Trained:
     if ema:
         raise ValueError(f"{path} is a file, which has no averaged parameters beside")
-    params, told = weights.load(path)
+    plain: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    if config is not None:
+        plain = _loaded(config)
+        given = dict(plain.get("model") or {})
+    try:
+        params, told = weights.load(path)
+    except HeadsUnknown as error:
+        if "num_heads" not in given:
+            raise ValueError(f"{error} in the model of a --config") from None
+        params, told = weights.load(path, num_heads=given["num_heads"])
     if config is None and told is None:
         raise ValueError(
             f"{path} says nothing of how images are prepared: give --config, such as "
             "configs/vit_s16_i1k.py"
         )
-    plain: dict[str, Any] = dict(_loaded(config) if config is not None else told or {})
+    if config is None:
+        plain = dict(told or {})
+        given = dict(plain.get("model") or {})
     if plain.get("model_name", "vit") != "vit":
         raise ValueError(
             f"a file of weights is of a model 'vit', but the config's model_name is "
@@ -217,7 +230,6 @@ def _open_file(
             f"{path} is for {classes} classes, but the config has num_classes="
             f"{plain.get('num_classes')}: give another --config"
         )
-    given = dict(plain.get("model") or {})
     given.pop("variant", None)
     if found["posemb"] == "none":  # constants are no parameters
         found.pop("posemb")

@@ -184,6 +184,9 @@ def pictures(tmp_path_factory):
 def vit_config(folder, path):
     """A config file of a tiny vit with learned positions on those photographs."""
     path.write_text(f"""
+from ml_collections import ConfigDict
+
+
 def get_config(arg=None):
     data = dict(kind="folder", data_dir={str(folder)!r}, split="val")
     pp = "decode|resize_small(36)|central_crop(32)|keep('image', 'label')"
@@ -191,7 +194,7 @@ def get_config(arg=None):
         "value_range(-1, 1)|onehot(2, key='label', key_result='labels')"
         "|keep('image', 'labels')"
     )
-    return dict(
+    return ConfigDict(dict(
         input=dict(data=data, batch_size=8, pp=pp), device_pp=device_pp,
         num_classes=2, total_steps=2, loss="softmax_xent", seed=0,
         model=dict(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=(16, 16),
@@ -199,7 +202,7 @@ def get_config(arg=None):
         optax_name="scale_by_adam", lr=0.01, ckpt_steps=2, tensorboard=False,
         evals=dict(val=dict(data=data, pp_fn=pp, device_pp=device_pp, batch_size=8,
                             loss_name="softmax_xent", log_steps=2)),
-    )
+    ))
 """)
     return str(path)
 
@@ -232,7 +235,7 @@ def test_other_sizes_and_a_file_of_another_librarys_format(pictures, tmp_path, c
     )
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
     assert evaluate.main(["--ckpt", str(file)]) == 1
-    assert "give --config" in capsys.readouterr().err
+    assert "say num_heads in the model of a --config" in capsys.readouterr().err
     assert evaluate.main(["--ckpt", str(file), "--config", QUICKSTART]) == 1
     assert (
         "is for 2 classes, but the config has num_classes=10" in capsys.readouterr().err
