@@ -62,7 +62,7 @@ FLOORS = {
 # Package -> who may import it.
 FENCES = {
     "torch": ("parity", "vitjax.weights"),
-    "torchvision": ("parity",),
+    "torchvision": ("parity", "vitjax.weights.other_models"),
     "tensorflow": ("input_pipeline",),
     "tensorflow_datasets": ("input_pipeline",),
     "wandb": ("vitjax.sinks",),

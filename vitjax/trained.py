@@ -218,6 +218,9 @@ def _open_file(
     if config is None:
         plain = dict(told or {})
         given = dict(plain.get("model") or {})
+    if told is not None and told.get("model_name", "vit") != "vit":
+        own = {key: told[key] for key in ("model_name", "model") if key in told}
+        return _of_file(path, plain | own, params, overrides)
     if plain.get("model_name", "vit") != "vit":
         raise ValueError(
             f"a file of weights is of a model 'vit', but the config's model_name is "
@@ -235,8 +238,14 @@ def _open_file(
         found.pop("posemb")
     if told is None and Path(path).suffix != ".npz" and ".npz:" not in str(path):
         given.setdefault("gelu", "exact")  # other libraries' default
+    return _of_file(path, {**plain, "model": given | found}, params, overrides)
+
+
+def _of_file(
+    path: str | Path, plain: dict[str, Any], params: Any, overrides: Sequence[str]
+) -> Trained:
     return _made(
-        {**plain, "model": given | found},
+        plain,
         overrides,
         workdir=Path(str(path).partition(".npz:")[0]).parent,
         name=str(path),
