@@ -110,10 +110,9 @@ def _compared(trained: Any, to: str, state: Any, shape: tuple[int, int, int]) ->
         theirs = other_models.logits(to, trained.model, state, images)
     except (ImportError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "operator torchvision" not in str(error):
-            raise ValueError(
-                f"{to}'s own class refuses the weights: {error}"
-            ) from error
-        why = str(error).split("\\n")[0]
+            why = " ".join(str(error).split())[:300]
+            raise ValueError(f"{to}'s own class refuses the weights: {why}") from error
+        why = str(error).split("\n")[0]
         return f"{read}not tried in {to}, which cannot be imported here ({why})"
     ours = jax.device_get(trained.apply(images)[0])
     top = float(np.abs(ours).max()) or 1.0
