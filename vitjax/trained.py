@@ -39,6 +39,7 @@ class Trained:
     params: Any  # numpy
     source: str  # of `params` in the checkpoint: "params", or "ema", their average
     image_shape: tuple[int, ...] | None  # it was trained on; old checkpoints lack it
+    class_names: tuple[str, ...] | None = None  # of its training data, likewise
 
     def apply(self, image: Float[Array | np.ndarray, "b y x ch"]) -> Any:
         """(logits, intermediates) without dropout; jitted.
@@ -134,6 +135,7 @@ def open_trained(
         for text in overrides:
             config_lib.override(config, text)
     experiment = experiment_lib.from_config(config.to_dict())
+    names = meta.get("class_names")
     return Trained(
         workdir=workdir,
         step=step,
@@ -143,4 +145,5 @@ def open_trained(
         params=params,
         source=source,
         image_shape=tuple(meta["image_shape"]) if "image_shape" in meta else None,
+        class_names=None if names is None else tuple(names),
     )
