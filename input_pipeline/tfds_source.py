@@ -159,8 +159,13 @@ def _checked(label: tf.Tensor, num_classes: Any) -> tf.Tensor:
 
 def known_class_names(name: str) -> tuple[str, ...] | None:
     """The names of the classes of a data set that need not be prepared."""
+    return _class_names(known_features(name))
+
+
+def known_features(name: str) -> Any:
+    """tfds' features of a data set that need not be prepared, by name."""
     builder, _ = _builder(name, None)
-    return _class_names(builder.info.features)
+    return builder.info.features
 
 
 def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder, bool]:

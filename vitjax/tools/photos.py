@@ -138,14 +138,14 @@ def upright(data: bytes, decode: Any) -> bytes:
     The same bytes, unless the photo is to be turned by its EXIF orientation, has
     transparent parts, which are shown on white, or is of a form that the decoders
     refuse or misread: then a PNG. `decode` (bytes to pixels) is the model's own: its
-    pixels of a JPEG are those that are turned. What PIL does not know stays as it is.
+    pixels of a JPEG are those that are turned.
     """
     with warnings.catch_warnings():
         # Large photos are welcome; of broken metadata the pixels are still good.
         warnings.simplefilter("ignore")
         try:
             photo = Image.open(io.BytesIO(data))
-        except (OSError, Image.DecompressionBombError):
+        except Image.DecompressionBombError:  # larger than PIL likes
             return data
         with photo:
             turned = _orientation(photo) in range(2, 9)
