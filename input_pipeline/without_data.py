@@ -163,9 +163,9 @@ def _tfds_features(name: str) -> Features:
 class _Blank:
     """A source of so many examples that are all the same, and empty."""
 
-    class_names, num_classes = None, None
-
     def __init__(self, features: Features, size: int):
+        self.class_names: tuple[str, ...] | None = None
+        self.num_classes: int | None = None
         self._features, self._size = features, size
 
     def __len__(self) -> int:

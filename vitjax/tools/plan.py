@@ -52,16 +52,6 @@ def table(rows: Sequence[Row]) -> None:
     say()
 
 
-def read_config(flags: argparse.Namespace, overrides: Sequence[str]) -> Any:
-    """The experiment of a command line's config."""
-    from vitjax import config, experiment
-
-    loaded, notices = config.from_big_vision(config.load(flags.config, overrides))
-    for notice in notices:
-        print(f"note: {notice}", file=sys.stderr)
-    return experiment.from_config(loaded.to_dict())
-
-
 def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
     """A `without_data.Outline` of the training stream, whether or not it is there."""
     from input_pipeline import pipeline, sources, without_data
@@ -242,7 +232,10 @@ def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
         }
         table([(k, _text(v)) for k, v in found.items()])
         figures |= found
-    rows = memory(choices(e, flags, devices), spec, sizes)
+    planned = choices(e, flags, devices)
+    looped = ", scan=True" if planned[0].model.get("scan") else ""
+    say(f"Memory of one device, for {jax.default_backend()}{looped}:\n")
+    rows = memory(planned, spec, sizes)
     figures["device memory GiB"] = [dataclasses.asdict(row) for row in rows]
     limit = _limit(flags)
     if limit is not None:
@@ -364,7 +357,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         lookup(PEAK_TFLOPS, flags.accelerator, "accelerator")
     if flags.json is not None and not flags.json.parent.is_dir():
         raise ValueError(f"there is no folder {str(flags.json.parent)!r}")
-    figures = plan(read_config(flags, overrides), flags)
+    figures = plan(command.read_config(flags.config, overrides), flags)
     if flags.json is not None:
         write_whole(flags.json, json.dumps(figures, indent=1) + "\n")
 

@@ -228,7 +228,11 @@ def test_mistakes_are_one_sentence(digits_run, folder, tmp_path, capsys):
     line = error_of(capsys, "--ckpt", digits_run, photo, empty)
     assert "empty' has no images (.jpg" in line
     line = error_of(
-        capsys, "--ckpt", digits_run, photo, "--config.evals.val.pp_fn=decode|resize(10)"
+        capsys,
+        "--ckpt",
+        digits_run,
+        photo,
+        "--config.evals.val.pp_fn=decode|resize(10)",
     )
     assert "does not fit its model and images of 10 x 10 x 3" in line
     taken = tmp_path / "taken"
