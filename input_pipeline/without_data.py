@@ -30,7 +30,7 @@ class Outline:
 
     examples: int
     element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]]
-    bytes_per_example: float  # undecoded
+    bytes_per_example: int | float  # undecoded
     in_memory: bool  # the source holds its examples
     source: str  # where these come from, in words
 

@@ -52,8 +52,8 @@ def test_what_cannot_be_known_is_asked_for():
     folder = {"kind": "folder", "data_dir": "/no", "split": "train"}
     with pytest.raises(ValueError, match="give --examples"):
         without_data.guess(data=folder, pp=PP, batch_size=8)
+    pp = "decode|keep('image', 'label')"
     with pytest.raises(ValueError, match=r"shape \(None, None, 3\)"):
-        pp = "decode|keep('image', 'label')"
         without_data.guess(data=folder, pp=pp, batch_size=8, examples=9)
     npz = {"kind": "npz", "path": "/no", "split": "train"}
     with pytest.raises(ValueError, match="give --image_size"):

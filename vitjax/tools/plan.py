@@ -349,6 +349,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     if flags.devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.devices)
+    from vitjax import devices
     from vitjax.benchmark import PEAK_TFLOPS
     from vitjax.files import write_whole
     from vitjax.lookup import lookup
@@ -357,6 +358,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         lookup(PEAK_TFLOPS, flags.accelerator, "accelerator")
     if flags.json is not None and not flags.json.parent.is_dir():
         raise ValueError(f"there is no folder {str(flags.json.parent)!r}")
+    devices.enable_compilation_cache()
     figures = plan(command.read_config(flags.config, overrides), flags)
     if flags.json is not None:
         write_whole(flags.json, json.dumps(figures, indent=1) + "\n")

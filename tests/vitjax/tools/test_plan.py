@@ -126,11 +126,13 @@ def rows_of(*plans):
 
 
 def test_what_fits_is_suggested():
-    rows = rows_of((1, "none", 40), (2, "none", 21), (1, "dots", 20), (2, "dots", 10))
-    assert plan.suggestion(rows, 30)[1] is rows[1]
-    assert plan.suggestion(rows, 40)[1] is rows[0]
-    assert plan.suggestion(rows, 20)[1] is rows[2]
-    text, best = plan.suggestion(rows, 9)
+    rows = rows_of(
+        (1, "none", 40.0), (2, "none", 21.0), (1, "dots", 20.0), (2, "dots", 10.0)
+    )
+    assert plan.suggestion(rows, 30.0)[1] is rows[1]
+    assert plan.suggestion(rows, 40.0)[1] is rows[0]
+    assert plan.suggestion(rows, 20.0)[1] is rows[2]
+    text, best = plan.suggestion(rows, 9.0)
     assert best is None
     assert "nothing of this fits 9.0 GiB (the least is 10.0)" in text
 
@@ -174,7 +176,7 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
     )
     line = error_of(capsys, *SMALL, *out, folder)
     assert "give --examples (known: imagenet2012" in line
-    npz = "--config.input.data={'kind': 'npz', 'path': '/no.npz', 'split': 'train'}"
+    npz = "--config.input.data={'kind': 'npz', 'path': '/no.npz', 'split': 'all'}"
     line = error_of(capsys, *SMALL, *out, npz, "--examples=9")
     assert "give --image_size" in line
     line = error_of(capsys, *SMALL, *out, "--accum_freq", "7")
