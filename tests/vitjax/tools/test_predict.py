@@ -79,6 +79,26 @@ def test_a_folder_is_predicted_as_the_evaluation_predicts_it(
             )
 
 
+def test_all_batches_have_one_size(digits_run, folder):
+    """So that the model is compiled once."""
+    trained, seen = open_trained(digits_run), []
+
+    class Watched:
+        evaluator = trained.evaluator
+
+        def apply(self, images):
+            seen.append(images.shape)
+            return trained.apply(images)
+
+    paths = photos.find([folder])
+    found = list(predict.predict(Watched(), paths, 4, {}))
+    assert seen == 3 * [(4, 8, 8, 1)]
+    assert [path for path, _, _ in found] == paths
+    seen.clear()
+    assert len(list(predict.predict(Watched(), paths[:2], 32, {}))) == 2
+    assert seen == [(2, 8, 8, 1)]
+
+
 def test_from_a_shell_a_broken_file_is_named_and_the_rest_goes_on(
     digits_run, folder, tmp_path
 ):
@@ -189,6 +209,13 @@ def test_names_come_from_the_checkpoint_then_from_the_data(digits_run, monkeypat
     assert predict.class_names(kept) == ("tench, Tinca tinca", "another")
     kept = type(trained)(**{**vars(trained), "class_names": None})
     assert predict.class_names(kept) == tuple("0123456789")
+    # Labels that pp looks up are others than the data set's.
+    e = trained.experiment
+    looked_up = {**e.input, "pp": f"lookup('a.txt', key='label')|{e.input['pp']}"}
+    other = type(e)(**{**vars(e), "input": looked_up})
+    assert (e.relabels, other.relabels) == (False, True)
+    relabelled = type(trained)(**{**vars(kept), "experiment": other})
+    assert predict.class_names(relabelled) is None
     monkeypatch.setattr(sources, "open_source", _nowhere)
     assert predict.class_names(kept) is None
 
@@ -257,3 +284,18 @@ def test_numbers_begin_at_one(flag, capsys):
     with pytest.raises(SystemExit):
         predict.parse_flags(["--ckpt", "run", "a.jpg", flag])
     assert "must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["evaluate", "plan", "plot", "predict", "profile"])
+def test_help_loads_nothing_heavy(name):
+    code = (
+        f"import sys, vitjax.tools.{name} as tool\n"
+        "try:\n    tool.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'jax', 'numpy', 'tensorflow', 'matplotlib', 'flax', 'orbax', 'PIL'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python -m vitjax.tools.{name}" in done.stdout
