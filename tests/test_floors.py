@@ -159,6 +159,11 @@ def test_every_module_of_vitjax_has_a_floor(name):
         "vitjax.benchmark",
         "vitjax.tools.convert",
         "vitjax.tools.attention_rollout",
+        "vitjax.tools.evaluate",
+        "vitjax.tools.plan",
+        "vitjax.tools.plot",
+        "vitjax.tools.predict",
+        "vitjax.tools.profile",
     ],
 )
 def test_heavy_packages_wait_until_flags_are_parsed(name):

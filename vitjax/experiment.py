@@ -81,6 +81,11 @@ class Experiment:
     wandb: Mapping[str, Any] | None = None  # keyword arguments of sinks.WandbSink
     durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def relabels(self) -> bool:
+        """Whether pp may give examples other labels than those of the data set."""
+        return "lookup(" in f"{self.input.get('pp')}|{self.device_pp}"
+
     def steps(self, prefix: str, **sizes: Any) -> Any:
         """A duration of the config in steps; see `vitjax.durations.steps`."""
         return durations.steps(prefix, self.durations, **sizes)

@@ -20,13 +20,17 @@ def _caption(labels: np.ndarray, class_names: Sequence[str] | None) -> str:
 def shown(images: Float[np.ndarray, "b h w c"]) -> list[np.ndarray]:
     """Images as matplotlib draws them, in [0, 1], grey ones without a channel.
 
-    Values in [-1, 1] or [0, 1] are shown as they are; others stretched to their range.
+    Values in [-1, 1] or [0, 1] are shown as they are; others (they may be normalised by
+    channel) stretched, each channel to its own range. Three channels are shown at most.
     """
     low, high = float(images.min()), float(images.max())
     if low >= -1.001 and high <= 1.001:
-        low, high = (-1.0, 1.0) if low < 0 else (0.0, 1.0)
-    scaled = np.clip((images.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-    return [x[..., 0] if x.shape[-1] == 1 else x for x in scaled]
+        bottom, span = (-1.0, 2.0) if low < 0 else (0.0, 1.0)
+    else:
+        bottom = images.min((0, 1, 2), keepdims=True)
+        span = np.maximum(images.max((0, 1, 2), keepdims=True) - bottom, 1e-6)
+    scaled = np.clip((images.astype(np.float32) - bottom) / span, 0, 1)
+    return [x[..., 0] if x.shape[-1] == 1 else x[..., :3] for x in scaled]
 
 
 def draw_batch(

@@ -149,6 +149,7 @@ def train_and_evaluate(
                 "seed": e.seed,
                 "config": settings,
                 "image_shape": list(program.image_shape),
+                "class_names": None if e.relabels else data.class_names,
             },
             skips=skips,
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
@@ -207,8 +208,7 @@ def _check_classes(found: int | None, e: experiment.Experiment) -> None:
 
     onehot makes rows of zeros of them, without a word. A lookup may have changed them.
     """
-    pp = f"{e.input.get('pp')}|{e.device_pp}"
-    if found is not None and found > e.num_classes and "lookup(" not in pp:
+    if found is not None and found > e.num_classes and not e.relabels:
         raise ValueError(
             f"the data has {found} classes, but num_classes is {e.num_classes}: set it, "
             "and the depth of onehot(...), to at least as many"

@@ -44,6 +44,7 @@ class Trained:
     params: Any  # numpy
     source: str  # of `params` in the checkpoint: "params", or "ema", their average
     image_shape: tuple[int, ...] | None  # it was trained on; old checkpoints lack it
+    class_names: tuple[str, ...] | None = None  # of its training data, likewise
 
     def apply(self, image: Float[Array | np.ndarray, "b y x ch"]) -> Any:
         """(logits, intermediates) without dropout; jitted.
@@ -182,6 +183,7 @@ def open_trained(
         params=params,
         source=source,
         image_shape=tuple(meta["image_shape"]) if "image_shape" in meta else None,
+        class_names=tuple(meta["class_names"]) if meta.get("class_names") else None,
     )
 
 
@@ -253,6 +255,7 @@ def _of_file(
         params=params,
         source="params",
         image_shape=None,
+        class_names=None,
     )
 
 

@@ -4,14 +4,15 @@
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.tools import command
+
 # Nothing heavy here: --help answers at once.
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Draw three panels: the photo as the model is fed with it, the attention rollout over all
 layers (arXiv:2005.00928: the product of the mean over the heads plus the identity), and
 the last layer's mean over the heads. A map shows how much each patch gives to the class
@@ -19,15 +20,15 @@ token, or to the mean patch of a model without one; red is most. The photo is pr
 by pp_fn and device_pp of the run's first evaluator of the type "classification".
 
 --posemb draws how alike the model's learned position embeddings are: the cosine of each
-two, as a matrix, and as a map for each patch at its own place."""
-EPILOG = """\
---config.KEY=VALUE changes the config of the run, as in vitjax.train:
-  --config.evals.val.pp_fn="decode|resize_small(256)|central_crop(224)"
+two, as a matrix, and as a map for each patch at its own place.
 
-examples:
-  python -m vitjax.tools.attention_rollout --ckpt runs/vit_s16_i1k --image cat.jpg --out cat.png
-  python -m vitjax.tools.attention_rollout --ckpt runs/nanovit/best --posemb positions.png
-"""
+{command.OVERRIDES}"""
+EXAMPLES = (
+    "--ckpt runs/vit_s16_i1k --image cat.jpg --out cat.png",
+    "--ckpt runs/nanovit/best --posemb positions.png",
+    "--ckpt runs/vit_s16_i1k --image cat.jpg --out cat.png "
+    "--config.evals.val.pp_fn='decode|resize_small(256)|central_crop(224)'",
+)
 
 
 def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
@@ -69,14 +70,10 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    low, high = float(image.min()), float(image.max())
-    if low >= -1.001 and high <= 1.001:
-        low, high = (-1.0, 1.0) if low < 0 else (0.0, 1.0)
-    else:  # normalised by channel: each is stretched to its own range
-        low, high = image.min((0, 1)), image.max((0, 1))
-    shown = (image - low) / np.maximum(high - low, 1e-6)
-    shown = np.repeat(shown, 3, axis=-1) if shown.shape[-1] == 1 else shown[..., :3]
-    height, width = shown.shape[:2]
+    from vitjax.pictures import shown
+
+    [photo] = shown(image[None])
+    height, width = photo.shape[:2]
 
     figure = Figure(
         figsize=(12.4, 4.9 * max(0.5, height / width)), layout="constrained"
@@ -91,7 +88,7 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
     for axis, text, name in zip(axes, titles, ("", "rollout", "last"), strict=True):
         axis.set_title(text, fontsize=11)
         axis.set(xticks=[], yticks=[])
-        axis.imshow(shown, interpolation="nearest")
+        axis.imshow(photo, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         if not name:
             continue
         weights = maps[name]
@@ -155,57 +152,36 @@ def draw_posemb(path: Path, trained: Any) -> None:
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """(flags, config overrides) of a command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vitjax.tools.attention_rollout",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command.parser("attention_rollout", DESCRIPTION, EXAMPLES)
+    command.add_ckpt(parser)
     add = parser.add_argument
-    add(
-        "--ckpt", required=True, metavar="PATH",
-        help="a run's workdir, its folder best, or WORKDIR/checkpoints/STEP",
-    )  # fmt: skip
-    add("--image", type=Path, help="a photo: JPEG, PNG, GIF, BMP, WebP")
+    add("--image", type=Path, help="a photo: JPEG, PNG, GIF, BMP, WebP, TIFF")
     add("--out", type=Path, metavar="PNG", help="the picture of where the model looks")
     add("--posemb", type=Path, metavar="PNG", help="the picture of its positions")
-    add("--ema", action="store_true", help="the averaged parameters of the run")
-    overrides = [a for a in argv if a.startswith("--config.")]
-    flags = parser.parse_args([a for a in argv if not a.startswith("--config.")])
+    flags, overrides = command.parse(parser, argv)
     if (flags.image is None) != (flags.out is None):
         parser.error("--image and --out go together")
     if flags.image is None and flags.posemb is None:
         parser.error("nothing to draw: give --image and --out, or --posemb")
-    return flags, [text.removeprefix("--config.") for text in overrides]
+    return flags, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit status is 0, or 1 after one sentence on stderr."""
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
-    from input_pipeline import environment
 
-    environment.prepare()
-    import jax
+    def work() -> None:
+        from input_pipeline import environment
 
-    jax.config.update("jax_platforms", "cpu")  # one image: no accelerator is taken
-    try:
+        environment.prepare()
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # one image: no accelerator is taken
         for path in filter(None, (flags.out, flags.posemb)):
-            _check_target(path)
+            command.check_picture(path)
         _draw(flags, overrides)
-    except (ValueError, OSError) as error:
-        if os.environ.get("VITJAX_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
-
-def _check_target(path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"pictures are written as .png, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r}")
+    return command.run(work)
 
 
 def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:

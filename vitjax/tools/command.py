@@ -55,6 +55,19 @@ def parse(
     return flags, [text.removeprefix("--config.") for text in overrides]
 
 
+def read_config(spec: str, overrides: Sequence[str]) -> Any:
+    """The `Experiment` of --config FILE[:ARG]; what is changed in it is said on stderr.
+
+    Raises ValueError where the file or an override is wrong.
+    """
+    from vitjax import config, experiment
+
+    loaded, notices = config.from_big_vision(config.load(spec, overrides))
+    for notice in notices:
+        print(f"note: {notice}", file=sys.stderr)
+    return experiment.from_config(loaded.to_dict())
+
+
 def check_picture(path: Path) -> None:
     """Raise ValueError unless a picture can be written there."""
     if path.suffix.lower() != ".png":
