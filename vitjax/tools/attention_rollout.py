@@ -189,7 +189,9 @@ def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     from vitjax.trained import open_trained
 
-    trained = open_trained(flags.ckpt, overrides=overrides, ema=flags.ema)
+    trained = open_trained(
+        flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+    )
     if flags.posemb is not None:
         draw_posemb(flags.posemb, trained)
         print(flags.posemb)

@@ -200,11 +200,13 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
             f"--pictures is a folder, but {str(flags.pictures)!r} is a file"
         )
     paths = photos.find(flags.paths)
-    trained = open_trained(flags.ckpt, overrides=overrides, ema=flags.ema)
+    trained = open_trained(
+        flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+    )
     names = class_names(trained)
     if names is None:
         print("note: the classes have no names here: numbers it is", file=sys.stderr)
-    of = f"{trained.workdir.name}, step {trained.step}"
+    of = trained.name
     broken: dict[Path, str] = {}
     rows: list[Row] = []
     pictures = _picture_names(paths)
@@ -216,7 +218,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
             draw(flags.pictures / pictures[path], image, rows[-1], title)
     if flags.json:
         document = {
-            "checkpoint": str(trained.workdir),
+            "checkpoint": trained.name,
             "step": trained.step,
             "parameters": trained.source,
             "photos": rows,
