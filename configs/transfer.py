@@ -122,7 +122,9 @@ def _schedule(chosen: Any, total: int) -> Any:
     """One for all parameters, or for the head alone."""
     if chosen.schedule == "bit":
         steps = tuple(round(total * share) for share in (0.3, 0.6, 0.9))
-        section = dict(decay_type="stair", steps=steps, mults=(0.1, 0.01, 0.001))
+        section: dict[str, Any] = dict(
+            decay_type="stair", steps=steps, mults=(0.1, 0.01, 0.001)
+        )
         section["warmup_steps"] = min(500, total // 10)
     else:
         section = dict(decay_type="cosine", warmup_percent=0.1)
