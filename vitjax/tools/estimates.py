@@ -100,7 +100,11 @@ def device_memory(
         built.shardings,
     )
     lowered = built.train_step.lower(state, batch, built.key)
-    m: Any = lowered.compile(compiler_options=_options()).memory_analysis()
+    try:
+        compiled = lowered.compile(compiler_options=_options())
+    except jax.errors.JaxRuntimeError:  # another version of XLA, with other options
+        compiled = lowered.compile()
+    m: Any = compiled.memory_analysis()
     size = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
     at_once = rows // mesh.size // e.accum_freq
     return DeviceMemory(

@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -174,35 +175,25 @@ def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float,
     return rate, f"{devices} x {flags.accelerator} at an MFU of {flags.mfu:g}"
 
 
-def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
-    """Print the plan of an experiment, and return its figures."""
-    import jax
-    import numpy as np
-
+def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """What needs no compiler: sizes, parameters, operations, memory of the host."""
     from input_pipeline import memory as host_memory
-    from vitjax import devices as devices_lib
-    from vitjax.records import rate_table
+    from vitjax import devices
     from vitjax.tools import estimates
     from vitjax.trees import count
 
-    data = outline(e, flags.examples, flags.image_size)
-    spec, batch_size = data.element_spec, e.input["batch_size"]
-    sizes = {"data_size": data.examples, "batch_size": batch_size}
-    sizes["total_steps"] = e.steps("total", **sizes)
-    steps, devices = sizes["total_steps"], jax.device_count()
-    built = estimates.build(e, spec, sizes)
+    images = sizes["total_steps"] * sizes["batch_size"]
     forward, counted = estimates.forward_flops(built, built.image_shape)
     flops = 3 * forward  # the backward pass is twice as much
-    images = steps * batch_size
-    of_image = sum(np.prod(s, dtype=int) * d.itemsize for s, d in spec.values())
-    host, parts = estimates.host_bytes(e, data, int(of_image) * batch_size)
-    figures: dict[str, Any] = {
-        "compiled for": devices_lib.describe(),
+    batch_bytes = _bytes_of_example(data) * sizes["batch_size"]
+    host, parts = estimates.host_bytes(e, data, batch_bytes)
+    return {
+        "compiled for": devices.describe(),
         "examples": data.examples,
         "examples from": data.source,
-        "total_steps": steps,
+        "total_steps": sizes["total_steps"],
         "epochs": images / data.examples,
-        "batch_size": batch_size,
+        "batch_size": sizes["batch_size"],
         "image_shape": list(built.image_shape),
         "parameters": count(built.shapes.params),
         "FLOPs per image": flops,
@@ -212,24 +203,50 @@ def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
         "host GB free here": host_memory.available() / 1e9,
         "host GB of": {k: v / 1e9 for k, v in parts.items()},
     }
-    rates = rate_table(built.lr_fns, steps, e.optimizer["lr"])
-    if rates and steps:
+
+
+def _bytes_of_example(data: Any) -> int:
+    """As it goes to the devices."""
+    spec = data.element_spec.values()
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in spec)
+
+
+def pace(data: Any, images: int, rate: float, source: str) -> dict[str, Any]:
+    """Hours and bytes a second of a run of so many images, at `rate` of them a second."""
+    from_disk = 0.0 if data.in_memory else rate * data.bytes_per_example / 1e6
+    return {
+        "images a second": rate,
+        "images a second from": source,
+        "hours": images / rate / 3600,
+        "MB/s from the disk": from_disk,
+        "MB/s to the devices": rate * _bytes_of_example(data) / 1e6,
+    }
+
+
+def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
+    """Print the plan of an experiment, and return its figures."""
+    import jax
+
+    from vitjax.records import rate_table
+    from vitjax.tools import estimates
+
+    data = outline(e, flags.examples, flags.image_size)
+    spec, batch_size = data.element_spec, e.input["batch_size"]
+    sizes = {"data_size": data.examples, "batch_size": batch_size}
+    sizes["total_steps"] = steps = e.steps("total", **sizes)
+    built = estimates.build(e, spec, sizes)
+    figures = facts(e, data, built, sizes)
+    rates = rate_table(built.lr_fns, steps, e.optimizer["lr"]) if steps else {}
+    if rates:
         figures["lr"] = {
             "most": float(rates["lr"].max()),
             "last": float(rates["lr"][-1]),
         }
     table([(k, _text(v)) for k, v in figures.items()])
-    rate, source = speed(flags, flops, devices)
-    if rate == rate:
-        found = {
-            "images a second": rate,
-            "images a second from": source,
-            "hours": images / rate / 3600,
-            "MB/s from the disk": 0.0
-            if data.in_memory
-            else rate * data.bytes_per_example / 1e6,
-            "MB/s to the devices": rate * float(of_image) / 1e6,
-        }
+    devices = jax.device_count()
+    rate, source = speed(flags, figures["FLOPs per image"], devices)
+    if not math.isnan(rate):
+        found = pace(data, steps * batch_size, rate, source)
         table([(k, _text(v)) for k, v in found.items()])
         figures |= found
     planned = choices(e, flags, devices)
@@ -243,7 +260,7 @@ def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
         say(text)
         figures["suggested accum_freq"] = best and best.accum_freq
         figures["suggested remat_policy"] = best and best.remat_policy
-    if flags.out is not None and rates and steps:
+    if flags.out is not None and rates:
         flags.out.mkdir(parents=True, exist_ok=True)
         path = flags.out / "lr.png"
         draw_rates(path, rates, f"{flags.config}: {steps:,} steps")
