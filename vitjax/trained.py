@@ -178,7 +178,7 @@ def open_trained(
         plain,
         overrides,
         workdir=workdir,
-        name=f"{workdir}, step {step}",
+        name=f"{path}, step {step}",
         step=step,
         params=params,
         source=source,

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ def evaluate(
     if len(sizes) > 1:
         _draw_sizes(out / "sizes.png", results)
     _write(out, trained, results)
-    print(f"\n{(out / 'report.md').read_text()}\nwritten: {out}")
+    print(f"\n{(out / 'report.md').read_text()}\nwritten: {os.path.relpath(out)}")
 
 
 def _draw_sizes(path: Path, results: Mapping[str, Any]) -> None:

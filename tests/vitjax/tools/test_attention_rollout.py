@@ -120,7 +120,9 @@ def trained_of(name, image, **model):
     made = MODELS[name](num_classes=3, **model)
     params = jax.device_get(made.init(jax.random.key(0), image)["params"])
     e = experiment.Experiment(input={}, num_classes=3, model_name=name, model=model)
-    return Trained(Path("run"), 1, {}, e, made, params, "params", image.shape[1:])
+    return Trained(
+        Path("run"), "run, step 1", 1, {}, e, made, params, "params", image.shape[1:]
+    )
 
 
 TINY = {"patch_size": (4, 4), "width": 16, "num_heads": 2, "mlp_dim": 16, "depth": 2}
@@ -135,6 +137,8 @@ TINY = {"patch_size": (4, 4), "width": 16, "num_heads": 2, "mlp_dim": 16, "depth
         ("nanovit", {**TINY, "dtype_mm": "bfloat16"}),
         ("torchvision_vit", TINY),
         ("tower", {"variant": "vit"}),
+        ("simplest_vit", {**TINY, "eta": 0.5}),
+        ("simple_vit", TINY),
     ],
     ids=str,
 )
