@@ -6,6 +6,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+_CIFAR = "of https://www.cs.toronto.edu/~kriz/cifar.html, and give the unpacked folder"
+# Said where a data set is not found: where it comes from, and where it goes.
+ORIGINS = {
+    "mnist": "put the four *-ubyte.gz files of http://yann.lecun.com/exdb/mnist, or of a "
+    "mirror such as https://ossci-datasets.s3.amazonaws.com/mnist, into data_dir",
+    "fashion_mnist": "`make fashion-mnist` fetches it (Debian's dataset-fashion-mnist); or "
+    "put the four files of https://github.com/zalandoresearch/fashion-mnist into data_dir",
+    "cifar10": f"unpack cifar-10-python.tar.gz {_CIFAR} cifar-10-batches-py as data_dir",
+    "cifar100": f"unpack cifar-100-python.tar.gz {_CIFAR} cifar-100-python as data_dir",
+    "tiny_imagenet": "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip, and give "
+    "the folder tiny-imagenet-200 as data_dir",
+    "imagenet100": "100 classes of ImageNet, as data_dir/{train,val}/CLASS/*.jpg; "
+    "data=huggingface takes clane9/imagenet-100 from the hub",
+}
+
 
 def parse_arg(arg: str | None, **defaults: Any) -> Any:
     """Read "a=1,b=x,flag" against `defaults`, which give the names and the types.

@@ -1,7 +1,11 @@
-"""Images in folders: data_dir/SPLIT/CLASS/*.jpg, and ILSVRC's own layout.
+"""Images in folders: data_dir/SPLIT/CLASS/*.jpg, and two data sets' own layouts.
 
 ILSVRC's validation images lie in one folder, without classes. Their labels are the list
 that tfds ships with its imagenet2012; it goes by the number in a file's name.
+
+Tiny ImageNet, which has a list of its classes in wnids.txt, keeps each folder's images in
+a further folder, "images": train/CLASS/images, and val/images, whose classes are in
+val/val_annotations.txt. Its test images have no labels and are no split here.
 """
 
 import os
@@ -18,6 +22,7 @@ from input_pipeline.splits import DataNotFound
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _ILSVRC_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+_TINY = "wnids.txt"  # is there where data_dir is Tiny ImageNet
 _ARRANGE = "arrange images as data_dir/SPLIT/CLASS/NAME.jpg (or jpeg, png, webp)"
 
 
@@ -41,12 +46,13 @@ class FolderSource:
         self._what = f"{root} {split}"
         if not os.path.isdir(root):
             raise DataNotFound(f"there is no folder {root}: {_ARRANGE}")
-        self.class_names = _class_names(root)
+        tiny = os.path.isfile(os.path.join(root, _TINY))
+        self.class_names = _tiny_classes(root) if tiny else _class_names(root)
         self.num_classes = len(self.class_names)
         label_of = {name: label for label, name in enumerate(self.class_names)}
 
         def load(name: str) -> tuple[_Files, int]:
-            files = _list(root, name, label_of)
+            files = (_tiny_list if tiny else _list)(root, name, label_of)
             return files, len(files.names)
 
         chosen = splits.select(split, _visible_folders(root), root, load)
@@ -182,6 +188,51 @@ def _list(root: str, split: str, label_of: dict[str, int]) -> _Files:
         for name, part in zip(classes, names, strict=True)
     ]
     return _Files(folders, names, labels)
+
+
+def _tiny_classes(root: str) -> tuple[str, ...]:
+    with open(os.path.join(root, _TINY), encoding="utf-8") as lines:
+        return tuple(sorted(lines.read().split()))
+
+
+def _tiny_list(root: str, split: str, label_of: dict[str, int]) -> _Files:
+    """A split of Tiny ImageNet."""
+    folder = os.path.join(root, split)
+    annotations = os.path.join(folder, "val_annotations.txt")
+    flat = os.path.join(folder, "images")
+    if os.path.isfile(annotations) and os.path.isdir(flat):
+        return _tiny_val(flat, annotations, label_of)
+    folders, names, labels = [], [], []
+    for name, label in label_of.items():
+        path = os.path.join(folder, name)
+        inner = os.path.join(path, "images")
+        path = inner if os.path.isdir(inner) else path  # or as somebody arranged them
+        if os.path.isdir(path):
+            folders.append(path)
+            names.append(_images(path))
+            labels.append(np.full(len(names[-1]), label, np.int32))
+    if not any(names):
+        raise ValueError(
+            f"{folder} has neither val_annotations.txt nor {next(iter(label_of), 'CLASS')}"
+            "/images, and so no labels: the splits of Tiny ImageNet are train and val"
+        )
+    return _Files(folders, names, labels)
+
+
+def _tiny_val(folder: str, annotations: str, label_of: dict[str, int]) -> _Files:
+    """The flat folder of Tiny ImageNet's validation images."""
+    with open(annotations, encoding="utf-8") as lines:
+        rows = [line.split() for line in lines if line.strip()]
+    class_of = {row[0]: row[1] for row in rows if len(row) > 1}
+    names = _images(folder)
+    for name in names:
+        if class_of.get(name) not in label_of:
+            raise ValueError(
+                f"{os.path.join(folder, name)} has no class of {_TINY} in {annotations}"
+            )
+    return _Files(
+        [folder], [names], [np.array([label_of[class_of[n]] for n in names], np.int32)]
+    )
 
 
 def _ilsvrc_val(folder: str, names: list[str], label_of: dict[str, int]) -> _Files:

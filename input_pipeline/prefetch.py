@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,7 +51,7 @@ def _prefetch(iterable, sharding, size, keys):
                 batch = next(batches, _END)
                 if batch is _END:
                     break
-                ready.put((_to_devices(batch, sharding, keys), None))
+                ready.put((to_devices(batch, sharding, keys), None))
         except BaseException as error:
             ready.put((_END, error))
         else:
@@ -75,7 +76,12 @@ def _prefetch(iterable, sharding, size, keys):
         thread.join(timeout=10)
 
 
-def _to_devices(batch, sharding, keys):
+def to_devices(
+    batch: Any,
+    sharding: jax.sharding.Sharding,
+    keys: Collection[str] | None = None,
+) -> dict[str, jax.Array]:
+    """This process's rows of a batch (a dict) as global arrays, their copies started."""
     return {
         name: jax.make_array_from_process_local_data(sharding, _narrow(batch[name]))
         for name in (batch if keys is None else keys)

@@ -76,8 +76,11 @@ SOURCES = {
 }
 
 
-def open_source(*, kind: str = "tfds", **data) -> Source:
+def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
     """The source that a config's data section describes.
+
+    `origin` is where a person gets the data set, and where its files go: it is said
+    where they are not found.
 
     Raises:
       DataNotFound: its files are not there.
@@ -97,7 +100,14 @@ def open_source(*, kind: str = "tfds", **data) -> Source:
             raise ValueError(
                 f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
             )
-    opened: Any = source(**data)
+    if not isinstance(origin, str):
+        raise ValueError(f"origin of a data section must be a string, got {origin!r}")
+    try:
+        opened: Any = source(**data)
+    except DataNotFound as error:
+        if not origin:
+            raise
+        raise DataNotFound(f"{error}; the data set: {origin}") from None
     return opened
 
 

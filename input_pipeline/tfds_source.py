@@ -157,13 +157,25 @@ def _checked(label: tf.Tensor, num_classes: Any) -> tf.Tensor:
         return tf.identity(label)
 
 
-def _prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def known_class_names(name: str) -> tuple[str, ...] | None:
+    """The names of the classes of a data set that need not be prepared."""
+    return _class_names(known_features(name))
+
+
+def known_features(name: str) -> Any:
+    """tfds' features of a data set that need not be prepared, by name."""
+    builder, _ = _builder(name, None)
+    return builder.info.features
+
+
+def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder, bool]:
+    """(the builder of a data set, whether the data set is prepared)."""
     verbosity = logging.get_verbosity()
     try:
         # tfds warns of every folder that it does not find; our own error says more.
         logging.set_verbosity(logging.ERROR)
         builder = tfds.builder(name, data_dir=data_dir)
-        prepared = builder.is_prepared()
+        return builder, builder.is_prepared()
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(name, tfds.list_builders(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -173,6 +185,10 @@ def _prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuild
         raise ValueError(f"tfds cannot open the data set {name!r}: {why}") from None
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    builder, prepared = _builder(name, data_dir)
     if not prepared:
         raise DataNotFound(_not_prepared(builder, name, data_dir))
     file_format: Any = builder.info.file_format

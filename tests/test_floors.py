@@ -15,8 +15,10 @@ FLOORS = {
     "parity": 4,
     "vitjax.tools": 4,
     "vitjax.train": 3,
+    "vitjax.feeding": 3,
     "vitjax.step": 2,
     "vitjax.program": 2,
+    "vitjax.trained": 2,
     "vitjax.loop": 2,
     "vitjax.evaluation": 2,
     "vitjax.evaluators": 2,
@@ -29,6 +31,8 @@ FLOORS = {
     "vitjax.skipped": 1,
     "vitjax.progress": 1,
     "vitjax.pictures": 1,
+    "vitjax.predictions": 1,
+    "vitjax.prediction_pictures": 1,
     "vitjax.clock": 1,
     "vitjax.best": 1,
     "vitjax.checkpoint": 1,
@@ -44,9 +48,12 @@ FLOORS = {
     "vitjax.trees": 0,
     "vitjax.durations": 0,
     "vitjax.schedules": 0,
+    "vitjax.shampoo": 0,
+    "vitjax.loss_scale": 0,
     "vitjax.losses": 0,
     "vitjax.mixup": 0,
     "vitjax.ema": 0,
+    "vitjax.rollout": 0,
     "vitjax.sharding": 0,
     "vitjax.lookup": 0,
     "vitjax.files": 0,
@@ -55,7 +62,7 @@ FLOORS = {
 # Package -> who may import it.
 FENCES = {
     "torch": ("parity", "vitjax.weights"),
-    "torchvision": ("parity",),
+    "torchvision": ("parity", "vitjax.weights.other_models"),
     "tensorflow": ("input_pipeline",),
     "tensorflow_datasets": ("input_pipeline",),
     "wandb": ("vitjax.sinks",),
@@ -69,7 +76,13 @@ FENCES = {
         "vitjax.tools",
         "parity",
     ),
-    "input_pipeline": ("input_pipeline", "vitjax.train", "vitjax.tools", "parity"),
+    "input_pipeline": (
+        "input_pipeline",
+        "vitjax.train",
+        "vitjax.feeding",
+        "vitjax.tools",
+        "parity",
+    ),
     "configs": ("configs", "vitjax.train", "vitjax.tools", "parity"),
     "vitjax": ("vitjax", "parity"),
 }
@@ -140,7 +153,18 @@ def test_every_module_of_vitjax_has_a_floor(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["vitjax.train", "vitjax.benchmark", "vitjax.tools.convert"]
+    "name",
+    [
+        "vitjax.train",
+        "vitjax.benchmark",
+        "vitjax.tools.convert",
+        "vitjax.tools.attention_rollout",
+        "vitjax.tools.evaluate",
+        "vitjax.tools.plan",
+        "vitjax.tools.plot",
+        "vitjax.tools.predict",
+        "vitjax.tools.profile",
+    ],
 )
 def test_heavy_packages_wait_until_flags_are_parsed(name):
     """Checked in a fresh process: importing a command loads none of them."""

@@ -71,6 +71,10 @@ class Checkpointer:
         """The newest complete checkpoint, None if there is none."""
         return self._manager.latest_step() if self.path.is_dir() else None
 
+    def steps(self) -> list[int]:
+        """Those of all complete checkpoints, in order."""
+        return sorted(self._manager.all_steps()) if self.path.is_dir() else []
+
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Start writing; returns when the state has left the devices.
 
@@ -311,34 +315,45 @@ def locate(path: str | Path) -> tuple[Path, int]:
     return path, max(steps)
 
 
-def read_params(path: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The JSON item of a checkpoint; `path` as `locate` takes it, errors as of `meta`."""
+    workdir, step = locate(path)
+    with contextlib.closing(Checkpointer(workdir)) as checkpointer:
+        return checkpointer.meta(step)
+
+
+def read_params(
+    path: str | Path, source: str = "params"
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """(parameters in numpy, config) of a checkpoint; `path` as `locate` takes it.
 
-    The config is the run's, as plain values. Raises ValueError if there is none, or it is
-    damaged.
+    The config is the run's, as plain values. `source` is the part of the state: "ema"
+    for averaged parameters. Raises ValueError if there is none, or it is damaged.
     """
     workdir, step = locate(path)
-    checkpointer = Checkpointer(workdir)
+    meta, start = read_meta(path), f"{source}/"
+    stored = {k: v for k, v in meta["checksums"].items() if k.startswith(start)}
+    if not stored:
+        raise ValueError(
+            f"the checkpoint of step {step} of {workdir} has no {source!r}: only runs "
+            "whose config has a section of that name keep it"
+        )
     try:
-        meta = checkpointer.meta(step)
-    finally:
-        checkpointer.close()
-    try:
-        params = _params_in_numpy(workdir / "checkpoints" / str(step) / "state")
+        folder = workdir / "checkpoints" / str(step) / "state"
+        params = _params_in_numpy(folder, source)
     except Exception as error:  # of damaged bytes orbax says all sorts of things
         raise _damaged(path, _first_line(error)) from error
-    stored = {k: v for k, v in meta["checksums"].items() if k.startswith("params/")}
-    wrong = changed({"params": params}, stored)
+    wrong = changed({source: params}, stored)
     if wrong:
         raise _damaged(path, f"the bits of {wrong[0]} have changed")
     return params, meta.get("config")
 
 
-def _params_in_numpy(folder: Path) -> dict[str, Any]:
+def _params_in_numpy(folder: Path, source: str) -> dict[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
-        stored = checkpointer.metadata(folder).item_metadata.tree["params"]
+        stored = checkpointer.metadata(folder).item_metadata.tree[source]
         logging.set_verbosity(verbosity)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
         to_numpy = jax.tree.map(
@@ -347,11 +362,11 @@ def _params_in_numpy(folder: Path) -> dict[str, Any]:
         return checkpointer.restore(
             folder,
             args=ocp.args.PyTreeRestore(
-                item={"params": target},
-                restore_args={"params": to_numpy},
+                item={source: target},
+                restore_args={source: to_numpy},
                 partial_restore=True,
             ),
-        )["params"]
+        )[source]
 
 
 def _damaged(path: Any, what: str) -> ValueError:

@@ -25,6 +25,12 @@ REFUSED = {
 WHEN = {"type": str, "required": bool, "skip_first": bool, "params": str}
 
 
+def own_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's arguments of the evaluator itself, without what decides when it runs."""
+    when = {*WHEN, *durations.keys("log")}
+    return {key: value for key, value in section.items() if key not in when}
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One section of `evals`."""

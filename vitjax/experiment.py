@@ -1,6 +1,7 @@
 """What a config may say at its top level, and what holds where it says nothing."""
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,9 @@ OPTIMIZER_KEYS = frozenset(
         "optax_name",
         "optax",
         "grad_clip_norm",
+        "l2",
+        "l2_mults",
+        "sam",
         "lr_mults",
         "wd_mults",
     }
@@ -58,6 +62,7 @@ class Experiment:
     mixup: Mapping[str, Any] | None = None  # keyword arguments of vitjax.mixup.check
     accum_freq: int = 1
     ema: Mapping[str, Any] | None = None  # keyword arguments of vitjax.ema.make_update
+    loss_scale: Mapping[str, Any] | None = None  # keyword arguments of loss_scale.make
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Devices.
     mesh: Sequence[tuple[str, int]] = (("data", -1),)
@@ -75,6 +80,11 @@ class Experiment:
     tensorboard: bool = True
     wandb: Mapping[str, Any] | None = None  # keyword arguments of sinks.WandbSink
     durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def relabels(self) -> bool:
+        """Whether pp may give examples other labels than those of the data set."""
+        return "lookup(" in f"{self.input.get('pp')}|{self.device_pp}"
 
     def steps(self, prefix: str, **sizes: Any) -> Any:
         """A duration of the config in steps; see `vitjax.durations.steps`."""
@@ -109,13 +119,15 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     sections.check_types(
         "", sections.annotations(optim.make_optimizer), groups["optimizer"]
     )
-    # A section that was switched off with None is as good as absent.
+    # A section that was switched off with None is as good as absent; elsewhere None may
+    # be a value of its own.
+    hints = typing.get_type_hints(Experiment)
     own_values: dict[str, Any] = {
         key: value
         for key, value in groups["own"].items()
-        if value is not None or fields[key].default is None
+        if value is not None or types.NoneType in typing.get_args(hints[key])
     }
-    sections.check_types("", typing.get_type_hints(Experiment), own_values)
+    sections.check_types("", hints, own_values)
     return Experiment(
         **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
     )

@@ -44,7 +44,23 @@ def sigmoid_xent(
     return jnp.mean(xent) if reduction else xent
 
 
-LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent}
+def mse(
+    *,
+    logits: Float[Array, "*b c"],
+    labels: Num[Array, "..."],
+    reduction: bool = True,
+    label_smoothing: float | int = 0.0,
+) -> Float[Array, "..."]:
+    """Squared difference of logits and labels, averaged over the classes.
+
+    Returns the mean over the batch, or one value per example if not `reduction`.
+    """
+    labels = _smooth(logits, labels, label_smoothing)
+    error = jnp.mean(jnp.square(logits - labels), axis=-1)
+    return jnp.mean(error) if reduction else error
+
+
+LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent, "mse": mse}
 
 
 def _smooth(logits, labels, label_smoothing):

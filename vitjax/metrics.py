@@ -108,7 +108,7 @@ class MetricWriter:
             sink.close()
 
 
-def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric; values that are not finite are left out."""
     pairs = [
         (row["step"], row[name])
@@ -135,7 +135,7 @@ def plot_curves(workdir: Path) -> Path:
     for axis, (title, wanted) in zip(axes.flat, panels.items(), strict=True):
         drawn = 0
         for name in wanted:
-            steps, values = _series(rows, name)
+            steps, values = series(rows, name)
             if steps:
                 marker = "o" if "/" in name else None
                 axis.plot(steps, values, label=name, marker=marker, markersize=3)

@@ -1,9 +1,11 @@
 """The optimizer: big_vision's chain of transforms, schedules and parameter groups.
 
-    clip -> optimizer -> x lr -> x lr_mults -> + wd * params -> x schedule -> x -1
+    clip -> + l2 * params -> optimizer -> x lr -> x lr_mults
+         -> + wd * params -> x schedule -> x -1
 
 So an update is -schedule * (lr * adam + wd * params): decay follows the schedule but
-not the learning rate, and torch's AdamW has it as weight_decay = wd / lr. Parameters
+not the learning rate, and torch's AdamW has it as weight_decay = wd / lr. `l2` is the
+coupled decay that torch's Adam calls weight_decay; big_vision has none. Parameters
 that a schedule of None freezes get a zero update, have no optimizer state and do not
 count in the norm that is clipped (big_vision optax.py:78-149).
 """
@@ -23,6 +25,7 @@ from vitjax import sections, trees
 from vitjax.durations import Section
 from vitjax.lookup import unknown
 from vitjax.schedules import Schedule, make_schedule
+from vitjax.shampoo import scale_by_shampoo
 
 Pairs: TypeAlias = Sequence[tuple[str, Any]]
 Mults: TypeAlias = Sequence[tuple[str, int | float]]
@@ -42,22 +45,29 @@ def make_optimizer(
     wd_mults: Mults = ((".*/kernel$", 1.0),),
     lr_mults: Mults | None = None,
     grad_clip_norm: int | float | None = None,
+    l2: int | float | None = None,
+    l2_mults: Mults = ((".*/kernel$", 1.0),),
+    sam: Section | None = None,
 ) -> tuple[ox.GradientTransformation, list[Schedule]]:
     """The transform, and the rate lr * schedule of each group that is trained.
 
     `params` is a tree of arrays or of their shapes. `optax_name` names a transform of
-    optax ("scale_by_adam", "contrib.scale_by_ademamix") or one of `BIG_VISION`; `optax` is
-    its keyword arguments. `schedule` is the keyword arguments of `make_schedule` for
-    all parameters, or a list of (pattern, such a section or None to freeze) that covers
-    them all; None means a constant rate. `lr_mults` and `wd_mults` are lists of
-    (pattern, factor), and leave alone what no pattern matches. In every list a pattern
-    must match the whole name, and the first that does counts. A global gradient norm
-    of at least `grad_clip_norm` is scaled down to it.
+    optax ("scale_by_adam", "contrib.scale_by_ademamix") or one of `OURS`; `optax` is its
+    keyword arguments. `schedule` is the keyword arguments of `make_schedule` for all
+    parameters, or a list of (pattern, such a section or None to freeze) that covers them
+    all; None means a constant rate. `lr_mults`, `wd_mults` and `l2_mults` are lists
+    of (pattern, factor), and leave alone what no pattern matches. In every list a
+    pattern must match the whole name, and the first that does counts. A global gradient
+    norm of at least `grad_clip_norm` is scaled down to it.
+
+    `sam` is the keyword arguments of `sharpness_aware`. The transform's update then needs
+    `grad_fn(params, i)`, as `vitjax.step` gives it.
     """
     run = dict(total_steps=total_steps, batch_size=batch_size, data_size=data_size)
     _warn_of_idle(params, _pairs(schedule), "schedule")
     _warn_of_idle(params, lr_mults or (), "lr_mults")
     _warn_of_idle(params, wd_mults if wd else (), "wd_mults")
+    _warn_of_idle(params, l2_mults if l2 else (), "l2_mults")
     groups = _schedule_groups(params, schedule, run)
     frozen = frozen_mask(params, schedule)
     trained = jax.tree.map(operator.not_, frozen)
@@ -67,6 +77,11 @@ def make_optimizer(
         if not grad_clip_norm > 0:
             raise ValueError(f"grad_clip_norm must be above 0, got {grad_clip_norm}")
         chain.append(ox.masked(ox.clip_by_global_norm(grad_clip_norm), trained))
+    if l2:
+        for mask, mult in _groups(params, l2_mults, "l2_mults"):
+            # Frozen parameters' must not reach an optimizer that looks at all at once.
+            mask = jax.tree.map(operator.and_, mask, trained)
+            chain.append(ox.add_decayed_weights(l2 * mult, mask))
     chain.append(_transform(optax_name, dict(optax or {}), params, trained))
     chain.append(ox.scale(lr))
     for mask, mult in _groups(params, lr_mults or (), "lr_mults"):
@@ -84,7 +99,25 @@ def make_optimizer(
     # Weight decay reaches frozen parameters too, so they are zeroed after it.
     chain.append(ox.masked(ox.set_to_zero(), frozen))
     chain.append(ox.scale(-1.0))
-    return ox.chain(*chain), [_rate(lr, fn) for _, fn in groups]
+    tx = ox.chain(*chain)
+    if sam is not None:
+        sections.check("sam", sharpness_aware, dict(sam), {"tx": tx})
+        tx = sharpness_aware(tx, **dict(sam))
+    return tx, [_rate(lr, fn) for _, fn in groups]
+
+
+def sharpness_aware(
+    tx: ox.GradientTransformation, *, rho: int | float = 0.05
+) -> ox.GradientTransformationExtraArgs:
+    """`tx` on the gradient at params + rho * gradient / |gradient|.
+
+    Sharpness-aware minimization (https://arxiv.org/abs/2010.01412): each step costs two
+    gradients, and flat minima are preferred. Raises ValueError unless rho is above 0.
+    """
+    if not rho > 0:
+        raise ValueError(f"sam.rho must be above 0, got {rho}")
+    uphill = ox.chain(ox.contrib.normalize(), ox.sgd(rho))
+    return ox.contrib.sam(tx, uphill, opaque_mode=True)
 
 
 def _warn_of_idle(params: Any, pairs: Pairs, what: str) -> None:
@@ -182,8 +215,8 @@ def _explained(name: str, kwargs: dict[str, Any]) -> Iterator[None]:
 
 
 def _factory(name: str) -> Callable[..., Any]:
-    if name in BIG_VISION:
-        return BIG_VISION[name]
+    if name in OURS:
+        return OURS[name]
     try:
         factory = operator.attrgetter(name)(ox)
     except AttributeError:
@@ -196,7 +229,7 @@ def _factory(name: str) -> Callable[..., Any]:
             for key in dir(module)
             if key.startswith("scale_by_")
         ]
-        known = [*BIG_VISION, *scalers, "ema", "identity", "trace"]
+        known = [*OURS, *scalers, "ema", "identity", "trace"]
         raise unknown(name, known, "optax_name")
     return factory
 
@@ -251,4 +284,8 @@ def momentum_hp(
 BIG_VISION: Final[Mapping[str, Callable[..., ox.GradientTransformation]]] = {
     "big_vision.momentum_hp": momentum_hp,
     "big_vision.scale_by_adafactor": scale_by_adafactor,
+}
+OURS: Final[Mapping[str, Callable[..., ox.GradientTransformation]]] = {
+    **BIG_VISION,
+    "vitjax.scale_by_shampoo": scale_by_shampoo,
 }

@@ -1,4 +1,4 @@
-"""train_batch.png: what the model is really fed."""
+"""Pictures of what the model is really fed; train_batch.png."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,36 +17,39 @@ def _caption(labels: np.ndarray, class_names: Sequence[str] | None) -> str:
     return "\n+ ".join(shares) if top else "no label"
 
 
+def shown(images: Float[np.ndarray, "b h w c"]) -> list[np.ndarray]:
+    """Images as matplotlib draws them, in [0, 1], grey ones without a channel.
+
+    Values in [-1, 1] or [0, 1] are shown as they are; others (they may be normalised by
+    channel) stretched, each channel to its own range. Three channels are shown at most.
+    """
+    low, high = float(images.min()), float(images.max())
+    if low >= -1.001 and high <= 1.001:
+        bottom, span = (-1.0, 2.0) if low < 0 else (0.0, 1.0)
+    else:
+        bottom = images.min((0, 1, 2), keepdims=True)
+        span = np.maximum(images.max((0, 1, 2), keepdims=True) - bottom, 1e-6)
+    scaled = np.clip((images.astype(np.float32) - bottom) / span, 0, 1)
+    return [x[..., 0] if x.shape[-1] == 1 else x[..., :3] for x in scaled]
+
+
 def draw_batch(
     path: Path,
     images: Float[np.ndarray, "b h w c"],
     labels: Float[np.ndarray, "b k"],
     class_names: Sequence[str] | None,
 ) -> None:
-    """Draw images with their labels as a grid of eight columns.
-
-    Values in [-1, 1] or [0, 1] are shown as they are; others stretched to their range.
-    """
+    """Draw images with their labels as a grid of eight columns."""
     from matplotlib.figure import Figure
 
-    low, high = float(images.min()), float(images.max())
-    if low >= -1.001 and high <= 1.001:
-        low, high = (-1.0, 1.0) if low < 0 else (0.0, 1.0)
-    shown = (images.astype(np.float32) - low) / (max(high - low, 1e-6))
     columns = 8
-    rows = -(-len(shown) // columns)
+    rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.6 * columns, 2.1 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, image, label in zip(axes.flat, shown, labels, strict=False):
-        grey = image.shape[-1] == 1
-        axis.imshow(
-            image[..., 0] if grey else image,
-            cmap="gray" if grey else None,
-            vmin=0,
-            vmax=1,
-        )
+    for axis, image, label in zip(axes.flat, shown(images), labels, strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         axis.set_title(_caption(label, class_names), fontsize=8)
     figure.suptitle("the first training batch, as fed to the model")
     figure.savefig(path, dpi=100)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from input_pipeline import device_ops
-from vitjax import ema, mixup, optim, sections, step
+from vitjax import ema, loss_scale, mixup, optim, sections, step
 from vitjax.experiment import Experiment
 from vitjax.lookup import lookup
 from vitjax.models import MODELS
@@ -33,6 +33,15 @@ class Program:
     preview: Callable[..., Any]
     predict: Callable[..., Any]
     key: jax.Array  # every step folds its number into this one
+
+
+def make_model(e: Experiment) -> nn.Module:
+    """The model of an experiment; ValueError for a wrong `model` section."""
+    arguments = dict(e.model)
+    if e.init_head_bias is not None:
+        arguments["init_head_bias"] = e.init_head_bias
+    function = lookup(MODELS, e.model_name, "model")
+    return sections.call("model", function, arguments, num_classes=e.num_classes)
 
 
 def build(
@@ -64,6 +73,13 @@ def build(
         sections.check("mixup", mixup.check, e.mixup)
     if e.ema is not None:
         sections.check("ema", ema.make_update, e.ema)
+    if e.loss_scale is not None:
+        sections.check("loss_scale", loss_scale.make, e.loss_scale)
+        if e.optimizer.get("sam") is not None:
+            raise ValueError(
+                "loss_scale does not go with sam, whose second gradient it would not "
+                "see; set one of them to None, or dtype_mm to bfloat16"
+            )
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image, labels = jax.eval_shape(
         step.make_prepare(device_pp), (batch_shapes, None), None
@@ -73,11 +89,7 @@ def build(
             f"labels have shape {labels.shape[1:]}, but num_classes is "
             f"{e.num_classes}; change onehot(...) in input.pp or device_pp"
         )
-    model_kwargs = dict(e.model)
-    if e.init_head_bias is not None:
-        model_kwargs["init_head_bias"] = e.init_head_bias
-    make_model = lookup(MODELS, e.model_name, "model")
-    model = sections.call("model", make_model, model_kwargs, num_classes=e.num_classes)
+    model = make_model(e)
     params = step.param_shapes(model, image.shape[1:])
     tx, lr_fns = optim.make_optimizer(
         params,
@@ -99,6 +111,7 @@ def build(
         mesh=mesh,
         sharding_strategy=e.sharding_strategy,
         ema=e.ema is not None,
+        loss_scale=e.loss_scale,
     )
     train_step = step.make_train_step(
         model,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax.clock import Clock
+from vitjax.loss_scale import PATIENCE
 from vitjax.metrics import MetricWriter
 from vitjax.progress import Progress
 
@@ -98,11 +99,25 @@ class Records:
         self._check(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
 
     def _check(self, step: int, values: dict[str, float]) -> None:
-        wrong = [f"{k} = {v}" for k, v in values.items() if not math.isfinite(v)]
-        if not wrong:
+        # A gradient that was too large for its scale was skipped, and changed nothing.
+        skipped = values.get("update_skipped") == 1
+        excused = ("training_loss", "l2_grads") if skipped else ()
+        wrong = [
+            f"{k} = {v}"
+            for k, v in values.items()
+            if not math.isfinite(v) and k not in excused
+        ]
+        stuck = values.get("skipped_updates_in_a_row", 0) >= PATIENCE
+        if not wrong and not stuck:
             self._finite_step = step
             return
         saved = _saved(self._last_good())
+        if stuck:
+            raise NotFinite(
+                f"{PATIENCE} updates in a row were skipped before step {step}, as their "
+                f"gradients were not finite at any loss scale; {saved}; try a lower lr, "
+                "or dtype_mm='bfloat16'"
+            )
         raise NotFinite(
             f"training became non-finite between steps {self._finite_step + 1} and "
             f"{step} ({', '.join(wrong)}); {saved}; try a lower lr, a longer warm-up "

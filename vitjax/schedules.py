@@ -35,8 +35,30 @@ def _polynomial(
     return end + (base - end) * (1.0 - _progress(step, warmup, total)) ** power
 
 
-def _cosine(base: int | float, step: Array, warmup: int, total: int) -> Array:
-    return base * 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, warmup, total)))
+def _cosine(
+    base: int | float,
+    step: Array,
+    warmup: int,
+    total: int,
+    *,
+    end: int | float = 0.0,
+) -> Array:
+    to_0 = base * 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, warmup, total)))
+    return end * base + (1.0 - end) * to_0
+
+
+def _odd_cosine(
+    base: int | float,
+    step: Array,
+    warmup: int,
+    total: int,
+    *,
+    end: int | float = 0.1,
+) -> Array:
+    # nanoViT's, before its last step: what it meant is _cosine. The rate is neither
+    # shifted by the warm-up nor raised by the right amount.
+    cosine = jnp.cos(jnp.pi * step / max(1, total - warmup))
+    return base * jnp.where(step < warmup, 1.0, (1.0 - end) * (0.5 * cosine + 1.0))
 
 
 def _rsqrt(
@@ -73,6 +95,7 @@ def _stair(
 
 DECAYS: Final[Mapping[str, Callable[..., Array]]] = {
     "cosine": _cosine,
+    "odd_cosine": _odd_cosine,
     "linear": _polynomial,
     "polynomial": _polynomial,
     "rsqrt": _rsqrt,
@@ -88,6 +111,7 @@ def make_schedule(
     mult: int | float = 1.0,
     decay_type: str = "stair",
     scale_with_batchsize: bool = False,
+    warmup_offset: int = 0,
     **settings: Any,
 ) -> Schedule:
     """The factor on the learning rate as a function of the updates already made.
@@ -96,21 +120,32 @@ def make_schedule(
     over the steps that follow the warm-up:
 
     - "stair": mults[i] from step steps[i] on; constant without `steps` and `mults`
-    - "cosine": half a cosine down to 0
+    - "cosine": half a cosine down to `end` (0), a fraction of where it starts
+    - "odd_cosine": nanoViT's, for comparison: (1 - `end` (0.1)) * (1 + cos(pi * step /
+      (total - warmup)) / 2) after the warm-up. It leaps to up to 1.35 there and ends
+      near 0.45
     - "linear", "polynomial": down to `end` (0), as (1 - progress) ** `power` (1)
     - "rsqrt": 1 / sqrt(1 + (step - warmup + `shift` (0)) / `timescale` (10,000))
 
     `settings` are these keywords and the durations `warmup` and `cooldown` (for rsqrt
     `timescale` and `shift` too) in any unit, as in "warmup_steps". Warm-up multiplies by
     step / warmup, so the first update is zero, and cooldown by (total - step) / cooldown
-    (big_vision utils.py:1070-1143).
+    (big_vision utils.py:1070-1143). With `warmup_offset=1` the warm-up is by (step + 1) /
+    warmup.
     """
     decay = lookup(DECAYS, decay_type, "decay_type")
     parameters = inspect.signature(decay).parameters.values()
     own = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
     timed = [name for name in own if name in ("timescale", "shift")]
     keys = [k for n in ("warmup", "cooldown", *timed) for k in durations.keys(n)]
-    known = ["mult", "decay_type", "scale_with_batchsize", *own, *keys]
+    known = [
+        "mult",
+        "decay_type",
+        "scale_with_batchsize",
+        "warmup_offset",
+        *own,
+        *keys,
+    ]
     for key in settings:
         if key not in known:
             raise unknown(key, known, f"key of a {decay_type} schedule")
@@ -127,6 +162,8 @@ def make_schedule(
             default=default,
         )
 
+    if warmup_offset not in (0, 1):
+        raise ValueError(f"warmup_offset must be 0 or 1, got {warmup_offset}")
     warmup, cooldown = span("warmup", 0), span("cooldown", 0)
     decay_kw = {key: value for key, value in settings.items() if key in own}
     for name in timed:
@@ -154,7 +191,7 @@ def make_schedule(
         )  # so that an int gives the values that a traced one does
         factor = decay(mult, step, warmup, total_steps, **decay_kw)
         if warmup:
-            factor = factor * jnp.minimum(1.0, step / warmup)
+            factor = factor * jnp.minimum(1.0, (step + warmup_offset) / warmup)
         if cooldown:
             factor = factor * jnp.minimum(1.0, (total_steps - step) / cooldown)
         return jnp.asarray(factor, jnp.float32)

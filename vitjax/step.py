@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from vitjax import ema as ema_lib
+from vitjax import loss_scale as loss_scale_lib
 from vitjax import mixup as mixup_lib
 from vitjax.lookup import lookup
 from vitjax.losses import LOSSES
@@ -39,8 +40,8 @@ GradFn = Callable[[Any, Any, Any, Any], tuple[Float[Array, ""], Any]]
 class TrainState:
     """All that a step changes; arrays only. `step` counts completed updates, int32[].
 
-    `ema` is the average of `params`, or None. A tree of this class may also hold the
-    arrays' shapes or shardings.
+    `ema` is the average of `params`, `loss_scale` a `vitjax.loss_scale.LossScale`, or
+    None. A tree of this class may also hold the arrays' shapes or shardings.
     """
 
     step: Any
@@ -70,12 +71,14 @@ def init_state(
     mesh: Mesh,
     sharding_strategy: Any = ((".*", "replicate"),),
     ema: bool = False,
+    loss_scale: Mapping[str, Any] | None = None,
 ) -> tuple[Callable[[], TrainState], Any, Any]:
     """Shapes first, then shardings; nothing is allocated yet.
 
     Returns (init, shapes, shardings): `init()` makes the state directly on the devices
     where `shardings` puts it; `shapes` is the state as ShapeDtypeStructs. With `ema`
     there is an average of the parameters, which lies where they do and starts as them.
+    `loss_scale` is the keyword arguments of `vitjax.loss_scale.make`, or None.
     """
 
     def create(key: Key[Array, ""]) -> TrainState:
@@ -86,6 +89,9 @@ def init_state(
             params=params,
             opt_state=tx.init(params),
             ema=copied(params) if ema else None,
+            loss_scale=(
+                None if loss_scale is None else loss_scale_lib.make(**loss_scale)
+            ),
         )
 
     shapes = jax.eval_shape(create, key)
@@ -135,6 +141,7 @@ def accumulate_local(
     *,
     accum_freq: int,
     mesh: Mesh,
+    value_and_grad: Callable[[LossFn], GradFn] = jax.value_and_grad,
 ) -> tuple[Float[Array, ""], Any]:
     """Mean loss and gradients over the global batch; for replicated parameters.
 
@@ -146,7 +153,7 @@ def accumulate_local(
 
     def local(params: Any, batch: Any, key: Any, lam: Any) -> Any:
         key = jax.random.fold_in(key, jax.lax.axis_index(axes))
-        grad_fn = jax.value_and_grad(loss_fn)
+        grad_fn = value_and_grad(loss_fn)
         total = _microbatches(grad_fn, params, batch, key, lam, accum_freq)
         return jax.lax.pmean(total, axes)
 
@@ -170,6 +177,7 @@ def accumulate_gspmd(
     *,
     accum_freq: int,
     mesh: Mesh,
+    value_and_grad: Callable[[LossFn], GradFn] = jax.value_and_grad,
 ) -> tuple[Float[Array, ""], Any]:
     """As `accumulate_local`, for parameters that are themselves split (fsdp).
 
@@ -177,7 +185,7 @@ def accumulate_gspmd(
     """
     batch = jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
     whole = replicated(mesh)
-    grad_fn = jax.value_and_grad(loss_fn)
+    grad_fn = value_and_grad(loss_fn)
 
     def reduced(*args: Any) -> Any:
         # Summed over the devices first, split afterwards. Left alone, XLA may compute a
@@ -242,6 +250,18 @@ def step_keys(key: Key[Array, ""], step: Int[Array, ""]) -> Iterator[Any]:
     return iter(jax.random.split(jax.random.fold_in(key, step), 2))
 
 
+def _unless(finite: Any, new: Any, old: Any) -> Any:
+    """`new` if `finite`, else `old`; but schedules go on, as their steps do."""
+
+    def is_schedule(x: Any) -> bool:
+        return isinstance(x, optax.ScaleByScheduleState)
+
+    def choose(new: Any, old: Any) -> Any:
+        return new if is_schedule(new) else jnp.where(finite, new, old)
+
+    return jax.tree.map(choose, new, old, is_leaf=is_schedule)
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -271,12 +291,14 @@ def make_train_step(
         means replicated.
 
     Metrics: training_loss (of the mixed batch), l2_grads (before clipping), l2_params
-    (after the update), l2_updates (signed, with rate and decay): big_vision's.
+    (after the update), l2_updates (signed, with rate and decay): big_vision's. A state
+    with a loss_scale adds those of `LossScale.metrics`, and update_skipped (0 or 1).
     """
     loss_of = lookup(LOSSES, loss, "loss")
     mix = mixup_lib.check(**mixup) if mixup else None
     average = ema_lib.make_update(**ema) if ema is not None else None
     prepare = make_prepare(device_pp)
+    tx = optax.with_extra_args_support(tx)
     whole = state_sharding is None or is_replicated(state_sharding)
     accumulate = accumulate_local if whole else accumulate_gspmd
 
@@ -292,32 +314,58 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, Array]]:
         mix_key, model_key = step_keys(key, state.step)
         rows, lam = _pair(batch, mix_key, mesh, mix)
-        value, grads = accumulate(
-            loss_fn,
-            state.params,
-            rows,
-            model_key,
-            lam,
-            accum_freq=accum_freq,
-            mesh=mesh,
-        )
-        if frozen is not None:
-            grads = jax.tree.map(
+        scale = state.loss_scale
+        value_and_grad = jax.value_and_grad if scale is None else scale.value_and_grad
+
+        def loss_and_grads(params: Any) -> tuple[Array, Any]:
+            value, grads = accumulate(
+                loss_fn,
+                params,
+                rows,
+                model_key,
+                lam,
+                accum_freq=accum_freq,
+                mesh=mesh,
+                value_and_grad=value_and_grad,
+            )
+            if frozen is None:
+                return value, grads
+            zeroed = jax.tree.map(
                 lambda f, g: jnp.zeros_like(g) if f else g, frozen, grads
             )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            return value, zeroed
+
+        value, grads = loss_and_grads(state.params)
+        updates, opt_state = tx.update(
+            grads,
+            state.opt_state,
+            state.params,
+            grad_fn=lambda params, i: loss_and_grads(params)[1],
+        )
+        metrics = {"training_loss": value, "l2_grads": optax.tree.norm(grads)}
+        finite = jnp.array(True)
+        if scale is not None:
+            finite = loss_scale_lib.all_finite(grads)
+            updates = jax.tree.map(lambda u: jnp.where(finite, u, 0), updates)
+            opt_state = _unless(finite, opt_state, state.opt_state)
+            scale = scale.after(finite)
+            metrics |= {"update_skipped": ~finite, **scale.metrics()}
         params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "training_loss": value,
-            "l2_grads": optax.tree.norm(grads),
+        metrics |= {
             "l2_params": optax.tree.norm(params),
             "l2_updates": optax.tree.norm(updates),
         }
         state = dataclasses.replace(
-            state, step=state.step + 1, params=params, opt_state=opt_state
+            state,
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            loss_scale=scale,
         )
         if average is not None:
             mean = average(state.ema, params, state.step)
+            if scale is not None:
+                mean = _unless(finite, mean, state.ema)
             state = dataclasses.replace(state, ema=mean)
         return state, metrics
 

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vitjax import (
     devices,
     evaluation,
     experiment,
+    feeding,
     loop,
     metrics,
     peers,
@@ -68,13 +69,14 @@ def train_and_evaluate(
     if e.wandb:
         sections.check("wandb", sinks.WandbSink, e.wandb, WANDB_GIVEN)
     mesh = sharding_lib.make_mesh(e.mesh)
-    processes = {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
 
     data, data_size = sections.call(
-        "input", pipeline.make_train, e.input, seed=e.seed, start_step=0, **processes
+        "input",
+        pipeline.make_train,
+        e.input,
+        seed=e.seed,
+        start_step=0,
+        **feeding.processes(),
     )
     _check_classes(data.num_classes, e)
     sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
@@ -91,7 +93,7 @@ def train_and_evaluate(
     entries = evaluation.make_entries(
         e.evals,
         predict=program.predict,
-        make_data=_eval_data(pipeline.make_eval, mesh, processes),
+        make_data=feeding.eval_data(mesh),
         mesh=mesh,
         sizes=sizes,
         batch_size=e.batch_size_eval or e.input["batch_size"],
@@ -130,7 +132,11 @@ def train_and_evaluate(
         loop.run(
             state,
             program,
-            iter(_OnDevices(data.from_step(first_step), mesh, e.prefetch_to_device)),
+            iter(
+                feeding.OnDevices(
+                    data.from_step(first_step), mesh, e.prefetch_to_device
+                )
+            ),
             records=Records(
                 writer, clock, progress, rates, first_step, checkpointer.last_good
             ),
@@ -139,7 +145,12 @@ def train_and_evaluate(
             entries=entries,
             log_steps=log_steps,
             ckpt_steps=ckpt_steps,
-            meta={"seed": e.seed, "config": settings},
+            meta={
+                "seed": e.seed,
+                "config": settings,
+                "image_shape": list(program.image_shape),
+                "class_names": None if e.relabels else data.class_names,
+            },
             skips=skips,
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
             evaluated=_evaluated(entries, workdir, first_step),
@@ -197,8 +208,7 @@ def _check_classes(found: int | None, e: experiment.Experiment) -> None:
 
     onehot makes rows of zeros of them, without a word. A lookup may have changed them.
     """
-    pp = f"{e.input.get('pp')}|{e.device_pp}"
-    if found is not None and found > e.num_classes and "lookup(" not in pp:
+    if found is not None and found > e.num_classes and not e.relabels:
         raise ValueError(
             f"the data has {found} classes, but num_classes is {e.num_classes}: set it, "
             "and the depth of onehot(...), to at least as many"
@@ -287,33 +297,6 @@ def _open_records(
         tensorboard=e.tensorboard,
         wandb=e.wandb,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _OnDevices:
-    """Host batches as global arrays, made ahead; each iteration is one pass."""
-
-    host_batches: Iterable[dict[str, np.ndarray]]
-    mesh: jax.sharding.Mesh
-    size: int = 2
-
-    def __iter__(self) -> Iterator[Mapping[str, jax.Array]]:
-        from input_pipeline.prefetch import prefetch
-
-        home = sharding_lib.batch_sharding(self.mesh)
-        return prefetch(self.host_batches, home, size=self.size)
-
-
-def _eval_data(
-    make_eval: Callable[..., Any], mesh: jax.sharding.Mesh, processes: Mapping[str, int]
-) -> Callable[..., Any]:
-    """make_data(data=, pp_fn=, batch_size=) for evaluators: (batches, steps)."""
-
-    def make_data(**section: Any) -> tuple[_OnDevices, int]:
-        host_batches, steps = make_eval(**section, **processes)
-        return _OnDevices(host_batches, mesh), steps
-
-    return make_data
 
 
 def _draw(

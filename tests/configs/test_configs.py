@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import vit_i1k, vit_s16_i1k
+from configs import nanovit, vit_i1k, vit_s16_i1k
+from configs.common import ORIGINS
 from input_pipeline import device_ops, ops
 from vitjax.config import differences, from_big_vision, load, plain
 from vitjax.experiment import from_config
@@ -183,3 +184,90 @@ def test_every_argument_that_the_readme_names_is_taken():
 def test_beta2_cap_is_refused_where_nobody_would_read_it():
     with pytest.raises(ValueError, match="beta2_cap needs optimizer=adafactor"):
         vit_i1k.get_config("beta2_cap=0.95")
+
+
+# What differs between nanoViT's steps, as its notebooks have it: data, patch, depth,
+# heads, width, dropout, batch, steps, rate, torch's weight decay, clipping, warm-up.
+NANOVIT = {
+    2: ("idx", 4, 4, 4, 768, 0.2, 32, 1_000, 6e-4, 0.01, None, None),
+    3: ("cifar", 8, 4, 4, 768, 0.2, 32, 1_000, 6e-4, 0.01, None, None),
+    4: ("cifar", 8, 4, 4, 768, 0.2, 32, 1_000, 6e-4, 0.1, 1.0, 50),
+    5: ("cifar", 8, 8, 8, 1024, 0.2, 32, 10_000, 6e-4, 0.1, 1.0, 500),
+    6: ("cifar", 4, 4, 4, 512, 0.2, 128, 10_000, 3e-4, 0.1, 1.0, 1_000),
+    7: ("folder", 16, 12, 12, 768, 0.1, 32, 400_000, 3e-4, 0.1, 1.0, 20_000),
+}
+
+
+@pytest.mark.parametrize("step", NANOVIT)
+def test_nanovits_steps(step):
+    c = nanovit.get_config(f"step={step}")
+    e = from_config(c.to_dict())
+    m, schedule = c.model, c.get("schedule")
+    found = (c.input.data.kind, m.patch_size[0], m.depth, m.num_heads, m.width)
+    found += (m.dropout, c.input.batch_size, c.total_steps, c.lr, c.wd / c.lr)
+    found += (c.get("grad_clip_norm"),)
+    found += (schedule and round(schedule.warmup_percent * c.total_steps),)
+    assert found == pytest.approx(NANOVIT[step])
+    for pp in (e.input["pp"], e.evals["val"]["pp_fn"]):
+        ops.get_preprocess_fn(pp)
+    for pp in (e.device_pp, e.evals["val"]["device_pp"]):
+        device_ops.get_preprocess_fn(pp)
+    augmented = {
+        6: "pad_crop(32, 4)|flip_lr|autoaugment_cifar10",
+        7: "randaug_tv(2, 9)",
+    }
+    assert augmented.get(step, "keep") in c.input.pp
+    assert ("flip" in c.input.pp) == (step in augmented)
+    assert ("normalize" in c.device_pp) == (step in augmented)
+    assert c.num_classes == (100 if step == 7 else 10)
+    if schedule:
+        assert (schedule.decay_type, schedule.end) == ("cosine", 0.1)
+
+
+def test_nanovits_choices():
+    lines = differences(
+        plain(nanovit.get_config("step=5")),
+        plain(nanovit.get_config("step=5,fixed=off")),
+    )
+    assert lines == ["schedule.decay_type: 'cosine' -> 'odd_cosine'"]
+    for step, kind, name in ((2, "idx", "mnist"), (6, "cifar", "cifar10")):
+        c = nanovit.get_config(f"step={step},data=tfds")
+        assert c.input.data.to_dict() == {
+            "kind": "tfds",
+            "name": name,
+            "split": "train",
+        }
+        assert c.evals.val.data.split == "test"
+        assert c.input.pp.startswith("decode")
+        c = nanovit.get_config(f"step={step},data_dir=here")
+        assert c.input.data.to_dict() == {
+            "kind": kind, "data_dir": "here", "split": "train", "origin": ORIGINS[name],
+        }  # fmt: skip
+        assert "decode" not in c.input.pp
+    c = nanovit.get_config("step=7,data=huggingface")
+    assert c.evals.val.data.to_dict() == {
+        "kind": "huggingface", "name": "clane9/imagenet-100", "split": "validation",
+    }  # fmt: skip
+    c = nanovit.get_config("step=7,data=huggingface,data_dir=here")
+    assert c.input.data.to_dict() == {
+        "kind": "huggingface", "data_dir": "here", "split": "train",
+    }  # fmt: skip
+    assert nanovit.get_config("step=6").model.dtype_mm == "bfloat16"
+    c = nanovit.get_config("step=6,dtype=float16")
+    assert c.model.dtype_mm == "float16"
+    assert c.loss_scale.to_dict() == {}
+    assert "loss_scale" not in nanovit.get_config("step=6")
+
+
+@pytest.mark.parametrize(
+    ("arg", "words"),
+    [
+        ("step=1", "step='1' is not one of 2, 3, 4, 5, 6, 7"),
+        ("step=2,data=cifar", "data='cifar' is not one of idx, tfds"),
+        ("dtype=float8", "dtype='float8' is not one of float32, bfloat16, float16"),
+    ],
+)
+def test_nanovits_wrong_arguments(arg, words):
+    with pytest.raises(ValueError, match="config argument") as error:
+        nanovit.get_config(arg)
+    assert words in str(error.value)

@@ -199,6 +199,59 @@ def test_ilsvrc_validation_images_of_some_classes(ilsvrc_dir, imagenet_dir, tmp_
         )
 
 
+@pytest.fixture
+def tiny(tmp_path):
+    """Tiny ImageNet's archive as it unpacks, of three classes; wnids.txt is unsorted."""
+    root = tmp_path / "tiny-imagenet-200"
+    for name in CLASSES:
+        for i in range(3):
+            touch(
+                root / "train" / name / "images" / f"{name}_{i}.JPEG", encoded("JPEG")
+            )
+        touch(root / "train" / name / f"{name}_boxes.txt", b"ant_0.JPEG\t0\t0\t9\t9\n")
+    of = {"val_0.JPEG": "cat", "val_1.JPEG": "ant", "val_10.JPEG": "cat"}
+    rows = [f"{name}\t{label}\t0\t0\t9\t9\n" for name, label in of.items()]
+    touch(root / "val" / "val_annotations.txt", "".join(rows).encode())
+    for name in of:
+        touch(root / "val" / "images" / name, encoded("JPEG"))
+    touch(root / "test" / "images" / "test_0.JPEG", encoded("JPEG"))
+    touch(root / "wnids.txt", b"cat\nant\nbee\n")
+    touch(root / "words.txt", b"ant\tan ant\n")
+    return root
+
+
+def test_tiny_imagenet_as_it_unpacks(tiny):
+    train, val = open_folder(tiny, "train"), open_folder(tiny, "val")
+    assert train.class_names == val.class_names == CLASSES
+    assert len(train) == 9
+    for path, label in files_of(train):
+        assert path.name.startswith(CLASSES[label])
+        assert path.parent == tiny / "train" / CLASSES[label] / "images"
+    named = {path.name: CLASSES[label] for path, label in files_of(val)}
+    assert named == {"val_0.JPEG": "cat", "val_1.JPEG": "ant", "val_10.JPEG": "cat"}
+    assert read(val, 0)["image"].numpy() == files_of(val)[0][0].read_bytes()
+    assert len(open_folder(tiny, "train+val[:1]")) == 10
+
+
+def test_tiny_imagenet_whose_validation_somebody_sorted_into_classes(tiny):
+    for name in CLASSES:
+        touch(tiny / "val" / name / "a.JPEG")
+    (tiny / "val" / "val_annotations.txt").unlink()
+    found = [
+        (path.parent.name, label) for path, label in files_of(open_folder(tiny, "val"))
+    ]
+    assert sorted(found) == [("ant", 0), ("bee", 1), ("cat", 2)]
+
+
+def test_what_tiny_imagenet_lacks_is_one_sentence(tiny):
+    assert_fails(
+        tiny, "test", f"{tiny / 'test'} has neither val_annotations.txt nor ant/"
+    )
+    touch(tiny / "val" / "images" / "val_7.JPEG")
+    message = f"{tiny / 'val' / 'images' / 'val_7.JPEG'} has no class of wnids.txt in"
+    assert_fails(tiny, "val", message)
+
+
 # ------------------------------------------------------------------------- errors
 
 

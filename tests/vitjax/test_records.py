@@ -62,6 +62,23 @@ def test_what_is_not_finite_names_the_steps_and_the_last_good_checkpoint():
         records.check_finite(5, metrics(float("inf")))
 
 
+def test_a_skipped_update_may_have_an_infinite_gradient_and_nothing_else():
+    records = make(Memory(), last_good=lambda: 2)
+    skip = {**metrics(float("inf")), "update_skipped": 1.0, "l2_params": 3.0}
+    records.check_finite(5, skip)
+    with pytest.raises(NotFinite, match=r"steps 6 and 7 \(training_loss = inf\)"):
+        records.check_finite(7, skip | {"update_skipped": 0.0})
+    with pytest.raises(NotFinite, match=r"l2_params = nan\)"):
+        records.check_finite(7, skip | {"l2_params": float("nan")})
+
+
+def test_twenty_skipped_updates_in_a_row_stop_the_run():
+    records = make(Memory(), last_good=lambda: 2)
+    records.check_finite(30, {**metrics(), "skipped_updates_in_a_row": 19})
+    with pytest.raises(NotFinite, match=r"20 updates in a row.*that of step 2; try"):
+        records.check_finite(30, {**metrics(), "skipped_updates_in_a_row": 20})
+
+
 def test_rates_of_the_whole_run_are_those_of_the_schedule():
     """Toy of six steps with two of warm-up: logged 0, .5, 1, .85355, .5, .14645."""
     params = {"kernel": jax.ShapeDtypeStruct((2,), jnp.float32)}

@@ -145,6 +145,8 @@ def test_a_run_of_no_or_one_step_may_be_shorter_than_its_warmup(total):
         ({"warmup_steps": 200}, "warm-up of 200 steps must be shorter than.* of 200"),
         ({"warmup_epochs": 21}, "warm-up of 210 steps"),
         ({"warmup_steps": 1, "warmup_epochs": 1}, "warmup_steps, warmup_epochs"),
+        ({"warmup_offset": 2}, "warmup_offset must be 0 or 1, got 2"),
+        ({"end": 0.1}, "key of a stair schedule 'end'"),
         ({"cooldown_steps": -1}, "cooldown_steps must be"),
         (
             {"decay_type": "rsqrt", "shift": 1, "shift_steps": 1},
@@ -160,3 +162,76 @@ def test_a_run_of_no_or_one_step_may_be_shorter_than_its_warmup(total):
 def test_errors(kw, message):
     with pytest.raises(ValueError, match=message):
         make_schedule(**RUN, **kw)
+
+
+@pytest.mark.parametrize(
+    ("lr", "run", "kw", "expected"),
+    [  # as nanoViT's logs of steps 4 to 6 have them, and its step 7
+        (
+            6e-4,
+            {"total_steps": 1000},
+            {"decay_type": "odd_cosine", "warmup_percent": 0.05},
+            {0: 1.2e-5, 100: 7.9537e-4, 500: 5.1770e-4, 900: 2.7368e-4},
+        ),
+        (
+            3e-4,
+            {"total_steps": 10_000},
+            {"decay_type": "odd_cosine", "warmup_percent": 0.1},
+            {
+                0: 3.0e-7,
+                100: 3.03e-5,
+                1000: 3.9686e-4,
+                9000: 1.35e-4,
+                9900: 1.4161e-4,
+            },
+        ),
+        (
+            3e-4,
+            {"total_steps": 400_000},
+            {"decay_type": "cosine", "end": 0.1, "warmup_steps": 20_000},
+            {0: 1.5e-8, 19_999: 3e-4, 20_000: 3e-4, 210_000: 1.65e-4, 400_000: 3e-5},
+        ),
+    ],
+)
+def test_the_rates_of_nanovit(lr, run, kw, expected):
+    schedule = make_schedule(**{**RUN, **run}, warmup_offset=1, **kw)
+    for step, rate in expected.items():
+        assert lr * float(schedule(step)) == pytest.approx(rate, rel=2e-5), step
+
+
+def test_a_floor_and_an_offset_change_nothing_where_they_are_not_given():
+    """To the bit: the cosine of before, jitted, in its own order of operations."""
+    for mult, warmup in ((1.0, 20), (0.3, 0), (0.7, 13)):
+        schedule = make_schedule(
+            **RUN, mult=mult, decay_type="cosine", warmup_steps=warmup
+        )
+
+        @jax.jit
+        def before(step, mult=mult, warmup=warmup):
+            progress = jnp.clip((step - warmup) / max(1, 200 - warmup), 0.0, 1.0)
+            factor = mult * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+            if warmup:
+                factor = factor * jnp.minimum(1.0, step / warmup)
+            return jnp.asarray(factor, jnp.float32)
+
+        steps = jnp.arange(201)
+        np.testing.assert_array_equal(jax.jit(schedule)(steps), before(steps))
+
+
+def test_the_floor_is_a_fraction_of_where_the_cosine_starts():
+    schedule = make_schedule(**RUN, mult=0.5, decay_type="cosine", end=0.2)
+    np.testing.assert_allclose(
+        [schedule(0), schedule(100), schedule(200)], [0.5, 0.3, 0.1], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["cosine", "odd_cosine", "rsqrt", "stair"])
+def test_an_offset_warm_up_begins_one_step_further(kind):
+    schedule, offset = (
+        make_schedule(**RUN, decay_type=kind, warmup_steps=10, warmup_offset=o)
+        for o in (0, 1)
+    )
+    np.testing.assert_allclose(offset(0), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(offset(jnp.arange(9)), schedule(jnp.arange(1, 10)))
+    after = jnp.arange(10, 200)
+    np.testing.assert_array_equal(offset(after), schedule(after))

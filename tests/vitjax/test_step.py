@@ -1,5 +1,6 @@
 """The training step: what it computes, and what it makes the devices do."""
 
+import dataclasses
 import re
 
 import jax
@@ -45,6 +46,7 @@ def make(
     optimizer=None,
     image=IMAGE,
     rules=None,
+    loss_scale=None,
     **step_kwargs,
 ):
     """(state, step function, key) of a small ViT."""
@@ -86,6 +88,7 @@ def make(
         mesh=mesh,
         sharding_strategy=rules or [(".*", strategy)],
         ema=step_kwargs.get("ema") is not None,
+        loss_scale=loss_scale,
     )
     train_step = step_lib.make_train_step(
         model,
@@ -480,3 +483,35 @@ def test_a_missing_feature_is_named(mesh):
 def test_unknown_losses_are_named(mesh):
     with pytest.raises(ValueError, match="softmax_xent"):
         make(mesh, loss="softmax_xnet")
+
+
+def test_a_sharpness_aware_step_takes_the_gradient_uphill(mesh):
+    """The step's own gradient, at the parameters moved by rho along it, by hand."""
+    plain = {"optax_name": "identity", "wd": 0.0, "lr": 1.0, "grad_clip_norm": None}
+    plain["schedule"] = {}
+    batch = jax.device_put(host_batch(), batch_sharding(mesh))
+
+    def gradient(move=None):
+        state, train_step, key = make(mesh, optimizer=plain)
+        if move is not None:
+            moved = jax.tree.map(jnp.add, state.params, move)
+            state = dataclasses.replace(state, params=moved)
+        before = jax.device_get(state.params)
+        after, _ = train_step(state, batch, key)
+        return jax.tree.map(lambda b, a: b - a, before, jax.device_get(after.params))
+
+    g = gradient()
+    norm = np.sqrt(sum((x.astype(np.float64) ** 2).sum() for x in jax.tree.leaves(g)))
+    uphill = gradient(jax.tree.map(lambda x: jnp.asarray(0.1 * x / norm), g))
+    state, train_step, key = make(mesh, optimizer=plain | {"sam": {"rho": 0.1}})
+    before = jax.device_get(state.params)
+    after, _ = train_step(state, batch, key)
+    moved = jax.tree.map(lambda b, a: b - a, before, jax.device_get(after.params))
+    assert_close(moved, uphill, rtol=1e-3, atol=2e-6)
+    assert (
+        max(
+            np.abs(a - b).max()
+            for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(g), strict=True)
+        )
+        > 1e-3
+    )

@@ -55,7 +55,7 @@ class Classification:
         loss_of = lookup(LOSSES, loss_name, "loss")
         preprocess = device_ops.get_preprocess_fn(device_pp)
 
-        def rows(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        def outputs(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
             mask: Float[Array, " b"] = batch["_mask"]
             features = preprocess({k: v for k, v in batch.items() if k != "_mask"})
             for key in ("image", label_key):
@@ -66,22 +66,29 @@ class Classification:
                     )
             labels: Float[Array, "b k"] = features[label_key]
             logits, _ = predict(state, features["image"])
-            mask = mask * (labels.max(axis=1) > 0)
+            seen = mask * (labels.max(axis=1) > 0) > 0
+            image = features["image"]
+            return {"logits": logits, "labels": labels, "seen": seen, "image": image}
+
+        def rows(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+            out = outputs(state, batch)
+            logits, labels, seen = out["logits"], out["labels"], out["seen"]
             top = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
             hit = jnp.take_along_axis(labels, top, axis=1) > 0
             loss = loss_of(logits=logits, labels=labels, reduction=False)
-            one = lambda x: jnp.where(mask > 0, x, 0).astype(jnp.int32)
+            one = lambda x: jnp.where(seen, x, 0).astype(jnp.int32)
             return {
                 "prec@1": one(hit[:, 0]),
                 "prec@5": one(hit.any(axis=1)),
                 # where, not times: a padded row may give a loss that is not finite.
-                "loss": jnp.where(mask > 0, loss, 0.0),
-                "seen": one(jnp.ones_like(mask)),
+                "loss": jnp.where(seen, loss, 0.0),
+                "seen": one(jnp.ones_like(seen)),
             }
 
         def sums(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
             return jax.tree.map(jnp.sum, rows(state, batch))
 
+        self._outputs = jax.jit(outputs, out_shardings=replicated(mesh))
         self._rows = jax.jit(rows, out_shardings=replicated(mesh))
         self._sums = jax.jit(sums, out_shardings=replicated(mesh))
         self._batches, self.steps = make_data(
@@ -113,3 +120,21 @@ class Classification:
         """
         for batch in self._batches:
             yield jax.device_get(self._rows(state, batch))
+
+    def outputs(self, state: Any) -> Iterator[dict[str, np.ndarray]]:
+        """Yield "logits" and "labels" (b k) of the rows that count, batch by batch."""
+        for batch in self._batches:
+            out = self._outputs(state, batch)
+            seen, logits, labels = jax.device_get(
+                (out["seen"], out["logits"], out["labels"])
+            )
+            yield {"logits": logits[seen], "labels": labels[seen]}
+
+    def samples(self, state: Any, count: int) -> dict[str, np.ndarray]:
+        """ "image" (b h w c) as fed, "logits" and "labels" of the first rows that count.
+
+        Of the first batch at most.
+        """
+        out = jax.device_get(self._outputs(state, next(iter(self._batches))))
+        seen = out.pop("seen")
+        return {name: x[seen][:count] for name, x in out.items()}

@@ -1,5 +1,20 @@
 """The models, by the name that `config.model_name` gives."""
 
-from vitjax.models import vit
+from vitjax.models import (
+    nanovit,
+    simple_vit,
+    simplest_vit,
+    torchvision_vit,
+    tower,
+    vit,
+)
 
-MODELS = {"vit": vit.Model}
+MODELS = {
+    "vit": vit.Model,
+    "torchvision_vit": torchvision_vit.Model,
+    "small_cnn": torchvision_vit.Cnn,
+    "tower": tower.Model,
+    "nanovit": nanovit.Model,
+    "simplest_vit": simplest_vit.Model,
+    "simple_vit": simple_vit.Model,
+}

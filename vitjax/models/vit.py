@@ -35,7 +35,7 @@ around float32 matmuls: dtype_mm is obeyed.
 
 import dataclasses
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -87,6 +87,7 @@ REMAT_POLICIES = {
     "dots_with_no_batch_dims_saveable": _POLICIES.dots_with_no_batch_dims_saveable,
 }
 
+Initializer = Callable[..., Array]  # of a key, a shape and a dtype
 _xavier = nn.initializers.xavier_uniform()
 _layer_norm = partial(nn.LayerNorm, epsilon=1e-6)
 
@@ -105,6 +106,9 @@ class BlockConfig:
     gelu: str
     attn_impl: str
     return_attn: bool
+    qkv_init: Initializer = _xavier
+    out_init: Initializer = _xavier
+    attn_bias_init: Initializer = nn.initializers.zeros
 
 
 def posemb_sincos_2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 n d"]:
@@ -148,8 +152,9 @@ class Attention(nn.Module):
         """`x` attending to `y`, and the probabilities where `attn_impl` has them."""
         cfg, d = self.cfg, x.shape[-1]
         # DenseGeneral draws from the kernel's 2-D view, (d, h * k) and (h * k, d).
-        dense = partial(nn.DenseGeneral, kernel_init=_xavier, dtype=cfg.dtype)
-        project = partial(dense, (cfg.num_heads, d // cfg.num_heads))
+        dense = partial(nn.DenseGeneral, bias_init=cfg.attn_bias_init, dtype=cfg.dtype)
+        split = (cfg.num_heads, d // cfg.num_heads)
+        project = partial(dense, split, kernel_init=cfg.qkv_init)
         query = project(name="query")(x)
         key = project(name="key")(y)
         value = project(name="value")(y)
@@ -159,7 +164,8 @@ class Attention(nn.Module):
             impl: Any = cfg.attn_impl
             x = jax.nn.dot_product_attention(query, key, value, implementation=impl)
             probs = None
-        return dense(d, axis=(-2, -1), name="out")(x), probs
+        out = dense(d, axis=(-2, -1), kernel_init=cfg.out_init, name="out")
+        return out(x), probs
 
 
 class MlpBlock(nn.Module):

@@ -63,14 +63,32 @@ def convert(
 
     Raises ValueError, and leaves nothing behind, if something does not fit.
     """
-    target = Path(target)
-    _check_target(target, to, scan, force)
+    _check_target(Path(target), to, scan, force)
     # A constant table in a state dict is as good as learned for another library.
     keep = posemb or (None if to == "big_vision" else "learn")
     params, config = weights.load(
         source, format=source_format, num_heads=num_heads, posemb=keep, grid=grid
     )
     posemb = posemb or _posemb(params, config)
+    return write(
+        params, config, target, to=to, posemb=posemb, grid=grid, scan=scan, force=force
+    )
+
+
+def write(
+    params: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    target: str | Path,
+    *,
+    to: str,
+    posemb: str | None = None,
+    grid: Sequence[int] | None = None,
+    scan: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """As `convert`, for parameters in numpy, and the config that goes along."""
+    target = Path(target)
+    _check_target(target, to, scan, force)
     arguments = weights.model_arguments(params)
     options = {"posemb": posemb, "grid": grid}
     if to == "big_vision":

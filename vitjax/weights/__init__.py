@@ -142,6 +142,8 @@ def load(
         return read_params(path)
     arrays, words = files.read(path)
     told = json.loads(words[WORD]) if WORD in words else {}
+    if told.get("names") == WORD:  # our own parameters, of any model here
+        return unflatten_dict(arrays, sep="/"), told.get("config")
     said = told.get("num_heads") or _heads_beside(path)
     if num_heads and said and num_heads != said:
         raise ValueError(f"{str(path)!r} is of {said} heads, not of {num_heads}")

@@ -89,11 +89,15 @@ def describe(
     return Description(arguments, positions, channels)
 
 
+class HeadsUnknown(ValueError):
+    """A fused matrix does not say how many heads it is for, and no variant tells."""
+
+
 def heads_of_width(width: int) -> int:
     """The number of heads of the known variants of this width."""
     heads = {v["num_heads"] for v in vit.VARIANTS.values() if v["width"] == width}
     if len(heads) != 1:
-        raise ValueError(
+        raise HeadsUnknown(
             f"a fused matrix does not say how many heads it is for, and no variant has "
             f"the width {width}: say num_heads"
         )

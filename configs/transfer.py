@@ -1,0 +1,148 @@
+"""Fine-tune any checkpoint on any data set of images.
+
+    python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,data_dir=~/pets,classes=37
+    python -m vitjax.train --config configs/transfer.py:ckpt=runs/vit_s16_i1k,data=cifar10,classes=10
+    python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,...,freeze=backbone
+
+A folder is data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others);
+`data` is the name of a data set that tfds has prepared. Everything of the checkpoint is
+loaded but its head, which begins anew at zero; position embeddings are resampled to `res`.
+
+`schedule=bit` is BiT-HyperRule (https://arxiv.org/abs/1912.11370): SGD with momentum
+0.9, rate 0.003 for each 512 of the batch, a warm-up of up to 500 steps, and a tenth of it
+from 30, 60 and 90 per cent of the run on; 500 steps of 512 for less than 20,000 examples,
+10,000 for less than 500,000, else 20,000, with mixup 0.1 from the second on. `steps`,
+`batch` and `lr` say otherwise. `schedule=cosine` is one warm-up of a tenth and a cosine to
+0, as ViTs are usually fine-tuned. `layer_decay=0.75` gives each block the rate of the one
+after it, times 0.75; the head has the whole one (https://arxiv.org/abs/2106.08254).
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.common import choose, parse_arg
+
+DEPTHS = {"mu": 1, "Ti": 12, "S": 12, "M": 12, "B": 12, "L": 24, "So400m": 27, "H": 32}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Arguments: the checkpoint and its model, the data, and how much may change."""
+    chosen = parse_arg(
+        arg,
+        ckpt="",  # a run, or a file: see model_init. Empty: from scratch
+        variant="S/16",
+        pool="gap",
+        posemb="sincos2d",
+        mlp_head=False,  # tanh layer before the head, as big_vision's flagship has
+        data="folder",
+        data_dir="",  # of a folder: data/photos
+        train_split="train",
+        val_split="",
+        classes=10,
+        examples=0,  # of training, which chooses BiT's steps; 0: few
+        res=224,
+        batch=512,
+        schedule="bit",
+        steps=0,
+        lr=0.0,
+        layer_decay=1.0,
+        freeze="none",
+        dtype="float32",
+    )
+    choose("schedule", chosen.schedule, ("bit", "cosine"))
+    choose("freeze", chosen.freeze, ("none", "backbone"))
+    config: Any = ConfigDict()
+    config.seed = 0
+    few, many = chosen.examples < 20_000, chosen.examples >= 500_000
+    config.total_steps = chosen.steps or (500 if few else 20_000 if many else 10_000)
+    config.num_classes = chosen.classes
+    config.loss = "softmax_xent"
+    if not few:
+        config.mixup = dict(p=0.1)
+
+    train, val = _data(chosen)
+    config.input = ConfigDict()
+    config.input.data = train
+    config.input.batch_size = chosen.batch
+    keep = "keep('image', 'label')"
+    config.input.pp = f"decode_jpeg_and_inception_crop({chosen.res})|flip_lr|{keep}"
+    config.device_pp = (
+        f"value_range(-1, 1)|onehot({chosen.classes}, key='label', "
+        "key_result='labels')|keep('image', 'labels')"
+    )
+
+    config.model_name = "vit"
+    config.model = dict(
+        variant=chosen.variant,
+        pool_type=chosen.pool,
+        posemb=chosen.posemb,
+        rep_size=chosen.mlp_head,
+        dtype_mm=chosen.dtype,
+    )
+    if chosen.ckpt:
+        config.model_init = chosen.ckpt
+        config.dont_load = ("head/.*",)
+
+    config.grad_clip_norm = 1.0
+    config.optax_name = "big_vision.momentum_hp"
+    config.lr = chosen.lr or 0.003 * chosen.batch / 512
+    config.wd = None
+    config.schedule = _schedule(chosen, config.total_steps)
+    if chosen.layer_decay != 1.0:
+        config.lr_mults = _lr_mults(chosen.variant, chosen.layer_decay)
+
+    config.log_training_steps = 50
+    config.ckpt_percent = 0.2
+    config.ckpt_best = dict(metric="val/prec@1")
+    config.evals = ConfigDict()
+    config.evals.val = dict(
+        type="classification",
+        data=val,
+        pp_fn=f"decode|resize_small({round(chosen.res / 0.875)})"
+        f"|central_crop({chosen.res})|{keep}",
+        device_pp=config.device_pp,
+        loss_name=config.loss,
+        log_percent=0.1,
+    )
+    return config
+
+
+def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """The data sections of training and evaluation."""
+    folder = chosen.data == "folder"
+    data = dict(kind="folder") if folder else dict(name=chosen.data)
+    if chosen.data_dir or folder:
+        data["data_dir"] = chosen.data_dir or "data/photos"
+    val = chosen.val_split or ("val" if folder else "test")
+    return dict(data, split=chosen.train_split), dict(data, split=val)
+
+
+def _schedule(chosen: Any, total: int) -> Any:
+    """One for all parameters, or for the head alone."""
+    if chosen.schedule == "bit":
+        steps = tuple(round(total * share) for share in (0.3, 0.6, 0.9))
+        section: dict[str, Any] = dict(
+            decay_type="stair", steps=steps, mults=(0.1, 0.01, 0.001)
+        )
+        section["warmup_steps"] = min(500, total // 10)
+    else:
+        section = dict(decay_type="cosine", warmup_percent=0.1)
+    if chosen.freeze == "backbone":
+        return (("head/.*", section), (".*", None))
+    return section
+
+
+def _lr_mults(variant: str, decay: float) -> tuple[tuple[str, float], ...]:
+    """Of block i of n decay^(n - i), of what stands before the blocks decay^(n + 1)."""
+    depth = DEPTHS.get(variant.partition("/")[0])
+    if depth is None:
+        raise ValueError(
+            f"layer_decay knows the depth of the variants {', '.join(DEPTHS)}, not of "
+            f"{variant!r}: set lr_mults instead"
+        )
+    blocks = (
+        (f"Transformer/encoderblock_{i}/.*", decay ** (depth - i)) for i in range(depth)
+    )
+    first = ("(embedding/.*|pos_embedding|cls|registers)", decay ** (depth + 1))
+    return (first, *blocks)

@@ -1,0 +1,65 @@
+"""The seed documents' systems learn: cut down, on scikit-learn's real digits."""
+
+import pytest
+
+from vitjax import train
+from vitjax.metrics import read_rows
+
+DIGITS = {"kind": "arrays", "name": "digits"}
+
+
+def learn(workdir, config, *overrides, evals=("val",)):
+    """The rows of a cut-down run of a config; its data are the digits, 8 x 8 x 1."""
+    data = [f"--config.input.data={dict(DIGITS, split='train')}"]
+    data += [f"--config.evals.{n}.data={dict(DIGITS, split='test')}" for n in evals]
+    flags = ["--config", config, "--workdir", str(workdir), *data]
+    for name in evals:
+        flags += [f"--config.evals.{name}.batch_size=72"]
+        flags += [f"--config.evals.{name}.log_steps=200"]
+    flags += ["--config.ckpt_steps=200", "--config.log_training_steps=50"]
+    assert train.cli([*flags, *overrides]) == 0
+    return read_rows(workdir)
+
+
+def last(rows, name):
+    return [row[name] for row in rows if name in row][-1]
+
+
+def test_the_fmnist_vit_learns_and_its_code_tells_digits_apart(tmp_path):
+    rows = learn(
+        tmp_path,
+        "configs/fmnist_vit.py:layer=2,head=2,hidden=32,mlp=64,code=16,patch=4",
+        "--config.total_steps=400",
+        "--config.lr=3e-3",
+        f"--config.evals.svc_train.fit_data={dict(DIGITS, split='train')}",
+        evals=("val", "svc", "svc_train"),
+    )
+    first = next(row["val/loss"] for row in rows if "val/loss" in row)
+    # The code begins at zero and the last bias small: about 0.1.
+    assert 0.08 < first < 0.2
+    assert last(rows, "val/loss") < 0.035
+    assert last(rows, "val/prec@1") > 0.85
+    # Fitted on the examples that it is scored on, it is the better one.
+    assert last(rows, "svc/accuracy") >= last(rows, "svc_train/accuracy") > 0.85
+    assert (tmp_path / "best").is_dir()
+
+
+# Without positions a digit is a bag of patches, and little in too small ones.
+@pytest.mark.parametrize(
+    ("variant", "patch", "lr"), [("tower", 2, 0.1), ("vit", 4, 0.03)]
+)
+def test_tower_vits_learn_by_momentum_at_a_constant_rate(tmp_path, variant, patch, lr):
+    rows = learn(
+        tmp_path,
+        f"configs/towervit.py:variant={variant}",
+        "--config.total_steps=400",
+        f"--config.lr={lr}",
+        f"--config.model.patch_size=({patch}, {patch})",
+        "--config.model.widths=(16, 16)",
+        "--config.model.num_heads=(2, 2)",
+        "--config.model.mlp_dims=(32, 32)",
+    )
+    assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([lr] * 9)
+    assert last(rows, "val/prec@1") > 0.75
+    assert (tmp_path / "tensorboard").is_dir()
+    assert (tmp_path / "best").is_dir()

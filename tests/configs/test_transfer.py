@@ -1,0 +1,132 @@
+"""Fine-tuning: what the arguments say, and that it beats training from scratch."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from configs import transfer
+from vitjax import step, train
+from vitjax.metrics import read_rows
+from vitjax.models import MODELS
+from vitjax.optim import make_optimizer
+from vitjax.trees import flatten_with_names, match_patterns
+
+
+def test_bit_hyperrule():
+    """Steps and mixup by the number of examples; a tenth from 30, 60, 90 per cent on."""
+    for examples, steps, mixup in ((0, 500, False), (50_000, 10_000, True)):
+        c = transfer.get_config(f"examples={examples}")
+        assert c.total_steps == steps
+        assert ("mixup" in c) == mixup
+    assert transfer.get_config("examples=1000000").total_steps == 20_000
+    c = transfer.get_config("steps=1000,batch=128")
+    assert c.lr == pytest.approx(0.003 / 4)
+    params = {"head": {"kernel": np.zeros((2, 2), np.float32)}}
+    _, [rate] = make_optimizer(
+        params, total_steps=1000, batch_size=128, data_size=1000, lr=1.0,
+        optax_name="identity", schedule=c.schedule,
+    )  # fmt: skip
+    found = [float(rate(s)) for s in (0, 50, 100, 299, 300, 600, 900, 999)]
+    expected = [0, 0.5, 1, 1, 0.1, 0.01, 0.001, 0.001]
+    assert found == pytest.approx(expected)
+
+
+def test_rates_fall_from_the_head_to_the_patches():
+    """By hand: 12 blocks, 0.5 each."""
+    c = transfer.get_config("layer_decay=0.5,posemb=learn,pool=tok")
+    model = MODELS["vit"](
+        num_classes=3, variant="S/16", posemb="learn", pool_type="tok"
+    )
+    shapes = step.param_shapes(model, (32, 32, 3))
+    patterns, mults = zip(*c.lr_mults, strict=True)
+    found = {}
+    for mask, mult in zip(match_patterns(shapes, patterns), mults, strict=True):
+        found |= {name: mult for name, hit in flatten_with_names(mask) if hit}
+    every = {name for name, _ in flatten_with_names(shapes)}
+    whole = {n for n in every if n.startswith(("head/", "Transformer/encoder_norm/"))}
+    assert every - found.keys() == whole, "the head and what stands before it"
+    for name, mult in found.items():
+        parts = name.split("/")
+        if parts[0] == "Transformer":
+            i = int(parts[1].removeprefix("encoderblock_"))
+            assert mult == 0.5 ** (12 - i)
+        else:
+            assert mult == 0.5**13
+
+
+def test_freezing_leaves_the_head():
+    c = transfer.get_config("freeze=backbone,schedule=cosine")
+    (head, section), (rest, none) = c.schedule
+    assert (head, rest, none) == ("head/.*", ".*", None)
+    assert section["decay_type"] == "cosine"
+    assert transfer.get_config("ckpt=x.npz").model_init == "x.npz"
+    assert transfer.get_config("ckpt=x.npz").dont_load == ("head/.*",)
+    c = transfer.get_config("data=cifar10")
+    assert c.evals.val.data.to_dict() == {"name": "cifar10", "split": "test"}
+
+
+MODEL = {
+    "width": 32, "depth": 2, "mlp_dim": 64, "num_heads": 2, "patch_size": (2, 2),
+    "pool_type": "gap", "posemb": "sincos2d",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Digits 0 to 4, and few of 5 to 9, as files: {low,high}_{train,test}.npz."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) * 15.9).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    for name, first, count in (("low", 0, 700), ("high", 5, 60)):
+        own = rng.permutation(np.flatnonzero((labels >= first) & (labels < first + 5)))
+        for split, rows in (("train", own[:count]), ("test", own[-200:])):
+            np.savez(
+                folder / f"{name}_{split}.npz",
+                images=images[rows],
+                labels=labels[rows] - first,
+            )
+    return folder
+
+
+def fit(workdir, digits, name, arg, *overrides):
+    """The final accuracy of a run of configs/transfer.py on those files."""
+    keep = "keep('image', 'label')"
+    flags = ["--config", f"configs/transfer.py:{arg}", "--workdir", str(workdir)]
+    for where, split in (("input", "train"), ("evals.val", "test")):
+        path = str(digits / f"{name}_{split}.npz")
+        data = {"kind": "npz", "path": path, "split": "all", "num_classes": 5}
+        flags.append(f"--config.{where}.data={data}")
+    flags += [f"--config.input.pp={keep}", f"--config.evals.val.pp_fn={keep}"]
+    flags += [f"--config.model={MODEL}", "--config.evals.val.batch_size=40"]
+    flags += ["--config.evals.val.log_percent=1", "--config.ckpt_percent=1"]
+    assert train.cli([*flags, *overrides]) == 0
+    return [row["val/prec@1"] for row in read_rows(workdir) if "val/prec@1" in row][-1]
+
+
+def test_fine_tuning_beats_training_from_scratch_at_the_same_budget(digits, tmp_path):
+    """Learned on 0 to 4, then 60 examples of 5 to 9 for 80 steps."""
+    adam = ("--config.optax_name=scale_by_adam",)
+    before = fit(
+        tmp_path / "low",
+        digits,
+        "low",
+        "classes=5,batch=64,steps=400,schedule=cosine,lr=0.003",
+        *adam,
+    )
+    assert before > 0.9
+    budget = "classes=5,batch=32,steps=80,schedule=cosine,lr=0.003"
+    tuned = fit(
+        tmp_path / "tuned", digits, "high", f"ckpt={tmp_path / 'low'},{budget}", *adam
+    )
+    scratch = fit(tmp_path / "scratch", digits, "high", budget, *adam)
+    assert tuned > scratch + 0.05
+    # The head alone learns on what is frozen, and nothing else moves.
+    frozen = fit(
+        tmp_path / "frozen",
+        digits,
+        "high",
+        f"ckpt={tmp_path / 'low'},freeze=backbone,{budget.replace('0.003', '0.03')}",
+        *adam,
+    )
+    assert frozen > 0.5

@@ -1,0 +1,224 @@
+"""Shampoo against numpy, against Adam, and on a problem that Adam finds hard."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vitjax.optim import make_optimizer
+from vitjax.shampoo import inverse_root, merged_shape, scale_by_shampoo
+
+
+def gradients(shape, steps, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape) * rng.uniform(0.1, 3, shape) for _ in range(steps)]
+
+
+def updates(tx, grads):
+    """What the transform makes of each gradient in turn."""
+    state, found = tx.init(jax.tree.map(jnp.asarray, grads[0])), []
+    update = jax.jit(tx.update)
+    for g in grads:
+        u, state = update(jax.tree.map(jnp.asarray, g), state)
+        found.append(jax.device_get(u))
+    return found
+
+
+class Reference:
+    """One tensor in numpy, float64: the rules of the specification one by one."""
+
+    def __init__(self, shape, b1=0.9, b2=0.999, eps=1e-12, every=1, start=1):
+        self.b1, self.b2, self.eps, self.every, self.start = b1, b2, eps, every, start
+        self.t, self.m, self.v = 0, np.zeros(shape), np.zeros(shape)
+        self.L = [eps * np.eye(n) for n in shape]
+        self.X = [np.eye(n) for n in shape]
+
+    def __call__(self, g):
+        self.t += 1
+        t, k = self.t, g.ndim
+        for i in range(k):
+            unfolded = np.moveaxis(g, i, 0).reshape(g.shape[i], -1)
+            self.L[i] = self.b2 * self.L[i] + (1 - self.b2) * unfolded @ unfolded.T
+        if t >= self.start and t % self.every == 0:
+            for i in range(k):
+                w, q = np.linalg.eigh(self.L[i] / (1 - self.b2**t))
+                w = w - min(w.min(), 0) + self.eps
+                self.X[i] = q @ np.diag(w ** (-1 / (2 * k))) @ q.T
+        self.m = self.b1 * self.m + (1 - self.b1) * g
+        self.v = self.b2 * self.v + (1 - self.b2) * g**2
+        m = self.m / (1 - self.b1**t)
+        adam = m / (np.sqrt(self.v / (1 - self.b2**t)) + 1e-8)
+        if t <= self.start:
+            return adam
+        p = m
+        for i in range(k):
+            p = np.moveaxis(np.tensordot(self.X[i], p, ([1], [i])), 0, i)
+        return p * np.linalg.norm(adam) / (np.linalg.norm(p) + 1e-16)
+
+
+def relative(a, b):
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+@pytest.mark.parametrize(
+    ("shape", "block_size"), [((6, 4), 7), ((5,), 100), ((3, 4, 5), 10)]
+)
+@pytest.mark.parametrize(("every", "start"), [(1, 1), (2, 3)])
+def test_five_steps_are_numpys(shape, block_size, every, start):
+    """In float32. Statistics of full rank: of (6, 4) only after some steps."""
+    # A first moment of 12 past gradients would take as many steps: a larger eps instead.
+    kw = dict(every=every, start=start, eps=1e-4, b2=0.9)
+    reference = Reference(shape, **kw)
+    grads = gradients(shape, 5)
+    found = updates(scale_by_shampoo(block_size=block_size, **kw), grads)
+    for g, u in zip(grads, found, strict=True):
+        assert relative(u, reference(g)) < 2e-4
+
+
+def test_five_steps_are_numpys_to_the_last_digits_in_float64():
+    with jax.enable_x64(True):
+        reference, grads = Reference((6, 4)), gradients((6, 4), 5)
+        found = updates(scale_by_shampoo(every=1, start=1, block_size=7), grads)
+        for g, u in zip(grads, found, strict=True):
+            assert relative(u, reference(g)) < 1e-9
+
+
+def test_before_its_first_roots_it_is_adam_with_coupled_decay():
+    params = {"a": {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}}
+    grads = [
+        {"a": {"kernel": k, "bias": b}}
+        for k, b in zip(gradients((6, 4), 5), gradients((4,), 5, 1), strict=True)
+    ]
+    kw = dict(
+        total_steps=10, batch_size=1, data_size=10, lr=0.01, l2=0.1,
+        l2_mults=((".*/bias$", 0.0), (".*", 1.0)), grad_clip_norm=1.0,
+    )  # fmt: skip
+    shampoo, _ = make_optimizer(params, optax_name="vitjax.scale_by_shampoo", **kw)
+    adam, _ = make_optimizer(params, optax_name="scale_by_adam", **kw)
+    ours, theirs = params, params
+    a, b = shampoo.init(params), adam.init(params)
+    for g in grads:
+        u, a = jax.jit(shampoo.update)(g, a, ours)
+        ours = optax.apply_updates(ours, u)
+        u, b = jax.jit(adam.update)(g, b, theirs)
+        theirs = optax.apply_updates(theirs, u)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), ours, theirs)
+
+
+def test_updates_are_as_long_as_adams_parameter_by_parameter():
+    """Also after the first roots, at step 26 and on."""
+    shapes = {"kernel": (24, 10), "bias": (10,), "scale": ()}
+    grads = [
+        {k: gradients(s, 1, 100 * i + len(s))[0] for k, s in shapes.items()}
+        for i in range(28)
+    ]
+    shampoo = updates(scale_by_shampoo(block_size=50), grads)
+    adam = updates(optax.scale_by_adam(), grads)
+    for i, (ours, theirs) in enumerate(zip(shampoo, adam, strict=True), 1):
+        for name in shapes:
+            lengths = np.linalg.norm(ours[name]), np.linalg.norm(theirs[name])
+            assert lengths[0] == pytest.approx(lengths[1], rel=1e-4)
+            same = relative(ours[name], theirs[name]) < 1e-5
+            assert same == (i <= 25 or name == "scale"), (i, name)
+
+
+def test_roots_change_every_so_many_steps_only():
+    tx = scale_by_shampoo(every=3, start=4)
+    state = tx.init(jnp.zeros((4, 3)))
+    changed = []
+    for g in gradients((4, 3), 10):
+        _, new = jax.jit(tx.update)(jnp.asarray(g), state)
+        changed.append(bool(np.any(new.roots[0][0] != state.roots[0][0])))
+        state = new
+    assert [i + 1 for i, c in enumerate(changed) if c] == [6, 9]
+
+
+def test_a_long_axis_is_cut_into_blocks_that_stand_alone():
+    kw = dict(every=1, start=1, eps=1e-4)
+    grads = gradients((7, 4), 4)
+    whole = updates(scale_by_shampoo(block_size=4, **kw), grads)
+    top, bottom = (
+        updates(scale_by_shampoo(block_size=4, **kw), [g[rows] for g in grads])
+        for rows in (slice(4), slice(4, 7))
+    )
+    for w, t, b in zip(whole, top, bottom, strict=True):
+        np.testing.assert_allclose(w, np.concatenate([t, b]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((4, 4, 3, 384), (48, 384)),  # a stem of 4 x 4 patches
+        ((384, 1152), (384, 1152)),  # fused query, key and value
+        ((384, 10), (3840,)),
+        ((384, 100), (384, 100)),
+        ((384,), (384,)),
+        ((), (1,)),
+    ],
+)
+def test_neighbouring_axes_are_one_while_that_is_no_longer_than_a_block(
+    shape, expected
+):
+    assert merged_shape(shape, 8192) == expected
+
+
+def test_inverse_roots():
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(3, 6, 6))
+    a = half @ half.swapaxes(1, 2) + 0.1 * np.eye(6)
+    root = np.asarray(inverse_root(jnp.asarray(a, jnp.float32), 4, 0.0), np.float64)
+    for x, r in zip(a, root, strict=True):
+        np.testing.assert_allclose(r @ r @ r @ r @ x, np.eye(6), atol=2e-3)
+    # Rounding's negative eigenvalues, here of -1, are raised to eps.
+    low = np.asarray(inverse_root(jnp.diag(jnp.array([-1.0, 3.0])), 2, 1e-2))
+    np.testing.assert_allclose(low, np.diag([0.01**-0.5, 4.01**-0.5]), rtol=1e-5)
+
+
+def test_the_last_good_roots_stay_when_statistics_overflow():
+    tx = scale_by_shampoo(every=1, start=1)
+    state = tx.init(jnp.zeros((3, 2)))
+    good = gradients((3, 2), 1)[0]
+    _, state = tx.update(jnp.asarray(good), state)
+    _, after = tx.update(jnp.full((3, 2), jnp.inf), state)
+    for old, new in zip(state.roots[0], after.roots[0], strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_it_goes_down_a_turned_narrow_valley_faster_than_adam():
+    """A quadratic whose axes are no coordinates, of condition 1e4."""
+    rng = np.random.default_rng(0)
+    left = np.linalg.qr(rng.normal(size=(8, 8)))[0] * np.logspace(0, -1, 8)
+    right = np.linalg.qr(rng.normal(size=(8, 8)))[0] * np.logspace(0, -1, 8)
+    target = jnp.asarray(rng.normal(size=(8, 8)), jnp.float32)
+    left, right = (jnp.asarray(x.T, jnp.float32) for x in (left, right))
+
+    def loss(w):
+        return jnp.sum((left @ (w - target) @ right.T) ** 2)
+
+    def final(tx):
+        tx = optax.chain(tx, optax.scale_by_schedule(lambda i: -0.1 * (1 - i / 300)))
+
+        def body(_, carry):
+            w, state = carry
+            u, state = tx.update(jax.grad(loss)(w), state)
+            return w + u, state
+
+        w = jnp.zeros((8, 8))
+        return float(
+            loss(
+                jax.jit(lambda c: jax.lax.fori_loop(0, 300, body, c))((w, tx.init(w)))[
+                    0
+                ]
+            )
+        )
+
+    assert final(scale_by_shampoo(every=5, start=5, block_size=8)) < 0.1 * final(
+        optax.scale_by_adam()
+    )
+
+
+@pytest.mark.parametrize("name", ["every", "start", "block_size"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        scale_by_shampoo(**{name: 0})

@@ -1,0 +1,89 @@
+"""python -m vitjax.tools.profile: where the time of a step goes."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from tests.vitjax.tools.conftest import SMALL
+from vitjax.tools import profile
+from vitjax.tools.profile import Timing
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_from_a_shell_to_a_table_and_a_trace(tmp_path):
+    out, figures = tmp_path / "trace", tmp_path / "figures.json"
+    command = [
+        sys.executable, "-m", "vitjax.tools.profile", *SMALL, "--config.total_steps=9",
+        "--steps=4", f"--out={out}", f"--json={figures}",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())
+    assert found.keys() == {"data", "transfer", "compute", "loop", "wait", "bound"}
+    assert all(found[key] > 0 for key in found.keys() - {"bound"})
+    assert found["wait"] < found["loop"]
+    assert f"{found['bound']} bounds this run: alone it takes" in done.stdout
+    # Its rate is that of batches of 64.
+    [row] = [r for r in done.stdout.splitlines() if r.startswith("| compute alone")]
+    assert row.split("|")[3].strip() == f"{64 / found['compute']:,.0f}"
+    [trace] = out.rglob("*.xplane.pb")
+    assert b"train_step" in trace.read_bytes()
+
+
+@pytest.mark.parametrize("bound", ["data", "transfer", "compute"])
+def test_the_longest_part_bounds_the_run(bound):
+    parts = {"data": 0.1, "transfer": 0.1, "compute": 0.1} | {bound: 0.25}
+    sentence = Timing(**parts, loop=0.26, wait=0.0).sentence()
+    assert sentence.startswith(
+        f"{bound} bounds this run: alone it takes 250 ms of the 260 ms of a step; "
+    )
+    assert profile.ADVICE[bound] in sentence
+    # Where nothing overlaps, a step takes the sum of its parts.
+    sentence = Timing(**parts, loop=sum(parts.values()), wait=0.0).sentence()
+    assert "of the 450 ms of a step, and the other parts do not hide" in sentence
+
+
+def test_a_loop_waits_for_slow_batches_and_says_so():
+    def slow():
+        while True:
+            time.sleep(0.02)
+            yield jnp.zeros(())
+
+    seen = []
+    with contextlib.closing(slow()) as batches:
+        seconds, wait = profile._loop(
+            lambda batch: seen.append(batch) or batch, batches, 5
+        )
+    assert len(seen) == 5 + profile.WARM_UP
+    assert seconds >= wait >= 0.02
+    assert wait > 0.8 * seconds  # nothing else takes time here
+
+
+def error_of(capsys, *flags):
+    assert profile.main([str(flag) for flag in flags]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_mistakes_are_one_sentence(tmp_path, capsys):
+    out = tmp_path / "out"
+    small = (*SMALL, "--config.total_steps=9", "--out", out)
+    gone = "--config.input.data={'kind': 'folder', 'data_dir': '/no', 'split': 'a'}"
+    assert "there is no folder /no" in error_of(capsys, *small, gone)
+    line = error_of(capsys, *small, "--config.input.batch_siz=3")
+    assert "batch_siz" in line
+    line = error_of(capsys, *small, "--json", tmp_path / "no" / "a.json")
+    assert "there is no folder" in line
+    assert not out.exists()
+    out.write_text("")
+    assert "--out is a folder" in error_of(capsys, *small)
+    with pytest.raises(SystemExit):
+        profile.main([*map(str, small), "--steps=0"])

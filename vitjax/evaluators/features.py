@@ -1,0 +1,62 @@
+"""A model's features of whole data sets, for probes that are fitted on the host.
+
+Shapes: n examples, f features.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from input_pipeline import device_ops
+from vitjax.evaluators.classification import MakeData
+from vitjax.sharding import replicated
+
+
+class Features:
+    """One of the model's intermediates, (b, f), beside the labels."""
+
+    def __init__(
+        self,
+        predict: Callable[[Any, Array], tuple[Array, Any]],
+        make_data: MakeData,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        pp_fn: str,
+        device_pp: str,
+        feature: str,
+        label_key: str,
+    ):
+        """The arguments are those of `Classification`; `feature` names the intermediate."""
+        preprocess = device_ops.get_preprocess_fn(device_pp)
+
+        def features(state: Any, batch: Mapping[str, Array]) -> tuple[Array, ...]:
+            rows = preprocess({k: v for k, v in batch.items() if k != "_mask"})
+            _, out = predict(state, rows["image"])
+            if feature not in out:
+                raise ValueError(
+                    f"feature: the model gives no {feature!r}; it gives "
+                    f"{', '.join(sorted(out))}"
+                )
+            return out[feature], rows[label_key].argmax(axis=1), batch["_mask"]
+
+        self._features = jax.jit(features, out_shardings=replicated(mesh))
+        self._make = lambda data: make_data(
+            data=data, pp_fn=pp_fn, batch_size=batch_size
+        )
+
+    def open(self, data: Mapping[str, Any]) -> tuple[Any, int]:
+        """The batches of a data section, and how many; nothing is read yet."""
+        return self._make(data)
+
+    def of(
+        self, state: Any, batches: Any
+    ) -> tuple[Float[np.ndarray, "n f"], Int[np.ndarray, " n"]]:
+        """Features and classes of every example of what `open` gave."""
+        rows = [jax.device_get(self._features(state, batch)) for batch in batches]
+        x, y, mask = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        return x[mask > 0], y[mask > 0]

@@ -1,0 +1,122 @@
+"""How well a linear map of frozen features tells classes apart after a few examples.
+
+Shapes: n examples, f features, k classes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from vitjax.evaluators.classification import MakeData
+from vitjax.evaluators.features import Features
+
+BIAS = 100.0  # so large a constant feature that its weight is hardly penalised
+
+
+def ridge_accuracy(
+    x: Float[np.ndarray, "n f"],
+    y: Int[np.ndarray, " n"],
+    x_test: Float[np.ndarray, "m f"],
+    y_test: Int[np.ndarray, " m"],
+    l2_reg: float,
+) -> float:
+    """The share of test examples that the ridge regression from x to y gets right.
+
+    Features are shifted and scaled to mean 0 and deviation 1 over `x`, and get a constant
+    one; targets are 1 for the class and -1 for the others (big_vision's fewshot_lsr).
+    In float64.
+    """
+    from sklearn.linear_model import Ridge
+
+    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-5
+
+    def white(rows: np.ndarray) -> np.ndarray:
+        return np.pad((rows - mean) / std, ((0, 0), (0, 1)), constant_values=BIAS)
+
+    classes = np.unique(np.concatenate([y, y_test]))
+    targets = np.where(y[:, None] == classes, 1.0, -1.0)
+    ridge = Ridge(alpha=l2_reg, fit_intercept=False, solver="cholesky")
+    scores = ridge.fit(white(x), targets).predict(white(x_test))
+    return float((classes[scores.argmax(axis=1)] == y_test).mean())
+
+
+def few_of_each(
+    y: Int[np.ndarray, " n"], shots: int, seed: int
+) -> Int[np.ndarray, " m"]:
+    """The places of `shots` random examples of each class, of all where there are fewer.
+
+    With one seed, fewer shots are a part of more.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(y))
+    chosen = [order[y[order] == k][:shots] for k in np.unique(y)]
+    return np.concatenate(chosen)
+
+
+class FewShot:
+    """Accuracy on `data` of a ridge regression on the features of a few of `fit_data`."""
+
+    def __init__(
+        self,
+        predict: Callable[[Any, Array], tuple[Array, Any]],
+        make_data: MakeData,
+        mesh: Mesh,
+        *,
+        data: Mapping[str, Any],
+        fit_data: Mapping[str, Any],
+        batch_size: int,
+        shots: Sequence[int] = (1, 5, 10, 25),
+        num_seeds: int = 3,
+        l2_reg: float | int = 2.0**10,
+        pp_fn: str = "",
+        device_pp: str = "",
+        feature: str = "pre_logits",
+        label_key: str = "labels",
+    ):
+        """Open the data and build the jitted step; nothing runs yet.
+
+        Args:
+          predict, make_data, mesh, batch_size, pp_fn, device_pp, label_key: as of
+            `Classification`, for both data sets.
+          data: keyword arguments of the source whose examples are scored.
+          fit_data: those of the source that the few examples are chosen from.
+          shots: examples of each class. num_seeds: choices that are averaged.
+          l2_reg: the ridge's penalty.
+          feature: a name of the model's intermediates, (b, f).
+
+        Shots, seeds, penalty and feature are big_vision's (configs/common_fewshot.py).
+        """
+        if not shots or min(shots) < 1 or num_seeds < 1:
+            raise ValueError(
+                "fewshot needs shots and num_seeds of at least 1, got "
+                f"{list(shots)} and {num_seeds}"
+            )
+        self._shots, self._num_seeds, self._l2_reg = shots, num_seeds, float(l2_reg)
+        self._features = Features(
+            predict,
+            make_data,
+            mesh,
+            batch_size=batch_size,
+            pp_fn=pp_fn,
+            device_pp=device_pp,
+            feature=feature,
+            label_key=label_key,
+        )
+        (self._fit, fit_steps), (self._test, test_steps) = (
+            self._features.open(section) for section in (fit_data, data)
+        )
+        self.steps = fit_steps + test_steps
+
+    def run(self, state: Any) -> Iterator[tuple[str, float]]:
+        """Yield ("10shot", mean accuracy) for each of `shots`."""
+        x, y = self._features.of(state, self._fit)
+        test = self._features.of(state, self._test)
+        for shots in self._shots:
+            found = []
+            for seed in range(self._num_seeds):
+                rows = few_of_each(y, shots, seed)
+                found.append(ridge_accuracy(x[rows], y[rows], *test, self._l2_reg))
+            yield f"{shots}shot", float(np.mean(found))

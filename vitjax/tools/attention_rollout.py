@@ -1,0 +1,214 @@
+"""Draw where a trained model looks in a photo.
+
+`python -m vitjax.tools.attention_rollout --ckpt runs/vit --image photo.jpg --out out.png`
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax.tools import command
+
+# Nothing heavy here: --help answers at once.
+DESCRIPTION = f"""\
+Draw three panels: the photo as the model is fed with it, the attention rollout over all
+layers (arXiv:2005.00928: the product of the mean over the heads plus the identity), and
+the last layer's mean over the heads. A map shows how much each patch gives to the class
+token, or to the mean patch of a model without one; red is most. The photo is prepared
+by pp_fn and device_pp of the run's first evaluator of the type "classification".
+
+--posemb draws how alike the model's learned position embeddings are: the cosine of each
+two, as a matrix, and as a map for each patch at its own place.
+
+{command.OVERRIDES}"""
+EXAMPLES = (
+    "--ckpt runs/vit_s16_i1k --image cat.jpg --out cat.png",
+    "--ckpt runs/nanovit/best --posemb positions.png",
+    "--ckpt runs/vit_s16_i1k --image cat.jpg --out cat.png "
+    "--config.evals.val.pp_fn='decode|resize_small(256)|central_crop(224)'",
+)
+
+
+def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
+    """What the model attends to in an image (1, y, x, ch) as it is fed.
+
+    {"rollout", "last"}: maps (rows, columns of patches) whose values are shares of all
+    tokens; "layers", "heads" of the last; "logits" (c,). Raises ValueError if the model
+    has no attention.
+    """
+    import jax
+    import numpy as np
+
+    from vitjax import rollout
+
+    try:
+        trained = trained.replace(return_attn=True)
+    except ValueError:
+        name = trained.experiment.model_name
+        raise ValueError(f"the model {name!r} has no attention to show") from None
+    logits, out = jax.device_get(trained.apply(image))
+    names = [name for name in out["encoder"] if name.startswith("block")]
+    names.sort(key=lambda name: int(name.removeprefix("block")))
+    blocks = [out["encoder"][name]["attn"] for name in names]
+    (ph, pw), (_, height, width, _) = trained.model.patch_size, image.shape
+    grid, cls = (height // ph, width // pw), "cls" in trained.params
+    last = np.asarray(blocks[-1], np.float64).mean(axis=1)
+    return {
+        "rollout": rollout.patch_map(rollout.rollout(blocks), grid, cls)[0],
+        "last": rollout.patch_map(last, grid, cls)[0],
+        "layers": len(blocks),
+        "heads": blocks[-1].shape[1],
+        "logits": logits[0],
+    }
+
+
+def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
+    """The image (y, x, ch) as fed, and beside it under the two maps."""
+    import jax
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from vitjax.pictures import shown
+
+    [photo] = shown(image[None])
+    height, width = photo.shape[:2]
+
+    figure = Figure(
+        figsize=(12.4, 4.9 * max(0.5, height / width)), layout="constrained"
+    )
+    axes = figure.subplots(1, 3)
+    titles = (
+        f"as fed to the model, {height} x {width}",
+        f"attention rollout, {maps['layers']} layers",
+        f"last layer, mean of {maps['heads']} heads",
+    )
+    picture: Any = None
+    for axis, text, name in zip(axes, titles, ("", "rollout", "last"), strict=True):
+        axis.set_title(text, fontsize=11)
+        axis.set(xticks=[], yticks=[])
+        axis.imshow(photo, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        if not name:
+            continue
+        weights = maps[name]
+        times = -(-256 // max(height, width))  # small images have few pixels for it
+        size = (times * height, times * width)
+        fine = np.asarray(jax.image.resize(weights, size, "bilinear"))
+        spread = float(np.ptp(fine))
+        fine = (fine - fine.min()) / (spread or 1.0)
+        picture = axis.imshow(
+            fine,
+            cmap="jet",
+            alpha=0.5,
+            vmin=0,
+            vmax=1,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        )
+        rows, columns = weights.shape
+        axis.set_xlabel(
+            f"{rows} x {columns} patches, each with {weights.min():.2%} to "
+            f"{weights.max():.2%} of the weight",
+            fontsize=9,
+        )
+    bar = figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.01, ticks=[0, 1])
+    bar.ax.set_yticklabels(["least", "most"])
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+def draw_posemb(path: Path, trained: Any) -> None:
+    """How alike the position embeddings are; ValueError if none are learned."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from vitjax import rollout
+
+    if "pos_embedding" not in trained.params:
+        raise ValueError(
+            f"the model of {trained.name} has no learned position embeddings to draw"
+        )
+    table = np.asarray(trained.params["pos_embedding"])[0]
+    similar = rollout.cosine_similarity(table)
+    figure = Figure(figsize=(11.6, 5.4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    axes[0].set_title(f"cosine of each two of {len(table)} positions", fontsize=11)
+    picture = axes[0].imshow(similar, cmap="viridis", vmin=-1, vmax=1)
+    axes[1].set_axis_off()
+    if trained.image_shape is not None:
+        (ph, pw), (height, width, _) = trained.model.patch_size, trained.image_shape
+        h, w = height // ph, width // pw
+        first = len(table) - h * w  # 1 where the class token has a position too
+        tiles = similar[first:, first:].reshape(h, w, h, w)
+        gaps = ((0, 0), (0, 0), (0, 1), (0, 1))
+        tiles = np.pad(tiles, gaps, constant_values=np.nan).swapaxes(1, 2)
+        tiles = tiles.reshape(h * (h + 1), w * (w + 1))
+        axes[1].imshow(tiles, vmin=-1, vmax=1, interpolation="nearest")
+        axes[1].set_title(f"of each patch with all {h} x {w}", fontsize=11)
+    figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.01)
+    figure.suptitle(f"position embeddings of {trained.name}")
+    figure.savefig(path, dpi=110)
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(flags, config overrides) of a command line."""
+    parser = command.parser("attention_rollout", DESCRIPTION, EXAMPLES)
+    command.add_ckpt(parser)
+    add = parser.add_argument
+    add("--image", type=Path, help="a photo: JPEG, PNG, GIF, BMP, WebP, TIFF")
+    add("--out", type=Path, metavar="PNG", help="the picture of where the model looks")
+    add("--posemb", type=Path, metavar="PNG", help="the picture of its positions")
+    flags, overrides = command.parse(parser, argv)
+    if (flags.image is None) != (flags.out is None):
+        parser.error("--image and --out go together")
+    if flags.image is None and flags.posemb is None:
+        parser.error("nothing to draw: give --image and --out, or --posemb")
+    return flags, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+
+    def work() -> None:
+        from input_pipeline import environment
+
+        environment.prepare()
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # one image: no accelerator is taken
+        for path in filter(None, (flags.out, flags.posemb)):
+            command.check_picture(path)
+        _draw(flags, overrides)
+
+    return command.run(work)
+
+
+def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
+    import numpy as np
+
+    from vitjax.trained import open_trained
+
+    trained = open_trained(
+        flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+    )
+    if flags.posemb is not None:
+        draw_posemb(flags.posemb, trained)
+        print(flags.posemb)
+    if flags.image is not None:
+        from vitjax.tools import photos
+
+        name, section = trained.evaluator()
+        image = photos.feed(flags.image, section)
+        maps = attention_maps(trained, image)
+        best = int(maps["logits"].argmax())
+        title = (
+            f"{flags.image.name}, prepared as for evals.{name}: class {best} for "
+            f"{trained.name}"
+        )
+        draw(flags.out, np.asarray(image[0]), maps, title)
+        print(f"{flags.out}: class {best}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

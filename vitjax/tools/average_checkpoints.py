@@ -1,0 +1,111 @@
+"""Average the parameters of a run's checkpoints, and evaluate the mean.
+
+`python -m vitjax.tools.average_checkpoints runs/nanovit --steps 280000:400000`
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax.tools import command
+
+# Nothing heavy here: --help answers at once.
+DESCRIPTION = f"""\
+Take the mean of the parameters of all checkpoints from step A to step B, both included,
+write it as a checkpoint (parameters only) below --out, and evaluate it there as
+vitjax.tools.evaluate does. Other tools and --config.model_init take the folder, too.
+
+A run keeps its last two checkpoints unless its config says otherwise: max_to_keep=None
+keeps all, keep_ckpt_steps=10_000 each of these multiples.
+{command.OVERRIDES}"""
+EXAMPLES = (
+    "runs/nanovit --steps 280000:400000",
+    "runs/nanovit --out runs/mean --no_evaluation",
+)
+
+
+def average(workdir: Path, first: int | None, last: int | None, out: Path) -> list[int]:
+    """Write the mean of a run's checkpoints of steps `first` to `last`; returns the steps.
+
+    Sums are in float64, one checkpoint in memory at a time. Raises ValueError if there
+    are none, or `out` has checkpoints already.
+    """
+    import contextlib
+
+    import jax
+    import numpy as np
+    from tqdm import tqdm
+
+    from vitjax.checkpoint import Checkpointer, read_meta, read_params
+
+    with contextlib.closing(Checkpointer(workdir)) as checkpointer:
+        there = checkpointer.steps()
+    steps = [s for s in there if (first or 0) <= s and (last is None or s <= last)]
+    if not steps:
+        raise ValueError(
+            f"{workdir} has no checkpoint of the steps {_range(first, last)}; it has "
+            f"{', '.join(map(str, there)) or 'none'}"
+        )
+    total: Any = None
+    params: Any = None
+    for step in tqdm(steps, desc="checkpoints", disable=None):
+        params, _ = read_params(workdir / "checkpoints" / str(step))
+        wide = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+        total = wide if total is None else jax.tree.map(np.add, total, wide)
+    mean = jax.tree.map(lambda t, x: (t / len(steps)).astype(x.dtype), total, params)
+    meta = read_meta(workdir / "checkpoints" / str(steps[-1]))
+    kept = {key: meta[key] for key in ("config", "image_shape", "seed") if key in meta}
+    with contextlib.closing(Checkpointer(out)) as checkpointer:
+        if checkpointer.latest_step() is not None:
+            raise ValueError(f"{out} has checkpoints already: give another --out")
+        checkpointer.save(steps[-1], {"params": mean}, {**kept, "averaged": steps})
+        checkpointer.finish()
+    return steps
+
+
+def _range(first: int | None, last: int | None) -> str:
+    return f"{'' if first is None else first}:{'' if last is None else last}"
+
+
+def parse_steps(text: str) -> tuple[int | None, int | None]:
+    """("280000:400000") -> (280000, 400000); a side may be empty. ValueError else."""
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.isdecimal() or not part for part in parts):
+        raise ValueError(f"--steps takes A:B, as in 280000:400000, got {text!r}")
+    first, last = (int(part) if part else None for part in parts)
+    return first, last
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    parser = command.parser("average_checkpoints", DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add("workdir", type=Path, metavar="WORKDIR")
+    add("--steps", default=":", metavar="A:B", help="default: all that are there")
+    add("--out", type=Path, metavar="DIR", help="default: WORKDIR/averaged-A-B")
+    add("--evals", nargs="+", default=(), metavar="NAME", help="default: all")
+    add("--no_evaluation", action="store_true", help="only write the mean")
+    flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
+
+    def work() -> None:
+        first, last = parse_steps(flags.steps)
+        from input_pipeline import environment
+
+        environment.prepare()
+        from vitjax.tools.evaluate import evaluate
+        from vitjax.trained import open_trained
+
+        name = "-".join(["averaged", *filter(None, flags.steps.split(":"))])
+        out = flags.out or flags.workdir / name
+        steps = average(flags.workdir, first, last, out)
+        print(f"the mean of {len(steps)} checkpoints, steps {steps}, is in {out}")
+        if not flags.no_evaluation:
+            trained = open_trained(out, overrides=overrides)
+            evaluate(trained, flags.evals, out / "evaluation", save_logits=False)
+
+    return command.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The same evaluation at another resolution, crop ratio or resize method."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from input_pipeline import spec
+
+RESIZES = ("resize", "resize_small", "resize_long")
+
+
+class Size(NamedTuple):
+    """How an evaluation brings images to size; None is as the run's pp_fn has it."""
+
+    resolution: int | None  # pixels a side of what the model sees
+    crop_ratio: float | None  # of that to the smaller side after resizing
+    method: str | None  # of tf.image.resize
+
+    def __str__(self) -> str:
+        return ",".join(str(x) for x in self if x is not None)
+
+
+def sizes(
+    resolutions: Sequence[int], crop_ratios: Sequence[float], methods: Sequence[str]
+) -> list[Size]:
+    """Every combination; one of Nones where nothing is given.
+
+    Raises ValueError for a resolution or a ratio that cannot be.
+    """
+    for resolution in resolutions:
+        if resolution < 1:
+            raise ValueError(f"a resolution is at least 1 pixel, got {resolution}")
+    for ratio in crop_ratios:
+        if not 0 < ratio <= 1:
+            raise ValueError(f"a crop ratio is above 0 and at most 1, got {ratio}")
+    lists: list[Sequence[Any]] = [resolutions, crop_ratios, methods]
+    return [Size(*row) for row in itertools.product(*(x or [None] for x in lists))]
+
+
+def resized(pp_fn: str, size: Size) -> str:
+    """The op string with its resize and central crop replaced.
+
+    By resize_small(resolution / crop_ratio) and central_crop(resolution); what `size`
+    leaves open, and whether resizing antialiases, is as it was. Raises ValueError if
+    there is neither a resize nor a central crop, or no size to begin with.
+    """
+    if size == Size(None, None, None):
+        return pp_fn
+    calls = spec.parse(pp_fn)
+    at = [i for i, c in enumerate(calls) if c.name in (*RESIZES, "central_crop")]
+    if not at:
+        raise ValueError(
+            f"{pp_fn!r} resizes nothing: another size needs a resize or a central_crop "
+            "in pp_fn, as in 'decode|resize_small(256)|central_crop(224)'"
+        )
+    crop = small = None
+    kept: dict[str, Any] = {}
+    for call in (calls[i] for i in at):
+        value = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
+        if call.name == "central_crop":
+            crop = value
+            continue
+        names = ("method", "antialias")
+        kept = dict(zip(names, call.args[1:], strict=False))
+        kept |= {k: v for k, v in call.kwargs.items() if k in names}
+        small = value
+    old = crop if crop is not None else small
+    old = old if isinstance(old, int) else min(old) if old else None
+    resolution = size.resolution or old
+    if resolution is None:
+        raise ValueError(f"{pp_fn!r} has no size: give a resolution")
+    ratio = size.crop_ratio
+    if ratio is None:
+        ratio = old / small if isinstance(small, int) and old else 1.0
+    if size.method is not None:
+        kept["method"] = size.method
+    elif calls[at[0]].name == "resize" and "method" not in kept:
+        kept["method"] = "bilinear"  # resize's default is not resize_small's
+    words = "".join(f", {k}={v!r}" for k, v in kept.items())
+    new = [f"resize_small({round(resolution / ratio)}{words})"]
+    new.append(f"central_crop({resolution})")
+    before = [_text(c) for c in calls[: at[0]]]
+    after = [_text(c) for i, c in enumerate(calls) if i > at[0] and i not in at]
+    return "|".join([*before, *new, *after])
+
+
+def _text(call: spec.OpCall) -> str:
+    parts = [repr(a) for a in call.args]
+    parts += [f"{k}={v!r}" for k, v in call.kwargs.items()]
+    return f"{call.name}({', '.join(parts)})"

@@ -1,0 +1,279 @@
+"""Evaluate a checkpoint: every metric, per class, calibration, pictures.
+
+`python -m vitjax.tools.evaluate --ckpt runs/quickstart`
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax.tools import command
+
+# Nothing heavy here: --help answers at once.
+DESCRIPTION = f"""\
+Run the evaluators of a checkpoint's config that classify (all, or those named by
+--evals) over every example, and write into --out:
+
+  report.md, report.json   top-1, top-5, loss, calibration (ECE), macro F1; accuracy of
+                           each class, confusion matrix, scikit-learn's classification
+                           report (the last three in report.json only)
+  NAME.png                 confusion matrix, accuracy per class, reliability diagram
+  NAME_samples.png         the first ten examples, with what they are taken for
+  NAME_logits.npz          with --save_logits: logits and labels of every example
+  sizes.png                with several sizes: top-1 of each
+
+--resolution, --crop_ratio and --resize_method evaluate every combination of their values:
+the smaller side is resized to resolution / crop_ratio, the middle is cropped, learned
+position embeddings are resampled. A file of weights (.npz, .safetensors, .pth, a Hugging
+Face folder) needs --config, which says what is evaluated and how images are prepared.
+
+An evaluator whose data set is missing is left out with a warning, unless it is named.
+{command.OVERRIDES}"""
+EXAMPLES = (
+    "--ckpt runs/quickstart",
+    "--ckpt runs/vit_s16_i1k/best --evals val v2 real --save_logits",
+    "--ckpt runs/vit_s16_i1k --resolution 224 256 288 --crop_ratio 0.875 1.0",
+    "--ckpt vit.npz --config configs/vit_s16_i1k.py",
+)
+NUM_SAMPLES = 10
+SHOWN = ("prec@1", "prec@5", "loss", "ece", "macro_f1", "examples")  # report.md's
+
+
+def evaluate(
+    trained: Any,
+    names: Sequence[str],
+    out: Path,
+    *,
+    save_logits: bool = False,
+    sizes: Sequence[Any] = (),
+) -> None:
+    """Write everything of the named evaluators of `trained`, a `vitjax.trained.Trained`.
+
+    `names` may be empty: all that classify. `sizes` are `eval_sizes.Size`s, each of which
+    is a row of its own; () is the run's own size. Prints the table. Raises ValueError if
+    there is nothing to evaluate.
+    """
+    from vitjax import prediction_pictures
+    from vitjax.tools.eval_sizes import Size
+
+    given = bool(names)
+    results: dict[str, Any] = {}
+    for name in names or _classifiers(trained):
+        for size in sizes or [Size(None, None, None)]:
+            made = _open(trained, name, size, required=given)
+            if made is None:
+                continue
+            row = f"{name}@{size}" if str(size) else name
+            results[row], predictions, (images, few) = _evaluated(row, *made)
+            out.mkdir(parents=True, exist_ok=True)
+            of = f"{row} of {trained.name}"
+            if trained.source != "params":
+                of += f" ({trained.source})"
+            prediction_pictures.draw_report(out / f"{row}.png", predictions, of)
+            path = out / f"{row}_samples.png"
+            prediction_pictures.draw_samples(path, images, few)
+            if save_logits:
+                _save_logits(out / f"{row}_logits.npz", predictions)
+    if not results:
+        raise ValueError(
+            f"nothing to evaluate: the config of {trained.name} has no evaluator of the "
+            "type 'classification' whose data set is there"
+        )
+    if len(sizes) > 1:
+        _draw_sizes(out / "sizes.png", results)
+    _write(out, trained, results)
+    print(f"\n{(out / 'report.md').read_text()}\nwritten: {os.path.relpath(out)}")
+
+
+def _draw_sizes(path: Path, results: Mapping[str, Any]) -> None:
+    """Top-1 of each row, in order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.35 * len(results)), layout="constrained")
+    axis = figure.subplots()
+    shares = [result["prec@1"] for result in results.values()]
+    bars = axis.barh(range(len(shares)), shares, color="tab:blue")
+    axis.bar_label(bars, fmt="%.4f", padding=3, fontsize=8)
+    axis.set_yticks(range(len(shares)), list(results), fontsize=8)
+    axis.invert_yaxis()
+    margin = 0.1 * (max(shares) - min(shares)) + 0.01
+    axis.set_xlim(max(0, min(shares) - 3 * margin), max(shares) + 2 * margin)
+    axis.set(xlabel="prec@1", title="evaluator@resolution,crop ratio,method")
+    figure.savefig(path, dpi=110)
+
+
+def _classifiers(trained: Any) -> list[str]:
+    return [
+        name
+        for name, section in trained.experiment.evals.items()
+        if section is not None
+        and section.get("type", "classification") == "classification"
+    ]
+
+
+def _open(trained: Any, name: str, size: Any, required: bool) -> Any:
+    """(parameters, evaluator, data, loss, mesh), or None where data may be missing and is."""
+    from input_pipeline import pipeline
+    from input_pipeline.sources import DataNotFound
+    from vitjax import evaluation, feeding, sections, sharding
+    from vitjax.evaluators.classification import Classification
+    from vitjax.tools import eval_sizes
+
+    _, section = trained.evaluator(name)
+    kind = section.get("type", "classification")
+    if kind != "classification":
+        raise ValueError(
+            f"evaluator {name!r} is of the type {kind!r}: it has no logits"
+        )
+    if size.resolution is not None:
+        trained = trained.at_size(size.resolution, size.resolution)
+    pp_fn = eval_sizes.resized(section.get("pp_fn", ""), size)
+    section = {**section, "pp_fn": pp_fn} if pp_fn else section
+    e = trained.experiment
+    mesh = sharding.make_mesh(e.mesh)
+    opened: list[Any] = []
+
+    def make_data(**kw: Any) -> Any:
+        data, steps = pipeline.make_eval(**{**kw, **feeding.processes()})
+        opened.append(data)
+        return feeding.OnDevices(data, mesh), steps
+
+    def predict(params: Any, image: Any) -> Any:
+        return trained.model.apply({"params": params}, image, train=False)
+
+    given = {"batch_size": e.batch_size_eval or e.input["batch_size"]}
+    try:
+        evaluator = sections.call(
+            f"evals.{name}",
+            Classification,
+            given | evaluation.own_arguments(section),
+            predict=predict,
+            make_data=make_data,
+            mesh=mesh,
+        )
+    except DataNotFound as error:
+        if required or section.get("required", True):
+            raise
+        print(f"warning: {name} is left out: {error}", file=sys.stderr)
+        return None
+    loss_name = section.get("loss_name", "sigmoid_xent")
+    return trained.params, evaluator, opened[0], loss_name, mesh
+
+
+def _evaluated(
+    name: str, params: Any, evaluator: Any, data: Any, loss_name: str, mesh: Any
+) -> tuple[dict[str, Any], Any, Any]:
+    """(what report.json says, predictions, (images, predictions) of the first ones)."""
+    import jax
+    import numpy as np
+    from tqdm import tqdm
+
+    from vitjax import predictions as lib
+    from vitjax.sharding import replicated
+
+    params = jax.device_put(params, replicated(mesh))
+    parts = list(
+        tqdm(
+            evaluator.outputs(params),
+            desc=name,
+            total=evaluator.steps,
+            unit="batch",
+            disable=None,  # where nobody looks
+        )
+    )
+    logits, labels = (
+        np.concatenate([part[key] for part in parts]) for key in ("logits", "labels")
+    )
+    predictions = lib.Predictions(logits, labels, data.class_names)
+    result = {
+        **lib.summary(predictions, loss_name),
+        "per_class": lib.per_class(predictions),
+        "calibration": lib.calibration(predictions)[1],
+        "confusion": lib.confusion(predictions).tolist(),
+        "classification_report": lib.classification_report(predictions),
+    }
+    first = evaluator.samples(params, NUM_SAMPLES)
+    few = lib.Predictions(first["logits"], first["labels"], data.class_names)
+    return result, predictions, (first["image"], few)
+
+
+def _save_logits(path: Path, predictions: Any) -> None:
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.savez_compressed(file, logits=predictions.logits, labels=predictions.labels)
+
+
+def _write(out: Path, trained: Any, results: Mapping[str, Any]) -> None:
+    """report.json and report.md."""
+    from vitjax.files import write_whole
+
+    of = {
+        "checkpoint": trained.name,
+        "step": trained.step,
+        "parameters": trained.source,
+    }
+    write_whole(out / "report.json", json.dumps({**of, "evals": results}, indent=1))
+    lines = [
+        f"{trained.name}, {trained.source}",
+        "",
+        f"| evaluator | {' | '.join(SHOWN)} |",
+        f"|---|{'---|' * len(SHOWN)}",
+    ]
+    for name, result in results.items():
+        shown = [_number(result[key]) for key in SHOWN]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    for name, result in results.items():
+        rows = [r for r in result["per_class"] if r["accuracy"] is not None]
+        rows.sort(key=lambda row: row["accuracy"])
+        few = rows[:5] if len(rows) > 10 else rows
+        lines += ["", f"{name}: the classes that it finds hardest", ""]
+        lines += ["| class | examples | accuracy |", "|---|---|---|"]
+        lines += [
+            f"| {r['class']} | {r['examples']} | {r['accuracy']:.4f} |" for r in few
+        ]
+    write_whole(out / "report.md", "\n".join(lines) + "\n")
+
+
+def _number(value: float | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    parser = command.parser("evaluate", DESCRIPTION, EXAMPLES)
+    command.add_ckpt(parser)
+    add = parser.add_argument
+    add("--evals", nargs="+", default=(), metavar="NAME", help="default: all")
+    add("--out", type=Path, metavar="DIR", help="default: WORKDIR/evaluation-STEP")
+    add("--save_logits", action="store_true")
+    add("--resolution", nargs="+", type=int, default=(), metavar="PIXELS")
+    add("--crop_ratio", nargs="+", type=float, default=(), metavar="RATIO")
+    add("--resize_method", nargs="+", default=(), metavar="METHOD",
+        help="bilinear, bicubic, area, lanczos3, ...")  # fmt: skip
+    flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
+
+    def work() -> None:
+        from input_pipeline import environment
+
+        environment.prepare()
+        from vitjax.tools.eval_sizes import sizes
+        from vitjax.trained import open_trained
+
+        chosen = sizes(flags.resolution, flags.crop_ratio, flags.resize_method)
+        trained = open_trained(
+            flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+        )
+        of = Path(flags.ckpt).stem if trained.step is None else str(trained.step)
+        name = f"evaluation-{of}{'-ema' if flags.ema else ''}"
+        out = flags.out or trained.workdir / name
+        evaluate(trained, flags.evals, out, save_logits=flags.save_logits, sizes=chosen)
+
+    return command.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Export a model for other libraries, or as a program for serving.
+
+`python -m vitjax.tools.export --ckpt runs/vit_s16_i1k --to timm vit.safetensors`
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax.tools import command
+
+# Nothing heavy here: --help answers at once.
+FORMATS = (
+    "timm", "torchvision", "huggingface", "mup_vit", "big_vision", "safetensors",
+    "stablehlo",
+)  # fmt: skip
+DESCRIPTION = f"""\
+Write a checkpoint's model as OUT, a new file, whose suffix says what is written.
+
+  timm, torchvision, huggingface, mup_vit   state dicts: .safetensors, .pth, .pt, .bin.
+              Read back and compared to the bit; then, where the library is installed,
+              its own class is given the weights, and its logits are compared.
+  big_vision  .npz, parameters under big_vision's names
+  safetensors .safetensors, parameters under our own names and the config, of any model
+              here; every tool and --config.model_init take it
+  stablehlo   jax.export's serialised program, weights inside, for CPU, GPU and TPU: from
+              uint8 images (b, height, width, channels), resized and cropped as in
+              evaluation, to logits (b, classes), for any b. It is run and compared.
+
+{command.OVERRIDES}"""
+EXAMPLES = (
+    "--ckpt runs/vit_s16_i1k --to timm vit.safetensors",
+    "--ckpt runs/vit_s16_i1k/best --to stablehlo vit.stablehlo",
+)
+TOLERANCE = 2e-4  # of the largest logit: float32, another order of summation
+
+
+def export(trained: Any, to: str, out: Path) -> str:
+    """Write `trained`, a `vitjax.trained.Trained`, and check it; returns what was checked.
+
+    Raises ValueError, and leaves nothing behind, if something does not fit.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already: give a new name")
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no folder {str(out.parent)!r}")
+    if to == "stablehlo":
+        return _stablehlo(trained, out)
+    if to == "safetensors":
+        return _safetensors(trained, out)
+    return _state_dict(trained, to, out)
+
+
+def _size(trained: Any) -> tuple[int, int, int]:
+    if trained.image_shape is None:
+        raise ValueError(
+            f"{trained.name} does not say which images it is for: give --image_size"
+        )
+    return trained.image_shape
+
+
+def _images(shape: Sequence[int], count: int) -> Any:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
+
+
+def _state_dict(trained: Any, to: str, out: Path) -> str:
+    """By vitjax.tools.convert, then the other library's own logits."""
+    from vitjax.models.vit import ViT
+    from vitjax.tools import convert
+    from vitjax.weights import files
+
+    if not isinstance(trained.model, ViT):
+        raise ValueError(
+            f"{to} has no place for a model {trained.experiment.model_name!r}; "
+            "safetensors and stablehlo take any"
+        )
+    height, width, channels = _size(trained)
+    rows, columns = trained.model.patch_size
+    convert.write(
+        trained.params,
+        trained.config,
+        out,
+        to=to,
+        posemb=trained.model.posemb,
+        grid=(height // rows, width // columns),
+    )
+    if to in ("big_vision", "mup_vit"):
+        return "read back and compared to the bit"
+    try:
+        return _compared(trained, to, files.read(out)[0], (height, width, channels))
+    except Exception:
+        out.unlink()
+        raise
+
+
+def _compared(trained: Any, to: str, state: Any, shape: tuple[int, int, int]) -> str:
+    """The two libraries' logits of random images."""
+    import jax
+    import numpy as np
+
+    from vitjax.weights import other_models
+
+    read = "read back and compared to the bit; "
+    images = _images(shape, 2)
+    try:
+        theirs = other_models.logits(to, trained.model, state, images)
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "operator torchvision" not in str(error):
+            why = " ".join(str(error).split())[:300]
+            raise ValueError(f"{to}'s own class refuses the weights: {why}") from error
+        why = str(error).split("\n")[0]
+        return f"{read}not tried in {to}, which cannot be imported here ({why})"
+    ours = jax.device_get(trained.apply(images)[0])
+    top = float(np.abs(ours).max()) or 1.0
+    difference = float(np.abs(ours - theirs).max()) / top
+    if difference <= TOLERANCE:
+        return f"{read}{to}'s own logits differ by {difference:.1e} of the largest"
+    if to == "torchvision" and trained.model.gelu != "exact":
+        return (
+            f"{read}torchvision's class has the exact GELU, this model the tanh "
+            f"approximation: its logits differ by {difference:.1e} of the largest"
+        )
+    raise ValueError(
+        f"{to}'s own logits differ by {difference:.1e} of the largest, more than "
+        f"{TOLERANCE:.0e}: nothing is written"
+    )
+
+
+def _safetensors(trained: Any, out: Path) -> str:
+    import json
+
+    import numpy as np
+
+    from vitjax.trees import flatten_with_names
+    from vitjax.weights import WORD, files
+
+    if out.suffix != ".safetensors":
+        raise ValueError(f"safetensors is written as .safetensors, got {str(out)!r}")
+    arrays = {k: np.asarray(v) for k, v in flatten_with_names(trained.params)}
+    words = {WORD: json.dumps({"names": WORD, "config": trained.config})}
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        files.write(partial, arrays, words)
+        back, _ = files.read(partial)
+        for name, x in arrays.items():
+            if back[name].tobytes() != x.tobytes():
+                raise ValueError(f"{name} was not stored as it was written")
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return "read back and compared to the bit"
+
+
+def _stablehlo(trained: Any, out: Path) -> str:
+    """With a symbolic batch; run for two sizes of it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from input_pipeline import device_ops
+
+    shape = _size(trained)
+    section = trained.evaluator()[1]
+    preprocess = device_ops.get_preprocess_fn(section.get("device_pp", ""))
+    params = jax.tree.map(jnp.asarray, trained.params)
+
+    def serve(images: Any) -> Any:
+        labels = jnp.zeros(images.shape[0], jnp.int32)
+        features = preprocess({"image": images, "label": labels})
+        model: Any = trained.model
+        return model.apply({"params": params}, features["image"], train=False)[0]
+
+    (batch,) = jax.export.symbolic_shape("b")
+    spec = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
+    exported = jax.export.export(jax.jit(serve), platforms=("cpu", "cuda", "tpu"))(spec)
+    data = exported.serialize()
+    loaded = jax.export.deserialize(data)
+    worst = 0.0
+    for count in (1, 3):
+        images = np.random.default_rng(count).integers(
+            0, 256, (count, *shape), np.uint8
+        )
+        ours, theirs = jax.jit(serve)(images), loaded.call(images)
+        top = float(jnp.abs(ours).max()) or 1.0
+        worst = max(worst, float(jnp.abs(ours - theirs).max()) / top)
+    if not worst <= TOLERANCE:
+        raise ValueError(f"the exported program gives other logits, by {worst:.1e}")
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return (
+        f"run on batches of 1 and 3 images of {' x '.join(map(str, shape))}, logits differ "
+        f"by {worst:.1e}; jax.export.deserialize(open({str(out)!r}, 'rb').read()).call(images)"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    parser = command.parser("export", DESCRIPTION, EXAMPLES)
+    command.add_ckpt(parser)
+    add = parser.add_argument
+    add("--to", required=True, choices=FORMATS, help="what OUT is")
+    add("out", type=Path, metavar="OUT", help="a new file")
+    add(
+        "--image_size",
+        type=int,
+        metavar="PIXELS",
+        help="where the checkpoint does not say",
+    )
+    flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
+
+    def work() -> None:
+        import dataclasses
+
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
+        from vitjax.trained import open_trained
+
+        trained = open_trained(
+            flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+        )
+        if flags.image_size is not None:
+            channels = trained.params["embedding"]["kernel"].shape[-2]
+            shape = (flags.image_size, flags.image_size, channels)
+            trained = dataclasses.replace(trained, image_shape=shape)
+        checked = export(trained, flags.to, flags.out)
+        print(f"{flags.out}: {flags.to}; {checked}")
+
+    return command.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

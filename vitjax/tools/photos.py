@@ -1,0 +1,205 @@
+"""Photos on the way into a run's model: exactly as an evaluation of the run feeds them.
+
+What differs from an evaluation is what a person's own photos bring along: those that
+are to be turned (EXIF), transparent or animated are set right before, by PIL.
+"""
+
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from PIL import Image, ImageOps
+
+from input_pipeline import device_ops, ops, pipeline, sources, spec
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in PIL
+DECODES = ("decode", "decode_jpeg_and_inception_crop")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+ORIENTATION = 0x0112  # EXIF's tag
+JPEGS = ("JPEG", "MPO")  # the latter with a second picture, which nobody asks for
+
+
+def find(paths: Iterable[str | Path]) -> list[Path]:
+    """The photos that paths mean, each once: files, and all images below folders.
+
+    Raises ValueError for a folder without images.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        below = [path]
+        if path.is_dir():
+            below = [p for p in sorted(path.rglob("*")) if _is_image(p, path)]
+            if not below:
+                raise ValueError(
+                    f"the folder {str(path)!r} has no images ({', '.join(SUFFIXES)})"
+                )
+        found |= dict.fromkeys(below)
+    return list(found)
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden
+
+
+class Feed:
+    """Photos, through an evaluator's pp_fn and device_pp.
+
+    Where pp_fn decodes nothing, since the data set holds arrays, a photo is brought to
+    the size and the channels of the data set's images first: its middle square, resized.
+    """
+
+    def __init__(self, section: Mapping[str, Any]):
+        """`section` is the evaluator's in a config.
+
+        Raises ValueError for wrong ops, and for a data set that must be asked and is not
+        there.
+        """
+        pipeline.hide_accelerators()
+        pp_fn = section.get("pp_fn", "")
+        self._on_host = ops.get_preprocess_fn(pp_fn)
+        self._on_device = device_ops.get_preprocess_fn(section.get("device_pp", ""))
+        calls = spec.parse(pp_fn)
+        self._to_decode = any(call.name in DECODES for call in calls)
+        own = [call.text for call in calls if call.name == "decode"]
+        self._decode = ops.get_preprocess_fn(own[0] if own else "decode")
+        if not self._to_decode:
+            height, width, self._channels = _image_shape(section)
+            square = f"central_crop|resize(({height}, {width}), antialias=True)"
+            self._to_square = ops.get_preprocess_fn(square)
+
+    def read(self, path: str | Path) -> dict[str, np.ndarray]:
+        """One example as it leaves the host. Raises ValueError for what is no image."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        try:
+            data = upright(data, self._pixels)
+            pixels = self._pixels(data)
+        except Exception:  # TensorFlow's and PIL's own, of all sorts
+            raise ValueError(
+                f"{str(path)!r} is no image that can be decoded: expected JPEG, PNG, "
+                "GIF, BMP, WebP or TIFF"
+            ) from None
+        image = data if self._to_decode else self._as_in_data_set(pixels)
+        # What else the ops may ask for: a class, and a seed for chance.
+        zero = np.zeros(2, np.int32)
+        asked = {"label": np.int64(0), "seed": zero, "batch_seed": zero}
+        fed = self._on_host({"image": image, **asked})
+        # As the batches of an evaluation: bytes do not travel.
+        arrays = {name: np.asarray(value) for name, value in fed.items()}
+        return {name: x for name, x in arrays.items() if x.dtype != object}
+
+    def batch(
+        self, examples: Sequence[Mapping[str, np.ndarray]]
+    ) -> Float[Array, "b y x ch"]:
+        """Examples of `read` as the model gets them."""
+        stacked = {}
+        for name in examples[0]:
+            shapes = {x[name].shape for x in examples}
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"pp_fn of the evaluator gives {name!r} of several shapes, "
+                    f"{sorted(shapes)}: end it with a crop or resize to one size, or "
+                    "take one photo at a time"
+                )
+            stacked[name] = jnp.asarray(np.stack([x[name] for x in examples]))
+        fed = self._on_device(stacked)
+        if "image" not in fed:
+            raise ValueError("pp_fn and device_pp of the evaluator leave no 'image'")
+        return jnp.asarray(fed["image"], jnp.float32)
+
+    def _pixels(self, data: bytes) -> np.ndarray:
+        return self._decode({"image": data})["image"].numpy()
+
+    def _as_in_data_set(self, photo: np.ndarray) -> np.ndarray:
+        """The photo's middle, of the size and the channels of the data set's images."""
+        small = self._to_square({"image": photo})["image"].numpy()
+        if self._channels == 1:
+            return np.rint(small @ np.array(LUMA))[..., None].astype(np.uint8)
+        return small
+
+
+def feed(path: str | Path, section: Mapping[str, Any]) -> Float[Array, "1 y x ch"]:
+    """One photo as a batch of one; see `Feed`."""
+    its = Feed(section)
+    return its.batch([its.read(path)])
+
+
+def upright(data: bytes, decode: Any) -> bytes:
+    """A file whose pixels a decoder of the input pipeline reads as a person sees them.
+
+    The same bytes, unless the photo is to be turned by its EXIF orientation, has
+    transparent parts, which are shown on white, or is of a form that the decoders
+    refuse or misread: then a PNG. `decode` (bytes to pixels) is the model's own: its
+    pixels of a JPEG are those that are turned.
+    """
+    with warnings.catch_warnings():
+        # Large photos are welcome; of broken metadata the pixels are still good.
+        warnings.simplefilter("ignore")
+        try:
+            photo = Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError:  # larger than PIL likes
+            return data
+        with photo:
+            turned = _orientation(photo) in range(2, 9)
+            if photo.format in JPEGS:
+                return _turned_jpeg(photo, decode(data)) if turned else data
+            transparent = photo.has_transparency_data and photo.format != "GIF"
+            if not (turned or transparent or _misread(photo)):
+                return data
+            if turned:
+                photo = ImageOps.exif_transpose(photo)
+            if transparent:
+                white = Image.new("RGBA", photo.size, "white")
+                photo = Image.alpha_composite(white, photo.convert("RGBA"))
+            return _png(photo.convert("RGB"))
+
+
+def _orientation(photo: Image.Image) -> Any:
+    try:
+        return photo.getexif().get(ORIENTATION)
+    except Exception:  # of damaged metadata PIL says all sorts of things
+        return None
+
+
+def _turned_jpeg(photo: Image.Image, pixels: np.ndarray) -> bytes:
+    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    picture.getexif()[ORIENTATION] = _orientation(photo)
+    return _png(ImageOps.exif_transpose(picture))
+
+
+def _misread(photo: Image.Image) -> bool:
+    """Whether TensorFlow refuses the file, or gives other pixels than PIL."""
+    palette_bmp = photo.format == "BMP" and photo.mode == "P"
+    animated_webp = photo.format == "WEBP" and getattr(photo, "is_animated", False)
+    known = photo.format in ("PNG", "GIF", "BMP", "WEBP")
+    return palette_bmp or animated_webp or not known
+
+
+def _png(photo: Image.Image) -> bytes:
+    file = io.BytesIO()
+    photo.save(file, "PNG", compress_level=1)  # nobody keeps it
+    return file.getvalue()
+
+
+def _image_shape(section: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Height, width and channels of the images of an evaluator's data set."""
+    try:
+        batches, _ = pipeline.make_eval(
+            data=section["data"], batch_size=1, pp_fn="keep('image')"
+        )
+    except sources.DataNotFound as error:
+        raise ValueError(
+            f"the evaluator takes images as its data set has them, and {error}; copy it "
+            "there, or give a pp_fn that makes them of a photo, as in "
+            "--config.evals.val.pp_fn='decode|central_crop|resize(32, antialias=True)'"
+        ) from None
+    _, height, width, channels = next(iter(batches))["image"].shape
+    return height, width, channels

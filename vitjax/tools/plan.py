@@ -1,0 +1,385 @@
+"""What a run will take, told before it: steps, operations, memory, hours.
+
+`python -m vitjax.tools.plan --config configs/vit_s16_i1k.py --accelerator H100`
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax.tools import command
+
+# Nothing heavy here: --help answers at once.
+DESCRIPTION = """\
+Compile the training step of a config, run nothing, and say what the run will take: steps
+and epochs, parameters and operations, memory of each device for several accum_freq and
+remat_policy, memory of the host, bytes a second from the disk and to the devices, hours.
+
+The data set need not be there: the number of examples comes from a table or --examples,
+the shape of the images from the config's op string.
+
+It is compiled for the devices of this machine, or for as many simulated ones as --devices
+says, on the CPU. XLA's plan for a CPU is not that for a GPU, which fuses more: take it as
+an upper estimate. A CPU honours remat_policy only inside a loop over the layers, so models
+with an argument `scan` are planned with scan=True there. "kept" is what autodiff keeps for
+the backward pass of one microbatch before the compiler fuses anything, on any device.
+
+--config.KEY=VALUE changes the config, as in vitjax.train."""
+EXAMPLES = (
+    "--config configs/vit_s16_i1k.py --accelerator H100",
+    "--config configs/vit_i1k.py:variant=B/16 --accelerator A100 --devices 8 --out plan/",
+    "--config configs/quickstart.py --img_per_sec 2000 --json plan.json",
+)
+ACCUM_FREQS = (1, 2, 4, 8)
+REMAT_POLICIES = ("none", "dots_saveable", "nothing_saveable")
+Row = tuple[str, str]
+
+
+def say(text: str = "") -> None:
+    """A line for people, at once."""
+    print(text, flush=True)
+
+
+def table(rows: Sequence[Row]) -> None:
+    """Two columns in Markdown."""
+    say("| | |\n|---|---|")
+    for row in rows:
+        say(f"| {row[0]} | {row[1]} |")
+    say()
+
+
+def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
+    """A `without_data.Outline` of the training stream, whether or not it is there."""
+    from input_pipeline import pipeline, sources, without_data
+    from vitjax import sections
+
+    try:
+        stream, _ = sections.call(
+            "input", pipeline.make_train, e.input, seed=0, start_step=0
+        )
+    except sources.DataNotFound:
+        given = {k: e.input[k] for k in ("data", "pp", "batch_size") if k in e.input}
+        return without_data.guess(**given, examples=examples, image_size=image_size)
+    found = without_data.of_stream(stream, e.input["data"].get("kind", "tfds"))
+    return dataclasses.replace(found, examples=examples or found.examples)
+
+
+def choices(e: Any, flags: argparse.Namespace, devices: int) -> list[Any]:
+    """The experiment with each accum_freq and remat_policy that are asked for."""
+    import jax
+
+    model, batch_size = dict(e.model), e.input["batch_size"]
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu and model.get("attn_impl") == "cudnn":
+        print("note: attn_impl='cudnn' is planned as 'xla' on a CPU", file=sys.stderr)
+        model["attn_impl"] = "xla"
+    remats: Sequence[Any] = [None]
+    if e.model_name == "vit":
+        own = model.get("remat_policy")
+        remats = flags.remat_policy or list(
+            dict.fromkeys(filter(None, [own, *REMAT_POLICIES]))
+        )
+        # Rules that name single layers do not fit a scan's one stack of them.
+        by_name = {"lr_mults", "wd_mults"} & e.optimizer.keys()
+        if on_cpu and not by_name:
+            model["scan"] = True
+    asked = flags.accum_freq or sorted({e.accum_freq, *ACCUM_FREQS})
+    accums = [n for n in asked if batch_size % (n * devices) == 0]
+    if not accums:
+        raise ValueError(
+            f"no accum_freq of {', '.join(map(str, asked))} divides a batch of "
+            f"{batch_size} on {devices} device(s): give another with --accum_freq"
+        )
+    return [
+        dataclasses.replace(
+            e,
+            accum_freq=accum,
+            model=model if remat is None else {**model, "remat_policy": remat},
+        )
+        for remat in remats
+        for accum in accums
+    ]
+
+
+def memory(
+    planned: Sequence[Any], spec: Mapping[str, Any], sizes: Mapping[str, int]
+) -> list[Any]:
+    """`estimates.DeviceMemory` of each; a line of the table as soon as it is known."""
+    from vitjax.tools import estimates
+
+    say("| accum_freq | remat_policy | state GiB | kept GiB | XLA's plan GiB |")
+    say("|---|---|---|---|---|")
+    rows = []
+    for e in planned:
+        row = estimates.device_memory(e, spec, sizes)
+        rows.append(row)
+        say(
+            f"| {row.accum_freq} | {row.remat_policy or '-'} | {row.state:.3f} | "
+            f"{row.kept:.3f} | {row.plan:.3f} |"
+        )
+    say()
+    return rows
+
+
+def suggestion(rows: Sequence[Any], limit: float) -> tuple[str, Any]:
+    """(one sentence, the row): what fits `limit` GiB with the fewest recomputations.
+
+    The rows come in the order of preference: by remat_policy, then accum_freq.
+    """
+    best = next((row for row in rows if row.plan <= limit), None)
+    if best is None:
+        least = min(row.plan for row in rows)
+        return (
+            f"nothing of this fits {limit:.1f} GiB (the least is {least:.1f}): try a "
+            "larger --accum_freq, more --devices, or dtype_mm='bfloat16'",
+            None,
+        )
+    remat = f" with remat_policy={best.remat_policy!r}" if best.remat_policy else ""
+    return (
+        f"accum_freq={best.accum_freq}{remat} fits {limit:.1f} GiB "
+        f"({best.plan:.1f} planned)",
+        best,
+    )
+
+
+def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
+    """The learning rate of every step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for name, values in rates.items():
+        if not name.startswith("global_"):
+            axis.plot(range(1, len(values) + 1), values, label=name)
+    axis.set(xlabel="step", ylabel="learning rate", title=title)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=110)
+
+
+def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float, str]:
+    """(images a second, where the figure comes from); nan if nothing says so."""
+    from vitjax.benchmark import PEAK_TFLOPS
+
+    if flags.img_per_sec is not None:
+        return flags.img_per_sec, "--img_per_sec"
+    if flags.accelerator is None:
+        return float("nan"), ""
+    peak = PEAK_TFLOPS[flags.accelerator] * 1e12
+    rate = devices * peak * flags.mfu / flops
+    return rate, f"{devices} x {flags.accelerator} at an MFU of {flags.mfu:g}"
+
+
+def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """What needs no compiler: sizes, parameters, operations, memory of the host."""
+    from input_pipeline import memory as host_memory
+    from vitjax import devices
+    from vitjax.tools import estimates
+    from vitjax.trees import count
+
+    images = sizes["total_steps"] * sizes["batch_size"]
+    forward, counted = estimates.forward_flops(built, built.image_shape)
+    flops = 3 * forward  # the backward pass is twice as much
+    batch_bytes = _bytes_of_example(data) * sizes["batch_size"]
+    host, parts = estimates.host_bytes(e, data, batch_bytes)
+    return {
+        "compiled for": devices.describe(),
+        "examples": data.examples,
+        "examples from": data.source,
+        "total_steps": sizes["total_steps"],
+        "epochs": images / data.examples,
+        "batch_size": sizes["batch_size"],
+        "image_shape": list(built.image_shape),
+        "parameters": count(built.shapes.params),
+        "FLOPs per image": flops,
+        "FLOPs from": f"3 x forward pass ({counted})",
+        "FLOPs per run": flops * images,
+        "host GB": host / 1e9,
+        "host GB free here": host_memory.available() / 1e9,
+        "host GB of": {k: v / 1e9 for k, v in parts.items()},
+    }
+
+
+def _bytes_of_example(data: Any) -> int:
+    """As it goes to the devices."""
+    spec = data.element_spec.values()
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in spec)
+
+
+def pace(data: Any, images: int, rate: float, source: str) -> dict[str, Any]:
+    """Hours and bytes a second of a run of so many images, at `rate` of them a second."""
+    from_disk = 0.0 if data.in_memory else rate * data.bytes_per_example / 1e6
+    return {
+        "images a second": rate,
+        "images a second from": source,
+        "hours": images / rate / 3600,
+        "MB/s from the disk": from_disk,
+        "MB/s to the devices": rate * _bytes_of_example(data) / 1e6,
+    }
+
+
+def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
+    """Print the plan of an experiment, and return its figures."""
+    import jax
+
+    from vitjax.records import rate_table
+    from vitjax.tools import estimates
+
+    data = outline(e, flags.examples, flags.image_size)
+    spec, batch_size = data.element_spec, e.input["batch_size"]
+    sizes = {"data_size": data.examples, "batch_size": batch_size}
+    sizes["total_steps"] = steps = e.steps("total", **sizes)
+    built = estimates.build(e, spec, sizes)
+    figures = facts(e, data, built, sizes)
+    rates = rate_table(built.lr_fns, steps, e.optimizer["lr"]) if steps else {}
+    if rates:
+        figures["lr"] = {
+            "most": float(rates["lr"].max()),
+            "last": float(rates["lr"][-1]),
+        }
+    table([(k, _text(v)) for k, v in figures.items()])
+    devices = jax.device_count()
+    rate, source = speed(flags, figures["FLOPs per image"], devices)
+    if not math.isnan(rate):
+        found = pace(data, steps * batch_size, rate, source)
+        table([(k, _text(v)) for k, v in found.items()])
+        figures |= found
+    planned = choices(e, flags, devices)
+    looped = ", scan=True" if planned[0].model.get("scan") else ""
+    say(f"Memory of one device, for {jax.default_backend()}{looped}:\n")
+    rows = memory(planned, spec, sizes)
+    figures["device memory GiB"] = [dataclasses.asdict(row) for row in rows]
+    limit = _limit(flags)
+    if limit is not None:
+        text, best = suggestion(rows, limit)
+        say(text)
+        figures["suggested accum_freq"] = best and best.accum_freq
+        figures["suggested remat_policy"] = best and best.remat_policy
+    if flags.out is not None and rates:
+        flags.out.mkdir(parents=True, exist_ok=True)
+        path = flags.out / "lr.png"
+        draw_rates(path, rates, f"{flags.config}: {steps:,} steps")
+        say(f"written: {path}")
+    return figures
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _limit(flags: argparse.Namespace) -> float | None:
+    """GiB of one device that a step may take."""
+    from vitjax.tools.estimates import MEMORY_GIB, USABLE
+
+    if flags.memory_gib is not None:
+        return flags.memory_gib
+    if flags.accelerator is None:
+        return None
+    return USABLE * MEMORY_GIB[flags.accelerator]
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(flags, config overrides) of a command line."""
+    parser = command.parser("plan", DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE[:ARG]", help="as in vitjax.train")
+    add("--accelerator", metavar="NAME", help="as H100, A100, 'TPU v4'; for the hours")
+    add("--devices", type=int, metavar="N", help="simulate so many, on the CPU")
+    add(
+        "--mfu",
+        type=float,
+        default=0.4,
+        metavar="X",
+        help="share of the peak (default: 0.4)",
+    )
+    add(
+        "--img_per_sec",
+        type=float,
+        metavar="X",
+        help="of all devices; instead of --mfu",
+    )
+    add("--memory_gib", type=float, metavar="X", help="of one device; default: 90 %% of "
+        "the accelerator's smallest form")  # fmt: skip
+    add(
+        "--accum_freq",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="to plan (default: 1 2 4 8)",
+    )
+    add("--remat_policy", nargs="+", metavar="NAME",
+        help=f"to plan (default: {' '.join(REMAT_POLICIES)})")  # fmt: skip
+    add(
+        "--examples",
+        type=int,
+        metavar="N",
+        help="of an epoch, if the data is not there",
+    )
+    add(
+        "--image_size",
+        type=int,
+        metavar="N",
+        help="pixels a side, if pp decodes nothing",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="draw the learning rate into this folder",
+    )
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    flags, overrides = command.parse(parser, argv)
+    for name in (
+        "devices", "img_per_sec", "memory_gib", "examples", "image_size", "mfu",
+    ):  # fmt: skip
+        value = getattr(flags, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name} must be above 0, got {value}")
+    if any(n < 1 for n in flags.accum_freq or ()):
+        parser.error("--accum_freq must be at least 1")
+    return flags, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+    return command.run(lambda: _work(flags, overrides))
+
+
+def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from input_pipeline import environment
+
+    environment.prepare()
+    import jax
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)  # what training would warn of is no news here
+    if flags.devices is not None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", flags.devices)
+    from vitjax import devices
+    from vitjax.benchmark import PEAK_TFLOPS
+    from vitjax.files import write_whole
+    from vitjax.lookup import lookup
+
+    if flags.accelerator is not None:
+        lookup(PEAK_TFLOPS, flags.accelerator, "accelerator")
+    if flags.json is not None and not flags.json.parent.is_dir():
+        raise ValueError(f"there is no folder {str(flags.json.parent)!r}")
+    devices.enable_compilation_cache()
+    figures = plan(command.read_config(flags.config, overrides), flags)
+    if flags.json is not None:
+        write_whole(flags.json, json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

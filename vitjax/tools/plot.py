@@ -1,0 +1,151 @@
+"""Draw the curves of one or several runs over each other.
+
+`python -m vitjax.tools.plot runs/a runs/b`
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax.tools import command
+
+# Nothing heavy here: --help answers at once.
+DESCRIPTION = """\
+Draw loss, gradient norm, accuracy, learning rate and throughput of runs over each other,
+each from the metrics.jsonl of its workdir, which may still be training. --metrics names
+others. A smoothed curve is drawn over its own pale points: an average whose weights fall
+by half every SMOOTH steps, so that runs which log at different steps can be compared.
+
+`python -m parity.compare_runs` says whether recipes differ beyond seed noise."""
+EXAMPLES = (
+    "runs/quickstart",
+    "runs/lr1 runs/lr2 --smooth 200 --out lr.png",
+    "runs/a runs/b --metrics val/prec@1 l2_params",
+)
+# Titles, and the metrics of each panel; a name that ends in "*" begins so, and one that
+# begins with "*" ends so.
+PANELS = {
+    "training loss": ("training_loss",),
+    "evaluation loss": ("*/loss",),
+    "accuracy": ("*/prec@1",),
+    "gradient norm": ("l2_grads",),
+    "learning rate": ("lr*",),
+    "images a second": ("img/sec",),
+}
+
+
+def matching(names: Sequence[str], pattern: str) -> list[str]:
+    """The names that a panel's pattern means."""
+    if pattern.startswith("*"):
+        return [n for n in names if n.endswith(pattern[1:])]
+    if pattern.endswith("*"):
+        return [n for n in names if n.startswith(pattern[:-1])]
+    return [n for n in names if n == pattern]
+
+
+def smoothed(steps: Sequence[int], values: Sequence[float], half: float) -> list[float]:
+    """At each step the mean of the values so far, whose weights halve in `half` steps."""
+    total = weight = 0.0
+    found, before = [], None
+    for step, value in zip(steps, values, strict=True):
+        kept = 0.0 if before is None else 0.5 ** ((step - before) / half)
+        total, weight = kept * total + value, kept * weight + 1.0
+        found.append(total / weight)
+        before = step
+    return found
+
+
+def draw(
+    runs: Sequence[Path],
+    panels: Mapping[str, Sequence[str]],
+    smooth: float,
+    out: Path,
+) -> None:
+    """Write the picture. Raises ValueError if a run has no rows, or nothing is shown."""
+    from matplotlib.figure import Figure
+
+    from vitjax import metrics
+
+    rows = {}
+    for run in runs:
+        rows[run] = metrics.read_rows(run)
+        if not rows[run]:
+            raise ValueError(f"{run} has no {metrics.JSONL} with rows: give a workdir")
+    names = sorted({name for found in rows.values() for row in found for name in row})
+    shown = {
+        title: [n for pattern in wanted for n in matching(names, pattern)]
+        for title, wanted in panels.items()
+    }
+    shown = {title: found for title, found in shown.items() if found}
+    if not shown:
+        asked = ", ".join(n for wanted in panels.values() for n in wanted)
+        raise ValueError(f"no run has {asked}; there are {', '.join(names)}")
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = Figure(figsize=(5 * columns, 3.5 * lines), layout="constrained")
+    axes: list[Any] = list(figure.subplots(lines, columns, squeeze=False).flat)
+    labels = _labels(runs)
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    for axis, (title, wanted) in zip(axes, shown.items(), strict=False):
+        for i, run in enumerate(runs):
+            for j, name in enumerate(wanted):
+                steps, values = metrics.series(rows[run], name)
+                if not steps:
+                    continue
+                label = labels[i] if len(wanted) == 1 else f"{labels[i]}: {name}"
+                style = {"color": f"C{i}", "linestyle": ("-", "--", ":", "-.")[j % 4]}
+                marker = "o" if len(steps) < 30 else None
+                if smooth and len(steps) > 2:
+                    axis.plot(steps, values, **style, alpha=0.2)
+                    values, marker = smoothed(steps, values, smooth), None
+                axis.plot(
+                    steps, values, **style, label=label, marker=marker, markersize=3
+                )
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        if "norm" in title:
+            axis.set_yscale("log", nonpositive="mask")
+        if len(runs) > 1 or len(wanted) > 1:
+            axis.legend(fontsize="small")
+    figure.savefig(out, dpi=120)
+
+
+def _labels(runs: Sequence[Path]) -> list[str]:
+    """Names of the folders; whole paths where two are alike."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    parser = command.parser("plot", DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a workdir")
+    add("--metrics", nargs="+", metavar="NAME", help="a panel for each of these")
+    add(
+        "--smooth", type=float, default=0.0, metavar="STEPS", help="default: not at all"
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("plot.png"),
+        metavar="PNG",
+        help="default: plot.png",
+    )
+    flags = parser.parse_args(argv)
+
+    def work() -> None:
+        if flags.smooth < 0:
+            raise ValueError(f"--smooth must be at least 0 steps, got {flags.smooth}")
+        command.check_picture(flags.out)
+        panels = {n: (n,) for n in flags.metrics} if flags.metrics else PANELS
+        draw(flags.runs, panels, flags.smooth, flags.out)
+        print(f"written: {flags.out}")
+
+    return command.run(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

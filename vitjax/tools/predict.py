@@ -1,0 +1,237 @@
+"""Name what is in photos.
+
+`python -m vitjax.tools.predict --ckpt runs/quickstart photo.jpg folder/`
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax.tools import command
+
+# Nothing heavy here: --help answers at once.
+DESCRIPTION = f"""\
+Say for each photo, and for each image below a folder, which classes the model finds
+most probable. A photo is prepared by pp_fn and device_pp of the run's first evaluator
+of the type "classification", and decoded as there; one that EXIF says is turned is set
+upright, a transparent one is shown on white. JPEG, PNG, GIF, BMP, WebP and TIFF, grey and
+CMYK too. Probabilities are the softmax of the logits, whatever the loss was.
+
+A file that is no image is named on stderr, the others go on, and the exit status is 1.
+
+{command.OVERRIDES}"""
+EXAMPLES = (
+    "--ckpt runs/vit_s16_i1k cat.jpg holiday/",
+    "--ckpt runs/vit_s16_i1k/best --json holiday/ > holiday.json",
+    "--ckpt runs/quickstart --top 3 --pictures predicted/ digit.png",
+)
+MOST_NAMED = 44  # characters of a class's name in the table
+Row = dict[str, Any]  # what is said of one photo
+
+
+def predict(
+    trained: Any, paths: Sequence[Path], batch_size: int, broken: dict[Path, str]
+) -> Iterator[tuple[Path, Any, Any]]:
+    """(path, image as fed (y, x, ch), logits (c,)) of each photo that can be read.
+
+    `trained` is a `vitjax.trained.Trained`. The others are put into `broken`, with one
+    sentence each, and on stderr. All batches have one size, so that the model is
+    compiled once: the last is filled up.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from vitjax.tools import photos
+
+    feed = photos.Feed(trained.evaluator()[1])
+    batch_size = min(batch_size, len(paths))
+    held: list[tuple[Path, Any]] = []
+
+    def flush() -> Iterator[tuple[Path, Any, Any]]:
+        filled = held + held[-1:] * (batch_size - len(held))
+        images = feed.batch([example for _, example in filled])
+        logits = np.asarray(trained.apply(images)[0])
+        for (path, _), image, row in zip(
+            held, np.asarray(images), logits, strict=False
+        ):
+            yield path, image, row
+        held.clear()
+
+    for path in tqdm(paths, unit="photo", disable=None if len(paths) > 1 else True):
+        try:
+            held.append((path, feed.read(path)))
+        except ValueError as error:
+            broken[path] = str(error)
+            tqdm.write(f"left out: {error}", file=sys.stderr)
+        if len(held) == batch_size:
+            yield from flush()
+    if held:
+        yield from flush()
+
+
+def top(logits: Any, names: Sequence[str] | None, k: int) -> list[Row]:
+    """The k classes of the largest logits (c,), the most probable first."""
+    import numpy as np
+
+    from vitjax.predictions import Predictions
+
+    rows = np.asarray(logits)[None]
+    [shares] = Predictions(rows, np.zeros_like(rows)).probabilities()
+    order = np.argsort(-shares, kind="stable")[:k]
+    known = names or ()
+    return [
+        {
+            "class": int(i),
+            "name": known[i] if i < len(known) else str(i),
+            "probability": float(shares[i]),
+        }
+        for i in order
+    ]
+
+
+def class_names(trained: Any) -> Sequence[str] | None:
+    """The names of a run's classes in words, None where nobody knows them.
+
+    Those that its checkpoint keeps, else those of its training data.
+    """
+    from input_pipeline import class_names as lib
+
+    names = trained.class_names
+    if names is None and not trained.experiment.relabels:
+        try:
+            names = lib.of_data(**trained.experiment.input["data"])
+        except ValueError:  # the data set is elsewhere
+            names = None
+    return None if names is None else lib.in_words(names)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a class, under the file that it was found in."""
+    lines = []
+    for row in rows:
+        lines.append(row["file"])
+        for guess in row["top"]:
+            name = guess["name"]
+            if len(name) > MOST_NAMED:
+                name = f"{name[: MOST_NAMED - 3]}..."
+            number = f"class {guess['class']}"
+            lines.append(
+                f"  {guess['probability']:>7.2%}  {name:<{MOST_NAMED}}  {number}".rstrip()
+            )
+    return "\n".join(lines)
+
+
+def draw(path: Path, image: Any, row: Row, title: str) -> None:
+    """One photo as fed to the model, and beside it the probabilities of its classes."""
+    from matplotlib.figure import Figure
+
+    from vitjax.pictures import shown
+
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1))
+    left.imshow(shown(image[None])[0], cmap="gray", vmin=0, vmax=1)
+    left.set(xticks=[], yticks=[], xlabel="as fed to the model")
+    guesses = row["top"][::-1]
+    shares = [guess["probability"] for guess in guesses]
+    right.barh(range(len(guesses)), shares, color="tab:blue")
+    names = [guess["name"][:MOST_NAMED] for guess in guesses]
+    right.set_yticks(range(len(guesses)), names)
+    for i, share in enumerate(shares):
+        right.text(min(share + 0.02, 0.8), i, f"{share:.1%}", va="center")
+    right.set(xlim=(0, 1), xlabel="probability")
+    # Names of files and classes are no formulas.
+    for text in [*right.get_yticklabels(), figure.suptitle(title)]:
+        text.set_parse_math(False)
+    figure.savefig(path, dpi=100)
+
+
+def _picture_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """NAME.png of each photo, NAME-2.png where two have the same name."""
+    taken: set[str] = set()
+    names: dict[Path, str] = {}
+    for path in paths:
+        n, name = 1, f"{path.stem}.png"
+        while name.lower() in taken:
+            n += 1
+            name = f"{path.stem}-{n}.png"
+        taken.add(name.lower())
+        names[path] = name
+    return names
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(flags, config overrides) of a command line."""
+    parser = command.parser("predict", DESCRIPTION, EXAMPLES)
+    command.add_ckpt(parser)
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, metavar="PATH", help="a photo, or a folder")
+    add("--top", type=int, default=5, metavar="K", help="classes a photo (default: 5)")
+    add(
+        "--batch_size", type=int, default=32, metavar="N",
+        help="photos at a time (default: 32)",
+    )  # fmt: skip
+    add("--json", action="store_true", help="one JSON document instead of the table")
+    add("--pictures", type=Path, metavar="DIR", help="also draw each into this folder")
+    flags, overrides = command.parse(parser, argv)
+    for name in ("top", "batch_size"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(flags, name)}")
+    return flags, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+    return command.run(lambda: _work(flags, overrides))
+
+
+def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from input_pipeline import environment
+
+    environment.prepare()
+    from vitjax.tools import photos
+    from vitjax.trained import open_trained
+
+    if flags.pictures is not None and flags.pictures.is_file():
+        raise ValueError(
+            f"--pictures is a folder, but {str(flags.pictures)!r} is a file"
+        )
+    paths = photos.find(flags.paths)
+    trained = open_trained(
+        flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+    )
+    names = class_names(trained)
+    if names is None:
+        print("note: the classes have no names here: numbers it is", file=sys.stderr)
+    of = trained.name
+    broken: dict[Path, str] = {}
+    rows: list[Row] = []
+    pictures = _picture_names(paths)
+    for path, image, logits in predict(trained, paths, flags.batch_size, broken):
+        rows.append({"file": str(path), "top": top(logits, names, flags.top)})
+        if flags.pictures is not None:
+            flags.pictures.mkdir(parents=True, exist_ok=True)
+            title = f"{path.name} for {of}"
+            draw(flags.pictures / pictures[path], image, rows[-1], title)
+    if flags.json:
+        document = {
+            "checkpoint": trained.name,
+            "step": trained.step,
+            "parameters": trained.source,
+            "photos": rows,
+            "broken": [{"file": str(p), "error": why} for p, why in broken.items()],
+        }
+        print(json.dumps(document, indent=1))
+    elif rows:
+        print(table(rows))
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(paths)} files could not be read; see above"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

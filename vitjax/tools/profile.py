@@ -1,0 +1,264 @@
+"""Where the time of a training step goes.
+
+`python -m vitjax.tools.profile --config configs/quickstart.py`
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax.tools import command
+
+# Nothing heavy here: --help answers at once.
+DESCRIPTION = """\
+Train a config for a moment on its own data, and say what a step waits for. Each part is
+timed alone, then all together as in vitjax.train:
+
+  data      the host makes a batch: reading, decoding, augmentation
+  transfer  a batch goes to the devices
+  compute   the step on a batch that is there already
+  loop      all of it, as a run does it; each part hides behind the others if it can
+
+Nothing of the run is kept. A trace of further steps is written into --out, for
+https://ui.perfetto.dev or TensorBoard's profiler.
+
+--config.KEY=VALUE changes the config, as in vitjax.train."""
+EXAMPLES = (
+    "--config configs/quickstart.py",
+    "--config configs/vit_s16_i1k.py --steps 50 --out /tmp/trace",
+    "--config configs/vit_s16_i1k.py --config.input.num_parallel_calls=32",
+)
+WARM_UP = 3  # steps
+HIDDEN = 1.15  # times its longest part: a loop that hides the others behind it
+ADVICE = {
+    "data": "the host makes batches too slowly: more CPU cores, a faster disk, cheaper "
+    "ops in input.pp, or input.num_parallel_calls",
+    "transfer": "the way to the devices is too slow: uint8 images (value_range in "
+    "device_pp, not in input.pp), fewer features in keep",
+    "compute": "the devices are busy, as they should be: dtype_mm, attn_impl and "
+    "remat_policy are what is left",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds a step: of each part alone, of the loop, and of its wait for batches."""
+
+    data: float
+    transfer: float
+    compute: float
+    loop: float
+    wait: float
+
+    @property
+    def bound(self) -> str:
+        """The part that alone takes longest."""
+        parts = {name: getattr(self, name) for name in ADVICE}
+        return max(parts, key=lambda name: parts[name])
+
+    def sentence(self) -> str:
+        """What bounds the run."""
+        longest = getattr(self, self.bound)
+        text = (
+            f"{self.bound} bounds this run: alone it takes {_ms(longest)} ms of the "
+            f"{_ms(self.loop)} ms of a step"
+        )
+        if self.loop > HIDDEN * longest:
+            text += (
+                ", and the other parts do not hide behind it (do they share its cores?)"
+            )
+        return f"{text}; {ADVICE[self.bound]}."
+
+
+def per_call(work: Callable[[], Any], times: int) -> float:
+    """Mean seconds of a call; `work` waits for what it starts."""
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - start) / times
+
+
+def profile(e: Any, steps: int, out: Path) -> tuple[Timing, int]:
+    """(where the time goes, global batch size) of an experiment; writes the trace."""
+    import jax
+
+    from input_pipeline import pipeline, prefetch
+    from vitjax import feeding, program, sections, sharding
+
+    mesh = sharding.make_mesh(e.mesh)
+    data, data_size = sections.call(
+        "input", pipeline.make_train, e.input, seed=e.seed, start_step=0,
+        **feeding.processes(),
+    )  # fmt: skip
+    sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
+    sizes["total_steps"] = e.steps("total", **sizes)
+    run = program.build(e, mesh, element_spec=data.element_spec, **sizes)
+    home = sharding.batch_sharding(mesh)
+
+    host_batches = iter(data)
+    first = next(host_batches)
+    _say("data alone")
+    for _ in range(data.prefetch + 1):  # made ahead, so they cost nothing
+        next(host_batches)
+    data_seconds = per_call(lambda: next(host_batches), steps)
+    del host_batches
+    _say("transfer alone")
+
+    def transfer() -> Any:
+        return jax.block_until_ready(prefetch.to_devices(first, home))
+
+    batch = transfer()
+    transfer_seconds = per_call(transfer, steps)
+    _say("compute alone (after compilation)")
+    state: Any = run.init()
+
+    def one_step(batch: Any) -> Any:
+        nonlocal state
+        state, metrics = run.train_step(state, batch, run.key)
+        return metrics
+
+    for _ in range(WARM_UP):
+        jax.block_until_ready(one_step(batch))
+    compute_seconds = per_call(_then_wait(lambda: one_step(batch), steps), 1) / steps
+    _say("the loop")
+    ahead = feeding.OnDevices(data.from_step(0), mesh, e.prefetch_to_device)
+    with contextlib.closing(_as_generator(ahead)) as batches:
+        loop, wait = _loop(one_step, batches, steps)
+        _say("the loop, traced")
+        with _trace(out):
+            _loop(one_step, batches, steps, warm_up=0)
+    timing = Timing(data_seconds, transfer_seconds, compute_seconds, loop, wait)
+    return timing, sizes["batch_size"]
+
+
+def _as_generator(batches: Any) -> Generator[Any, None, None]:
+    yield from batches
+
+
+def _then_wait(work: Callable[[], Any], times: int) -> Callable[[], None]:
+    """As in training, the host waits for none of the steps but the last."""
+    import jax
+
+    def all_of_it() -> None:
+        out = None
+        for _ in range(times):
+            out = work()
+        jax.block_until_ready(out)
+
+    return all_of_it
+
+
+def _loop(
+    one_step: Callable[[Any], Any],
+    batches: Iterator[Any],
+    steps: int,
+    warm_up: int = WARM_UP,
+) -> tuple[float, float]:
+    """Seconds a step, and of these how long the host waits for a batch.
+
+    The device has work for one step while the host fetches: the step before the last is
+    waited for, so that the host does not run ahead of a slow device without end.
+    """
+    import jax
+
+    out: Any = None
+    for _ in range(warm_up):
+        out = one_step(next(batches))
+    jax.block_until_ready(out)
+    start, waited = time.perf_counter(), 0.0
+    for step in range(steps):
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            before = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - before
+            last, out = out, one_step(batch)
+            jax.block_until_ready(last)
+    jax.block_until_ready(out)
+    return (time.perf_counter() - start) / steps, waited / steps
+
+
+def _trace(out: Path) -> Any:
+    import jax
+
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # it would slow what it looks at
+    return jax.profiler.trace(str(out), profiler_options=options)
+
+
+def _say(what: str) -> None:
+    print(f"timing: {what}", file=sys.stderr, flush=True)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.4g}"
+
+
+def table(timing: Timing, batch_size: int) -> str:
+    """Markdown: each part in milliseconds a step and in images a second."""
+    names = {
+        "data": "data alone",
+        "transfer": "transfer alone (host to device)",
+        "compute": "compute alone",
+        "loop": "loop, all together",
+    }
+    lines = ["| part | ms a step | images a second |", "|---|---|---|"]
+    for key, name in names.items():
+        seconds = getattr(timing, key)
+        lines.append(f"| {name} | {_ms(seconds)} | {batch_size / seconds:,.0f} |")
+    lines.append(f"| of it waiting for a batch | {_ms(timing.wait)} | |")
+    return "\n".join(lines)
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(flags, config overrides) of a command line."""
+    parser = command.parser("profile", DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE[:ARG]", help="as in vitjax.train")
+    add("--steps", type=int, default=20, metavar="N", help="of each part (default: 20)")
+    add(
+        "--out", type=Path, default=Path("profile"), metavar="DIR",
+        help="where the trace goes (default: profile)",
+    )  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    flags, overrides = command.parse(parser, argv)
+    if flags.steps < 1:
+        parser.error(f"--steps must be at least 1, got {flags.steps}")
+    return flags, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+    return command.run(lambda: _work(flags, overrides))
+
+
+def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from input_pipeline import environment
+
+    environment.prepare()
+    from vitjax import devices
+    from vitjax.files import write_whole
+
+    e = command.read_config(flags.config, overrides)
+    if flags.json is not None and not flags.json.parent.is_dir():
+        raise ValueError(f"there is no folder {str(flags.json.parent)!r}")
+    if flags.out.exists() and not flags.out.is_dir():
+        raise ValueError(f"--out is a folder, but {str(flags.out)!r} is a file")
+    devices.enable_compilation_cache()
+    print(f"devices: {devices.describe()}", flush=True)
+    timing, batch_size = profile(e, flags.steps, flags.out)
+    print(f"\n{table(timing, batch_size)}\n\n{timing.sentence()}\n")
+    if flags.json is not None:
+        figures = {**dataclasses.asdict(timing), "bound": timing.bound}
+        write_whole(flags.json, json.dumps(figures, indent=1) + "\n")
+    print(f"written: {flags.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

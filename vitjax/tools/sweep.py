@@ -1,0 +1,177 @@
+"""Train a config with every combination of some arguments, and compare how they end.
+
+`python -m vitjax.tools.sweep --config configs/fmnist_vit.py --matrix layer=4,8 head=8,16`
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitjax import metrics
+from vitjax.config import split_spec
+from vitjax.files import write_whole
+
+DONE = "sweep.json"  # in a finished run's workdir: the arguments it ran with
+DESCRIPTION = """\
+Train CONFIG once for each combination of the matrix's values, one after the other, each
+in its own workdir, OUT/NAME=VALUE,.... Then write OUT/table.md, a row for each run with
+the last value of every metric of its evaluators, and OUT/curves.png.
+
+The same command again skips what is finished and goes on with what is not; values can
+be added. A combination that fails is a row that says so, and the exit status is 1."""
+
+
+def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:
+    """The product of "name=value,value" items, the last name changing fastest.
+
+    Raises ValueError on an item of another form, or a name that is given twice.
+    """
+    values = {}
+    for item in matrix:
+        name, equals, text = item.partition("=")
+        # At commas, but not at those of beta(1, 2).
+        choices = [v.strip() for v in re.split(r",(?![^()]*\))", text)]
+        if not equals or not name or not all(choices):
+            raise ValueError(f"--matrix takes NAME=VALUE,VALUE items, got {item!r}")
+        if name in values or len(set(choices)) < len(choices):
+            raise ValueError(f"--matrix gives a name or a value twice: {item!r}")
+        values[name] = choices
+    return [
+        dict(zip(values, row, strict=True))
+        for row in itertools.product(*values.values())
+    ]
+
+
+def train(
+    config: str, chosen: Mapping[str, str], workdir: Path, flags: Sequence[str]
+) -> bool:
+    """Run one combination as a process of its own, unless it is finished already.
+
+    Returns whether it finished. `config` may have arguments; those of `chosen` follow.
+    """
+    path, arg = split_spec(config)
+    name = ",".join(f"{k}={v}" for k, v in chosen.items())
+    spec = f"{path}:{','.join(filter(None, [arg, name]))}"
+    command = [sys.executable, "-m", "vitjax.train", "--config", spec]
+    command += ["--workdir", str(workdir), *flags]
+    record = json.dumps({"config": spec, "flags": list(flags)}) + "\n"
+    done = workdir / DONE
+    if done.exists() and done.read_text() == record:
+        return True
+    print(f"\n{' '.join(command)}", flush=True)
+    if subprocess.run(command, check=False).returncode:
+        return False
+    write_whole(done, record)
+    return True
+
+
+def last_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last value of each metric of an evaluator."""
+    return {
+        name: value
+        for row in rows
+        for name, value in row.items()
+        if "/" in name and not name.startswith(("time/", "img/sec"))
+    }
+
+
+def table(runs: Sequence[tuple[Mapping[str, str], Path, bool]]) -> str:
+    """A Markdown table: a column for each argument, then for each metric."""
+    found = [last_values(metrics.read_rows(w)) if ok else {} for _, w, ok in runs]
+    names = sorted({name for values in found for name in values})
+    head = [*runs[0][0], *names]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for (chosen, _, ok), values in zip(runs, found, strict=True):
+        shown = [_number(values[n]) if n in values else "" for n in names]
+        if not ok and shown:
+            shown[0] = "failed"
+        lines.append(f"| {' | '.join([*chosen.values(), *shown])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> None:
+    """A panel for each metric of the evaluators, a curve for each run."""
+    from matplotlib.figure import Figure
+
+    rows = [metrics.read_rows(workdir) for _, workdir, _ in runs]
+    names = sorted({name for run in rows for name in last_values(run)})
+    columns = min(3, max(1, len(names)))
+    lines = -(-len(names) // columns) or 1
+    figure = Figure(figsize=(5 * columns, 3.4 * lines), layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes, names, strict=False):
+        for (chosen, _, _), run in zip(runs, rows, strict=True):
+            label = ", ".join(f"{k}={v}" for k, v in chosen.items())
+            steps, values = metrics.series(run, name)
+            axis.plot(steps, values, marker="o", markersize=2.5, label=label)
+        axis.set(title=name, xlabel="step")
+        axis.grid(alpha=0.3)
+    if names:
+        figure.axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(flags, what is handed on to every run) of a command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vitjax.tools.sweep",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--config.KEY=VALUE goes to every run, as in vitjax.train.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    parser.add_argument(
+        "--matrix", nargs="+", required=True, metavar="NAME=VALUE,...",
+        help="arguments of the config, as in layer=4,8",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: runs/NAME-sweep"
+    )
+    overrides = [a for a in argv if a.startswith("--config.")]
+    flags = parser.parse_args([a for a in argv if not a.startswith("--config.")])
+    return flags, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit status is 1 if a run failed."""
+    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+    out = flags.out or Path("runs") / f"{split_spec(flags.config)[0].stem}-sweep"
+    try:
+        chosen = combinations(flags.matrix)
+        out.mkdir(parents=True, exist_ok=True)
+        runs = []
+        for combination in chosen:
+            name = ",".join(f"{k}={v}" for k, v in combination.items())
+            workdir = out / name.replace(os.sep, "_")
+            ok = train(flags.config, combination, workdir, overrides)
+            runs.append((combination, workdir, ok))
+            write_whole(out / "table.md", table(runs))
+        draw(runs, out / "curves.png")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on", file=sys.stderr)
+        return 130
+    print(
+        f"\n{(out / 'table.md').read_text()}\n{out / 'table.md'}, {out / 'curves.png'}"
+    )
+    return int(not all(ok for _, _, ok in runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
