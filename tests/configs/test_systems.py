@@ -63,3 +63,37 @@ def test_tower_vits_learn_by_momentum_at_a_constant_rate(tmp_path, variant, patc
     assert last(rows, "val/prec@1") > 0.75
     assert (tmp_path / "tensorboard").is_dir()
     assert (tmp_path / "best").is_dir()
+
+
+def test_nanovit_learns_in_float16_with_a_scaled_loss(tmp_path):
+    """And keeps an average of its parameters, which is evaluated beside them."""
+    average = {
+        "type": "classification",
+        "params": "ema",
+        "loss_name": "softmax_xent",
+        "pp_fn": "keep('image', 'label')",
+        "device_pp": "value_range(0, 1)|onehot(10, key='label', key_result='labels')"
+        "|keep('image', 'labels')",
+    }
+    rows = learn(
+        tmp_path,
+        "configs/nanovit.py:step=5,dtype=float16",
+        "--config.total_steps=200",
+        "--config.lr=3e-3",
+        "--config.wd=None",
+        "--config.ema={'decay': 0.95}",
+        f"--config.evals.average={average}",
+        "--config.evals.average.data={'kind': 'arrays', 'name': 'digits', 'split': 'test'}",
+        "--config.evals.average.batch_size=72",
+        "--config.evals.average.log_steps=200",
+        "--config.model.patch_size=(4, 4)",
+        "--config.model.width=32",
+        "--config.model.depth=2",
+        "--config.model.num_heads=2",
+    )
+    assert last(rows, "val/prec@1") > 0.7
+    assert last(rows, "average/prec@1") > 0.7
+    assert last(rows, "average/loss") != last(rows, "val/loss")
+    # It begins too large for float16 or not, and is never stuck.
+    assert last(rows, "skipped_updates_in_a_row") < 20
+    assert 1 <= last(rows, "loss_scale") <= 2**16
