@@ -53,7 +53,7 @@ def scale_by_shampoo(
       b1, b2: decay of the first and of all second moments.
       eps: where every L begins, times the identity, and what is added to eigenvalues.
       every: steps from one computation of the roots to the next; it costs k^3.
-      start: no root before this step, so the updates up to it are Adam's.
+      start: no root before this step, so the updates up to the first one are Adam's.
       block_size: neighbouring axes are taken as one while it is no longer than this, and
         a longer axis is cut into blocks, each preconditioned and grafted alone. Two axes
         of length n cost 4 n^2 numbers of state.
@@ -66,6 +66,8 @@ def scale_by_shampoo(
     for name, value in (("every", every), ("start", start), ("block_size", block_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+
+    first = -(-start // every) * every  # the step after which there are roots
 
     def init(params: Any) -> ShampooState:
         def matrices(scale: float) -> Any:
@@ -119,7 +121,7 @@ def scale_by_shampoo(
                 )
             ]
             whole = _joined(grafted, m.shape, block_size)
-            steps.append(jnp.where(t > start, whole, adam).astype(m.dtype))
+            steps.append(jnp.where(t > first, whole, adam).astype(m.dtype))
         new = ShampooState(
             count=t,
             mu=mu,

@@ -19,6 +19,7 @@ vitjax.tools.evaluate does. Other tools and --config.model_init take the folder,
 A run keeps its last two checkpoints unless its config says otherwise: max_to_keep=None
 keeps all, keep_ckpt_steps=10_000 each of these multiples.
 {command.OVERRIDES}"""
+KEPT = ("config", "image_shape", "class_names", "seed")  # of what stands beside
 EXAMPLES = (
     "runs/nanovit --steps 280000:400000",
     "runs/nanovit --out runs/mean --no_evaluation",
@@ -47,6 +48,12 @@ def average(workdir: Path, first: int | None, last: int | None, out: Path) -> li
             f"{workdir} has no checkpoint of the steps {_range(first, last)}; it has "
             f"{', '.join(map(str, there)) or 'none'}"
         )
+    with contextlib.closing(Checkpointer(out)) as checkpointer:
+        if checkpointer.latest_step() is not None:
+            raise ValueError(
+                f"{out} has checkpoints already: give another --out, or evaluate it with "
+                f"vitjax.tools.evaluate --ckpt {out}"
+            )
     total: Any = None
     params: Any = None
     for step in tqdm(steps, desc="checkpoints", disable=None):
@@ -55,10 +62,8 @@ def average(workdir: Path, first: int | None, last: int | None, out: Path) -> li
         total = wide if total is None else jax.tree.map(np.add, total, wide)
     mean = jax.tree.map(lambda t, x: (t / len(steps)).astype(x.dtype), total, params)
     meta = read_meta(workdir / "checkpoints" / str(steps[-1]))
-    kept = {key: meta[key] for key in ("config", "image_shape", "seed") if key in meta}
+    kept = {key: meta[key] for key in KEPT if key in meta}
     with contextlib.closing(Checkpointer(out)) as checkpointer:
-        if checkpointer.latest_step() is not None:
-            raise ValueError(f"{out} has checkpoints already: give another --out")
         checkpointer.save(steps[-1], {"params": mean}, {**kept, "averaged": steps})
         checkpointer.finish()
     return steps

@@ -128,6 +128,12 @@ def _open(trained: Any, name: str, size: Any, required: bool) -> Any:
         raise ValueError(
             f"evaluator {name!r} is of the type {kind!r}: it has no logits"
         )
+    if section.get("params") == "ema" and trained.source != "ema":
+        sentence = f"{name} is of averaged parameters: evaluate them with --ema"
+        if required:
+            raise ValueError(sentence)
+        print(f"warning: {sentence}", file=sys.stderr)
+        return None
     if size.resolution is not None:
         trained = trained.at_size(size.resolution, size.resolution)
     pp_fn = eval_sizes.resized(section.get("pp_fn", ""), size)

@@ -92,7 +92,7 @@ def _state_dict(trained: Any, to: str, out: Path) -> str:
         return "read back and compared to the bit"
     try:
         return _compared(trained, to, files.read(out)[0], (height, width, channels))
-    except Exception:
+    except BaseException:  # Ctrl-C too: what was not compared does not stay
         out.unlink()
         raise
 

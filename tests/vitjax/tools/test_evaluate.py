@@ -170,6 +170,19 @@ def test_the_averaged_parameters_of_training_are_evaluated(tmp_path):
     assert report["parameters"] == "ema"
 
 
+def test_an_evaluator_of_averaged_parameters_is_not_run_on_the_raw_ones(
+    finished, tmp_path, capsys
+):
+    section = open_trained(finished).evaluator()[1]
+    flag = f"--config.evals.val_ema={ {**section, 'params': 'ema'} }"
+    flags = ["--ckpt", str(finished), "--out", str(tmp_path / "out"), flag]
+    assert evaluate.main(flags) == 0
+    assert "val_ema is of averaged parameters" in capsys.readouterr().err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report["evals"]) == ["val"]
+    assert evaluate.main([*flags, "--evals", "val_ema"]) == 1
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A folder of photographs of two classes, and a small vit trained on it."""
