@@ -174,6 +174,7 @@ def open_trained(
     if config is not None:
         own = {key: kept[key] for key in ("model_name", "model") if key in kept}
         plain = {**_loaded(config), **own}
+        _check_classes(str(path), kept.get("num_classes"), plain)
     return _made(
         plain,
         overrides,
@@ -222,6 +223,7 @@ def _open_file(
         given = dict(plain.get("model") or {})
     if told is not None and told.get("model_name", "vit") != "vit":
         own = {key: told[key] for key in ("model_name", "model") if key in told}
+        _check_classes(str(path), told.get("num_classes"), plain)
         return _of_file(path, plain | own, params, overrides)
     if plain.get("model_name", "vit") != "vit":
         raise ValueError(
@@ -230,17 +232,21 @@ def _open_file(
         )
     found = weights.model_arguments(params)
     classes = found.pop("num_classes")
-    if classes != plain.get("num_classes"):
-        raise ValueError(
-            f"{path} is for {classes} classes, but the config has num_classes="
-            f"{plain.get('num_classes')}: give another --config"
-        )
+    _check_classes(str(path), classes, plain)
     given.pop("variant", None)
     if found["posemb"] == "none":  # constants are no parameters
         found.pop("posemb")
     if told is None and Path(path).suffix != ".npz" and ".npz:" not in str(path):
         given.setdefault("gelu", "exact")  # other libraries' default
     return _of_file(path, {**plain, "model": given | found}, params, overrides)
+
+
+def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> None:
+    if classes != plain.get("num_classes"):
+        raise ValueError(
+            f"{path} is for {classes} classes, but the config has num_classes="
+            f"{plain.get('num_classes')}: give another --config"
+        )
 
 
 def _of_file(

@@ -175,21 +175,25 @@ def _evaluated(
     """(what report.json says, predictions, (images, predictions) of the first ones)."""
     import jax
     import numpy as np
+    from flax.errors import FlaxError
     from tqdm import tqdm
 
     from vitjax import predictions as lib
     from vitjax.sharding import replicated
 
     params = jax.device_put(params, replicated(mesh))
-    parts = list(
-        tqdm(
-            evaluator.outputs(params),
-            desc=name,
-            total=evaluator.steps,
-            unit="batch",
-            disable=None,  # where nobody looks
-        )
+    bar = tqdm(
+        evaluator.outputs(params),
+        desc=name,
+        total=evaluator.steps,
+        unit="batch",
+        disable=None,  # where nobody looks
     )
+    try:
+        parts = list(bar)
+    except FlaxError as error:
+        why = " ".join(str(error).split()).partition(" (https:")[0]
+        raise ValueError(f"{name}: the images do not fit the model: {why}") from error
     logits, labels = (
         np.concatenate([part[key] for part in parts]) for key in ("logits", "labels")
     )

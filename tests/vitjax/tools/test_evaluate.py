@@ -133,6 +133,10 @@ def test_what_cannot_be_averaged_is_one_sentence(
          "there is no folder /none"),
         (["--config.evals=None"], "nothing to evaluate"),
         (["--ema"], "has no 'ema'"),
+        (["--config.evals.val.pp_fn=grayscale_to_rgb|keep('image', 'label')"],
+         "the images do not fit the model"),
+        (["--config", "configs/vit_s16_i1k.py"],
+         "is for 10 classes, but the config has num_classes=1000"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_is_one_sentence(
