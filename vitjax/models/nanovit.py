@@ -14,8 +14,6 @@ height, width, channels). Parameters are float32. `dtype_mm` says what the matmu
 and blocks compute in; residuals, LayerNorms, softmax and logits are at least float32.
 """
 
-import dataclasses
-import typing
 from functools import partial
 from typing import Any
 
@@ -24,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax import sections
-from vitjax.lookup import lookup, unknown
+from vitjax.lookup import lookup
 from vitjax.models import torch_init
+from vitjax.models.arguments import make
 from vitjax.models.vit import DTYPES, GELUS, Attention, BlockConfig
 
 # In two passes, as torch: the variance of a patch of one colour is far below its square.
@@ -133,14 +131,7 @@ class NanoViT(nn.Module):
 
 def Model(num_classes: int, **kw: Any) -> NanoViT:
     """A NanoViT; ValueError, in one sentence, for an impossible argument."""
-    fields = {f.name for f in dataclasses.fields(NanoViT)} - {"parent", "name"}
-    for name in kw:
-        if name not in fields:
-            raise unknown(name, fields, "model argument")
-    sections.check_types("model", typing.get_type_hints(NanoViT), kw)
-    if "patch_size" in kw:
-        kw = {**kw, "patch_size": tuple(kw["patch_size"])}
-    model = NanoViT(num_classes, **kw)
+    model = make(NanoViT, num_classes, kw)
     lookup(DTYPES, model.dtype_mm, "dtype_mm")
     mlp_dim = 1 if model.mlp_dim is None else model.mlp_dim
     sizes = (*model.patch_size, model.width, model.depth, model.num_heads, mlp_dim)

@@ -14,8 +14,6 @@ width, channels). `dtype_mm` computes the matmuls of stem and blocks; softmax, r
 stream and head are at least float32.
 """
 
-import dataclasses
-import typing
 from functools import partial
 from typing import Any
 
@@ -24,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax import sections
-from vitjax.lookup import lookup, unknown
+from vitjax.lookup import lookup
 from vitjax.models import torch_init
+from vitjax.models.arguments import make
 from vitjax.models.vit import DTYPES, einsum_attention, posemb_sincos_2d
 
 _layer_norm = partial(nn.LayerNorm, epsilon=1e-5)
@@ -179,18 +177,6 @@ def matmul_dtype(name: str) -> np.dtype:
             "a float64 model needs jax.config.update('jax_enable_x64', True)"
         )
     return lookup(DTYPES, name, "dtype_mm")
-
-
-def make(module: Any, num_classes: int, kw: dict[str, Any]) -> Any:
-    """`module(num_classes, **kw)`; ValueError for an unknown name or a wrong type."""
-    fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
-    for name in kw:
-        if name not in fields:
-            raise unknown(name, fields, "model argument")
-    sections.check_types("model", typing.get_type_hints(module), kw)
-    if "patch_size" in kw:
-        kw = {**kw, "patch_size": tuple(kw["patch_size"])}
-    return module(num_classes, **kw)
 
 
 def check_sizes(model: Any) -> None:

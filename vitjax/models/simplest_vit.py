@@ -35,10 +35,10 @@ from jaxtyping import Array, Float, Num
 
 from vitjax.lookup import unknown
 from vitjax.models import signal_propagation
+from vitjax.models.arguments import make
 from vitjax.models.simple_vit import (
     check_sizes,
     embed,
-    make,
     matmul_dtype,
     split_heads,
 )

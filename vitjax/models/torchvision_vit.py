@@ -14,8 +14,6 @@ Shapes: b batch, c classes; images are (b, height, width, channels). Parameter n
 `vit`'s where the layers are the same.
 """
 
-import dataclasses
-import typing
 from typing import Any
 
 import flax.linen as nn
@@ -23,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax import sections
-from vitjax.lookup import unknown
 from vitjax.models import torch_init
+from vitjax.models.arguments import make
 from vitjax.models.vit import BlockConfig, Encoder
 
 _zeros, _normal = nn.initializers.zeros, nn.initializers.normal
@@ -140,7 +137,7 @@ class SmallCnn(nn.Module):
 
 def Model(num_classes: int, **kw: Any) -> TorchvisionViT:
     """A TorchvisionViT; ValueError, in one sentence, for an impossible argument."""
-    model = _make(TorchvisionViT, num_classes, kw)
+    model = make(TorchvisionViT, num_classes, kw)
     if model.width % model.num_heads:
         raise ValueError(
             f"width must be divisible by num_heads, got {model.width} and "
@@ -151,15 +148,4 @@ def Model(num_classes: int, **kw: Any) -> TorchvisionViT:
 
 def Cnn(num_classes: int, **kw: Any) -> SmallCnn:
     """A SmallCnn; ValueError, in one sentence, for an impossible argument."""
-    return _make(SmallCnn, num_classes, kw)
-
-
-def _make(module: Any, num_classes: int, kw: dict[str, Any]) -> Any:
-    fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
-    for name in kw:
-        if name not in fields:
-            raise unknown(name, fields, "model argument")
-    sections.check_types("model", typing.get_type_hints(module), kw)
-    if "patch_size" in kw:
-        kw = {**kw, "patch_size": tuple(kw["patch_size"])}
-    return module(num_classes, **kw)
+    return make(SmallCnn, num_classes, kw)

@@ -31,7 +31,7 @@ https://ui.perfetto.dev or TensorBoard's profiler.
 --config.KEY=VALUE changes the config, as in vitjax.train."""
 EXAMPLES = (
     "--config configs/quickstart.py",
-    "--config configs/vit_s16_i1k.py --steps 50 --out /tmp/trace",
+    "--config configs/vit_s16_i1k.py --steps 50 --out trace",
     "--config configs/vit_s16_i1k.py --config.input.num_parallel_calls=32",
 )
 WARM_UP = 3  # steps
