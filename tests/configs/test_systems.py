@@ -1,4 +1,4 @@
-"""The seed documents' systems learn: cut down, on scikit-learn's real digits."""
+"""Other people's systems learn: cut down, on scikit-learn's real digits."""
 
 import pytest
 
