@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,17 +23,19 @@ class TensorBoardSink:
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
 
         folder = Path(workdir) / "tensorboard"
         self._proto: Any = event_pb2
-        self._file: EventsWriter | None = None
+        self._file: RecordWriter | None = None
         with self._or_without():
             folder.mkdir(exist_ok=True)
-            # Its name has only seconds: no start may overwrite another's file.
-            unique = f".{os.getpid()}.{secrets.token_hex(2)}"
-            self._file = EventsWriter(str(folder / "events"), unique)
+            # No start may overwrite another's file, also within one second.
+            unique = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(2)}"
+            name = f"events.out.tfevents.{int(time.time())}.{unique}"
+            self._file = RecordWriter(str(folder / name))
+        self._add(file_version="brain.Event:2")
         start = self._proto.SessionLog(status=self._proto.SessionLog.START)
         # TensorBoard forgets what earlier files have from this step on.
         self._add(step=first_step + 1 if first_step else 0, session_log=start)
@@ -55,7 +58,7 @@ class TensorBoardSink:
         with self._or_without():
             if self._file is not None:
                 event = self._proto.Event(wall_time=time.time(), **fields)
-                self._file.write_event(event)
+                self._file.write(event.SerializeToString())
                 self._file.flush()
 
     @contextlib.contextmanager
@@ -63,7 +66,10 @@ class TensorBoardSink:
         try:
             yield
         except OSError as error:
-            self._file = None
+            if self._file is not None:
+                with contextlib.suppress(OSError):  # what is buffered finds no room
+                    self._file.close()
+                self._file = None
             logging.warning(
                 "TensorBoard's files cannot be written (%s): going on without them; "
                 "%s has every row",

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import logging as python_logging
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -451,10 +452,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`cli` in a process of its own, where orbax's and tensorstore's noise is kept out.
 
     Of a checkpoint that cannot be written, orbax logs each thread's traceback beside
-    raising it, and tensorstore's late writes find the event loop closed, one by one.
+    raising it, asyncio logs the failures of the other arrays' writes, and tensorstore's
+    late writes find the event loop closed, one by one.
     """
     logging.get_absl_logger().addFilter(
         lambda record: "orbax" not in Path(record.pathname).parts
+    )
+    python_logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
     )
     sys.unraisablehook = lambda found: (
         None

@@ -175,8 +175,11 @@ def test_mixup_partner_is_the_row_before():
 
 
 def test_reordered_adamw_is_adamw():
-    """To rounding, decay included; it has no bias corrections of its own."""
-    for dtype, close in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+    """To rounding, decay included; it has no bias corrections of its own.
+
+    In float32 rounding of small gradients grows to 1e-6 of the updates on some processors.
+    """
+    for dtype, close in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         a, b = (vit.ViT(**SMALL).to(dtype) for _ in range(2))
         sides = [trainer(a), trainer(b, reordered=True)]
         image, labels = torch.rand(4, 8, 12, 3).to(dtype), torch.eye(10)[:4].to(dtype)

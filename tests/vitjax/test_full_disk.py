@@ -25,7 +25,8 @@ class Ended:
 
     def said(self):
         """The lines that are ours; compilers and the like may add theirs."""
-        assert not any("Traceback" in line for line in self.errors)
+        text = "\n".join(self.errors)
+        assert "Traceback" not in text, text
         ours = ("WARNING:absl:", "error: ", "(VITJAX")
         return [line for line in self.errors if line.startswith(ours)]
 

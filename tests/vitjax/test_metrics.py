@@ -1,5 +1,6 @@
 """Records on disk."""
 
+import gc
 import json
 import math
 import resource
@@ -93,6 +94,8 @@ def test_a_disk_that_fills_up_later_ends_tensorboard_only(tmp_path, caplog):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     [record] = caplog.records
     assert "File too large" in record.getMessage()
+    del sink
+    gc.collect()  # an open file would be a ResourceWarning, and so an error
 
 
 @pytest.mark.filterwarnings("ignore:::wandb", "ignore::ResourceWarning")
