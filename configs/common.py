@@ -20,6 +20,26 @@ ORIGINS = {
     "imagenet100": "100 classes of ImageNet, as data_dir/{train,val}/CLASS/*.jpg; "
     "data=huggingface takes clane9/imagenet-100 from the hub",
 }
+CIFAR_KINDS = ("cifar", "tfds", "folder")
+
+
+def cifar_data(kind: str, data_dir: str, name: str = "cifar10") -> tuple[dict, str]:
+    """(the data section but for its split, ops that come first) of CIFAR-10 or -100.
+
+    `kind` is cifar (the unpacked archive), tfds, or folder (`data_dir`/{train,test}/CLASS/*.png).
+    """
+    # Files do not say their size before they are read; of 32 x 32 resize keeps every pixel.
+    choose("data", kind, CIFAR_KINDS)
+    own = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
+    data: dict[str, Any] = {"kind": kind}
+    if kind == "tfds":
+        data["name"] = name
+    else:
+        data["origin"] = ORIGINS[name]
+        data["data_dir"] = own if kind == "cifar" else f"data/{name}"
+    if data_dir:
+        data["data_dir"] = data_dir
+    return data, "" if kind == "cifar" else "decode(channels=3)|resize(32)|"
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> Any:

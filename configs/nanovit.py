@@ -30,7 +30,8 @@ Step 6's mean and deviation of the channels are those customary for CIFAR-10.
 
 MNIST and CIFAR-10 are read from their own files (MNIST's four *-ubyte.gz in `data_dir`,
 CIFAR-10's Python version, https://www.cs.toronto.edu/~kriz/cifar.html, unpacked), or with
-`data=tfds` as tfds has prepared them. ImageNet-100 is `data_dir`/{train,val}/CLASS/*.jpg, or
+`data=tfds` as tfds has prepared them, or CIFAR-10 with `data=folder` as
+`data_dir`/{train,test}/CLASS/*.png. ImageNet-100 is `data_dir`/{train,val}/CLASS/*.jpg, or
 with `data=huggingface` clane9/imagenet-100 of the hub (126,689 training images, their
 short side 160 pixels), or what `data_dir` has of it. Step 7 keeps a checkpoint each
 10,000 steps, 1 GB each, for their mean to be taken.
@@ -40,18 +41,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import ORIGINS, choose, parse_arg
+from configs.common import CIFAR_KINDS, ORIGINS, choose, cifar_data, parse_arg
 
 STEPS = {  # kinds of data, the first by default, and how the model and its run differ
     2: dict(kinds=("idx", "tfds"), patch=4, total=1_000, lr=6e-4, decay=0.01),
-    3: dict(kinds=("cifar", "tfds"), patch=8, total=1_000, lr=6e-4, decay=0.01),
-    4: dict(kinds=("cifar", "tfds"), patch=8, total=1_000, lr=6e-4, warmup=0.05),
+    3: dict(kinds=CIFAR_KINDS, patch=8, total=1_000, lr=6e-4, decay=0.01),
+    4: dict(kinds=CIFAR_KINDS, patch=8, total=1_000, lr=6e-4, warmup=0.05),
     5: dict(
-        kinds=("cifar", "tfds"), patch=8, total=10_000, lr=6e-4, warmup=0.05,
+        kinds=CIFAR_KINDS, patch=8, total=10_000, lr=6e-4, warmup=0.05,
         depth=8, heads=8, width=1024,
     ),
     6: dict(
-        kinds=("cifar", "tfds"), patch=4, total=10_000, lr=3e-4, warmup=0.1,
+        kinds=CIFAR_KINDS, patch=4, total=10_000, lr=3e-4, warmup=0.1,
         width=512, batch=128, dtype="bfloat16",
     ),
     7: dict(
@@ -63,8 +64,7 @@ USUAL = dict(
     depth=4, heads=4, width=768, dropout=0.2, batch=32, dtype="float32", decay=0.1,
     warmup=0.0,
 )  # fmt: skip
-DATA_DIRS = {"idx": "data/mnist", "cifar": "cifar-10-batches-py"}
-DATA_DIRS |= {"folder": "data/imagenet100"}
+DATA_DIRS = {"idx": "data/mnist", "folder": "data/imagenet100"}
 SPLITS = {"folder": ("train", "val"), "huggingface": ("train", "validation")}
 CIFAR10 = "(0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)"
 IMAGENET = "(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)"
@@ -91,8 +91,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.num_classes = 100 if chosen.step == 7 else 10
     config.loss = "softmax_xent"
 
-    train, val = _data(kind, chosen.data_dir, chosen.step)
-    pp, pp_eval, device_pp = _preprocessing(kind, chosen.step)
+    train, val, decode = _data(kind, chosen.data_dir, chosen.step)
+    pp, pp_eval, device_pp = _preprocessing(decode, chosen.step)
     config.input = dict(data=train, batch_size=s.batch, pp=pp)
     config.device_pp = (
         f"{device_pp}|onehot({config.num_classes}, key='label', key_result='labels')"
@@ -143,33 +143,37 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def _data(kind: str, data_dir: str, step: int) -> tuple[Any, Any]:
-    """The data sections of training and validation."""
+def _data(kind: str, data_dir: str, step: int) -> tuple[Any, Any, str]:
+    """The data sections of training and validation, and ops that come before others."""
+    if 3 <= step <= 6:
+        data, decode = cifar_data(kind, data_dir)
+        return dict(data, split="train"), dict(data, split="test"), decode
     data = dict(kind=kind)
-    if kind in ("idx", "cifar", "folder"):
-        data["origin"] = ORIGINS[{2: "mnist", 7: "imagenet100"}.get(step, "cifar10")]
+    if kind in ("idx", "folder"):
+        data["origin"] = ORIGINS["mnist" if step == 2 else "imagenet100"]
     if kind == "tfds":
-        data["name"] = "mnist" if step == 2 else "cifar10"
+        data["name"] = "mnist"
     elif kind == "huggingface" and not data_dir:
         data["name"] = "clane9/imagenet-100"
     if place := data_dir or DATA_DIRS.get(kind):
         data["data_dir"] = place
     train, val = SPLITS.get(kind, ("train", "test"))
-    return dict(data, split=train), dict(data, split=val)
+    decode = "decode|" if step == 7 else "decode(channels=1)|resize(28)|"
+    if kind == "idx":
+        decode = ""
+    return dict(data, split=train), dict(data, split=val), decode
 
 
-def _preprocessing(kind: str, step: int) -> tuple[str, str, str]:
+def _preprocessing(decode: str, step: int) -> tuple[str, str, str]:
     """Op strings: of training and validation on the host, and on the device."""
     keep = "keep('image', 'label')"
     if step == 7:
-        small = "decode|resize_small(256, method='bilinear', antialias=True)|"
+        small = f"{decode}resize_small(256, method='bilinear', antialias=True)|"
         return (
             f"{small}random_resized_crop(224)|flip_lr|randaug_tv(2, 9)|{keep}",
             f"{small}central_crop(224)|{keep}",
             f"normalize({IMAGENET})",
         )
-    # tfds keeps its images as PNG.
-    decode = f"decode(channels={1 if step == 2 else 3})|" if kind == "tfds" else ""
     if step == 6:
         augment = "pad_crop(32, 4)|flip_lr|autoaugment_cifar10|"
         return f"{decode}{augment}{keep}", f"{decode}{keep}", f"normalize({CIFAR10})"

@@ -24,7 +24,8 @@ the data were not at hand.
 
 CIFAR's "python version" is at https://www.cs.toronto.edu/~kriz/cifar.html, Tiny
 ImageNet at http://cs231n.stanford.edu/tiny-imagenet-200.zip; data_dir is the unpacked
-folder. ImageNet is tfds' imagenet2012. Fashion-MNIST, which `make fashion-mnist` unpacks,
+folder; `source=tfds` reads CIFAR as tfds has prepared it, `source=folder`
+`data_dir`/{train,test}/CLASS/*.png. ImageNet is tfds' imagenet2012. Fashion-MNIST, which `make fashion-mnist` unpacks,
 is not in the document: it is padded to 32 x 32, grey in three channels, and shows what
 the initialisation is for. 64 blocks learn with it and not without; of 300 steps, the
 mean training loss of ten of the last 50 (one seed), where a constant answer has ln 10 = 2.303:
@@ -39,12 +40,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import ORIGINS, choose, parse_arg
+from configs.common import ORIGINS, choose, cifar_data, parse_arg
 
 # Examples of training, pixels, patches, the channels' mean and spread, and where it all is.
 DATA: dict[str, dict[str, Any]] = {
     "cifar10": dict(
-        data=dict(kind="cifar", data_dir="cifar-10-batches-py"),
+        data=dict(kind="cifar"),
         val="test",
         classes=10,
         examples=50_000,
@@ -55,7 +56,7 @@ DATA: dict[str, dict[str, Any]] = {
         first="",  # ops before all others
     ),
     "cifar100": dict(
-        data=dict(kind="cifar", data_dir="cifar-100-python"),
+        data=dict(kind="cifar"),
         val="test",
         classes=100,
         examples=50_000,
@@ -115,12 +116,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     else:
         config.mixup = dict(p=0.2)
 
-    before, before_val = _ops(chosen, facts)
-    where = dict(facts["data"])
-    if chosen.data in ORIGINS:
-        where["origin"] = ORIGINS[chosen.data]
-    if chosen.data_dir:
-        where["data_dir"] = chosen.data_dir
+    where, decode = _where(chosen, facts)
+    before, before_val = _ops(chosen, {**facts, "first": facts["first"] or decode})
     config.input = ConfigDict()
     config.input.data = dict(where, split="train")
     config.input.batch_size = chosen.batch
@@ -167,6 +164,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
+def _where(chosen: Any, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The data section but for its split, and what decodes CIFAR's images."""
+    if chosen.data in ("cifar10", "cifar100"):
+        return cifar_data(chosen.source or "cifar", chosen.data_dir, chosen.data)
+    kind = facts["data"]["kind"]
+    choose("source", chosen.source or kind, (kind,))
+    where = dict(facts["data"])
+    if chosen.data in ORIGINS:
+        where["origin"] = ORIGINS[chosen.data]
+    if chosen.data_dir:
+        where["data_dir"] = chosen.data_dir
+    return where, ""
+
+
 def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
     """The arguments, their defaults as the data, the model and the setup have them."""
     general = dict(
@@ -185,7 +196,8 @@ def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
         crop_flip=True,
         sam=False,
         epochs=90.0,
-        data_dir="",  # where the table has it
+        source="",  # of CIFAR: cifar (its archive), tfds, folder
+        data_dir="",  # where the source usually has it
     )
     own = dict(batch=0, lr=0.0, l2=0.0, dropout=0.0, patch=0, dtype="")
     # Read once for what the other defaults follow from, then again with them.

@@ -8,12 +8,13 @@ momentum at a constant rate, without augmentation: TowerViT (117,514 parameters)
 the test set right, the ViT 0.6000 (0.6117 at best, in epoch 194). The ViT has no positions
 as it ran (874,826 parameters); `posemb=learn` gives it those that were meant.
 
-The Python version of CIFAR-10 comes from https://www.cs.toronto.edu/~kriz/cifar.html.
+The Python version of CIFAR-10 comes from https://www.cs.toronto.edu/~kriz/cifar.html;
+`data=tfds` reads it as tfds has prepared it, `data=folder` `data_dir`/{train,test}/CLASS/*.png.
 """
 
 from ml_collections import ConfigDict
 
-from configs.common import ORIGINS, choose, parse_arg
+from configs.common import choose, cifar_data, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -23,7 +24,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         variant="tower",
         posemb="",  # the variant's own; learn, none
         epochs=200.0,
-        data_dir="cifar-10-batches-py",
+        data="cifar",  # tfds, folder
+        data_dir="",  # cifar-10-batches-py, tfds' own, data/cifar10
     )
     choose("variant", chosen.variant, ("tower", "vit"))
     config = ConfigDict()
@@ -32,11 +34,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.num_classes = 10
     config.loss = "softmax_xent"
 
-    data = dict(kind="cifar", data_dir=chosen.data_dir, origin=ORIGINS["cifar10"])
+    data, decode = cifar_data(chosen.data, chosen.data_dir)
     config.input = ConfigDict()
     config.input.data = dict(data, split="train")
     config.input.batch_size = 128
-    config.input.pp = "keep('image', 'label')"
+    config.input.pp = f"{decode}keep('image', 'label')"
     config.device_pp = (
         "value_range(0, 1)|onehot(10, key='label', key_result='labels')"
         "|keep('image', 'labels')"
@@ -58,7 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.evals.val = dict(
         type="classification",
         data=dict(data, split="test"),
-        pp_fn="keep('image', 'label')",
+        pp_fn=f"{decode}keep('image', 'label')",
         device_pp=config.device_pp,
         batch_size=1000,
         loss_name="softmax_xent",

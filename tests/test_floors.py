@@ -57,6 +57,7 @@ FLOORS = {
     "vitjax.sharding": 0,
     "vitjax.lookup": 0,
     "vitjax.files": 0,
+    "vitjax.flops": 0,
     "vitjax.sections": 0,
 }
 # Package -> who may import it.

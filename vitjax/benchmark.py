@@ -19,8 +19,9 @@ import numpy as np
 
 from vitjax import devices, program, sharding
 from vitjax.experiment import Experiment
+from vitjax.flops import forward_flops
 from vitjax.step import check_batch_size
-from vitjax.trees import count, flatten_with_names
+from vitjax.trees import count
 
 # Dense bf16 peak in TFLOP/s, from the makers' data sheets; parts of device_kind.
 PEAK_TFLOPS = {
@@ -74,20 +75,6 @@ def flagship(
             "schedule": {"warmup_steps": 10_000, "decay_type": "cosine"},
         },
     )
-
-
-def forward_flops(params: Any, num_tokens: int, width: int, depth: int) -> float:
-    """Floating point operations (2 a multiply-add) of one image's forward pass.
-
-    Every kernel of the encoder and stem meets every token, the head meets the pooled
-    one; attention adds 4 n^2 d a block. Norms, GELU and softmax are not counted.
-    """
-    total = depth * 4 * num_tokens**2 * width
-    for name, leaf in flatten_with_names(params):
-        if name.endswith("kernel"):
-            pooled = name.startswith(("head", "pre_logits"))
-            total += 2 * leaf.size * (1 if pooled else num_tokens)
-    return float(total)
 
 
 def synthetic_batches(
@@ -177,11 +164,10 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
         seconds.append((time.perf_counter() - start) / block)
     step_seconds = statistics.median(seconds)
 
-    m: Any = run.model
-    patch_h, patch_w = m.patch_size
-    tokens = (image_size // patch_h) * (image_size // patch_w)
     params = run.shapes.params
-    flops = 3 * forward_flops(params, tokens, m.width, m.depth) * batch_size
+    # The backward pass takes twice what the forward pass does.
+    shape = (image_size, image_size, 3)
+    flops = 3 * forward_flops(run.model, params, shape) * batch_size
     device = jax.local_devices()[0]
     peak, peak_source = peak_tflops(device)
     tflops = flops / step_seconds / 1e12 / mesh.size

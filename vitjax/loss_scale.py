@@ -50,7 +50,7 @@ class LossScale:
         return {
             "loss_scale": self.dynamic.scale,
             "skipped_updates": self.skipped,
-            "skipped_updates_in_a_row": self.longest,
+            "most_skipped_updates_in_a_row": self.longest,
         }
 
 

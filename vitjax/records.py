@@ -107,7 +107,7 @@ class Records:
             for k, v in values.items()
             if not math.isfinite(v) and k not in excused
         ]
-        stuck = values.get("skipped_updates_in_a_row", 0) >= PATIENCE
+        stuck = values.get("most_skipped_updates_in_a_row", 0) >= PATIENCE
         if not wrong and not stuck:
             self._finite_step = step
             return

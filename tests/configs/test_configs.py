@@ -1,13 +1,17 @@
 """The config files as data: what each argument changes, and that all of it is valid."""
 
 import importlib
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from configs import nanovit, vit_i1k, vit_s16_i1k
+from configs import nanovit, simplest_vit, towervit, vit_i1k, vit_s16_i1k
 from configs.common import ORIGINS
 from input_pipeline import device_ops, ops
+from input_pipeline.pipeline import make_eval
 from vitjax.config import differences, from_big_vision, load, plain
 from vitjax.experiment import from_config
 
@@ -17,6 +21,41 @@ FILES = sorted(
     for p in (ROOT / "configs").glob("*.py")
     if p.stem not in ("__init__", "common")
 )
+
+
+@pytest.mark.parametrize(
+    ("module", "arg"),
+    [(towervit, "data"), (nanovit, "step=6,data"), (simplest_vit, "source")],
+    ids=["towervit", "nanovit", "simplest_vit"],
+)
+def test_cifar10_comes_from_its_archive_from_tfds_or_from_folders(
+    tmp_path, module, arg
+):
+    """The pixels of a folder of PNGs and of the archive are the same."""
+    images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
+    archive, folder = tmp_path / "archive", tmp_path / "folder"
+    archive.mkdir()
+    names = [f"class{i}" for i in range(10)]
+    rows = images.transpose(0, 3, 1, 2).reshape(10, -1)
+    for name, content in {
+        "test_batch": {b"data": rows, b"labels": list(range(10))},
+        "batches.meta": {b"label_names": [n.encode() for n in names]},
+    }.items():
+        (archive / name).write_bytes(pickle.dumps(content))
+    for name, image in zip(names, images, strict=True):
+        (folder / "test" / name).mkdir(parents=True)
+        Image.fromarray(image).save(folder / "test" / name / "0.png")
+    for kind, place in (("cifar", archive), ("folder", folder)):
+        val = module.get_config(f"{arg}={kind},data_dir={place}").evals.val
+        data, _ = make_eval(data=val.data.to_dict(), batch_size=10, pp_fn=val.pp_fn)
+        batch = next(iter(data))
+        order = np.argsort(batch["label"])
+        np.testing.assert_array_equal(batch["image"][order], images)
+    c = module.get_config(f"{arg}=tfds")
+    assert c.input.data.to_dict() == {
+        "kind": "tfds", "name": "cifar10", "split": "train",
+    }  # fmt: skip
+    assert c.input.pp.startswith("decode")
 
 
 @pytest.mark.parametrize("name", FILES)

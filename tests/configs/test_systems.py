@@ -95,5 +95,5 @@ def test_nanovit_learns_in_float16_with_a_scaled_loss(tmp_path):
     assert last(rows, "average/prec@1") > 0.7
     assert last(rows, "average/loss") != last(rows, "val/loss")
     # It begins too large for float16 or not, and is never stuck.
-    assert last(rows, "skipped_updates_in_a_row") < 20
+    assert last(rows, "most_skipped_updates_in_a_row") < 20
     assert 1 <= last(rows, "loss_scale") <= 2**16

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitjax import benchmark, program, sharding
+from vitjax import program, sharding
 from vitjax.experiment import Experiment
 from vitjax.step import check_batch_size
 
@@ -34,27 +34,6 @@ USABLE = (
 # small data set, and what each further example takes: its place, or its name and place.
 HOST_MB = 850
 PLACE_BYTES = {"tfds": 8, "folder": 30}
-
-
-def forward_flops(
-    built: program.Program, image_shape: tuple[int, ...]
-) -> tuple[float, str]:
-    """(operations of one image's forward pass, who counted them)."""
-    model: Any = built.model
-    if all(hasattr(model, name) for name in ("patch_size", "width", "depth")):
-        (ph, pw), (height, width, _) = model.patch_size, image_shape
-        tokens = (height // ph) * (width // pw)
-        params = built.shapes.params
-        count = benchmark.forward_flops(params, tokens, model.width, model.depth)
-        return count, "matrix products and attention, 2 a multiply-add"
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    lowered = jax.jit(lambda p, x: model.apply({"params": p}, x)[0]).lower(
-        built.shapes.params, image
-    )
-    costs: Any = lowered.cost_analysis()
-    if not costs or "flops" not in costs:
-        return float("nan"), "XLA cannot tell"
-    return float(costs["flops"]), "XLA's cost analysis"
 
 
 @dataclasses.dataclass(frozen=True)

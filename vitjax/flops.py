@@ -1,0 +1,45 @@
+"""Floating point operations of a model, read from its own program."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Var, jaxprs_in_params
+
+
+def forward_flops(model: Any, params: Any, image_shape: tuple[int, ...]) -> float:
+    """Operations (2 a multiply-add) of the forward pass of one image of `image_shape`.
+
+    All matrix products and convolutions, those of attention included, as papers count
+    them; norms, GELU and softmax are not counted. `params` may be shapes. A backward pass
+    takes twice as many, and remat as much again as it computes again.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    program = jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x)[0])
+    return float(_count(program(params, image).jaxpr))
+
+
+def _count(jaxpr: Any) -> int:
+    total = 0
+    # Backwards, so that what nobody asks for, as the patches' logits, is left out.
+    needed = {v for v in jaxpr.outvars if isinstance(v, Var)}
+    for eqn in reversed(jaxpr.eqns):
+        if needed.isdisjoint(eqn.outvars):
+            continue
+        needed.update(v for v in eqn.invars if isinstance(v, Var))
+        kind, params = eqn.primitive.name, eqn.params
+        if kind == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            total += (
+                2 * eqn.outvars[0].aval.size * math.prod(shape[i] for i in contracted)
+            )
+        elif kind == "conv_general_dilated":
+            kernel = eqn.invars[1].aval
+            outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * eqn.outvars[0].aval.size * (kernel.size // outputs)
+        else:
+            times = params["length"] if kind == "scan" else 1
+            total += times * sum(map(_count, jaxprs_in_params(params)))
+    return total
