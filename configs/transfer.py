@@ -7,6 +7,7 @@
 A folder is data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others);
 `data` is the name of a data set that tfds has prepared. Everything of the checkpoint is
 loaded but its head, which begins anew at zero; position embeddings are resampled to `res`.
+The weights of other libraries want `gelu=exact`; big_vision's, and vitjax' own, do not.
 
 `schedule=bit` is BiT-HyperRule (https://arxiv.org/abs/1912.11370): SGD with momentum
 0.9, rate 0.003 for each 512 of the batch, a warm-up of up to 500 steps, and a tenth of it
@@ -34,6 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         variant="S/16",
         pool="gap",
         posemb="sincos2d",
+        gelu="tanh",  # exact: torchvision's, timm's, Hugging Face's
         mlp_head=False,  # tanh layer before the head, as big_vision's flagship has
         data="folder",
         data_dir="",  # of a folder: data/photos
@@ -78,6 +80,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         pool_type=chosen.pool,
         posemb=chosen.posemb,
         rep_size=chosen.mlp_head,
+        gelu=choose("gelu", chosen.gelu, ("tanh", "exact")),
         dtype_mm=chosen.dtype,
     )
     if chosen.ckpt:

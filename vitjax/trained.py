@@ -236,8 +236,8 @@ def _open_file(
     given.pop("variant", None)
     if found["posemb"] == "none":  # constants are no parameters
         found.pop("posemb")
-    if told is None and Path(path).suffix != ".npz" and ".npz:" not in str(path):
-        given.setdefault("gelu", "exact")  # other libraries' default
+    if told is None:
+        given.setdefault("gelu", weights.usual_gelu(path, told))
     return _of_file(path, {**plain, "model": given | found}, params, overrides)
 
 

@@ -157,6 +157,18 @@ def load(
     return params, told.get("config")
 
 
+def usual_gelu(path: str | Path, config: Mapping[str, Any] | None) -> str:
+    """The GELU that a checkpoint was trained with, as far as it can be told.
+
+    What its `config` (as `load` returns it) says; big_vision's "tanh" for a .npz; "exact"
+    for state dicts, the default of all those libraries.
+    """
+    if config is not None:
+        return dict(config.get("model") or {}).get("gelu", vit.ViT.gelu)
+    npz = str(path).endswith(".npz") or ".npz:" in str(path)
+    return "tanh" if npz else "exact"
+
+
 def format_of(state: Mapping[str, Any]) -> str:
     """The format of a state dict, by its keys; ValueError if it is none of FORMATS."""
     for name, fmt in FORMATS.items():

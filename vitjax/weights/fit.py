@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from flax.traverse_util import flatten_dict
 
 from vitjax import weights
@@ -49,7 +50,19 @@ def load_into(
         (height, width, _), (rows, columns) = image_shape, model.patch_size
         grid, num_heads = (height // rows, width // columns), model.num_heads
     posemb = "learn" if "pos_embedding" in wanted else None
-    stored, _ = weights.load(path, num_heads=num_heads, posemb=posemb, grid=stored_grid)
+    stored, told = weights.load(
+        path, num_heads=num_heads, posemb=posemb, grid=stored_grid
+    )
+    if isinstance(model, vit.ViT):
+        usual = weights.usual_gelu(path, told)
+        if usual != model.gelu and jax.process_index() == 0:
+            logging.warning(
+                "%s was probably trained with gelu='%s', but the model has gelu='%s': "
+                "set config.model.gelu unless this is meant",
+                path,
+                usual,
+                model.gelu,
+            )
     leaves = _in_form_of(stored, wanted, str(path))
     leaves = _with_posemb(leaves, wanted, grid, stored_grid, str(path), dont_load)
     skip = _skipped(shapes, leaves, dont_load, str(path))

@@ -218,3 +218,20 @@ def test_nothing_there(tmp_path, mesh):
     ]:
         with pytest.raises(ValueError, match=message):
             load(tmp_path / name, mesh, fresh, posemb="learn")
+
+
+def test_another_gelu_is_said(tmp_path, mesh, caplog):
+    """Of a run the config tells, of a file the format; the arrays cannot."""
+    kw = {"posemb": "learn", "pool_type": "tok"}
+    stored = cases.params(**kw)
+    theirs = save_file(tmp_path / "x.pth", stored, "torchvision")
+    ours = save_file(tmp_path / "x.npz", stored)
+    for path, gelu in ((theirs, "exact"), (ours, "tanh")):
+        load(path, mesh, stored, **kw, gelu=gelu)
+    assert not caplog.records
+    for path, gelu, other in ((theirs, "tanh", "exact"), (ours, "exact", "tanh")):
+        load(path, mesh, stored, **kw, gelu=gelu)
+        said = caplog.records.pop().getMessage()
+        assert f"trained with gelu='{other}', but the model has gelu='{gelu}'" in said
+    assert weights.usual_gelu(theirs, {"model": {"gelu": "tanh"}}) == "tanh"
+    assert weights.usual_gelu(theirs, {"model": {}}) == "tanh"
