@@ -122,3 +122,25 @@ def test_it_learns_cut_down_on_real_digits(tmp_path, model):
     assert train.cli(flags) == 0
     last = [row["val/prec@1"] for row in read_rows(tmp_path) if "val/prec@1" in row][-1]
     assert last > 0.65
+
+
+@pytest.mark.soak
+def test_64_blocks_learn_by_their_initialisation(tmp_path):
+    """In 120 steps below 2.25 with E-SPA and TAT; with LeCun's not away from ln 10."""
+    config = (
+        "configs/simplest_vit.py:data=fashion_mnist,depth=64,width=32,heads=2,patch=16,"
+        "batch=32,l2=0,dropout=0,crop_flip=off,lr=1e-3,init="
+    )
+    pp = "resize(32)|grayscale_to_rgb|keep('image', 'label')"
+    flags = [f"--config.input.data={dict(DIGITS, split='train')}"]
+    flags += [f"--config.input.pp={pp}", "--config.evals=None"]
+    flags += ["--config.total_steps=120", "--config.log_training_steps=5"]
+    found = {}
+    for init in ("espa_tat", "lecun"):
+        workdir = ["--workdir", str(tmp_path / init)]
+        assert train.cli(["--config", config + init, *workdir, *flags]) == 0
+        rows = read_rows(tmp_path / init)
+        losses = [row["training_loss"] for row in rows if "training_loss" in row]
+        found[init] = np.mean(losses[-5:])
+    assert found["espa_tat"] < 2.25
+    assert abs(found["lecun"] - np.log(10)) < 0.02
