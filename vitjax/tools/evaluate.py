@@ -28,14 +28,17 @@ Run the evaluators of a checkpoint's config that classify (all, or those named b
 --resolution, --crop_ratio and --resize_method evaluate every combination of their values:
 the smaller side is resized to resolution / crop_ratio, the middle is cropped, learned
 position embeddings are resampled. A file of weights (.npz, .safetensors, .pth, a Hugging
-Face folder) needs --config, which says what is evaluated and how images are prepared.
+Face folder) needs --config, which says what is evaluated and how images are prepared; a
+.safetensors file that vitjax wrote has its own.
 
-An evaluator whose data set is missing is left out with a warning, unless it is named.
+A data set that is missing ends it before anything is written. An evaluator that the
+config calls required=False is then left out, with a warning, unless it is named.
+
 {command.OVERRIDES}"""
 EXAMPLES = (
     "--ckpt runs/quickstart",
-    "--ckpt runs/vit_s16_i1k/best --evals val v2 real --save_logits",
-    "--ckpt runs/vit_s16_i1k --resolution 224 256 288 --crop_ratio 0.875 1.0",
+    "--ckpt runs/vit_s16_i1k/best --evals val v2 real\n--save_logits",
+    "--ckpt runs/vit_s16_i1k --resolution 224 256 288\n--crop_ratio 0.875 1.0",
     "--ckpt vit.npz --config configs/vit_s16_i1k.py",
 )
 NUM_SAMPLES = 10
