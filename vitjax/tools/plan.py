@@ -21,7 +21,8 @@ and epochs, parameters and operations, memory of each device for several accum_f
 remat_policy, memory of the host, bytes a second from the disk and to the devices, hours.
 
 The data set need not be there: the number of examples comes from a table or --examples,
-the shape of the images from the config's op string. With --json the tables go to stderr.
+the shape of the images from the config's op string. With --json, the tables are shown on
+stderr.
 
 It is compiled for the devices of this machine, or for as many simulated ones as --devices
 says, on the CPU. XLA's plan for a CPU is not that for a GPU, which fuses more: take it as
