@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit status is 0, or 1 after one sentence on stderr."""
     parser = command.parser("average_checkpoints", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("workdir", type=Path, metavar="WORKDIR", help="of the run")
+    add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
     add("--steps", default=":", metavar="A:B",
         help="from which step to which; A: and :B leave a side open (default: all that "
         "are there)")  # fmt: skip

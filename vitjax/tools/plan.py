@@ -34,7 +34,7 @@ device.
 {command.OVERRIDES}"""
 EXAMPLES = (
     "--config configs/vit_s16_i1k.py --accelerator H100",
-    "--config configs/vit_i1k.py:variant=B/16 --accelerator A100\n--devices 8 --out plan/",
+    "--config configs/vit_i1k.py:variant=B/16\n--accelerator A100 --devices 8 --out plan/",
     "--config configs/quickstart.py --img_per_sec 2000\n--json > plan.json",
 )
 ACCUM_FREQS = (1, 2, 4, 8)
