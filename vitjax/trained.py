@@ -43,7 +43,7 @@ class Trained:
     model: nn.Module
     params: Any  # numpy
     source: str  # of `params` in the checkpoint: "params", or "ema", their average
-    image_shape: tuple[int, ...] | None  # it was trained on; old checkpoints lack it
+    image_shape: tuple[int, ...] | None  # it was trained on; None: nothing tells it
     class_names: tuple[str, ...] | None = None  # of its training data, likewise
 
     def apply(self, image: Float[Array | np.ndarray, "b y x ch"]) -> Any:
@@ -107,7 +107,10 @@ class Trained:
         They are taken to be of a square grid, or of `image_shape`'s. Raises ValueError if
         the model is no `vit` and has learned positions, or the size does not divide.
         """
-        (ph, pw), table = self.model.patch_size, self.params.get("pos_embedding")
+        table = self.params.get("pos_embedding")
+        if not hasattr(self.model, "patch_size"):  # convolutions; `check` tells
+            return self
+        ph, pw = self.model.patch_size
         if height % ph or width % pw:
             raise ValueError(
                 f"images of {height} x {width} do not divide into patches of {ph} x {pw}"
@@ -127,6 +130,28 @@ class Trained:
         table = posemb.resample(np.asarray(table), old, new)
         params = {**self.params, "pos_embedding": table}
         return dataclasses.replace(self, params=params)
+
+    def beside(self) -> dict[str, Any]:
+        """What a file of the parameters keeps beside them: `vitjax.weights.BESIDE`."""
+        found = {key: getattr(self, key) for key in weights.BESIDE}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def for_images(self, pixels: int) -> "Trained":
+        """The same, said to be for square images of so many pixels a side.
+
+        Of as many channels as those that it was trained on, or else as fit the shapes of
+        its parameters. Raises ValueError if they do not fit.
+        """
+        known = self.image_shape
+        errors = []
+        for channels in (3, 1, 2, 4) if known is None else known[2:]:
+            shape = (pixels, pixels, channels)
+            try:
+                self.check(shape)
+                return dataclasses.replace(self, image_shape=shape)
+            except ValueError as error:
+                errors.append(error)
+        raise errors[0]
 
     @functools.cached_property
     def _checked(self) -> set[tuple[int, ...]]:
@@ -183,17 +208,22 @@ def open_trained(
         step=step,
         params=params,
         source=source,
-        image_shape=tuple(meta["image_shape"]) if "image_shape" in meta else None,
-        class_names=tuple(meta["class_names"]) if meta.get("class_names") else None,
+        **_known(meta),
     )
 
 
+def _known(beside: Mapping[str, Any]) -> dict[str, tuple[Any, ...] | None]:
+    """`image_shape` and `class_names` of what stands beside parameters."""
+    found = {key: beside.get(key) for key in ("image_shape", "class_names")}
+    return {key: tuple(x) if x else None for key, x in found.items()}
+
+
 def _is_file(path: str | Path) -> bool:
-    text, inside = str(path), ("model.safetensors", "pytorch_model.bin")
+    text = str(path)
     return (
         ".npz:" in text
         or Path(text).suffix in files.SUFFIXES
-        or any((Path(path) / name).is_file() for name in inside)
+        or any((Path(path) / name).is_file() for name in weights.FOLDERS)
     )
 
 
@@ -260,8 +290,7 @@ def _of_file(
         step=None,
         params=params,
         source="params",
-        image_shape=None,
-        class_names=None,
+        **_known(weights.beside(path)),
     )
 
 

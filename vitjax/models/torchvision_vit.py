@@ -115,6 +115,12 @@ class SmallCnn(nn.Module):
     ) -> tuple[Float[Array, "b c"], dict[str, Any]]:
         """Logits and `out["code"]`; `train` changes nothing."""
         del train
+        height, width = image.shape[1:3]
+        if min(height, width) < 7:
+            raise ValueError(
+                "three 3 x 3 convolutions leave nothing of an image of less than 7 x 7 "
+                f"pixels, got {height} x {width}; resize it"
+            )
         x, out = jnp.asarray(image, jnp.float32), {}
         for i in range(3):
             bias = torch_init.bias(9 * x.shape[-1])

@@ -24,9 +24,9 @@ two, as a matrix, and as a map for each patch at its own place.
 
 {command.OVERRIDES}"""
 EXAMPLES = (
-    "--ckpt runs/vit_s16_i1k --image cat.jpg --out cat.png",
+    "--ckpt runs/vit --image cat.jpg --out cat.png",
     "--ckpt runs/nanovit/best --posemb positions.png",
-    "--ckpt runs/vit_s16_i1k --image cat.jpg --out cat.png "
+    "--ckpt runs/vit --image cat.jpg --out cat.png\n"
     "--config.evals.val.pp_fn='decode|resize_small(256)|central_crop(224)'",
 )
 
@@ -155,9 +155,11 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = command.parser("attention_rollout", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     add = parser.add_argument
-    add("--image", type=Path, help="a photo: JPEG, PNG, GIF, BMP, WebP, TIFF")
-    add("--out", type=Path, metavar="PNG", help="the picture of where the model looks")
-    add("--posemb", type=Path, metavar="PNG", help="the picture of its positions")
+    add("--image", type=Path, metavar="FILE",
+        help="the photo to look into: JPEG, PNG, GIF, BMP, WebP, TIFF")  # fmt: skip
+    command.add_out(parser, "PNG", "the picture of that", "none; needed with --image")
+    add("--posemb", type=Path, metavar="PNG",
+        help="where the picture of the position embeddings is written (default: none)")  # fmt: skip
     flags, overrides = command.parse(parser, argv)
     if (flags.image is None) != (flags.out is None):
         parser.error("--image and --out go together")

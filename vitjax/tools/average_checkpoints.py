@@ -86,10 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit status is 0, or 1 after one sentence on stderr."""
     parser = command.parser("average_checkpoints", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("workdir", type=Path, metavar="WORKDIR")
-    add("--steps", default=":", metavar="A:B", help="default: all that are there")
-    add("--out", type=Path, metavar="DIR", help="default: WORKDIR/averaged-A-B")
-    add("--evals", nargs="+", default=(), metavar="NAME", help="default: all")
+    add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
+    add("--steps", default=":", metavar="A:B",
+        help="from which step to which; A: and :B leave a side open (default: all that "
+        "are there)")  # fmt: skip
+    command.add_out(parser, "DIR", "the mean", "WORKDIR/averaged-A-B")
+    command.add_evals(parser)
     add("--no_evaluation", action="store_true", help="only write the mean")
     flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
 
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from input_pipeline import environment
 
         environment.prepare()
-        from vitjax.tools.evaluate import evaluate
+        from vitjax.tools.evaluate import evaluate, tell
         from vitjax.trained import open_trained
 
         name = "-".join(["averaged", *filter(None, flags.steps.split(":"))])
@@ -107,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"the mean of {len(steps)} checkpoints, steps {steps}, is in {out}")
         if not flags.no_evaluation:
             trained = open_trained(out, overrides=overrides)
-            evaluate(trained, flags.evals, out / "evaluation", save_logits=False)
+            evaluate(trained, flags.evals, out / "evaluation")
+            tell(out / "evaluation")
 
     return command.run(work)
 

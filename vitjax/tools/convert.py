@@ -9,36 +9,43 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from vitjax.tools import command
 
-from vitjax import weights
-from vitjax.lookup import lookup
-from vitjax.models import vit
-from vitjax.trees import count
-from vitjax.weights import big_vision, files
-from vitjax.weights.state_dicts import loop_leaves
+if TYPE_CHECKING:
+    import numpy as np
 
+# Nothing heavy here: --help answers at once.
+STATE_DICTS = (
+    "timm",
+    "huggingface",
+    "torchvision",
+    "mup_vit",
+)  # vitjax.weights.FORMATS
 # Format -> the suffixes of its files.
 FORMATS = {
     "big_vision": (".npz",),
-    **dict.fromkeys(weights.FORMATS, (".safetensors", ".pth", ".pt", ".bin")),
+    **dict.fromkeys(STATE_DICTS, (".safetensors", ".pth", ".pt", ".bin")),
 }
-EPILOG = """\
+POSEMBS = ("learn", "sincos2d", "none")  # vitjax.models.vit.POSEMBS
+DESCRIPTION = """\
+Convert the weights of a ViT between big_vision, timm, torchvision, Hugging Face and
+mup-vit. What is written is read back and compared to the bit.
+
 IN is one of: the workdir of a run (its newest checkpoint), WORKDIR/checkpoints/STEP;
 a file.npz of big_vision, or one tree inside it, file.npz:img; a state dict of timm,
 torchvision, Hugging Face or mup-vit in .safetensors, .pth, .pt or .bin; the folder of a
 Hugging Face model.
 
 A state dict does not say how many heads a model has, nor which GELU it was trained with.
-The first is known for the usual widths, and kept in .safetensors files written here.
-
-examples:
-  python -m vitjax.tools.convert runs/vit_s16_i1k vit.npz --to big_vision
-  python -m vitjax.tools.convert runs/fixed vit.safetensors --to timm --grid 14 14
-  python -m vitjax.tools.convert vit_b_16.pth vit_b16.npz --to big_vision
-"""
+The first is known for the usual widths. A .safetensors file that is written here keeps
+it, and the run's config, the size of its images and the names of its classes, too."""
+EXAMPLES = (
+    "runs/vit_s16_i1k vit.npz --to big_vision",
+    "runs/fixed vit.safetensors --to timm --grid 14 14",
+    "vit_b_16.pth vit_b16.npz --to big_vision",
+)
 
 
 def convert(
@@ -63,6 +70,8 @@ def convert(
 
     Raises ValueError, and leaves nothing behind, if something does not fit.
     """
+    from vitjax import weights
+
     _check_target(Path(target), to, scan, force)
     # A constant table in a state dict is as good as learned for another library.
     keep = posemb or (None if to == "big_vision" else "learn")
@@ -70,14 +79,15 @@ def convert(
         source, format=source_format, num_heads=num_heads, posemb=keep, grid=grid
     )
     posemb = posemb or _posemb(params, config)
+    beside = weights.beside(source)
     return write(
-        params, config, target, to=to, posemb=posemb, grid=grid, scan=scan, force=force
+        params, beside, target, to=to, posemb=posemb, grid=grid, scan=scan, force=force
     )
 
 
 def write(
     params: Mapping[str, Any],
-    config: Mapping[str, Any] | None,
+    beside: Mapping[str, Any],
     target: str | Path,
     *,
     to: str,
@@ -86,7 +96,13 @@ def write(
     scan: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """As `convert`, for parameters in numpy, and the config that goes along."""
+    """As `convert`, for parameters in numpy, and what `weights.beside` has of them."""
+    from vitjax import weights
+    from vitjax.models import vit
+    from vitjax.trees import count
+    from vitjax.weights import big_vision, files
+    from vitjax.weights.state_dicts import loop_leaves
+
     target = Path(target)
     _check_target(target, to, scan, force)
     arguments = weights.model_arguments(params)
@@ -101,7 +117,7 @@ def write(
     options["num_heads"] = arguments["num_heads"]
     words = {
         "format": "pt",  # what other readers of .safetensors look for
-        weights.WORD: json.dumps({**options, "config": config}),
+        weights.WORD: json.dumps({**beside, **options}),
     }
     partial = target.with_name(f".{target.stem}.partial{target.suffix}")
     try:
@@ -114,6 +130,8 @@ def write(
 
 
 def _check_target(target: Path, to: str, scan: bool, force: bool) -> None:
+    from vitjax.lookup import lookup
+
     suffixes = lookup(FORMATS, to, "format")
     if target.suffix not in suffixes:
         raise ValueError(
@@ -137,12 +155,16 @@ def _posemb(params: Mapping[str, Any], config: Mapping[str, Any] | None) -> str 
 
 def _verify(
     path: Path,
-    arrays: Mapping[str, np.ndarray],
-    leaves: Mapping[str, np.ndarray],
+    arrays: Mapping[str, "np.ndarray"],
+    leaves: Mapping[str, "np.ndarray"],
     to: str,
     options: Mapping[str, Any],
 ) -> None:
     """Raise ValueError unless the file holds the arrays, and they give the leaves."""
+    from vitjax import weights
+    from vitjax.weights import files
+    from vitjax.weights.state_dicts import loop_leaves
+
     stored, _ = files.read(path)
     _check_equal(arrays, stored, "was not stored as it was written")
     if to == "big_vision":
@@ -153,7 +175,7 @@ def _verify(
 
 
 def _check_equal(
-    expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], what: str
+    expected: Mapping[str, "np.ndarray"], got: Mapping[str, "np.ndarray"], what: str
 ) -> None:
     for name in sorted(expected.keys() | got.keys()):
         pair = expected.get(name), got.get(name)
@@ -169,29 +191,23 @@ def _check_equal(
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vitjax.tools.convert",
-        description="Convert the weights of a ViT between big_vision, timm, torchvision, "
-        "Hugging Face and mup-vit. What is written is read back and compared to the bit.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command.parser("convert", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("source", metavar="IN", help="a run, or a file; see below")
+    add("source", metavar="IN", help="a run, or a file; see above")
     add("target", metavar="OUT", help="a new file: .npz, .safetensors, .pth, .pt, .bin")
-    add("--to", required=True, choices=FORMATS, help="the format of OUT")
-    add("--from", dest="source_format", choices=weights.FORMATS, help="of a state dict")
-    add("--num_heads", type=int, metavar="N", help="of a state dict of unusual width")
-    add("--posemb", choices=vit.POSEMBS, help="where neither IN nor its run says it")
-    add(
-        "--grid",
-        type=int,
-        nargs=2,
-        metavar=("ROWS", "COLUMNS"),
+    add("--to", required=True, choices=FORMATS, metavar="FORMAT",
+        help=f"what OUT is: {', '.join(FORMATS)}")  # fmt: skip
+    add("--from", dest="source_format", choices=STATE_DICTS, metavar="FORMAT",
+        help=f"what IN is, if a state dict: {', '.join(STATE_DICTS)} (default: its keys "
+        "tell)")  # fmt: skip
+    add("--num_heads", type=int, metavar="N",
+        help="heads of the model, if IN is a state dict of unusual width")  # fmt: skip
+    add("--posemb", choices=POSEMBS, metavar="KIND",
+        help=f"position embeddings of the model: {', '.join(POSEMBS)} (default: as IN or "
+        "its run says)")  # fmt: skip
+    add("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"),
         help="patches of an image (224 pixels in patches of 16: 14 14); needed for "
-        "constant position embeddings and for grids that are not square",
-    )
+        "constant position embeddings and for grids that are not square")  # fmt: skip
     add("--scan", action="store_true", help="stack the blocks (big_vision only)")
     add("--force", action="store_true", help="replace OUT if it exists")
     return parser.parse_args(argv)
@@ -200,22 +216,19 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit status is 0, or 1 after one sentence on stderr."""
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
+    return command.run(lambda: _work(flags))
+
+
+def _work(flags: argparse.Namespace) -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
-    try:
-        arguments = convert(**vars(flags))
-    except (ValueError, OSError) as error:
-        if os.environ.get("VITJAX_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    arguments = convert(**vars(flags))
     size = arguments.pop("parameters")
     words = ", ".join(f"{k}={v!r}" for k, v in arguments.items() if v is not None)
     print(
         f"{flags.target}: {flags.to}, {size:,} parameters, verified; a ViT of {words}"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The same evaluation at another resolution, crop ratio or resize method."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from input_pipeline import spec
@@ -82,6 +83,23 @@ def resized(pp_fn: str, size: Size) -> str:
     before = [_text(c) for c in calls[: at[0]]]
     after = [_text(c) for i, c in enumerate(calls) if i > at[0] and i not in at]
     return "|".join([*before, *new, *after])
+
+
+def draw(path: Path, results: Mapping[str, Any]) -> None:
+    """A picture of the top-1 of each row of a report, in order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.35 * len(results)), layout="constrained")
+    axis = figure.subplots()
+    shares = [result["prec@1"] for result in results.values()]
+    bars = axis.barh(range(len(shares)), shares, color="tab:blue")
+    axis.bar_label(bars, fmt="%.4f", padding=3, fontsize=8)
+    axis.set_yticks(range(len(shares)), list(results), fontsize=8)
+    axis.invert_yaxis()
+    margin = 0.1 * (max(shares) - min(shares)) + 0.01
+    axis.set_xlim(max(0, min(shares) - 3 * margin), max(shares) + 2 * margin)
+    axis.set(xlabel="prec@1", title="evaluator@resolution,crop ratio,method")
+    figure.savefig(path, dpi=110)
 
 
 def _text(call: spec.OpCall) -> str:

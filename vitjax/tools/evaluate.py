@@ -3,9 +3,9 @@
 `python -m vitjax.tools.evaluate --ckpt runs/quickstart`
 """
 
-import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,17 @@ Run the evaluators of a checkpoint's config that classify (all, or those named b
 --resolution, --crop_ratio and --resize_method evaluate every combination of their values:
 the smaller side is resized to resolution / crop_ratio, the middle is cropped, learned
 position embeddings are resampled. A file of weights (.npz, .safetensors, .pth, a Hugging
-Face folder) needs --config, which says what is evaluated and how images are prepared.
+Face folder) needs --config, which says what is evaluated and how images are prepared; a
+.safetensors file that vitjax wrote has its own.
 
-An evaluator whose data set is missing is left out with a warning, unless it is named.
+A data set that is missing ends it before anything is written. An evaluator that the
+config calls required=False is then left out, with a warning, unless it is named.
+
 {command.OVERRIDES}"""
 EXAMPLES = (
     "--ckpt runs/quickstart",
-    "--ckpt runs/vit_s16_i1k/best --evals val v2 real --save_logits",
-    "--ckpt runs/vit_s16_i1k --resolution 224 256 288 --crop_ratio 0.875 1.0",
+    "--ckpt runs/vit_s16_i1k/best --evals val v2 real\n--save_logits",
+    "--ckpt runs/vit_s16_i1k --resolution 224 256 288\n--crop_ratio 0.875 1.0",
     "--ckpt vit.npz --config configs/vit_s16_i1k.py",
 )
 NUM_SAMPLES = 10
@@ -49,60 +52,73 @@ def evaluate(
     *,
     save_logits: bool = False,
     sizes: Sequence[Any] = (),
-) -> None:
+) -> dict[str, Any]:
     """Write everything of the named evaluators of `trained`, a `vitjax.trained.Trained`.
 
     `names` may be empty: all that classify. `sizes` are `eval_sizes.Size`s, each of which
-    is a row of its own; () is the run's own size. Prints the table. Raises ValueError if
-    there is nothing to evaluate.
+    is a row of its own; () is the run's own size. Returns what report.json says. Raises
+    ValueError if there is nothing to evaluate. The files come into `out` when all are
+    whole.
     """
-    from vitjax import prediction_pictures
+    from vitjax.tools import eval_sizes
+
+    command.check_folder("--out", out)
+    opened = _opened(trained, names, sizes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {}
+    prefix = f".{out.name}.partial-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as partial:
+        folder = Path(partial)
+        for row, parts in opened.items():
+            results[row], predictions, samples = _evaluated(row, *parts)
+            _draw(folder, row, trained, predictions, samples)
+            if save_logits:
+                _save_logits(folder / f"{row}_logits.npz", predictions)
+        if len(sizes) > 1:
+            eval_sizes.draw(folder / "sizes.png", results)
+        report = _write(folder, trained, results)
+        out.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            path.replace(out / path.name)
+    return report
+
+
+def _opened(
+    trained: Any, names: Sequence[str], sizes: Sequence[Any]
+) -> dict[str, tuple[Any, ...]]:
+    """What `_open` makes of each row of the report, by its name."""
     from vitjax.tools.eval_sizes import Size
 
-    given = bool(names)
-    results: dict[str, Any] = {}
+    opened = {}
     for name in names or _classifiers(trained):
         for size in sizes or [Size(None, None, None)]:
-            made = _open(trained, name, size, required=given)
-            if made is None:
-                continue
-            row = f"{name}@{size}" if str(size) else name
-            results[row], predictions, (images, few) = _evaluated(row, *made)
-            out.mkdir(parents=True, exist_ok=True)
-            of = f"{row} of {trained.name}"
-            if trained.source != "params":
-                of += f" ({trained.source})"
-            prediction_pictures.draw_report(out / f"{row}.png", predictions, of)
-            path = out / f"{row}_samples.png"
-            prediction_pictures.draw_samples(path, images, few)
-            if save_logits:
-                _save_logits(out / f"{row}_logits.npz", predictions)
-    if not results:
+            parts = _open(trained, name, size, required=bool(names))
+            if parts is not None:
+                opened[f"{name}@{size}" if str(size) else name] = parts
+    if not opened:
         raise ValueError(
             f"nothing to evaluate: the config of {trained.name} has no evaluator of the "
             "type 'classification' whose data set is there"
         )
-    if len(sizes) > 1:
-        _draw_sizes(out / "sizes.png", results)
-    _write(out, trained, results)
+    return opened
+
+
+def tell(out: Path) -> None:
+    """Print the table that `evaluate` wrote."""
     print(f"\n{(out / 'report.md').read_text()}\nwritten: {os.path.relpath(out)}")
 
 
-def _draw_sizes(path: Path, results: Mapping[str, Any]) -> None:
-    """Top-1 of each row, in order."""
-    from matplotlib.figure import Figure
+def _draw(
+    folder: Path, row: str, trained: Any, predictions: Any, samples: tuple[Any, Any]
+) -> None:
+    """The two pictures of one evaluator."""
+    from vitjax import prediction_pictures
 
-    figure = Figure(figsize=(7, 1.2 + 0.35 * len(results)), layout="constrained")
-    axis = figure.subplots()
-    shares = [result["prec@1"] for result in results.values()]
-    bars = axis.barh(range(len(shares)), shares, color="tab:blue")
-    axis.bar_label(bars, fmt="%.4f", padding=3, fontsize=8)
-    axis.set_yticks(range(len(shares)), list(results), fontsize=8)
-    axis.invert_yaxis()
-    margin = 0.1 * (max(shares) - min(shares)) + 0.01
-    axis.set_xlim(max(0, min(shares) - 3 * margin), max(shares) + 2 * margin)
-    axis.set(xlabel="prec@1", title="evaluator@resolution,crop ratio,method")
-    figure.savefig(path, dpi=110)
+    of = f"{row} of {trained.name}"
+    if trained.source != "params":
+        of += f" ({trained.source})"
+    prediction_pictures.draw_report(folder / f"{row}.png", predictions, of)
+    prediction_pictures.draw_samples(folder / f"{row}_samples.png", *samples)
 
 
 def _classifiers(trained: Any) -> list[str]:
@@ -217,16 +233,15 @@ def _save_logits(path: Path, predictions: Any) -> None:
         np.savez_compressed(file, logits=predictions.logits, labels=predictions.labels)
 
 
-def _write(out: Path, trained: Any, results: Mapping[str, Any]) -> None:
-    """report.json and report.md."""
-    from vitjax.files import write_whole
-
-    of = {
+def _write(folder: Path, trained: Any, results: Mapping[str, Any]) -> dict[str, Any]:
+    """report.json, which is returned, and report.md."""
+    report = {
         "checkpoint": trained.name,
         "step": trained.step,
         "parameters": trained.source,
+        "evals": results,
     }
-    write_whole(out / "report.json", json.dumps({**of, "evals": results}, indent=1))
+    (folder / "report.json").write_text(command.as_json(report) + "\n")
     lines = [
         f"{trained.name}, {trained.source}",
         "",
@@ -245,7 +260,8 @@ def _write(out: Path, trained: Any, results: Mapping[str, Any]) -> None:
         lines += [
             f"| {r['class']} | {r['examples']} | {r['accuracy']:.4f} |" for r in few
         ]
-    write_whole(out / "report.md", "\n".join(lines) + "\n")
+    (folder / "report.md").write_text("\n".join(lines) + "\n")
+    return report
 
 
 def _number(value: float | int) -> str:
@@ -256,14 +272,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit status is 0, or 1 after one sentence on stderr."""
     parser = command.parser("evaluate", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
+    command.add_evals(parser)
+    command.add_out(parser, "DIR", "all of this", "WORKDIR/evaluation-STEP")
+    command.add_json(parser)
     add = parser.add_argument
-    add("--evals", nargs="+", default=(), metavar="NAME", help="default: all")
-    add("--out", type=Path, metavar="DIR", help="default: WORKDIR/evaluation-STEP")
-    add("--save_logits", action="store_true")
-    add("--resolution", nargs="+", type=int, default=(), metavar="PIXELS")
-    add("--crop_ratio", nargs="+", type=float, default=(), metavar="RATIO")
+    add("--save_logits", action="store_true", help="keep the logits of every example")
+    add("--resolution", nargs="+", type=int, default=(), metavar="PIXELS",
+        help="height and width of what the model sees (default: the config's)")  # fmt: skip
+    add("--crop_ratio", nargs="+", type=float, default=(), metavar="RATIO",
+        help="share of the resized image's smaller side that is kept, above 0 and at "
+        "most 1; 1.0 crops nothing of it (default: the config's)")  # fmt: skip
     add("--resize_method", nargs="+", default=(), metavar="METHOD",
-        help="bilinear, bicubic, area, lanczos3, ...")  # fmt: skip
+        help="how pixels are resampled: bilinear, bicubic, area, lanczos3, ... "
+        "(default: the config's)")  # fmt: skip
     flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
 
     def work() -> None:
@@ -280,7 +301,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         of = Path(flags.ckpt).stem if trained.step is None else str(trained.step)
         name = f"evaluation-{of}{'-ema' if flags.ema else ''}"
         out = flags.out or trained.workdir / name
-        evaluate(trained, flags.evals, out, save_logits=flags.save_logits, sizes=chosen)
+        report = evaluate(
+            trained, flags.evals, out, save_logits=flags.save_logits, sizes=chosen
+        )
+        if flags.json:
+            print(command.as_json(report))
+            print(f"written: {os.path.relpath(out)}", file=sys.stderr)
+        else:
+            tell(out)
 
     return command.run(work)
 

@@ -22,8 +22,8 @@ Write a checkpoint's model as OUT, a new file, whose suffix says what is written
               Read back and compared to the bit; then, where the library is installed,
               its own class is given the weights, and its logits are compared.
   big_vision  .npz, parameters under big_vision's names
-  safetensors .safetensors, parameters under our own names and the config, of any model
-              here; every tool and --config.model_init take it
+  safetensors .safetensors, parameters under our own names, the config and the names of
+              the classes, of any model here; every tool and --config.model_init take it
   stablehlo   jax.export's serialised program, weights inside, for CPU, GPU and TPU: from
               uint8 images (b, height, width, channels), resized and cropped as in
               evaluation, to logits (b, classes), for any b. It is run and compared.
@@ -82,7 +82,7 @@ def _state_dict(trained: Any, to: str, out: Path) -> str:
     rows, columns = trained.model.patch_size
     convert.write(
         trained.params,
-        trained.config,
+        trained.beside(),
         out,
         to=to,
         posemb=trained.model.posemb,
@@ -141,7 +141,8 @@ def _safetensors(trained: Any, out: Path) -> str:
     if out.suffix != ".safetensors":
         raise ValueError(f"safetensors is written as .safetensors, got {str(out)!r}")
     arrays = {k: np.asarray(v) for k, v in flatten_with_names(trained.params)}
-    words = {WORD: json.dumps({"names": WORD, "config": trained.config})}
+    told = {"names": WORD, **trained.beside()}
+    words = {"format": "pt", WORD: json.dumps(told)}  # "pt": as other readers expect it
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
     try:
         files.write(partial, arrays, words)
@@ -206,19 +207,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command.parser("export", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     add = parser.add_argument
-    add("--to", required=True, choices=FORMATS, help="what OUT is")
+    add("--to", required=True, choices=FORMATS, metavar="FORMAT",
+        help=f"what OUT is: {', '.join(FORMATS)}")  # fmt: skip
+    command.add_image_size(parser, "where the checkpoint does not say")
     add("out", type=Path, metavar="OUT", help="a new file")
-    add(
-        "--image_size",
-        type=int,
-        metavar="PIXELS",
-        help="where the checkpoint does not say",
-    )
     flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
+    if flags.image_size is not None and flags.image_size < 1:
+        parser.error(f"--image_size must be at least 1, got {flags.image_size}")
 
     def work() -> None:
-        import dataclasses
-
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
@@ -228,9 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
         )
         if flags.image_size is not None:
-            channels = trained.params["embedding"]["kernel"].shape[-2]
-            shape = (flags.image_size, flags.image_size, channels)
-            trained = dataclasses.replace(trained, image_shape=shape)
+            trained = trained.for_images(flags.image_size)
         checked = export(trained, flags.to, flags.out)
         print(f"{flags.out}: {flags.to}; {checked}")
 

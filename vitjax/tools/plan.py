@@ -4,8 +4,8 @@
 """
 
 import argparse
+import contextlib
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,25 +15,27 @@ from typing import Any
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Compile the training step of a config, run nothing, and say what the run will take: steps
 and epochs, parameters and operations, memory of each device for several accum_freq and
 remat_policy, memory of the host, bytes a second from the disk and to the devices, hours.
 
 The data set need not be there: the number of examples comes from a table or --examples,
-the shape of the images from the config's op string.
+the shape of the images from the config's op string. With --json, the tables are shown on
+stderr.
 
 It is compiled for the devices of this machine, or for as many simulated ones as --devices
 says, on the CPU. XLA's plan for a CPU is not that for a GPU, which fuses more: take it as
-an upper estimate. A CPU honours remat_policy only inside a loop over the layers, so models
-with an argument `scan` are planned with scan=True there. "kept" is what autodiff keeps for
-the backward pass of one microbatch before the compiler fuses anything, on any device.
+an upper estimate. A CPU honours remat_policy only inside a loop over the layers, so that
+models with an argument `scan` are planned with scan=True there. "kept" is what autodiff
+keeps for the backward pass of one microbatch before the compiler fuses anything, on any
+device.
 
---config.KEY=VALUE changes the config, as in vitjax.train."""
+{command.OVERRIDES}"""
 EXAMPLES = (
     "--config configs/vit_s16_i1k.py --accelerator H100",
-    "--config configs/vit_i1k.py:variant=B/16 --accelerator A100 --devices 8 --out plan/",
-    "--config configs/quickstart.py --img_per_sec 2000 --json plan.json",
+    "--config configs/vit_i1k.py:variant=B/16\n--accelerator A100 --devices 8 --out plan/",
+    "--config configs/quickstart.py --img_per_sec 2000\n--json > plan.json",
 )
 ACCUM_FREQS = (1, 2, 4, 8)
 REMAT_POLICIES = ("none", "dots_saveable", "nothing_saveable")
@@ -292,52 +294,27 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """(flags, config overrides) of a command line."""
     parser = command.parser("plan", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE[:ARG]", help="as in vitjax.train")
-    add("--accelerator", metavar="NAME", help="as H100, A100, 'TPU v4'; for the hours")
-    add("--devices", type=int, metavar="N", help="simulate so many, on the CPU")
-    add(
-        "--mfu",
-        type=float,
-        default=0.4,
-        metavar="X",
-        help="share of the peak (default: 0.4)",
-    )
-    add(
-        "--img_per_sec",
-        type=float,
-        metavar="X",
-        help="of all devices; instead of --mfu",
-    )
-    add("--memory_gib", type=float, metavar="X", help="of one device; default: 90 %% of "
-        "the accelerator's smallest form")  # fmt: skip
-    add(
-        "--accum_freq",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="to plan (default: 1 2 4 8)",
-    )
+    command.add_config(parser)
+    add("--accelerator", metavar="NAME",
+        help="for the hours and the memory: H100, A100, 'TPU v4', ... (default: none)")  # fmt: skip
+    add("--devices", type=int, metavar="N",
+        help="plan for so many, simulated on the CPU (default: those of this machine)")  # fmt: skip
+    add("--mfu", type=float, default=0.4, metavar="SHARE",
+        help="share of the accelerator's peak that the run will reach (default: 0.4)")  # fmt: skip
+    add("--img_per_sec", type=float, metavar="RATE",
+        help="images a second of all devices, where you know them; instead of --mfu")  # fmt: skip
+    add("--memory_gib", type=float, metavar="GIB",
+        help="memory of one device (default: 90 %% of the accelerator's smallest form)")  # fmt: skip
+    add("--accum_freq", type=int, nargs="+", metavar="N",
+        help="microbatches a step to plan for (default: 1 2 4 8, and the config's)")  # fmt: skip
     add("--remat_policy", nargs="+", metavar="NAME",
-        help=f"to plan (default: {' '.join(REMAT_POLICIES)})")  # fmt: skip
-    add(
-        "--examples",
-        type=int,
-        metavar="N",
-        help="of an epoch, if the data is not there",
-    )
-    add(
-        "--image_size",
-        type=int,
-        metavar="N",
-        help="pixels a side, if pp decodes nothing",
-    )
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="draw the learning rate into this folder",
-    )
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+        help="what the backward pass may keep, to plan for (default: the config's, "
+        f"{', '.join(REMAT_POLICIES)})")  # fmt: skip
+    add("--examples", type=int, metavar="N",
+        help="training examples, where the data set is not there and no table knows it")  # fmt: skip
+    command.add_image_size(parser, "where the config's pp decodes nothing")
+    command.add_out(parser, "DIR", "lr.png", "nowhere")
+    command.add_json(parser)
     flags, overrides = command.parse(parser, argv)
     for name in (
         "devices", "img_per_sec", "memory_gib", "examples", "image_size", "mfu",
@@ -369,17 +346,19 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         jax.config.update("jax_num_cpu_devices", flags.devices)
     from vitjax import devices
     from vitjax.benchmark import PEAK_TFLOPS
-    from vitjax.files import write_whole
     from vitjax.lookup import lookup
 
     if flags.accelerator is not None:
         lookup(PEAK_TFLOPS, flags.accelerator, "accelerator")
-    if flags.json is not None and not flags.json.parent.is_dir():
-        raise ValueError(f"there is no folder {str(flags.json.parent)!r}")
+    command.check_folder("--out", flags.out)
     devices.enable_compilation_cache()
-    figures = plan(command.read_config(flags.config, overrides), flags)
-    if flags.json is not None:
-        write_whole(flags.json, json.dumps(figures, indent=1) + "\n")
+    e = command.read_config(flags.config, overrides)
+    if not flags.json:
+        plan(e, flags)
+        return
+    with contextlib.redirect_stdout(sys.stderr):  # who waits sees how far it is
+        figures = plan(e, flags)
+    print(command.as_json(figures))
 
 
 if __name__ == "__main__":

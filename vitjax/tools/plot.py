@@ -122,18 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit status is 0, or 1 after one sentence on stderr."""
     parser = command.parser("plot", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="a workdir")
-    add("--metrics", nargs="+", metavar="NAME", help="a panel for each of these")
-    add(
-        "--smooth", type=float, default=0.0, metavar="STEPS", help="default: not at all"
-    )
-    add(
-        "--out",
-        type=Path,
-        default=Path("plot.png"),
-        metavar="PNG",
-        help="default: plot.png",
-    )
+    add("runs", nargs="+", type=Path, metavar="RUN", help="the workdir of a run")
+    add("--metrics", nargs="+", metavar="NAME",
+        help="names in metrics.jsonl, a panel for each (default: the above)")  # fmt: skip
+    add("--smooth", type=float, default=0.0, metavar="STEPS",
+        help="how many steps halve a weight; 0 smooths nothing (default: 0)")  # fmt: skip
+    command.add_out(parser, "PNG", "the picture", "plot.png", Path("plot.png"))
     flags = parser.parse_args(argv)
 
     def work() -> None:

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,9 +23,9 @@ A file that is no image is named on stderr, the others go on, and the exit statu
 
 {command.OVERRIDES}"""
 EXAMPLES = (
-    "--ckpt runs/vit_s16_i1k cat.jpg holiday/",
-    "--ckpt runs/vit_s16_i1k/best --json holiday/ > holiday.json",
-    "--ckpt runs/quickstart --top 3 --pictures predicted/ digit.png",
+    "--ckpt runs/vit cat.jpg holiday/",
+    "--ckpt runs/vit/best --json holiday/ > holiday.json",
+    "--ckpt runs/quickstart --top 3\n--pictures predicted/ digit.png",
 )
 MOST_NAMED = 44  # characters of a class's name in the table
 Row = dict[str, Any]  # what is said of one photo
@@ -168,13 +167,13 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     command.add_ckpt(parser)
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="a photo, or a folder")
-    add("--top", type=int, default=5, metavar="K", help="classes a photo (default: 5)")
-    add(
-        "--batch_size", type=int, default=32, metavar="N",
-        help="photos at a time (default: 32)",
-    )  # fmt: skip
-    add("--json", action="store_true", help="one JSON document instead of the table")
-    add("--pictures", type=Path, metavar="DIR", help="also draw each into this folder")
+    add("--top", type=int, default=5, metavar="K",
+        help="how many classes are said of a photo (default: 5)")  # fmt: skip
+    add("--batch_size", type=int, default=32, metavar="N",
+        help="photos that the model is given at a time (default: 32)")  # fmt: skip
+    command.add_json(parser)
+    add("--pictures", type=Path, metavar="DIR",
+        help="also draw each photo with its classes into this folder (default: none)")  # fmt: skip
     flags, overrides = command.parse(parser, argv)
     for name in ("top", "batch_size"):
         if getattr(flags, name) < 1:
@@ -195,10 +194,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     from vitjax.tools import photos
     from vitjax.trained import open_trained
 
-    if flags.pictures is not None and flags.pictures.is_file():
-        raise ValueError(
-            f"--pictures is a folder, but {str(flags.pictures)!r} is a file"
-        )
+    command.check_folder("--pictures", flags.pictures)
     paths = photos.find(flags.paths)
     trained = open_trained(
         flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
@@ -224,7 +220,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
             "photos": rows,
             "broken": [{"file": str(p), "error": why} for p, why in broken.items()],
         }
-        print(json.dumps(document, indent=1))
+        print(command.as_json(document))
     elif rows:
         print(table(rows))
     if broken:

@@ -6,7 +6,6 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Train a config for a moment on its own data, and say what a step waits for. Each part is
 timed alone, then all together as in vitjax.train:
 
@@ -28,11 +27,11 @@ timed alone, then all together as in vitjax.train:
 Nothing of the run is kept. A trace of further steps is written into --out, for
 https://ui.perfetto.dev or TensorBoard's profiler.
 
---config.KEY=VALUE changes the config, as in vitjax.train."""
+{command.OVERRIDES}"""
 EXAMPLES = (
     "--config configs/quickstart.py",
     "--config configs/vit_s16_i1k.py --steps 50 --out trace",
-    "--config configs/vit_s16_i1k.py --config.input.num_parallel_calls=32",
+    "--config configs/vit_s16_i1k.py\n--config.input.num_parallel_calls=32",
 )
 WARM_UP = 3  # steps
 HIDDEN = 1.15  # times its longest part: a loop that hides the others behind it
@@ -218,14 +217,13 @@ def table(timing: Timing, batch_size: int) -> str:
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """(flags, config overrides) of a command line."""
     parser = command.parser("profile", DESCRIPTION, EXAMPLES)
-    add = parser.add_argument
-    add("--config", required=True, metavar="FILE[:ARG]", help="as in vitjax.train")
-    add("--steps", type=int, default=20, metavar="N", help="of each part (default: 20)")
-    add(
-        "--out", type=Path, default=Path("profile"), metavar="DIR",
-        help="where the trace goes (default: profile)",
+    command.add_config(parser)
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N",
+        help="training steps that each part is timed for (default: 20)",
     )  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    command.add_out(parser, "DIR", "the trace", "profile", Path("profile"))
+    command.add_json(parser)
     flags, overrides = command.parse(parser, argv)
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}")
@@ -243,21 +241,19 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     environment.prepare()
     from vitjax import devices
-    from vitjax.files import write_whole
 
     e = command.read_config(flags.config, overrides)
-    if flags.json is not None and not flags.json.parent.is_dir():
-        raise ValueError(f"there is no folder {str(flags.json.parent)!r}")
-    if flags.out.exists() and not flags.out.is_dir():
-        raise ValueError(f"--out is a folder, but {str(flags.out)!r} is a file")
+    command.check_folder("--out", flags.out)
     devices.enable_compilation_cache()
-    print(f"devices: {devices.describe()}", flush=True)
+    notes = sys.stderr if flags.json else sys.stdout
+    print(f"devices: {devices.describe()}", file=notes, flush=True)
     timing, batch_size = profile(e, flags.steps, flags.out)
-    print(f"\n{table(timing, batch_size)}\n\n{timing.sentence()}\n")
-    if flags.json is not None:
+    if flags.json:
         figures = {**dataclasses.asdict(timing), "bound": timing.bound}
-        write_whole(flags.json, json.dumps(figures, indent=1) + "\n")
-    print(f"written: {flags.out}")
+        print(command.as_json(figures))
+    else:
+        print(f"\n{table(timing, batch_size)}\n\n{timing.sentence()}\n")
+    print(f"written: {flags.out}", file=notes)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitjax import metrics
-from vitjax.config import split_spec
-from vitjax.files import write_whole
+from vitjax.tools import command
 
+# Nothing heavy here: --help answers at once.
 DONE = "sweep.json"  # in a finished run's workdir: the arguments it ran with
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Train CONFIG once for each combination of the matrix's values, one after the other, each
 in its own workdir, OUT/NAME=VALUE,.... Then write OUT/table.md, a row for each run with
 the last value of every metric of its evaluators, and OUT/curves.png.
 
 The same command again skips what is finished and goes on with what is not; values can
-be added. A combination that fails is a row that says so, and the exit status is 1."""
+be added. A combination that fails is a row that says so, and the exit status is 1. After
+Ctrl-C the run that is training writes a checkpoint first.
+
+{command.OVERRIDES}"""
+EXAMPLES = (
+    "--config configs/fmnist_vit.py --matrix layer=4,8 head=8,16",
+    "--config configs/quickstart.py:epochs=10\n"
+    "--matrix batch=64,128 --config.lr=0.001 --out runs/batches",
+)
+AGAIN = "the same command goes on"
 
 
 def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:
@@ -51,25 +59,46 @@ def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:
 
 def train(
     config: str, chosen: Mapping[str, str], workdir: Path, flags: Sequence[str]
-) -> bool:
+) -> int:
     """Run one combination as a process of its own, unless it is finished already.
 
-    Returns whether it finished. `config` may have arguments; those of `chosen` follow.
+    Returns its exit status. `config` may have arguments; those of `chosen` follow.
     """
+    from vitjax.config import split_spec
+    from vitjax.files import write_whole
+
     path, arg = split_spec(config)
     name = ",".join(f"{k}={v}" for k, v in chosen.items())
     spec = f"{path}:{','.join(filter(None, [arg, name]))}"
-    command = [sys.executable, "-m", "vitjax.train", "--config", spec]
-    command += ["--workdir", str(workdir), *flags]
+    argv = [sys.executable, "-m", "vitjax.train", "--config", spec]
+    argv += ["--workdir", str(workdir), *flags]
     record = json.dumps({"config": spec, "flags": list(flags)}) + "\n"
     done = workdir / DONE
     if done.exists() and done.read_text() == record:
-        return True
-    print(f"\n{' '.join(command)}", flush=True)
-    if subprocess.run(command, check=False).returncode:
-        return False
-    write_whole(done, record)
-    return True
+        return 0
+    print(f"\n{' '.join(argv)}", flush=True)
+    status = _status(argv)
+    if status == 0:
+        write_whole(done, record)
+    return status
+
+
+def _status(argv: Sequence[str]) -> int:
+    """The exit status of a command, which is waited for after Ctrl-C, too.
+
+    The terminal has told it as well, and it stops in good order. One that was not told,
+    as by `kill -INT` of this process alone, is stopped by a second time.
+    """
+    child = subprocess.Popen(argv)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        try:
+            child.wait()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+        raise
 
 
 def last_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -84,13 +113,16 @@ def last_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(runs: Sequence[tuple[Mapping[str, str], Path, bool]]) -> str:
     """A Markdown table: a column for each argument, then for each metric."""
+    from vitjax import metrics
+
     found = [last_values(metrics.read_rows(w)) if ok else {} for _, w, ok in runs]
-    names = sorted({name for values in found for name in values})
+    # Without any, one column all the same, which says what failed.
+    names = sorted({name for values in found for name in values}) or ["metrics"]
     head = [*runs[0][0], *names]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for (chosen, _, ok), values in zip(runs, found, strict=True):
         shown = [_number(values[n]) if n in values else "" for n in names]
-        if not ok and shown:
+        if not ok:
             shown[0] = "failed"
         lines.append(f"| {' | '.join([*chosen.values(), *shown])} |")
     return "\n".join(lines) + "\n"
@@ -103,6 +135,8 @@ def _number(value: Any) -> str:
 def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> None:
     """A panel for each metric of the evaluators, a curve for each run."""
     from matplotlib.figure import Figure
+
+    from vitjax import metrics
 
     rows = [metrics.read_rows(workdir) for _, workdir, _ in runs]
     names = sorted({name for run in rows for name in last_values(run)})
@@ -124,53 +158,60 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
     figure.savefig(path, dpi=120)
 
 
-def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, what is handed on to every run) of a command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vitjax.tools.sweep",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--config.KEY=VALUE goes to every run, as in vitjax.train.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    parser.add_argument(
-        "--matrix", nargs="+", required=True, metavar="NAME=VALUE,...",
-        help="arguments of the config, as in layer=4,8",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: runs/NAME-sweep"
-    )
-    overrides = [a for a in argv if a.startswith("--config.")]
-    flags = parser.parse_args([a for a in argv if not a.startswith("--config.")])
-    return flags, overrides
+def sweep(
+    config: str, chosen: Sequence[Mapping[str, str]], out: Path, flags: Sequence[str]
+) -> int:
+    """Train every combination, write the table and the picture; the exit status."""
+    from vitjax.files import write_whole
+    from vitjax.interrupts import STATUS
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit status is 1 if a run failed."""
-    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
-    out = flags.out or Path("runs") / f"{split_spec(flags.config)[0].stem}-sweep"
-    try:
-        chosen = combinations(flags.matrix)
-        out.mkdir(parents=True, exist_ok=True)
-        runs = []
-        for combination in chosen:
-            name = ",".join(f"{k}={v}" for k, v in combination.items())
-            workdir = out / name.replace(os.sep, "_")
-            ok = train(flags.config, combination, workdir, overrides)
-            runs.append((combination, workdir, ok))
-            write_whole(out / "table.md", table(runs))
-        draw(runs, out / "curves.png")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
-        return 130
+    out.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for combination in chosen:
+        name = ",".join(f"{k}={v}" for k, v in combination.items())
+        workdir = out / name.replace(os.sep, "_")
+        status = train(config, combination, workdir, flags)
+        if status == STATUS:
+            print(f"stopped: {AGAIN}", file=sys.stderr)
+            return STATUS
+        runs.append((combination, workdir, status == 0))
+        write_whole(out / "table.md", table(runs))
+    draw(runs, out / "curves.png")
     print(
         f"\n{(out / 'table.md').read_text()}\n{out / 'table.md'}, {out / 'curves.png'}"
     )
     return int(not all(ok for _, _, ok in runs))
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(flags, what is handed on to every run) of a command line."""
+    parser = command.parser("sweep", DESCRIPTION, EXAMPLES)
+    command.add_config(parser)
+    parser.add_argument(
+        "--matrix", nargs="+", required=True, metavar="NAME=VALUE,...",
+        help="arguments of the config with the values to try, as in layer=4,8",
+    )  # fmt: skip
+    command.add_out(parser, "DIR", "everything", "runs/CONFIG-sweep")
+    flags, overrides = command.parse(parser, argv)
+    return flags, [f"--config.{text}" for text in overrides]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command.
+
+    The exit status is 0; 1 after one sentence on stderr, or if a run failed; 130 after
+    Ctrl-C; `vitjax.interrupts.STATUS` if a signal stopped a run in good order.
+    """
+    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+
+    def work() -> int:
+        from vitjax.config import split_spec
+
+        out = flags.out or Path("runs") / f"{split_spec(flags.config)[0].stem}-sweep"
+        command.check_folder("--out", out)
+        return sweep(flags.config, combinations(flags.matrix), out, overrides)
+
+    return command.run(work, f"interrupted: {AGAIN}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from vitjax.weights import (
     files,
     huggingface,
     mup_vit,
+    safetensors,
     state_dicts,
     timm,
     torchvision,
@@ -45,6 +46,9 @@ FORMATS = {
 }
 # Under this word a .safetensors file keeps what a state dict does not say.
 WORD = "vitjax"
+BESIDE = ("config", "image_shape", "class_names")
+# What a Hugging Face model's folder has its weights in.
+FOLDERS = ("model.safetensors", "pytorch_model.bin")
 
 
 def to_state_dict(
@@ -131,12 +135,8 @@ def load(
     if colon or name.endswith(".npz"):
         arrays, _ = files.read(Path(f"{name}.npz" if colon else name))
         return unflatten_dict(big_vision.leaves(arrays, subtree, grid), sep="/"), None
-    path = Path(path)
-    for inside in ("model.safetensors", "pytorch_model.bin"):
-        if (path / inside).is_file():
-            path = path / inside
-            break
-    if not path.is_file() and path.suffix not in files.SUFFIXES:
+    path = _inside(path)
+    if _is_run(path):
         from vitjax.checkpoint import read_params
 
         return read_params(path)
@@ -167,6 +167,37 @@ def usual_gelu(path: str | Path, config: Mapping[str, Any] | None) -> str:
         return dict(config.get("model") or {}).get("gelu", vit.ViT.gelu)
     npz = str(path).endswith(".npz") or ".npz:" in str(path)
     return "tanh" if npz else "exact"
+
+
+def beside(path: str | Path) -> dict[str, Any]:
+    """What stands beside the parameters that `load` reads, as far as it is there.
+
+    "config" of the run, "image_shape" (height, width, channels) that the model is for,
+    "class_names"; of runs, and of .safetensors that vitjax wrote.
+    """
+    path = _inside(path)
+    kept: dict[str, Any] = {}
+    if path.suffix == ".safetensors":
+        kept = json.loads(safetensors.words(path).get(WORD, "{}"))
+    elif _is_run(path):
+        from vitjax.checkpoint import read_meta
+
+        kept = read_meta(path)
+    return {key: kept[key] for key in BESIDE if kept.get(key) is not None}
+
+
+def _inside(path: str | Path) -> Path:
+    """The file of weights in the folder of a Hugging Face model; else the path itself."""
+    path = Path(path)
+    for name in FOLDERS:
+        if (path / name).is_file():
+            return path / name
+    return path
+
+
+def _is_run(path: Path) -> bool:
+    file = path.is_file() or path.suffix in files.SUFFIXES or ".npz:" in str(path)
+    return not file
 
 
 def format_of(state: Mapping[str, Any]) -> str:

@@ -51,6 +51,14 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return tensors, words
 
 
+def words(path: Path) -> dict[str, str]:
+    """The words about a file alone; ValueError if it is no such file."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}")
+    with path.open("rb") as file:
+        return _header(file, path).pop(WORDS, None) or {}
+
+
 def write(
     path: Path, tensors: Mapping[str, np.ndarray], words: Mapping[str, str]
 ) -> None:

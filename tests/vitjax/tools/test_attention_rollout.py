@@ -233,17 +233,3 @@ def test_flags_that_leave_nothing_to_do(flags, words, capsys):
         attention_rollout.parse_flags(["--ckpt", "run", *flags])
     assert stopped.value.code == 2
     assert words in capsys.readouterr().err
-
-
-def test_help_loads_nothing_heavy():
-    code = (
-        "import sys, vitjax.tools.attention_rollout as tool\n"
-        "try:\n    tool.main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'jax', 'numpy', 'tensorflow', 'matplotlib', 'flax', 'orbax'}\n"
-        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "attention rollout" in done.stdout

@@ -135,6 +135,20 @@ def test_a_source_that_is_not_there(tmp_path, capsys):
     assert "no checkpoint at" in capsys.readouterr().err
 
 
+def test_after_ctrl_c_nothing_is_half_written(npz, tmp_path, monkeypatch, capsys):
+    write = files.write
+
+    def stopped(path, arrays, words):
+        write(path, arrays, words)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "write", stopped)
+    before = set(tmp_path.iterdir())
+    assert run(npz, tmp_path / "x.pth", "--to", "timm") == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert set(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("how", ["value", "dtype", "name"])
 def test_a_file_that_came_out_wrong_is_not_kept(
     how, npz, tmp_path, monkeypatch, capsys

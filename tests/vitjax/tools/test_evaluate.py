@@ -163,6 +163,58 @@ def test_an_optional_set_that_is_missing_is_left_out(finished, tmp_path, capsys)
     assert list(report["evals"]) == ["val"]
 
 
+def test_nothing_is_written_unless_all_is(finished, tmp_path, capsys, monkeypatch):
+    """A second data set is missing, or the second evaluation fails."""
+    gone = {
+        "type": "classification",
+        "data": {"kind": "folder", "data_dir": "/none", "split": "a"},
+    }
+    flags = ["--ckpt", str(finished), "--out", str(tmp_path / "out")]
+    assert evaluate.main([*flags, f"--config.evals.v2={gone}"]) == 1
+    assert "there is no folder /none" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+    evaluated, rows = evaluate._evaluated, []
+
+    def second_fails(row, *parts):
+        rows.append(row)
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+        return evaluated(row, *parts)
+
+    monkeypatch.setattr(evaluate, "_evaluated", second_fails)
+    again = f"--config.evals.again={dict(open_trained(finished).evaluator()[1])}"
+    assert evaluate.main([*flags, again]) == 130
+    assert sorted(rows) == ["again", "val"]
+    assert not list(tmp_path.iterdir())
+
+    (tmp_path / "out").write_text("mine")
+    assert evaluate.main(flags) == 1
+    assert "--out is a folder, but" in capsys.readouterr().err
+
+
+def test_json_is_the_report_alone_and_strict(finished, tmp_path, capsys, monkeypatch):
+    from vitjax import predictions
+
+    own = predictions.summary
+    worst = {"loss": float("nan"), "ece": float("inf")}
+    monkeypatch.setattr(predictions, "summary", lambda *a: own(*a) | worst)
+    out = tmp_path / "out"
+    flags = ["--ckpt", str(finished), "--out", str(out), "--json"]
+    assert evaluate.main(flags) == 0
+    printed = capsys.readouterr()
+    text = (out / "report.json").read_text()
+    assert printed.out == text
+    assert "written: " in printed.err
+
+    def no_number(name):
+        raise AssertionError(name)
+
+    found = json.loads(text, parse_constant=no_number)["evals"]["val"]
+    assert (found["loss"], found["ece"]) == (None, None)
+    assert found["examples"] == 359
+
+
 def test_the_averaged_parameters_of_training_are_evaluated(tmp_path):
     workdir = tmp_path / "run"
     ema = "--config.ema={'decay': 0.5}"

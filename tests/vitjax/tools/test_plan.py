@@ -21,19 +21,19 @@ IMAGENET = str(ROOT / "configs" / "vit_s16_i1k.py")
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
-    """Of the small quickstart, on two devices, from a shell; with its printed text."""
+    """Of the small quickstart, on two devices, from a shell; with the tables' text."""
     folder = tmp_path_factory.mktemp("plan")
     command = [
         sys.executable, "-m", "vitjax.tools.plan", *SMALL, "--config.model.depth=3",
         "--devices=2", "--accum_freq", "1", "2", "3", "--remat_policy", "none",
         "nothing_saveable", "--accelerator=A100", "--mfu=0.5", "--memory_gib=100",
-        f"--out={folder}", f"--json={folder / 'plan.json'}",
+        f"--out={folder}", "--json",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with Image.open(folder / "lr.png") as picture:
         assert picture.width > 700
-    return json.loads((folder / "plan.json").read_text()), done.stdout
+    return json.loads(done.stdout), done.stderr
 
 
 def test_steps_and_parameters_are_those_of_the_run(figures, digits_run):
@@ -49,6 +49,20 @@ def test_steps_and_parameters_are_those_of_the_run(figures, digits_run):
     assert found["lr"]["most"] == pytest.approx(0.003, rel=1e-3)
     assert 0 < found["lr"]["last"] < 1e-6
     assert "| total_steps | 2,247 |" in text
+
+
+def test_json_stands_alone_on_stdout(capsys, monkeypatch):
+    def planned(*_):
+        plan.say("a table")
+        return {"hours": math.nan, "steps": 3}
+
+    monkeypatch.setattr(plan, "plan", planned)
+    assert plan.main(SMALL) == 0
+    assert capsys.readouterr().out == "a table\n"
+    assert plan.main([*SMALL, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"hours": None, "steps": 3}
+    assert printed.err.endswith("a table\n")
 
 
 def test_operations_and_hours_by_hand(figures):
@@ -149,7 +163,7 @@ def error_of(capsys, *flags):
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys):
-    out = ("--out", tmp_path / "out", "--json", tmp_path / "out.json")
+    out = ("--out", tmp_path / "out")
     line = error_of(capsys, *SMALL, *out, "--accelerator=H10")
     assert "unknown accelerator 'H10'; did you mean 'H100'?" in line
     folder = (
@@ -165,6 +179,8 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
     line = error_of(capsys, "--config=/no.py", *out)
     assert "does not exist" in line
     assert not list(tmp_path.iterdir())
+    (tmp_path / "out").write_text("")
+    assert "--out is a folder" in error_of(capsys, *SMALL, *out)
     for flag in ("--devices=0", "--mfu=-1", "--accum_freq=0"):
         with pytest.raises(SystemExit):
             plan.parse_flags([*SMALL, flag])

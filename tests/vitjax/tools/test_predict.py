@@ -284,18 +284,3 @@ def test_numbers_begin_at_one(flag, capsys):
     with pytest.raises(SystemExit):
         predict.parse_flags(["--ckpt", "run", "a.jpg", flag])
     assert "must be at least 1" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["evaluate", "plan", "plot", "predict", "profile"])
-def test_help_loads_nothing_heavy(name):
-    code = (
-        f"import sys, vitjax.tools.{name} as tool\n"
-        "try:\n    tool.main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'jax', 'numpy', 'tensorflow', 'matplotlib', 'flax', 'orbax', 'PIL'}\n"
-        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"python -m vitjax.tools.{name}" in done.stdout

@@ -17,24 +17,33 @@ from vitjax.tools.profile import Timing
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_from_a_shell_to_a_table_and_a_trace(tmp_path):
-    out, figures = tmp_path / "trace", tmp_path / "figures.json"
+def test_from_a_shell_to_figures_and_a_trace(tmp_path):
+    out = tmp_path / "trace"
     command = [
         sys.executable, "-m", "vitjax.tools.profile", *SMALL, "--config.total_steps=9",
-        "--steps=4", f"--out={out}", f"--json={figures}",
+        "--steps=4", f"--out={out}", "--json",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(figures.read_text())
+    found = json.loads(done.stdout)
     assert found.keys() == {"data", "transfer", "compute", "loop", "wait", "bound"}
     assert all(found[key] > 0 for key in found.keys() - {"bound"})
     assert found["wait"] < found["loop"]
-    assert f"{found['bound']} bounds this run: alone it takes" in done.stdout
-    # Its rate is that of batches of 64.
-    [row] = [r for r in done.stdout.splitlines() if r.startswith("| compute alone")]
-    assert row.split("|")[3].strip() == f"{64 / found['compute']:,.0f}"
+    assert "timing: compute alone" in done.stderr
+    assert f"written: {out}" in done.stderr
     [trace] = out.rglob("*.xplane.pb")
     assert b"train_step" in trace.read_bytes()
+
+
+def test_without_json_it_is_a_table(tmp_path, capsys, monkeypatch):
+    timing = Timing(data=0.1, transfer=0.2, compute=0.5, loop=0.52, wait=0.01)
+    monkeypatch.setattr(profile, "profile", lambda *_: (timing, 64))
+    assert profile.main([*SMALL, f"--out={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    # Its rate is that of batches of 64.
+    assert "| compute alone | 500 | 128 |" in printed
+    assert "compute bounds this run: alone it takes 500 ms of the 520 ms" in printed
+    assert f"written: {tmp_path}" in printed
 
 
 @pytest.mark.parametrize("bound", ["data", "transfer", "compute"])
@@ -80,8 +89,6 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
     assert "there is no folder /no" in error_of(capsys, *small, gone)
     line = error_of(capsys, *small, "--config.input.batch_siz=3")
     assert "batch_siz" in line
-    line = error_of(capsys, *small, "--json", tmp_path / "no" / "a.json")
-    assert "there is no folder" in line
     assert not out.exists()
     out.write_text("")
     assert "--out is a folder" in error_of(capsys, *small)

@@ -1,11 +1,17 @@
 """python -m vitjax.tools.sweep: every combination once, then a table and a picture."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from PIL import Image
 
 from tests.vitjax.test_train import QUICKSTART, SMALL
+from vitjax.interrupts import STATUS
 from vitjax.metrics import read_rows
 from vitjax.tools import sweep
 
@@ -57,3 +63,77 @@ def test_a_sweep_runs_each_once_and_tabulates_them(tmp_path, capfd):
     assert "-m vitjax.train" not in capfd.readouterr().out
     assert run(tmp_path, "batch=64", steps=4) == 1  # another run, in the same place
     assert "was written by a different config" in capfd.readouterr().err
+
+
+def program(path, text):
+    """An executable that stands for Python, and so for every training run."""
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_run_that_a_signal_stopped_stops_the_sweep(tmp_path, monkeypatch, capfd):
+    stopped = program(tmp_path / "stopped", f"#!/bin/sh\nexit {STATUS}\n")
+    monkeypatch.setattr(sys, "executable", stopped)
+    out = tmp_path / "out"
+    assert run(out, "batch=64,96") == STATUS
+    printed = capfd.readouterr()
+    assert printed.out.count("-m vitjax.train") == 1
+    assert printed.err == "stopped: the same command goes on\n"
+    assert not (out / "table.md").exists()
+
+
+def test_what_failed_is_in_a_table_without_metrics(tmp_path, monkeypatch):
+    failed = program(tmp_path / "failed", "#!/bin/sh\nexit 1\n")
+    monkeypatch.setattr(sys, "executable", failed)
+    assert run(tmp_path, "batch=64,96") == 1
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "| batch | metrics |"
+    assert lines[2:] == ["| 64 | failed |", "| 96 | failed |"]
+
+
+SLOW_TO_SAVE = """#!{python}
+import os, pathlib, signal, sys, time
+
+def save(*_):
+    time.sleep(1)
+    pathlib.Path({folder!r}, "saved").touch()
+    sys.exit(75)
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, save)
+pathlib.Path({folder!r}, "started").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("told", ["both", "the sweep alone, twice"])
+def test_after_ctrl_c_a_run_has_time_to_save(tmp_path, told):
+    slow = program(
+        tmp_path / "slow",
+        SLOW_TO_SAVE.format(python=sys.executable, folder=str(tmp_path)),
+    )
+    argv = [f"--config={QUICKSTART}", "--matrix", "batch=64,96"]
+    argv += ["--out", str(tmp_path / "out")]
+    code = f"import sys\nfrom vitjax.tools import sweep\nsys.executable = {slow!r}\n"
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"{code}sys.exit(sweep.main({argv!r}))"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        process_group=0,
+    )  # fmt: skip
+    for _ in range(6000):
+        if (tmp_path / "started").exists() or child.poll() is not None:
+            break
+        time.sleep(0.01)
+    if told == "both":
+        os.killpg(child.pid, signal.SIGINT)
+    else:
+        child.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=50)
+    assert child.returncode == 130, err
+    assert (tmp_path / "saved").exists()
+    assert err == "interrupted: the same command goes on\n"
+    assert out.count("-m vitjax.train") == 1

@@ -1,0 +1,167 @@
+"""What all tools share: help texts, flags, exit statuses and sentences."""
+
+import argparse
+import importlib
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from vitjax.models import vit
+from vitjax.tools import command, convert
+from vitjax.weights import FORMATS
+
+ROOT = Path(__file__).resolve().parents[3]
+TOOLS = sorted(
+    f"vitjax.tools.{path.stem}"
+    for path in (ROOT / "vitjax" / "tools").glob("*.py")
+    if "\ndef main(" in path.read_text()
+)
+PARITY = ["parity.__main__", "parity.compare_runs", "parity.speed"]
+# What several tools have, and does not mean the same: --config is needed, or instead of
+# a checkpoint's own.
+OWN = {"--config", "--posemb", "--steps", "--to"}
+
+
+def test_all_tools_are_found():
+    assert len(TOOLS) >= 10
+    assert "vitjax.tools.convert" in TOOLS
+
+
+@pytest.mark.parametrize("name", [*TOOLS, *PARITY])
+def test_help_loads_nothing_heavy(name):
+    heavy = {"jax", "tensorflow", "flax", "torch", "orbax", "matplotlib", "PIL"}
+    if name in TOOLS:
+        heavy.add("numpy")
+    code = (
+        f"import sys, {name} as tool\n"
+        "try:\n    tool.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"assert not {heavy} & sys.modules.keys(), {heavy} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {name.removesuffix('.__main__')}" in done.stdout
+
+
+class Given(Exception):
+    """Carries the parser that a tool hands its command line to."""
+
+
+@pytest.fixture
+def parser_of(monkeypatch):
+    """The parser of a tool, which runs no further."""
+
+    def stop(self, argv=None):
+        raise Given(self)
+
+    def find(name):
+        tool = importlib.import_module(name)
+        with monkeypatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+            with pytest.raises(Given) as given:
+                tool.main([])
+        return given.value.args[0]
+
+    return find
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_help_text_fits_and_tells_of_every_flag(name, parser_of):
+    parser = parser_of(name)
+    text = parser.format_help()
+    assert [line for line in text.splitlines() if len(line) > command.WIDTH] == []
+    for action in parser._actions:
+        assert action.help, action.dest
+        plain = action.default in (None, False, argparse.SUPPRESS)
+        assert plain or "default" in action.help, action.dest
+    # Its examples are commands that it takes.
+    examples = text.partition("examples:\n")[2].replace("\\\n", " ")
+    lines = examples.strip().splitlines()
+    assert lines
+    for line in lines:
+        words = shlex.split(line.partition(">")[0])
+        assert words[:3] == ["python", "-m", name]
+        command.parse(parser, words[3:])
+
+
+def test_the_same_flag_has_the_same_words_in_all_tools(parser_of):
+    said = {}
+    for name in TOOLS:
+        for action in parser_of(name)._actions:
+            for flag in action.option_strings:
+                # What a tool writes, and where to, is its own.
+                words = re.sub("^(where) .* (is written).*", r"\1 \2", action.help)
+                words = words.partition(", where ")[0]
+                kind = action.nargs, action.type, words
+                if flag not in OWN:
+                    assert said.setdefault(flag, kind) == kind, (name, flag)
+    shared = {"--json", "--ckpt", "--ema", "--evals", "--image_size"}
+    assert shared <= said.keys()
+
+
+def test_choices_are_those_of_the_library():
+    assert tuple(FORMATS) == convert.STATE_DICTS
+    assert tuple(vit.POSEMBS) == convert.POSEMBS
+
+
+def test_json_has_no_number_that_is_none():
+    given = {
+        "a": [1.5, math.nan, (math.inf,)],
+        "b": {"c": -math.inf},
+        "d": [True, None],
+    }
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    found = json.loads(command.as_json(given), parse_constant=refuse)
+    assert found == {"a": [1.5, None, [None]], "b": {"c": None}, "d": [True, None]}
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+def test_what_ends_a_tool_is_its_status_and_one_sentence(capsys, monkeypatch):
+    assert command.run(lambda: None) == 0
+    assert command.run(lambda: 75) == 75
+    assert command.run(raising(ValueError("wrong"))) == 1
+    assert capsys.readouterr().err == "error: wrong\n"
+    assert command.run(raising(KeyboardInterrupt()), "again") == 130
+    assert capsys.readouterr().err == "again\n"
+    full = (
+        "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment: ..."
+    )
+    error = jax.errors.JaxRuntimeError(full)
+    assert command.run(raising(error)) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: JAX stopped: RESOURCE_EXHAUSTED: Out of memory")
+    assert "smaller batches" in line
+    for other in (RuntimeError("ours"), KeyError("ours")):
+        with pytest.raises(type(other), match="ours"):
+            command.run(raising(other))
+    monkeypatch.setenv("VITJAX_TRACEBACK", "1")
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        command.run(raising(error))
+
+
+def test_an_error_of_jax_is_known_without_importing_it():
+    code = (
+        "import sys\nfrom vitjax.tools import command\n"
+        "def work(): raise ValueError('wrong')\n"
+        "assert command.run(work) == 1\nassert 'jax' not in sys.modules"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "VITJAX_TRACEBACK"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, check=True)
