@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vitjax.files import write_whole
+from vitjax.files import write_picture, write_whole
 
 JSONL = "metrics.jsonl"
 
@@ -148,5 +148,5 @@ def plot_curves(workdir: Path) -> Path:
         if drawn:
             axis.legend(fontsize="small")
     path = Path(workdir) / "curves.png"
-    figure.savefig(path, dpi=120)
+    write_picture(path, figure, dpi=120)
     return path

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from vitjax.files import write_picture
+
 
 def _caption(labels: np.ndarray, class_names: Sequence[str] | None) -> str:
     """The one or two classes of a (mixed) label row, with their shares."""
@@ -52,4 +54,4 @@ def draw_batch(
         axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         axis.set_title(_caption(label, class_names), fontsize=8)
     figure.suptitle("the first training batch, as fed to the model")
-    figure.savefig(path, dpi=100)
+    write_picture(path, figure, dpi=100)

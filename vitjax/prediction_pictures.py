@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vitjax import predictions as lib
+from vitjax.files import write_picture
 from vitjax.pictures import shown
 from vitjax.predictions import Predictions
 
@@ -27,7 +28,7 @@ def draw_report(path: Path, predictions: Predictions, title: str) -> None:
     _per_class(axes[1], predictions)
     _reliability(axes[2], predictions)
     figure.suptitle(title)
-    figure.savefig(path, dpi=100)
+    write_picture(path, figure, dpi=100)
 
 
 def _confusion(axis: Any, predictions: Predictions) -> None:
@@ -107,4 +108,4 @@ def draw_samples(
             fontsize=8,
             color="tab:green" if hits[i] else "tab:red",
         )
-    figure.savefig(path, dpi=100)
+    write_picture(path, figure, dpi=100)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.files import write_picture
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -114,7 +115,7 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
     bar = figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.01, ticks=[0, 1])
     bar.ax.set_yticklabels(["least", "most"])
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    write_picture(path, figure, dpi=110)
 
 
 def draw_posemb(path: Path, trained: Any) -> None:
@@ -147,7 +148,7 @@ def draw_posemb(path: Path, trained: Any) -> None:
         axes[1].set_title(f"of each patch with all {h} x {w}", fontsize=11)
     figure.colorbar(picture, ax=axes, shrink=0.85, pad=0.01)
     figure.suptitle(f"position embeddings of {trained.name}")
-    figure.savefig(path, dpi=110)
+    write_picture(path, figure, dpi=110)
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from input_pipeline import spec
+from vitjax.files import write_picture
 
 RESIZES = ("resize", "resize_small", "resize_long")
 
@@ -99,7 +100,7 @@ def draw(path: Path, results: Mapping[str, Any]) -> None:
     margin = 0.1 * (max(shares) - min(shares)) + 0.01
     axis.set_xlim(max(0, min(shares) - 3 * margin), max(shares) + 2 * margin)
     axis.set(xlabel="prec@1", title="evaluator@resolution,crop ratio,method")
-    figure.savefig(path, dpi=110)
+    write_picture(path, figure, dpi=110)
 
 
 def _text(call: spec.OpCall) -> str:

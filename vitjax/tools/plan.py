@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.files import write_picture
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -161,7 +162,7 @@ def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
     axis.set(xlabel="step", ylabel="learning rate", title=title)
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=110)
+    write_picture(path, figure, dpi=110)
 
 
 def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float, str]:

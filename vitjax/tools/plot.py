@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.files import write_picture
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -109,7 +110,7 @@ def draw(
             axis.set_yscale("log", nonpositive="mask")
         if len(runs) > 1 or len(wanted) > 1:
             axis.legend(fontsize="small")
-    figure.savefig(out, dpi=120)
+    write_picture(out, figure, dpi=120)
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:

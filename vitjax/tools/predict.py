@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.files import write_picture
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -144,7 +145,7 @@ def draw(path: Path, image: Any, row: Row, title: str) -> None:
     # Names of files and classes are no formulas.
     for text in [*right.get_yticklabels(), figure.suptitle(title)]:
         text.set_parse_math(False)
-    figure.savefig(path, dpi=100)
+    write_picture(path, figure, dpi=100)
 
 
 def _picture_names(paths: Sequence[Path]) -> dict[Path, str]:

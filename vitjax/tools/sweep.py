@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.files import write_picture, write_whole
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -65,7 +66,6 @@ def train(
     Returns its exit status. `config` may have arguments; those of `chosen` follow.
     """
     from vitjax.config import split_spec
-    from vitjax.files import write_whole
 
     path, arg = split_spec(config)
     name = ",".join(f"{k}={v}" for k, v in chosen.items())
@@ -155,14 +155,13 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
         axis.grid(alpha=0.3)
     if names:
         figure.axes[0].legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    write_picture(path, figure, dpi=120)
 
 
 def sweep(
     config: str, chosen: Sequence[Mapping[str, str]], out: Path, flags: Sequence[str]
 ) -> int:
     """Train every combination, write the table and the picture; the exit status."""
-    from vitjax.files import write_whole
     from vitjax.interrupts import STATUS
 
     out.mkdir(parents=True, exist_ok=True)
