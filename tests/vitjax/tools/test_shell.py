@@ -5,8 +5,9 @@ same pixels, and what it writes is loaded by that class.
 """
 
 import concurrent.futures
-import io
+import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ from PIL import Image
 from input_pipeline import pipeline
 from parity.torchvision_import import import_torchvision
 from tests.photographs import PHOTOGRAPHS
-from tests.vitjax.tools.conftest import QUICKSTART, SMALL
-from vitjax.checkpoint import Checkpointer, read_params
+from tests.vitjax.tools.conftest import QUICKSTART
+from vitjax.checkpoint import read_params
 from vitjax.metrics import read_rows
 from vitjax.trees import flatten_with_names
 
@@ -121,7 +122,7 @@ def files(tmp_path_factory):
     reader = timm_vit(8, 2, 1, 10, class_token=False, global_pool="avg", fc_norm=False)
     optimizer = torch.optim.Adam(reader.parameters(), 0.01)
     pixels = torch.tensor(images / 127.5 - 1, dtype=torch.float32).permute(0, 3, 1, 2)
-    for _ in range(40):
+    for _ in range(20):
         loss = torch.nn.functional.cross_entropy(reader(pixels), torch.tensor(labels))
         optimizer.zero_grad()
         loss.backward()
@@ -256,19 +257,26 @@ def test_a_file_of_torchvision_is_evaluated_and_becomes_timms(files, photos, tmp
     for state in (safetensors.torch.load_file(converted), torch.load(exported)):
         copy = timm_vit(SIDE, 8, 3, len(CLASSES), mlp_ratio=48 / WIDTH)
         copy.load_state_dict(state, strict=True)
-        np.testing.assert_allclose(logits_of(copy, images), theirs, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            logits_of(copy, images), theirs, rtol=1e-4, atol=1e-4
+        )
 
 
 def test_fine_tuning_begins_where_timm_is(files, tmp_path):
     """A sweep of one: at step 0, loss and accuracy are those of timm's own class."""
     file, model = files["digits"]
     own = {"width": WIDTH, "depth": DEPTH, "mlp_dim": 4 * WIDTH, "num_heads": HEADS}
-    own |= {"patch_size": (2, 2), "pool_type": "gap", "posemb": "learn", "gelu": "exact"}
+    own |= {
+        "patch_size": (2, 2),
+        "pool_type": "gap",
+        "posemb": "learn",
+        "gelu": "exact",
+    }
     flags = [f"--config.model={own}", f"--config.model_init={file}"]
-    flags += ["--config.total_steps=6", "--config.ckpt_steps=3"]
+    flags += ["--config.total_steps=3"]
     out = tmp_path / "sweep"
     _, planned, _ = shells(
-        ["tools.sweep", f"--config={QUICKSTART}:epochs=1", "--matrix", "batch=64",
+        ["tools.sweep", "--config", f"{QUICKSTART}:epochs=1", "--matrix", "batch=64",
          "--out", out, *flags],
         ["tools.plan", f"--config={QUICKSTART}", *flags, "--accum_freq", "1",
          "--remat_policy", "none", "--json", tmp_path / "plan.json"],
@@ -292,20 +300,126 @@ def test_fine_tuning_begins_where_timm_is(files, tmp_path):
     assert min(profile[key] for key in ("data", "transfer", "compute", "loop")) > 0
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
-    # The run that has begun from timm's file is a run like any other.
+
+def test_the_quickstarts_run_is_taken_elsewhere(digits_run, tmp_path):
+    """Exported, timm computes its evaluation; evaluate and predict have tests of it."""
+    images, labels = digits("test", 359)
+    photo, drawn = tmp_path / "digit.png", tmp_path / "drawn.png"
+    Image.fromarray(images[7, ..., 0]).save(photo)
+    exported, npz = tmp_path / "a.safetensors", tmp_path / "a.npz"
     mean, curves = tmp_path / "mean", tmp_path / "curves.png"
-    shells(
-        ["tools.average_checkpoints", out / "batch=64", "--out", mean],
-        ["tools.plot", out / "batch=64", "--out", curves],
-    )
-    with_steps = [3, 6]
-    parts = [
-        dict(flatten_with_names(read_params(out / "batch=64" / "checkpoints" / str(s))[0]))
-        for s in with_steps
-    ]
+    said, rolled, *_ = shells(
+        ["tools.export", "--ckpt", digits_run, "--to", "timm", exported],
+        ["tools.attention_rollout", "--ckpt", digits_run, "--image", photo, "--out",
+         drawn],
+        ["tools.convert", digits_run, npz, "--to", "big_vision"],
+        ["tools.average_checkpoints", digits_run, "--out", mean],
+        ["tools.plot", digits_run, "--out", curves],
+    )  # fmt: skip
+    assert f"{exported}: timm; read back and compared to the bit" in said.stdout
+
+    gelu = functools.partial(torch.nn.GELU, approximate="tanh")
+    copy = timm_vit(
+        8, 2, 1, 10, embed_dim=16, depth=1, num_heads=2, mlp_ratio=2, act_layer=gelu,
+        class_token=False, global_pool="avg", fc_norm=False,
+    )  # fmt: skip
+    copy.load_state_dict(safetensors.torch.load_file(exported), strict=True)
+    theirs = logits_of(copy, images)
+    last = read_rows(digits_run)[-1]
+    assert last["val/loss"] == pytest.approx(cross_entropy(theirs, labels), rel=1e-4)
+    right = (theirs.argmax(1) == labels).mean()
+    assert last["val/prec@1"] == pytest.approx(right)
+    assert f"{drawn}: class {theirs[7].argmax()}" in rolled.stdout
+
+    kept = sorted((digits_run / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    parts = [dict(flatten_with_names(read_params(path)[0])) for path in kept]
+    assert len(parts) == 2
+    with np.load(npz) as stored:
+        assert sorted(name.removeprefix("params/") for name in stored.files) == sorted(
+            parts[-1]
+        )
     for name, x in flatten_with_names(read_params(mean)[0]):
         expected = (parts[0][name].astype(np.float64) + parts[1][name]) / 2
         np.testing.assert_allclose(x, expected, rtol=1e-6, atol=1e-9)
     assert report(mean / "evaluation")["examples"] == 359
-    with Image.open(curves) as picture:
-        assert len(picture.convert("RGB").getcolors(10**6)) > 50
+    for path in (drawn, curves):
+        with Image.open(path) as picture:
+            assert len(picture.convert("RGB").getcolors(10**6)) > 50
+
+
+def tree(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    files, photos, digits_run, tmp_path
+):
+    """Each kind of it, each tool at least once."""
+    (reader, _), (judge, _) = files["digits"], files["timm"]
+    own, out = ["--config", photos / "photos.py"], tmp_path / "out"
+    note, none, net = (tmp_path / n for n in ("note.pth", "none.pth", "net.pth"))
+    note.write_text("no weights")
+    torch.save(torch.nn.Linear(3, 4).state_dict(), net)
+    empty, broken = tmp_path / "empty", tmp_path / "broken" / "ant"
+    empty.mkdir()
+    broken.mkdir(parents=True)
+    (broken / "a.jpg").write_text("no photo")
+    data = f"{ {'kind': 'folder', 'data_dir': str(broken.parent), 'split': '.'} }"
+    tiny = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
+    tiny.save(tmp_path / "tiny.png")
+    before = tree(tmp_path), tree(digits_run)
+    cases = [
+        # Not a checkpoint.
+        (["tools.evaluate", "--ckpt", note, "--config", QUICKSTART, "--out", out],
+         "note.pth is no file of tensors alone, or is damaged"),
+        (["tools.export", "--ckpt", empty, "--to", "timm", tmp_path / "a.pth"],
+         "no checkpoint"),
+        (["tools.convert", none, tmp_path / "a.npz", "--to", "big_vision"],
+         "there is no file"),
+        (["tools.average_checkpoints", empty, "--out", out], "no checkpoint"),
+        (["tools.plot", empty, "--out", tmp_path / "a.png"], "no metrics.jsonl"),
+        # Another architecture: which keys, which shapes.
+        (["tools.convert", net, tmp_path / "a.npz", "--to", "big_vision"],
+         "it has keys like bias, weight"),
+        (["train", "--config", QUICKSTART, f"--config.model_init={judge}",
+          "--workdir", out], "embedding/kernel"),
+        (["tools.attention_rollout", "--ckpt", judge, *own, "--image",
+          tmp_path / "tiny.png", "--out", tmp_path / "a.png"],
+         "pos_embedding is (1, 16, 32) there, and would be (1, 4, 32)"),
+        # Other classes.
+        (["tools.evaluate", "--ckpt", reader, *own, "--out", out],
+         "is for 10 classes, but the config has num_classes=7"),
+        # An empty folder; what is no image.
+        (["tools.predict", "--ckpt", judge, *own, empty, "--pictures", out],
+         "has no images (.jpg"),
+        (["tools.predict", "--ckpt", judge, *own, note, "--pictures", out],
+         "note.pth' is no image that can be decoded"),
+        (["tools.evaluate", "--ckpt", judge, *own, "--out", out,
+          f"--config.evals.val.data={data}"], "a.jpg"),
+        # Configs.
+        (["tools.plan", "--config", none, "--out", out], "does not exist"),
+        (["tools.profile", "--config", QUICKSTART, "--config.input.batch_siz=3",
+          "--out", out], "batch_siz"),
+        (["tools.sweep", "--config", QUICKSTART, "--matrix", "batch", "--out", out],
+         "--matrix takes NAME=VALUE"),
+    ]  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda case: shell(*case[0]), cases))
+    for (command, words), process in zip(cases, done, strict=True):
+        assert process.returncode == 1, command
+        assert words in process.stderr, command
+        assert "Traceback" not in process.stderr, command
+        lines = process.stderr.strip().splitlines()
+        assert sum(line.startswith("error: ") for line in lines) == 1, lines
+        assert len(lines) <= 2, lines
+    assert (tree(tmp_path), tree(digits_run)) == before
+
+
+def test_no_tool_is_left_out():
+    tools = {
+        path.stem
+        for path in (ROOT / "vitjax" / "tools").glob("*.py")
+        if 'if __name__ == "__main__"' in path.read_text()
+    }
+    here = Path(__file__).read_text()
+    assert tools == set(re.findall(r'\["tools\.(\w+)"', here))
