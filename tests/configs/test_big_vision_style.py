@@ -102,11 +102,8 @@ def test_it_trains_from_a_shell_with_one_notice_for_each_key(
     expected = DROPPED | CHANGED | accum
     assert sorted(notes) == sorted(f"{k} {why}" for k, why in expected.items())
     # Beside these: which sets are not here, and what a shuffle buffer costs.
-    warnings = [x.partition("] ")[2] for x in done.stderr.splitlines() if "] " in x]
-    starts = (
-        "evals.v2 is skipped: the data set",
-        "evals.real is skipped: the data set",
-    )
+    warnings = [x.removeprefix("WARNING:absl:") for x in done.stderr.splitlines()]
+    starts = [f"evals.{e} is skipped: the data set" for e in ("v2", "real")]
     for start in (*starts, "shuffle_buffer_size="):
         assert sum(line.startswith(start) for line in warnings) == 1, done.stderr
     assert len(warnings) == 3, done.stderr
