@@ -20,6 +20,7 @@ SPARES = 7
 _WARNINGS = 10
 
 Batch = dict[str, np.ndarray]
+OpError = tf.errors.OpError  # what a failed op of TensorFlow raises
 
 
 def batches(
@@ -86,6 +87,10 @@ def reason(error: tf.errors.OpError) -> str:
     assertion = re.search(r"assertion failed: (.*)", first)
     if assertion:  # its parts come in brackets
         first = re.sub(r"[\[\]]", "", assertion[1])
+    # Outside of a graph it is put in other words.
+    first = re.sub(
+        r"^Expected '.*' to be true\. Summarized data: b'(.*)'$", r"\1", first
+    )
     return first.rstrip(" :;.")
 
 

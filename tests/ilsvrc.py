@@ -9,7 +9,9 @@ that there is something to learn.
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import skimage
@@ -150,3 +152,22 @@ def prepare_real(data_dir: Path, manual_dir: Path, labels: list[list[int]]) -> N
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
     )
+
+
+def prepare_v2(
+    data_dir: Path, folder: Path, examples: Sequence[tuple[int, bytes]]
+) -> None:
+    """Let tfds' own builder prepare imagenet_v2 of (class, JPEG) pairs.
+
+    `folder` stands for what the builder would download and unpack; its images lie below
+    folders that are named by the numbers of their classes.
+    """
+    for i, (label, data) in enumerate(examples):
+        path = folder / "imagenetv2-matched-frequency-format-val" / str(label)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / f"{i}.jpeg").write_bytes(data)
+    builder = tfds.builder("imagenet_v2", data_dir=data_dir)
+    with mock.patch.object(
+        tfds.download.DownloadManager, "download_and_extract", return_value=str(folder)
+    ):
+        builder.download_and_prepare()

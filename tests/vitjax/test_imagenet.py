@@ -11,8 +11,8 @@ from vitjax import train
 from vitjax.metrics import read_rows
 
 
-def arguments(data_dir, workdir, *extra, config=FLAGSHIP + ":variant=mu/16"):
-    argv = ["--config", config, "--workdir", str(workdir)]
+def arguments(data_dir, workdir, *extra):
+    argv = ["--config", FLAGSHIP + ":variant=mu/16", "--workdir", str(workdir)]
     for section in ("input", "evals.train", "evals.minival", "evals.val"):
         argv.append(f"--config.{section}.data.data_dir={data_dir}")
     for section in ("evals.v2", "evals.real"):
@@ -95,68 +95,3 @@ def test_uint8_images_and_integer_labels_are_what_travels(imagenet_dir):
     data, size = make_train(**config.input, seed=0)
     assert size == 297
     assert data.element_spec == ELEMENT_SPEC
-
-
-def test_big_visions_own_spelling_runs_unmodified(imagenet_dir, tmp_path):
-    """A host op string that ends in float images and one-hot labels, as upstream's."""
-    file = tmp_path / "big_vision_style.py"
-    file.write_text("""
-import ml_collections as mlc
-
-def get_config():
-  config = mlc.ConfigDict()
-  config.seed = 0
-  config.total_epochs = 90
-  config.num_classes = 1000
-  config.loss = 'softmax_xent'
-  config.input = {}
-  config.input.data = dict(name='imagenet2012', split='train[:99%]')
-  config.input.batch_size = 1024
-  config.input.cache_raw = True
-  config.input.shuffle_buffer_size = 250_000
-  config.input.accum_freq = 2
-  pp_common = (
-      '|value_range(-1, 1)'
-      '|onehot(1000, key="{lbl}", key_result="labels")'
-      '|keep("image", "labels")'
-  )
-  config.input.pp = (
-      'decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2,10)'
-      + pp_common.format(lbl='label')
-  )
-  pp_eval = 'decode|resize_small(256)|central_crop(224)' + pp_common
-  config.pp_modules = ['ops_general', 'ops_image', 'ops_text', 'archive.randaug']
-  config.log_training_steps = 50
-  config.ckpt_steps = 1000
-  config.model_name = 'vit'
-  config.model = dict(
-      variant='mu/16', rep_size=True, pool_type='gap', posemb='sincos2d')
-  config.grad_clip_norm = 1.0
-  config.optax_name = 'scale_by_adam'
-  config.optax = dict(mu_dtype='bfloat16')
-  config.lr = 0.001
-  config.wd = 0.0001
-  config.schedule = dict(warmup_steps=10_000, decay_type='cosine')
-  config.mixup = dict(p=0.2, fold_in=None)
-  def get_eval(split, dataset='imagenet2012'):
-    return dict(
-        type='classification',
-        data=dict(name=dataset, split=split),
-        pp_fn=pp_eval.format(lbl='label'),
-        loss_name=config.loss,
-        log_steps=2500,
-    )
-  config.evals = {}
-  config.evals.train = get_eval('train[:2%]')
-  config.evals.minival = get_eval('train[99%:]')
-  config.evals.val = get_eval('validation')
-  config.evals.v2 = get_eval('test', dataset='imagenet_v2')
-  config.evals.real = get_eval('validation', dataset='imagenet2012_real')
-  config.evals.real.pp_fn = pp_eval.format(lbl='real_label')
-  return config
-""")
-    argv = arguments(imagenet_dir, tmp_path / "run", config=str(file))
-    assert train.cli([*argv, "--config.total_steps=6"]) == 0
-    rows = read_rows(tmp_path / "run")
-    assert rows[-1]["step"] == 6
-    assert "val/prec@1" in rows[-1]

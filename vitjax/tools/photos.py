@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image, ImageOps
 
-from input_pipeline import device_ops, ops, pipeline, sources, spec
+from input_pipeline import damaged, device_ops, ops, pipeline, sources, spec
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in PIL
 DECODES = ("decode", "decode_jpeg_and_inception_crop")
@@ -74,7 +74,10 @@ class Feed:
             self._to_square = ops.get_preprocess_fn(square)
 
     def read(self, path: str | Path) -> dict[str, np.ndarray]:
-        """One example as it leaves the host. Raises ValueError for what is no image."""
+        """One example as it leaves the host.
+
+        Raises ValueError for what is no image, or does not go through pp_fn.
+        """
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -91,7 +94,14 @@ class Feed:
         # What else the ops may ask for: a class, and a seed for chance.
         zero = np.zeros(2, np.int32)
         asked = {"label": np.int64(0), "seed": zero, "batch_seed": zero}
-        fed = self._on_host({"image": image, **asked})
+        try:
+            fed = self._on_host({"image": image, **asked})
+        except damaged.OpError as error:  # a crop that is larger than the photo, say
+            height, width = pixels.shape[:2]
+            raise ValueError(
+                f"{str(path)!r}, of {height} x {width} pixels, cannot be prepared by the "
+                f"evaluator's pp_fn ({damaged.reason(error)})"
+            ) from None
         # As the batches of an evaluation: bytes do not travel.
         arrays = {name: np.asarray(value) for name, value in fed.items()}
         return {name: x for name, x in arrays.items() if x.dtype != object}

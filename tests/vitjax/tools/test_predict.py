@@ -201,6 +201,15 @@ def test_every_kind_of_file_looks_as_a_person_sees_it(data, expected, atol, tmp_
     np.testing.assert_allclose(found, np.asarray(expected), atol=atol)
 
 
+def test_a_photo_that_is_too_small_for_the_crop_is_named(tmp_path):
+    path = tmp_path / "small.png"
+    CAT.resize((30, 16)).save(path)
+    pp = "decode|central_crop(32)|keep('image', 'label')"
+    with pytest.raises(ValueError, match=r"small\.png', of 16 x 30") as e:
+        photos.Feed({"pp_fn": pp}).read(path)
+    assert str(e.value).endswith("pp_fn (offset_width must be >= 0)")
+
+
 def test_names_come_from_the_checkpoint_then_from_the_data(digits_run, monkeypatch):
     trained = open_trained(digits_run)
     assert trained.class_names == tuple("0123456789")
