@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import linen as nn
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
@@ -295,7 +296,9 @@ def _of_file(
 
 
 def _loaded(config: str) -> dict[str, Any]:
-    loaded, _ = config_lib.from_big_vision(config_lib.load(config))
+    loaded, notices = config_lib.from_big_vision(config_lib.load(config))
+    for notice in notices:
+        logging.warning("%s", notice)
     return config_lib.plain(loaded)
 
 

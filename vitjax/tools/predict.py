@@ -224,6 +224,8 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(command.as_json(document))
     elif rows:
         print(table(rows))
+        if flags.pictures is not None:
+            print(f"\nwritten: {len(rows)} pictures in {flags.pictures}")
     if broken:
         raise ValueError(
             f"{len(broken)} of {len(paths)} files could not be read; see above"
