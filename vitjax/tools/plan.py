@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -339,9 +339,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     environment.prepare()
     import jax
-    from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # what training would warn of is no news here
     if flags.devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.devices)
@@ -355,11 +353,28 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     devices.enable_compilation_cache()
     e = command.read_config(flags.config, overrides)
     if not flags.json:
-        plan(e, flags)
+        with _quiet():
+            plan(e, flags)
         return
-    with contextlib.redirect_stdout(sys.stderr):  # who waits sees how far it is
+    with (
+        _quiet(),
+        contextlib.redirect_stdout(sys.stderr),
+    ):  # who waits sees how far it is
         figures = plan(e, flags)
     print(command.as_json(figures))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What training would warn of is no news here."""
+    from absl import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """python -m vitjax.tools.plan: what a run takes, told without running it."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path

@@ -275,13 +275,13 @@ def test_fine_tuning_begins_where_timm_is(files, tmp_path):
     flags = [f"--config.model={own}", f"--config.model_init={file}"]
     flags += ["--config.total_steps=3"]
     out = tmp_path / "sweep"
-    _, planned, _ = shells(
+    _, planned, profiled = shells(
         ["tools.sweep", "--config", f"{QUICKSTART}:epochs=1", "--matrix", "batch=64",
          "--out", out, *flags],
         ["tools.plan", f"--config={QUICKSTART}", *flags, "--accum_freq", "1",
-         "--remat_policy", "none", "--json", tmp_path / "plan.json"],
+         "--remat_policy", "none", "--json"],
         ["tools.profile", f"--config={QUICKSTART}", *flags, "--steps=3", "--out",
-         tmp_path / "trace", "--json", tmp_path / "profile.json"],
+         tmp_path / "trace", "--json"],
     )  # fmt: skip
     images, labels = digits("test", 359)
     theirs = logits_of(model, images)
@@ -294,9 +294,8 @@ def test_fine_tuning_begins_where_timm_is(files, tmp_path):
     assert f"| 64 | {last['val/loss']:.4g} |" in (out / "table.md").read_text()
 
     parameters = sum(x.numel() for x in model.parameters())
-    assert json.loads((tmp_path / "plan.json").read_text())["parameters"] == parameters
-    assert f"{parameters:,}" in planned.stdout
-    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert json.loads(planned.stdout)["parameters"] == parameters
+    profile = json.loads(profiled.stdout)
     assert min(profile[key] for key in ("data", "transfer", "compute", "loop")) > 0
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
@@ -409,6 +408,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         assert words in process.stderr, command
         assert "Traceback" not in process.stderr, command
         lines = process.stderr.strip().splitlines()
+        if "probably trained with gelu='exact'" in lines[0]:  # told beside the error
+            lines = lines[1:]
         assert [line.split(":")[0] for line in lines] in (
             ["error"],
             ["error", "(VITJAX_TRACEBACK=1 shows where it comes from)"],

@@ -115,7 +115,12 @@ def test_after_ctrl_c_a_run_has_time_to_save(tmp_path, told):
     )
     argv = [f"--config={QUICKSTART}", "--matrix", "batch=64,96"]
     argv += ["--out", str(tmp_path / "out")]
-    code = f"import sys\nfrom vitjax.tools import sweep\nsys.executable = {slow!r}\n"
+    # A test run in the background is told to ignore SIGINT, and so is what it starts.
+    code = (
+        "import signal, sys\nfrom vitjax.tools import sweep\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.executable = {slow!r}\n"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", f"{code}sys.exit(sweep.main({argv!r}))"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
