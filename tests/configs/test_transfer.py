@@ -63,6 +63,11 @@ def test_freezing_leaves_the_head():
     assert transfer.get_config("ckpt=x.npz").dont_load == ("head/.*",)
     c = transfer.get_config("data=cifar10")
     assert c.evals.val.data.to_dict() == {"name": "cifar10", "split": "test"}
+    assert (c.model.gelu, transfer.get_config("gelu=exact").model.gelu) == (
+        "tanh", "exact",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="gelu='erf' is not one of tanh, exact"):
+        transfer.get_config("gelu=erf")
 
 
 MODEL = {
