@@ -19,6 +19,12 @@ ORIGINS = {
     "the folder tiny-imagenet-200 as data_dir",
     "imagenet100": "100 classes of ImageNet, as data_dir/{train,val}/CLASS/*.jpg; "
     "data=huggingface takes clane9/imagenet-100 from the hub",
+    "imagenet100_hub": "the hub must be within reach, or its save_to_disk folder or parquet "
+    "files on this disk: give that folder as data_dir",
+    "cifar10_folder": "put the images of CIFAR-10 into data_dir/{train,test}/CLASS/*.png, or "
+    "take its archive (kind cifar)",
+    "cifar100_folder": "put the images of CIFAR-100 into data_dir/{train,test}/CLASS/*.png, "
+    "or take its archive (kind cifar)",
 }
 CIFAR_KINDS = ("cifar", "tfds", "folder")
 
@@ -35,7 +41,7 @@ def cifar_data(kind: str, data_dir: str, name: str = "cifar10") -> tuple[dict, s
     if kind == "tfds":
         data["name"] = name
     else:
-        data["origin"] = ORIGINS[name]
+        data["origin"] = ORIGINS[name if kind == "cifar" else f"{name}_folder"]
         data["data_dir"] = own if kind == "cifar" else f"data/{name}"
     if data_dir:
         data["data_dir"] = data_dir

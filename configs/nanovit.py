@@ -130,6 +130,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.ckpt_best = dict(metric="val/loss", mode="min")
     if chosen.step == 7:
         config.keep_ckpt_steps = 10_000
+        config.max_to_keep = 1  # beside those: a mean of 280,000 to 400,000 has 13
     config.evals = ConfigDict()
     config.evals.val = dict(
         type="classification",
@@ -155,6 +156,7 @@ def _data(kind: str, data_dir: str, step: int) -> tuple[Any, Any, str]:
         data["name"] = "mnist"
     elif kind == "huggingface" and not data_dir:
         data["name"] = "clane9/imagenet-100"
+        data["origin"] = ORIGINS["imagenet100_hub"]
     if place := data_dir or DATA_DIRS.get(kind):
         data["data_dir"] = place
     train, val = SPLITS.get(kind, ("train", "test"))

@@ -14,6 +14,7 @@ that rates and schedules of Adam can be kept. Until X_i exist the update is Adam
 Shapes: k x k second moments of an axis of length k.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -203,7 +204,10 @@ def _roots(
     for kind in sorted(set(kinds)):
         at = [i for i, one in enumerate(kinds) if one == kind]
         stacked = scale * jnp.stack([flat[i] for i in at])
-        roots = inverse_root(stacked, 2 * kind[1], eps)
+        # One after the other: decompositions of a batch, side by side on the CPU, can
+        # wait for ever for threads that they hold themselves.
+        one = functools.partial(inverse_root, order=2 * kind[1], eps=eps)
+        roots = jax.lax.map(one, stacked)
         for i, root in zip(at, roots, strict=True):
             found[i] = root
     # Eigenvalues of what has overflowed are NaN: the last good roots stay.

@@ -199,7 +199,7 @@ def open_trained(
     plain = kept
     if config is not None:
         own = {key: kept[key] for key in ("model_name", "model") if key in kept}
-        plain = {**_loaded(config), **own}
+        plain = {**_loaded(config), "model_name": "vit", **own}
         _check_classes(str(path), kept.get("num_classes"), plain)
     return _made(
         plain,

@@ -283,9 +283,13 @@ def test_nanovits_choices():
             "kind": kind, "data_dir": "here", "split": "train", "origin": ORIGINS[name],
         }  # fmt: skip
         assert "decode" not in c.input.pp
+    c = nanovit.get_config("step=7")
+    # Every 10,000th stays, and of the others only the newest: 13 from 280,000 on.
+    assert (c.keep_ckpt_steps, c.max_to_keep) == (10_000, 1)
     c = nanovit.get_config("step=7,data=huggingface")
     assert c.evals.val.data.to_dict() == {
         "kind": "huggingface", "name": "clane9/imagenet-100", "split": "validation",
+        "origin": ORIGINS["imagenet100_hub"],
     }  # fmt: skip
     c = nanovit.get_config("step=7,data=huggingface,data_dir=here")
     assert c.input.data.to_dict() == {

@@ -1,5 +1,9 @@
 """SimplEsT-ViT's recipes as the original has them, and that it learns, cut down."""
 
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -122,6 +126,35 @@ def test_it_learns_cut_down_on_real_digits(tmp_path, model):
     assert train.cli(flags) == 0
     last = [row["val/prec@1"] for row in read_rows(tmp_path) if "val/prec@1" in row][-1]
     assert last > 0.65
+
+
+def test_shampoo_trains_and_goes_on_to_the_same_bits(tmp_path):
+    """From a shell on one device, where decompositions side by side can wait for ever."""
+    config = (
+        "configs/simplest_vit.py:data=fashion_mnist,model=simple,opt=shampoo,l2=1e-4,"
+        "depth=2,width=32,heads=2,patch=8,batch=64,dropout=0"
+    )
+    command = [sys.executable, "-m", "vitjax.train", "--config", config]
+    command += [f"--config.input.data={dict(DIGITS, split='train')}"]
+    command += ["--config.input.pp=grayscale_to_rgb|resize(32)|keep('image', 'label')"]
+    command += ["--config.evals=None", "--config.total_steps=12"]
+    command += ["--config.optax={'every': 3, 'start': 3, 'block_size': 256}"]
+    command += ["--config.schedule.warmup_steps=2", "--config.log_training_steps=1"]
+    command += ["--config.ckpt_steps=6", "--workdir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "12")
+    again = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert "goes on from step 6" in again.stdout, again.stderr
+    names = ("training_loss", "l2_params", "l2_updates")
+    first, second = (
+        [[row[n] for n in names] for row in found if "training_loss" in row]
+        for found in (rows, read_rows(tmp_path))
+    )
+    assert first == second
+    assert len(first) == 12
+    assert first[-1][0] < first[0][0]
 
 
 @pytest.mark.soak

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from tests.vitjax.test_step import FSDP, assert_close, host_batch, make
+from tests.vitjax.test_train import error_of
 from vitjax import loss_scale as loss_scale_lib
 from vitjax.losses import LOSSES
 from vitjax.sharding import batch_sharding
@@ -157,3 +158,18 @@ def test_float16_learns(mesh):
 def test_what_cannot_work_is_refused(kw, words):
     with pytest.raises(ValueError, match=words):
         loss_scale_lib.make(**kw)
+
+
+def test_a_run_whose_gradients_never_fit_stops(tmp_path, capsys):
+    """The scale is far beyond float16 and stays there: twenty updates are skipped."""
+    scale = {"init_scale": 1e15, "backoff_factor": 0.999}
+    line = error_of(
+        capsys,
+        tmp_path,
+        f"--config.loss_scale={scale}",
+        "--config.model.dtype_mm=float16",
+        "--config.total_steps=30",
+    )
+    assert (
+        "20 updates in a row were skipped before step 22" in line
+    )  # rows come every two steps, one late

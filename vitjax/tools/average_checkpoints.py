@@ -90,13 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", default=":", metavar="A:B",
         help="from which step to which; A: and :B leave a side open (default: all that "
         "are there)")  # fmt: skip
-    command.add_out(parser, "DIR", "the mean", "WORKDIR/averaged-A-B")
+    command.add_out(parser, "DIR", "the mean", "WORKDIR/averaged, or averaged-A-B")
     command.add_evals(parser)
     add("--no_evaluation", action="store_true", help="only write the mean")
     flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
 
     def work() -> None:
         first, last = parse_steps(flags.steps)
+        command.check_folder("--out", flags.out)
         from input_pipeline import environment
 
         environment.prepare()

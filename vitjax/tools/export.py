@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,30 @@ def _safetensors(trained: Any, out: Path) -> str:
     return "read back and compared to the bit"
 
 
+def _pixels_to_input(section: Mapping[str, Any]) -> str:
+    """Ops from uint8 pixels of the right size to what the model is fed in evaluation.
+
+    Raises ValueError where one of them cannot run inside the program.
+    """
+    from input_pipeline import spec
+
+    values = (
+        "value_range",
+        "normalize",
+        "vgg_value_range",
+        "clip_value_range",
+        "lookup",
+    )
+    moved = [c for c in spec.parse(section.get("pp_fn", "")) if c.name in values]
+    for call in moved:
+        if call.name in ("clip_value_range", "lookup"):
+            raise ValueError(
+                f"{call.text!r} of pp_fn runs on the host only, and a program that is "
+                "served needs it: use value_range(..., clip_values=True), or device_pp"
+            )
+    return "|".join(filter(None, [*(c.text for c in moved), section.get("device_pp")]))
+
+
 def _stablehlo(trained: Any, out: Path) -> str:
     """With a symbolic batch; run for two sizes of it."""
     import jax
@@ -165,8 +189,7 @@ def _stablehlo(trained: Any, out: Path) -> str:
     from input_pipeline import device_ops
 
     shape = _size(trained)
-    section = trained.evaluator()[1]
-    preprocess = device_ops.get_preprocess_fn(section.get("device_pp", ""))
+    preprocess = device_ops.get_preprocess_fn(_pixels_to_input(trained.evaluator()[1]))
     params = jax.tree.map(jnp.asarray, trained.params)
 
     def serve(images: Any) -> Any:

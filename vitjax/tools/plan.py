@@ -173,9 +173,10 @@ def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float,
         return flags.img_per_sec, "--img_per_sec"
     if flags.accelerator is None:
         return float("nan"), ""
-    peak = PEAK_TFLOPS[flags.accelerator] * 1e12
-    rate = devices * peak * flags.mfu / flops
-    return rate, f"{devices} x {flags.accelerator} at an MFU of {flags.mfu:g}"
+    peak = PEAK_TFLOPS[flags.accelerator]
+    rate = devices * peak * 1e12 * flags.mfu / flops
+    name = f"{devices} x {flags.accelerator}"
+    return rate, f"{name} at an MFU of {flags.mfu:g} of its {peak} bfloat16 TFLOP/s"
 
 
 def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, Any]:

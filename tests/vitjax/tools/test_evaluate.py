@@ -1,10 +1,12 @@
 """Evaluating a finished run, and the mean of its checkpoints."""
 
+import contextlib
 import json
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +14,7 @@ from PIL import Image
 from tests.photographs import PHOTOGRAPHS
 from tests.vitjax.test_train import QUICKSTART, run
 from vitjax import train
-from vitjax.checkpoint import read_params
+from vitjax.checkpoint import Checkpointer, read_params
 from vitjax.metrics import read_rows
 from vitjax.tools import average_checkpoints, evaluate
 from vitjax.trained import open_trained
@@ -102,6 +104,19 @@ def test_the_mean_of_one_is_itself(finished, tmp_path):
         read_params(out)[0],
         read_params(finished / "checkpoints" / "5")[0],
     )
+
+
+@pytest.mark.parametrize(("signs", "factor"), [((1, 1, 1), 1), ((1, -1), 0)])
+def test_the_mean_of_equals_and_of_opposites(tmp_path, signs, factor):
+    params = {"a": np.linspace(-1, 1, 7, dtype=np.float32)}
+    with contextlib.closing(Checkpointer(tmp_path, max_to_keep=None)) as checkpointer:
+        for step, sign in enumerate(signs, 1):
+            state = {"params": {"a": jnp.asarray(sign * params["a"])}}
+            checkpointer.save(step, state, {"config": None})
+        checkpointer.finish()
+    average_checkpoints.average(tmp_path, None, None, tmp_path / "mean")
+    mean, _ = read_params(tmp_path / "mean")
+    np.testing.assert_array_equal(mean["a"], factor * params["a"])
 
 
 @pytest.mark.parametrize(

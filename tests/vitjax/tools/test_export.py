@@ -82,6 +82,27 @@ def test_the_program_serves_any_batch_of_uint8_images(gap, tmp_path):
     np.testing.assert_allclose(served.call(images), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_the_host_does_to_values_is_in_the_program(gap, tmp_path, capsys):
+    """As in configs of big_vision's own style, where pp_fn scales the pixels."""
+    out = tmp_path / "x.stablehlo"
+    evaluation = "--config.evals.val"
+    flags = [f"{evaluation}.device_pp=keep('image', 'labels')"]
+    pp = "value_range(-1, 1)|onehot(10, key='label', key_result='labels')"
+    keep = "|keep('image', 'labels')"
+    own = ["--ckpt", str(gap), "--to", "stablehlo"]
+    scaled = f"{evaluation}.pp_fn={pp}{keep}"
+    assert export.main([*own, *flags, scaled, str(out)]) == 0
+    served = jax.export.deserialize(out.read_bytes())
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    expected, _ = open_trained(gap).apply(images.astype(np.float32) / 127.5 - 1)
+    np.testing.assert_allclose(served.call(images), expected, rtol=1e-4, atol=1e-5)
+    clipped = f"{evaluation}.pp_fn=clip_value_range(0, 1)|{pp}{keep}"
+    other = tmp_path / "y.stablehlo"
+    assert export.main([*own, *flags, clipped, str(other)]) == 1
+    assert "runs on the host only" in capsys.readouterr().err
+    assert not other.exists()
+
+
 def test_own_names_come_back_as_the_same_model(gap, tmp_path):
     out = tmp_path / "x.safetensors"
     assert export.main(["--ckpt", str(gap), "--to", "safetensors", str(out)]) == 0

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.torch
@@ -300,6 +301,46 @@ def test_fine_tuning_begins_where_timm_is(files, tmp_path):
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
+def test_transfer_begins_with_timms_backbone_on_photographs(files, photos, tmp_path):
+    """The recipe as it stands: a folder, another resolution, a new head, frozen parts."""
+    file, model = files["timm"]
+    spec = (
+        f"configs/transfer.py:ckpt={file},gelu=exact,variant=mu/8,pool=tok,posemb=learn,"
+        f"data_dir={photos},train_split=val,val_split=val,classes={len(CLASSES)},res=48,"
+        "batch=4,steps=3,lr=0.1,freeze=backbone"
+    )
+    data = {"kind": "folder", "data_dir": str(photos), "split": "val"}
+    ops = {
+        "pp_fn": "decode|resize(48)|keep('image', 'label')",
+        "device_pp": f"value_range(-1, 1)|onehot({len(CLASSES)}, key='label', "
+        "key_result='labels')|keep('image', 'labels')",
+    }
+    fewshot = {"type": "fewshot", "data": data, "fit_data": data, "shots": (1,)}
+    fewshot |= {**ops, "log_steps": 3}
+    process = shell(
+        "train", "--config", spec, "--workdir", tmp_path / "run",
+        "--config.model.depth=2", f"--config.evals.fewshot={fewshot}",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    rows = read_rows(tmp_path / "run")
+    assert rows[0]["val/loss"] == pytest.approx(np.log(len(CLASSES))), "a head of zeros"
+    [shot] = [
+        v
+        for row in rows
+        for k, v in row.items()
+        if k.startswith("fewshot/") and "1" in k
+    ][:1]
+    assert 0 < shot <= 1
+    found = dict(flatten_with_names(read_params(tmp_path / "run")[0]))
+    state = {name: x.numpy() for name, x in model.state_dict().items()}
+    np.testing.assert_array_equal(
+        found["Transformer/encoderblock_1/MlpBlock_0/Dense_0/kernel"],
+        state["blocks.1.mlp.fc1.weight"].T,
+    )
+    assert np.abs(found["head/kernel"]).max() > 0
+    assert found["pos_embedding"].shape[1] == 36, "resampled from 16"
+
+
 def test_the_quickstarts_run_is_taken_elsewhere(digits_run, tmp_path):
     """Exported, timm computes its evaluation; evaluate and predict have tests of it."""
     images, labels = digits("test", 359)
@@ -307,6 +348,7 @@ def test_the_quickstarts_run_is_taken_elsewhere(digits_run, tmp_path):
     Image.fromarray(images[7, ..., 0]).save(photo)
     exported, npz = tmp_path / "a.safetensors", tmp_path / "a.npz"
     mean, curves = tmp_path / "mean", tmp_path / "curves.png"
+    served = tmp_path / "a.stablehlo"
     said, rolled, *_ = shells(
         ["tools.export", "--ckpt", digits_run, "--to", "timm", exported],
         ["tools.attention_rollout", "--ckpt", digits_run, "--image", photo, "--out",
@@ -314,6 +356,11 @@ def test_the_quickstarts_run_is_taken_elsewhere(digits_run, tmp_path):
         ["tools.convert", digits_run, npz, "--to", "big_vision"],
         ["tools.average_checkpoints", digits_run, "--out", mean],
         ["tools.plot", digits_run, "--out", curves],
+        ["tools.export", "--ckpt", digits_run, "--to", "stablehlo", served],
+    )  # fmt: skip
+    shells(
+        ["tools.evaluate", "--ckpt", npz, "--config", QUICKSTART, "--out",
+         tmp_path / "npz", "--config.model.num_heads=2"],
     )  # fmt: skip
     assert f"{exported}: timm; read back and compared to the bit" in said.stdout
 
@@ -328,6 +375,9 @@ def test_the_quickstarts_run_is_taken_elsewhere(digits_run, tmp_path):
     assert last["val/loss"] == pytest.approx(cross_entropy(theirs, labels), rel=1e-4)
     right = (theirs.argmax(1) == labels).mean()
     assert last["val/prec@1"] == pytest.approx(right)
+    assert report(tmp_path / "npz")["prec@1"] == pytest.approx(right)
+    program = jax.export.deserialize(served.read_bytes())
+    np.testing.assert_allclose(program.call(images), theirs, rtol=1e-4, atol=1e-4)
     assert f"{drawn}: class {theirs[7].argmax()}" in rolled.stdout
 
     kept = sorted((digits_run / "checkpoints").iterdir(), key=lambda p: int(p.name))
