@@ -1,10 +1,11 @@
-"""Fine-tune any checkpoint on any data set of images.
+"""Fine-tune any ViT's checkpoint on any data set of images.
 
     python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,data_dir=~/pets,classes=37
     python -m vitjax.train --config configs/transfer.py:ckpt=runs/vit_s16_i1k,data=cifar10,classes=10
     python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,...,freeze=backbone
 
-A folder is data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others);
+`variant`, `pool`, `posemb`, `mlp_head` and `gelu` are the checkpoint's; what does not fit is
+listed. A folder is data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others);
 `data` is the name of a data set that tfds has prepared. Everything of the checkpoint is
 loaded but its head, which begins anew at zero; position embeddings are resampled to `res`.
 The weights of other libraries want `gelu=exact`; big_vision's, and vitjax' own, do not.

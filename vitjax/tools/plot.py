@@ -17,6 +17,7 @@ Draw loss, gradient norm, accuracy, learning rate and throughput of runs over ea
 each from the metrics.jsonl of its workdir, which may still be training. --metrics names
 others. A smoothed curve is drawn over its own pale points: an average whose weights fall
 by half every SMOOTH steps, so that runs which log at different steps can be compared.
+Rates are drawn as they are.
 
 `python -m parity.compare_runs` says whether recipes differ beyond seed noise."""
 EXAMPLES = (
@@ -98,7 +99,8 @@ def draw(
                 label = labels[i] if len(wanted) == 1 else f"{labels[i]}: {name}"
                 style = {"color": f"C{i}", "linestyle": ("-", "--", ":", "-.")[j % 4]}
                 marker = "o" if len(steps) < 30 else None
-                if smooth and len(steps) > 2:
+                exact = name.startswith("lr")  # a rate has no noise
+                if smooth and len(steps) > 2 and not exact:
                     axis.plot(steps, values, **style, alpha=0.2)
                     values, marker = smoothed(steps, values, smooth), None
                 axis.plot(
