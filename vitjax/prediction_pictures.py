@@ -37,7 +37,8 @@ def _confusion(axis: Any, predictions: Predictions) -> None:
     axis.imshow(rows, cmap="Blues", vmin=0, vmax=1)
     names = predictions.names
     if len(names) <= MOST_NAMED:
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        turned = 90 if max(map(len, names)) > 2 else 0
+        axis.set_xticks(range(len(names)), names, rotation=turned, fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)
     if len(names) <= MOST_COUNTED:
         for i, j in np.argwhere(counts):
@@ -56,9 +57,12 @@ def _per_class(axis: Any, predictions: Predictions) -> None:
         labels = [row["class"] for row in rows]
         axis.set_yticks(range(len(rows)), labels, fontsize=7)
     mean = float(predictions.hits(1).mean())
-    axis.axvline(mean, color="tab:red", linewidth=1, label=f"of all: {mean:.3f}")
-    axis.set(title="accuracy per class", xlim=(0, 1), xlabel="share that is right")
-    axis.legend(loc="lower left", fontsize=8)
+    axis.axvline(mean, color="tab:red", linewidth=1)
+    axis.set(
+        title=f"accuracy per class (red: of all, {mean:.3f})",
+        xlim=(0, 1),
+        xlabel="share that is right",
+    )
 
 
 def _reliability(axis: Any, predictions: Predictions) -> None:
@@ -67,7 +71,7 @@ def _reliability(axis: Any, predictions: Predictions) -> None:
     sizes = [20 + 200 * r["examples"] / len(predictions.logits) for r in rows]
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
     axis.plot(sure, right, color="tab:blue", linewidth=1)
-    axis.scatter(sure, right, s=sizes, color="tab:blue")
+    axis.scatter(sure, right, s=sizes, color="tab:blue", clip_on=False)
     axis.set(
         title=f"calibration (ECE {error:.3f})",
         xlabel="mean confidence",

@@ -176,7 +176,8 @@ def make_schedule(
     if warmup >= total_steps > 1:
         raise ValueError(
             f"the warm-up of {warmup} steps must be shorter than the run of "
-            f"{total_steps}: shorten the warm-up or lengthen the run"
+            f"{total_steps}: shorten the schedule's warm-up (warmup_steps or the like) or "
+            "lengthen the run"
         )
     if scale_with_batchsize:
         if batch_size is None:

@@ -198,7 +198,8 @@ def _best(
     if e.ckpt_best["metric"].split("/")[0] not in names:
         raise ValueError(
             f"ckpt_best: {e.ckpt_best['metric']!r} is no metric of an evaluator of this "
-            f"run ({', '.join(names) or 'there is none'})"
+            f"run ({', '.join(names) or 'there is none'}): name another, or set "
+            "ckpt_best=None"
         )
     enter(contextlib.closing(best))
     return best

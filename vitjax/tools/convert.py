@@ -140,7 +140,7 @@ def _check_target(target: Path, to: str, scan: bool, force: bool) -> None:
     if scan and to != "big_vision":
         raise ValueError(f"{to} has no stacked blocks; scan is for big_vision only")
     if target.exists() and not force:
-        raise ValueError(f"{str(target)!r} exists already; force replaces it")
+        raise ValueError(f"{str(target)!r} exists already; --force replaces it")
     if not target.parent.is_dir():
         raise ValueError(f"there is no folder {str(target.parent)!r}")
 

@@ -58,6 +58,17 @@ def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:
     ]
 
 
+def _spec(config: str, chosen: Mapping[str, str]) -> str:
+    from vitjax.config import split_spec
+
+    path, arg = split_spec(config)
+    return f"{path}:{','.join(filter(None, [arg, _name(chosen)]))}"
+
+
+def _name(chosen: Mapping[str, str]) -> str:
+    return ",".join(f"{k}={v}" for k, v in chosen.items())
+
+
 def train(
     config: str, chosen: Mapping[str, str], workdir: Path, flags: Sequence[str]
 ) -> int:
@@ -65,11 +76,7 @@ def train(
 
     Returns its exit status. `config` may have arguments; those of `chosen` follow.
     """
-    from vitjax.config import split_spec
-
-    path, arg = split_spec(config)
-    name = ",".join(f"{k}={v}" for k, v in chosen.items())
-    spec = f"{path}:{','.join(filter(None, [arg, name]))}"
+    spec = _spec(config, chosen)
     argv = [sys.executable, "-m", "vitjax.train", "--config", spec]
     argv += ["--workdir", str(workdir), *flags]
     record = json.dumps({"config": spec, "flags": list(flags)}) + "\n"
@@ -148,7 +155,7 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
         axis.set_axis_off()
     for axis, name in zip(axes, names, strict=False):
         for (chosen, _, _), run in zip(runs, rows, strict=True):
-            label = ", ".join(f"{k}={v}" for k, v in chosen.items())
+            label = _name(chosen)
             steps, values = metrics.series(run, name)
             axis.plot(steps, values, marker="o", markersize=2.5, label=label)
         axis.set(title=name, xlabel="step")
@@ -162,23 +169,26 @@ def sweep(
     config: str, chosen: Sequence[Mapping[str, str]], out: Path, flags: Sequence[str]
 ) -> int:
     """Train every combination, write the table and the picture; the exit status."""
+    from vitjax.config import load
     from vitjax.interrupts import STATUS
 
+    for combination in chosen:  # what no config takes is said before any run begins
+        load(_spec(config, combination))
     out.mkdir(parents=True, exist_ok=True)
     runs = []
     for combination in chosen:
-        name = ",".join(f"{k}={v}" for k, v in combination.items())
-        workdir = out / name.replace(os.sep, "_")
+        workdir = out / _name(combination).replace(os.sep, "_")
         status = train(config, combination, workdir, flags)
         if status == STATUS:
             print(f"stopped: {AGAIN}", file=sys.stderr)
             return STATUS
         runs.append((combination, workdir, status == 0))
         write_whole(out / "table.md", table(runs))
-    draw(runs, out / "curves.png")
-    print(
-        f"\n{(out / 'table.md').read_text()}\n{out / 'table.md'}, {out / 'curves.png'}"
-    )
+    written = [out / "table.md"]
+    if any(ok for _, _, ok in runs):
+        written.append(out / "curves.png")
+        draw(runs, out / "curves.png")
+    print(f"\n{written[0].read_text()}\n{', '.join(map(str, written))}")
     return int(not all(ok for _, _, ok in runs))
 
 

@@ -154,8 +154,9 @@ def _check_fit(
     if problems:
         words = [f"{what}: {', '.join(_brief(n))}" for what, n in problems.items()]
         raise ValueError(
-            f"model_init {path!r} does not fit the model (dont_load takes regexes of "
-            f"parameters to leave at their initial value): {'; '.join(words)}"
+            f"model_init {path!r} does not fit the model: the config's model must be "
+            "that one's (dont_load takes regexes of parameters to leave at their initial "
+            f"value): {'; '.join(words)}"
         )
 
 

@@ -142,3 +142,12 @@ def test_after_ctrl_c_a_run_has_time_to_save(tmp_path, told):
     assert (tmp_path / "saved").exists()
     assert err == "interrupted: the same command goes on\n"
     assert out.count("-m vitjax.train") == 1
+
+
+def test_what_no_config_takes_is_said_before_any_run(tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = ["--config", QUICKSTART, "--matrix", "batch=64,96", "fooo=1"]
+    assert sweep.main([*flags, "--out", str(out)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "unknown config argument 'fooo'" in line
+    assert not out.exists()
