@@ -144,6 +144,8 @@ def _load(path: Path, size: int, mtime: int) -> np.ndarray | None:
         content = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):  # absent, or cut short by something
         return None
+    except SystemError:  # Python 3.11 may stumble over the header in several threads
+        return _load(path, size, mtime)
     if content.dtype != np.int64 or content.shape < (2,):
         return None
     return content[2:] if tuple(content[:2]) == (size, mtime) else None

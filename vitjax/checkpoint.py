@@ -352,9 +352,11 @@ def read_params(
 def _params_in_numpy(folder: Path, source: str) -> dict[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         verbosity = logging.get_verbosity()
-        logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
-        stored = checkpointer.metadata(folder).item_metadata.tree[source]
-        logging.set_verbosity(verbosity)
+        try:
+            logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
+            stored = checkpointer.metadata(folder).item_metadata.tree[source]
+        finally:
+            logging.set_verbosity(verbosity)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
         to_numpy = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
