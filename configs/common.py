@@ -34,7 +34,6 @@ def cifar_data(kind: str, data_dir: str, name: str = "cifar10") -> tuple[dict, s
 
     `kind` is cifar (the unpacked archive), tfds, or folder (`data_dir`/{train,test}/CLASS/*.png).
     """
-    # Files do not say their size before they are read; of 32 x 32 resize keeps every pixel.
     choose("data", kind, CIFAR_KINDS)
     own = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
     data: dict[str, Any] = {"kind": kind}
@@ -45,6 +44,7 @@ def cifar_data(kind: str, data_dir: str, name: str = "cifar10") -> tuple[dict, s
         data["data_dir"] = own if kind == "cifar" else f"data/{name}"
     if data_dir:
         data["data_dir"] = data_dir
+    # Files do not say their size before they are read; of 32 x 32 resize keeps every pixel.
     return data, "" if kind == "cifar" else "decode(channels=3)|resize(32)|"
 
 

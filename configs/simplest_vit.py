@@ -45,7 +45,6 @@ from configs.common import ORIGINS, choose, cifar_data, parse_arg
 # Examples of training, pixels, patches, the channels' mean and spread, and where it all is.
 DATA: dict[str, dict[str, Any]] = {
     "cifar10": dict(
-        data=dict(kind="cifar"),
         val="test",
         classes=10,
         examples=50_000,
@@ -56,7 +55,6 @@ DATA: dict[str, dict[str, Any]] = {
         first="",  # ops before all others
     ),
     "cifar100": dict(
-        data=dict(kind="cifar"),
         val="test",
         classes=100,
         examples=50_000,
@@ -166,7 +164,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _where(chosen: Any, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The data section but for its split, and what decodes CIFAR's images."""
-    if chosen.data in ("cifar10", "cifar100"):
+    if "data" not in facts:  # CIFAR, which is kept in several forms
         return cifar_data(chosen.source or "cifar", chosen.data_dir, chosen.data)
     kind = facts["data"]["kind"]
     choose("source", chosen.source or kind, (kind,))
