@@ -1,26 +1,49 @@
 # Everything starts from nothing but Python and make; .venv is made on first use.
-PYTHON ?= python3
-# Extra packages for an accelerator: make quickstart EXTRAS=cuda13 (or cuda12, tpu).
-EXTRAS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+# The Python of .venv, once there is one.
+PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
+# Extra packages for an accelerator: make quickstart EXTRAS=cuda13 (or cuda12, tpu).
+EXTRAS ?=
+# Whose constraints `make constraints` writes and `make resolve` tries.
+PYTHONS ?= python3.11 python3.12 python3.13
 comma := ,
 
-.PHONY: quickstart test soak lint format bench fashion-mnist clean
+.PHONY: quickstart test soak lint format bench fashion-mnist constraints resolve clean
 
-# One stamp for each choice of extras, so that a changed choice is installed.
-RUN := $(VENV)/run-$(EXTRAS)
-DEV := $(VENV)/dev-$(EXTRAS)
+SUPPORTED := 3.11 3.12 3.13
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+HELD := $(patsubst $(VENV)/lib/python%,%,$(wildcard $(VENV)/lib/python*))
+GOAL := $(or $(MAKECMDGOALS),quickstart)
+PINS := $(wildcard constraints/python$(VERSION).txt)
 
-$(RUN): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".$(if $(EXTRAS),[$(EXTRAS)])"
+# Make expands a recipe before it runs the first line: this stops with nothing made.
+define check
+$(if $(filter Windows_NT,$(OS)),$(error vitjax needs Linux or macOS and got Windows: run `make $(GOAL)` in WSL))
+$(if $(filter $(VERSION),$(SUPPORTED)),,$(error vitjax needs Python 3.11, 3.12 or 3.13 and got $(PYTHON)$(if $(VERSION), of version $(VERSION),$(comma) which does not run): give another, `make $(GOAL) PYTHON=python3.13`))
+$(if $(filter-out $(VERSION),$(HELD)),$(error $(VENV) holds Python $(HELD) and $(PYTHON) is $(VERSION): `make clean` removes it, then `make $(GOAL) PYTHON=$(PYTHON)`))
+endef
+
+# Installs with the extras $(1); a torch that is in .venv already stays.
+define install
+test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+$(BIN)/python -m constraints.keep $(PINS) > $(VENV)/constraints.txt
+$(BIN)/pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e ".$(1)"
+endef
+
+# One stamp for each Python and choice of extras, so that a changed choice is installed.
+RUN := $(VENV)/run-$(VERSION)-$(EXTRAS)
+DEV := $(VENV)/dev-$(VERSION)-$(EXTRAS)
+
+$(RUN): pyproject.toml $(PINS)
+	$(check)
+	$(call install,$(if $(EXTRAS),[$(EXTRAS)]))
 	touch $@
 
-$(DEV): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt \
-	  -e ".[dev,parity$(if $(EXTRAS),$(comma)$(EXTRAS))]"
+$(DEV): pyproject.toml $(PINS)
+	$(check)
+	@echo "Fetching about 3 GB where torch comes with CUDA libraries (Linux); a torch that is already in $(VENV) stays."
+	$(call install,[dev$(comma)parity$(if $(EXTRAS),$(comma)$(EXTRAS))])
 	touch $@ $(RUN)
 
 quickstart: $(RUN) ## train a small ViT on real handwritten digits, about a minute
@@ -49,6 +72,12 @@ fashion-mnist: data/usr/share/datasets/fashion-mnist ## real pictures of clothes
 data/usr/share/datasets/fashion-mnist:
 	mkdir -p data
 	cd data && apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb .
+
+constraints: ## the newest versions, one file for each Python that is found (PYTHONS="python3.13 ...")
+	$(PYTHON) -m constraints.write $(PYTHONS)
+
+resolve: ## whether everything resolves, for each Python and accelerator; needs the network
+	$(PYTHON) -m constraints.resolve $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

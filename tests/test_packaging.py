@@ -11,14 +11,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import configs
 import input_pipeline
 import parity
 import vitjax
+from constraints import keep, write
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = sorted((ROOT / "constraints").glob("python*.txt"))
 # Distribution -> import name, where they differ; None: used without an import.
 IMPORT_NAMES = {
     "absl-py": "absl",
@@ -78,27 +81,73 @@ def test_nothing_is_used_that_is_not_required():
     assert _used() - set(sys.stdlib_module_names) - ours <= known
 
 
-def _pins():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pairs = (line.split("==") for line in lines if line and line[0] != "#")
-    return {_canonical(name): version for name, version in pairs}
+def _pins(path):
+    pins = write.parse_pins(path.read_text())
+    return {_canonical(name): version for name, version in pins.items()}
 
 
-def test_every_requirement_is_pinned():
+@pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
+def test_every_requirement_is_pinned(path):
     extras = PROJECT["optional-dependencies"]
     optional = extras["parity"] + extras["huggingface"] + extras["dev"]
     optional += extras["transformers"]
     wanted = PROJECT["dependencies"] + optional
-    assert {_canonical(r) for r in wanted} <= _pins().keys() | {"tensorflow"}
+    assert {_canonical(r) for r in wanted} <= _pins(path).keys()
+
+
+@pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
+def test_no_library_of_cuda_is_pinned(path):
+    """torch and jax name those that they need, and need different ones."""
+    names = _pins(path).keys()
+    assert [n for n in names if n.startswith(("nvidia", "cuda", "jax-cuda"))] == []
 
 
 def test_the_pins_are_what_is_tested():
-    for name, version in _pins().items():
+    running = "python{}.{}.txt".format(*sys.version_info[:2])
+    [path] = [path for path in PINS if path.name == running]
+    for name, version in _pins(path).items():
+        if name in keep.FAMILY:  # make test leaves the ones that are there
+            continue
         try:
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
         assert installed.split("+")[0] == version, name
+
+
+def test_what_is_supported_is_said_alike_everywhere():
+    minors = sorted(int(path.stem.removeprefix("python3.")) for path in PINS)
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert PROJECT["requires-python"] == f">=3.{minors[0]},<3.{minors[-1] + 1}"
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"SUPPORTED := {' '.join(f'3.{minor}' for minor in minors)}\n" in makefile
+
+
+def _applies(requirement, extras):
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": e}) for e in extras or {""})
+
+
+def _brought(requirements):
+    """All that these bring, by what the installed packages say."""
+    waiting = [r for r in map(Requirement, requirements) if _applies(r, ())]
+    seen = set()
+    while waiting:
+        requirement = waiting.pop()
+        key = _canonical(requirement.name), frozenset(requirement.extras)
+        if key not in seen:
+            seen.add(key)
+            lines = importlib.metadata.requires(requirement.name) or ()
+            waiting += [
+                r for r in map(Requirement, lines) if _applies(r, requirement.extras)
+            ]
+    return {name for name, _ in seen}
+
+
+def test_quickstart_fetches_no_torch():
+    brought = _brought(PROJECT["dependencies"])
+    assert {"jaxlib", "tensorstore"} <= brought  # what others bring is seen
+    assert not any(name in keep.FAMILY or name.startswith("nvidia") for name in brought)
 
 
 def test_a_built_wheel_holds_the_four_packages_and_imports_elsewhere(tmp_path):

@@ -1,0 +1,38 @@
+"""Prints a file of constraints, with the torch that is installed in place of the pinned one.
+
+    python -m constraints.keep constraints/python3.13.txt > .venv/constraints.txt
+
+A torch for CUDA is large, and one for the CPU serves the tests: whoever has installed
+theirs keeps it.
+"""
+
+import importlib.metadata
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+# torchvision and triton are made for one release of torch each.
+FAMILY = ("torch", "torchvision", "triton")
+
+
+def find_family() -> dict[str, str]:
+    """The installed versions of torch and of what belongs to it, by name."""
+    found = importlib.metadata.distributions()
+    versions = {dist.metadata["Name"]: dist.version for dist in found}
+    return {name: versions[name] for name in FAMILY if name in versions}
+
+
+def keep(lines: Iterable[str], installed: Mapping[str, str]) -> list[str]:
+    """The constraints, which hold an installed torch and what belongs to it as they are.
+
+    What belongs to it and is not installed is left to pip: the pinned one is made for
+    the pinned torch.
+    """
+    if "torch" not in installed:
+        return list(lines)
+    others = [line for line in lines if line.split("==")[0] not in FAMILY]
+    return others + [f"{name}=={version}" for name, version in installed.items()]
+
+
+if __name__ == "__main__":
+    print("\n".join(keep(Path(sys.argv[1]).read_text().splitlines(), find_family())))

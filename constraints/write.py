@@ -1,0 +1,86 @@
+"""Writes constraints/pythonX.Y.txt with the newest versions, and prints what changed.
+
+    python -m constraints.write python3.12 python3.13
+
+To be run on Linux on x86-64, whose packages include those of the other machines.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from constraints.reports import Unresolved, canonical, find_file, resolve
+
+# Everything but the accelerators: jax names the exact packages of each of those itself.
+EXTRAS = "dev,parity,transformers,huggingface"
+
+
+def choose_pins(versions: Mapping[str, str]) -> dict[str, str]:
+    """The versions that are pinned, by name."""
+    # torch and jax each say which CUDA libraries they need, and may need different ones.
+    ours = ("vitjax", "nvidia-", "cuda-")
+    pins = {n: v for n, v in versions.items() if not canonical(n).startswith(ours)}
+    if "tensorflow_cpu" in pins:  # the same release under the name it has elsewhere
+        pins["tensorflow"] = pins["tensorflow_cpu"]
+    return pins
+
+
+def parse_pins(text: str) -> dict[str, str]:
+    """The versions in a file of constraints, by name."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: version for name, version in (line.split("==") for line in lines)}
+
+
+def format_pins(pins: Mapping[str, str], python: str) -> str:
+    """The text of a file of constraints."""
+    lines = sorted(
+        (f"{name}=={version}" for name, version in pins.items()), key=str.upper
+    )
+    return f"# Written by `make constraints` for {python}.\n" + "\n".join(lines) + "\n"
+
+
+def format_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """One line for each package that is added, removed or of another version."""
+    before = {canonical(name): version for name, version in old.items()}
+    after = {canonical(name): version for name, version in new.items()}
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before:
+            lines.append(f"{name} {after[name]} added")
+        elif name not in after:
+            lines.append(f"{name} {before[name]} removed")
+        elif before[name] != after[name]:
+            lines.append(f"{name} {before[name]} -> {after[name]}")
+    return lines
+
+
+def write(python: str, path: Path) -> None:
+    """Resolve for one Python, write its file and print the changes."""
+    new = choose_pins(resolve(python, EXTRAS))
+    old = parse_pins(path.read_text()) if path.exists() else {}
+    changes = format_changes(old, new)
+    if changes:  # else the file stays as it is, its first line too
+        path.write_text(format_pins(new, path.stem))
+    print(f"{path}: {len(changes)} changes")
+    for line in changes:
+        print(f"  {line}")
+
+
+def main(pythons: list[str]) -> int:
+    """Write the file of each Python that is found; the number of those that failed."""
+    failed = 0
+    for python in pythons:
+        path = find_file(python)
+        if path is None:
+            print(f"{python} is not on this machine: its file stays as it is")
+            continue
+        try:
+            write(python, path)
+        except Unresolved as reason:
+            print(f"{path}: stays as it is, since pip finds no versions: {reason}")
+            failed += 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
