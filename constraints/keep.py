@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-# torchvision and triton are made for one release of torch each.
+# What a torch decides the versions of.
 FAMILY = ("torch", "torchvision", "triton")
 
 
@@ -23,14 +23,13 @@ def find_family() -> dict[str, str]:
 
 
 def keep(lines: Iterable[str], installed: Mapping[str, str]) -> list[str]:
-    """The constraints, which hold an installed torch and what belongs to it as they are.
-
-    What belongs to it and is not installed is left to pip: the pinned one is made for
-    the pinned torch.
-    """
+    """The constraints, with an installed torch and what belongs to it as they are."""
     if "torch" not in installed:
         return list(lines)
-    others = [line for line in lines if line.split("==")[0] not in FAMILY]
+    # The pinned torchvision is made for the pinned torch: without a line, pip finds the one
+    # that fits. A torch for CUDA has brought its triton; one for the CPU asks for none.
+    replaced = {"torch", "torchvision", *installed}
+    others = [line for line in lines if line.split("==")[0] not in replaced]
     return others + [f"{name}=={version}" for name, version in installed.items()]
 
 

@@ -133,15 +133,17 @@ def test_without_a_torch_the_pins_stand():
 
 
 def test_a_torch_that_is_installed_stays():
-    installed = {"torch": "2.12.0+cpu", "torchvision": "0.27.0+cpu"}
-    kept = ["# Pins", "jax==1", "torch==2.12.0+cpu", "torchvision==0.27.0+cpu"]
-    assert keep.keep(LINES, installed) == kept
-    # The pinned torchvision needs the pinned torch, so it is not asked for.
-    assert keep.keep(LINES, {"torch": "2.12.0"}) == [
-        "# Pins",
-        "jax==1",
-        "torch==2.12.0",
+    cpu = {"torch": "2.12.0+cpu", "torchvision": "0.27.0+cpu"}
+    rest = ["# Pins", "jax==1"]
+    assert keep.keep(LINES, cpu) == [
+        *rest,
+        "triton==3.7.1",
+        "torch==2.12.0+cpu",
+        "torchvision==0.27.0+cpu",
     ]
+    # The pinned torchvision needs the pinned torch, so it is not asked for.
+    cuda = {"torch": "2.12.0", "triton": "3.7.0"}
+    assert keep.keep(LINES, cuda) == [*rest, "torch==2.12.0", "triton==3.7.0"]
 
 
 def test_the_installed_torch_is_found(tmp_path, monkeypatch):
