@@ -246,6 +246,7 @@ def test_a_supported_python_installs_with_its_constraints(checkout, version):
     python = _stand_in(checkout, version)
     ran = _make(checkout, "-n", "test", f"PYTHON={python}", "EXTRAS=tpu")
     said, venv, kept, pip, *_ = ran.stdout.splitlines()
+    assert said.startswith("echo ")
     assert "about 3 GB" in said
     assert "a torch that is already in .venv stays" in said
     assert f"{python} -m venv .venv" in venv
