@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import environment
-
 PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
 """The flagship's, but for the last keep."""
 OTHERS = (
@@ -260,7 +258,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     if min(flags.batch_size, flags.threads, flags.batches) < 1:
         parser.error("--batch_size, --threads and --batches must be at least 1")
-    environment.prepare()
     try:
         if flags.json:
             flags.json.touch()  # better refused now than after the run

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import benchmark, environment
+from input_pipeline import benchmark
 
 FAR = 100_000  # step
 _JPEGS = 96
@@ -106,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.parse_args(argv)
-    environment.prepare()  # for the processes that are started, too
     cases = {name: (size, None) for name, size in SIZES.items()}
     imagenet = SIZES["ImageNet-1k, 1,281,167"]
     cases |= {f"the same, shuffle_buffer_size={n}": (imagenet, n) for n in BUFFERS}

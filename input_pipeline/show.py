@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import environment
-
 
 def load_config(spec: str) -> Any:
     """What get_config of "path/to/file.py" or "path/to/file.py:argument" returns.
@@ -151,7 +149,6 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 def cli(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 0, or 1 after one sentence on stderr."""
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
-    environment.prepare()
     try:
         config = load_config(flags.config)
         from input_pipeline import pipeline

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import environment
 from parity.ladder import PRECISIONS, RUNGS, explain
 
 
@@ -92,7 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("torch") is None:
         print('parity needs torch: pip install -e ".[parity]"', file=sys.stderr)
         return 2
-    environment.prepare()
     from parity import report, self_test
     from parity.cases import Case, variant_case
 

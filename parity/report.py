@@ -7,7 +7,6 @@ import queue
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from input_pipeline import environment
 from parity import ladder
 from parity.cases import Case
 from parity.comparison import Comparison
@@ -40,7 +39,6 @@ def setup(case: Case, float64: bool) -> None:
 
 def setup_pixels() -> None:
     """Prepare TensorFlow and torch for the rungs about pixels, as a training does."""
-    environment.prepare()
     import torch
 
     torch.set_num_threads(1)  # images are small: threads would wait for each other

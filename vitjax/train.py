@@ -16,7 +16,6 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from input_pipeline import environment
 from vitjax import config as config_lib
 from vitjax import (
     devices,
@@ -400,7 +399,6 @@ def cli(argv: Sequence[str] | None = None) -> int:
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
     workdir = flags.workdir or default_workdir(flags.config)
     logging.set_verbosity(logging.WARNING)
-    environment.prepare()
     try:
         _check_packages()
         config, notices = config_lib.from_big_vision(

@@ -10,9 +10,8 @@ import os
 import signal
 import sys
 
-from input_pipeline import environment
+import input_pipeline  # noqa: F401  sets what TensorFlow reads at its import
 
-environment.prepare()
 # What these two import where they can takes half of a short start.
 unused = ("keras", "torch")
 sys.modules.update(dict.fromkeys(unused))

@@ -174,9 +174,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
 
     def work() -> None:
-        from input_pipeline import environment
-
-        environment.prepare()
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # one image: no accelerator is taken

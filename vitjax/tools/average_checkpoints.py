@@ -98,9 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         first, last = parse_steps(flags.steps)
         command.check_folder("--out", flags.out)
-        from input_pipeline import environment
-
-        environment.prepare()
         from vitjax.tools.evaluate import evaluate, tell
         from vitjax.trained import open_trained
 

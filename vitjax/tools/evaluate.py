@@ -288,9 +288,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
 
     def work() -> None:
-        from input_pipeline import environment
-
-        environment.prepare()
         from vitjax.tools.eval_sizes import sizes
         from vitjax.trained import open_trained
 

@@ -336,9 +336,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from input_pipeline import environment
-
-    environment.prepare()
     import jax
 
     if flags.devices is not None:

@@ -189,9 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from input_pipeline import environment
-
-    environment.prepare()
     from vitjax.tools import photos
     from vitjax.trained import open_trained
 

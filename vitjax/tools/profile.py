@@ -237,9 +237,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from input_pipeline import environment
-
-    environment.prepare()
     from vitjax import devices
 
     e = command.read_config(flags.config, overrides)
