@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from input_pipeline import splits
+from input_pipeline.tracing import as_written
 
 
 class ArraySource:
@@ -49,7 +50,7 @@ class ArraySource:
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Examples start to stop in order."""
-        return tf.data.Dataset.range(start, stop).map(self.read)
+        return tf.data.Dataset.range(start, stop).map(as_written(self.read))
 
     def describe(self, index: int) -> str:
         """The data set and the example's index."""

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from input_pipeline import order
 from input_pipeline.ops import Preprocess
+from input_pipeline.tracing import as_written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], d
     """(what `read` takes, its `chances`) -> the features of one example, preprocessed."""
 
     # As it is written, not converted: an error of an op then reads as the op says it.
-    @tf.autograph.experimental.do_not_convert
+    @as_written
     def one(item, chance):
         features = preprocess({**read(item), **chance})
         drop = chance.keys() - preprocess.kept

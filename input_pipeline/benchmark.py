@@ -137,12 +137,14 @@ def _core_milliseconds(function: Callable[[Any], Any], count: int = 100) -> floa
     import tensorflow as tf
     from sklearn.datasets import load_sample_images
 
+    from input_pipeline.tracing import as_written
+
     photographs: Any = load_sample_images()
     image = np.ascontiguousarray(photographs.images[0][100:324, 100:324])
     images = tf.constant(np.stack([image, image[::-1]]))
 
     def cost(function: Callable[[Any], Any]) -> float:
-        @tf.autograph.experimental.do_not_convert
+        @as_written
         def one(i: Any) -> Any:
             return function(tf.ensure_shape(images[i % 2], [224, 224, 3]))[0, 0, 0]
 

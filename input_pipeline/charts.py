@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from input_pipeline import crop_boxes, ops, order, randaug
+from input_pipeline.tracing import as_written
 
 SIDE, SQUARE = 224, 56  # of the calibration grid, pixels
 COLOURS = (192, 64, 64), (64, 192, 192)
@@ -102,7 +103,7 @@ def _seeds(count: int) -> tf.Tensor:
 def _mapped(elements: Any, fn: Any, count: int) -> np.ndarray:
     """fn of each element, stacked; far faster than eagerly."""
     data = tf.data.Dataset.from_tensor_slices(elements)
-    fn = tf.autograph.experimental.do_not_convert(fn)
+    fn = as_written(fn)
     data = data.map(fn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return next(data.batch(count).as_numpy_iterator())
 

@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from input_pipeline.tracing import as_written
+
 SPARES = 7
 """How many further examples are tried in the place of a damaged one."""
 _WARNINGS = 10
@@ -114,12 +116,12 @@ def good_rows(
     would be simpler, and would cost 0.3 to 2 ms of each example.
     """
 
-    @tf.autograph.experimental.do_not_convert
+    @as_written
     def numbered(number, columns):
         item, chance, _ = columns
         return number, one(item, chance)
 
-    @tf.autograph.experimental.do_not_convert
+    @as_written
     def batch(*windows):
         window = tf.data.Dataset.zip(windows)
         rows = window.map(lambda item, chance, index: (chance, index))

@@ -8,8 +8,8 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
-from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 TRITON = "triton._C.libtriton"
 
@@ -45,7 +45,7 @@ class OwnSymbols(importlib.abc.MetaPathFinder):
     def find_spec(
         cls,
         fullname: str,
-        path: Sequence[str] | None,
+        path: Any,  # names, or a namespace's own kind of list
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         """The spec of triton's library with a loader that binds deeply; else None."""

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import splits
 from input_pipeline.splits import DataNotFound
+from input_pipeline.tracing import as_written
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _ILSVRC_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
@@ -88,7 +89,7 @@ class FolderSource:
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Examples start to stop in order, several files at a time."""
         return tf.data.Dataset.range(start, stop).map(
-            self.read, num_parallel_calls=16, deterministic=True
+            as_written(self.read), num_parallel_calls=16, deterministic=True
         )
 
     def describe(self, index: int) -> str:

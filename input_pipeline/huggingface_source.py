@@ -15,6 +15,7 @@ import tensorflow as tf
 from input_pipeline import splits
 from input_pipeline.array_source import check_labels
 from input_pipeline.splits import DataNotFound
+from input_pipeline.tracing import as_written
 
 
 class HuggingFaceSource:
@@ -89,7 +90,7 @@ class HuggingFaceSource:
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Examples start to stop in order."""
-        return tf.data.Dataset.range(start, stop).map(self.read)
+        return tf.data.Dataset.range(start, stop).map(as_written(self.read))
 
     def describe(self, index: int) -> str:
         """The data set, the example's index, and its row in the files."""

@@ -24,6 +24,7 @@ from input_pipeline import (
 )
 from input_pipeline import spec as op_spec
 from input_pipeline.randaug import randaug
+from input_pipeline.tracing import as_written
 
 Features = dict[str, Any]  # feature name -> tensor
 Step = Callable[[Features, Features], Features]  # of features and seeds
@@ -102,7 +103,7 @@ class Preprocess:
             name for call in self._calls if call.name == "keep" for name in call.args
         )
 
-    @tf.autograph.experimental.do_not_convert
+    @as_written
     def __call__(self, features: Features) -> Features:
         """One example, preprocessed.
 

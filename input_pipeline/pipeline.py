@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from input_pipeline import batching, damaged, memory, ops, order, sources
+from input_pipeline.tracing import as_written
 
 _ENDLESS = 2**48
 _EVAL_SEED = 0  # random ops in an evaluation do the same thing every time
@@ -139,7 +140,7 @@ class TrainData:
     def _global_shuffle(self) -> tf.data.Dataset:
         """Pairs (index, chance) in the order of order.example_at."""
 
-        @tf.autograph.experimental.do_not_convert
+        @as_written
         def plan(step):
             index, chance = self._fate(self.rows.positions(step))
             return (index, chance, index) if self.skip_errors else (index, chance)
@@ -200,7 +201,7 @@ class TrainData:
         else:
             # Nobody knows what the buffer held: look through this process's part.
             pairs = tf.data.Dataset.range(*self._part).map(
-                lambda index: (index, self._chance(0, index, step))
+                as_written(lambda index: (index, self._chance(0, index, step)))
             )
         cure = "set skip_errors=True in input to take the next example in its place"
         if self.skip_errors:
@@ -240,6 +241,7 @@ class TrainData:
         raw = raw.shuffle(buffer_size, seed=int(entropy.generate_state(1)[0])).repeat()
         first = self.start_step * self.rows.local_batch_size
 
+        @as_written
         def with_chance(count, features):
             epoch = (first + count) // (stop - start)
             index = tf.cast(features["_id"], tf.int64)
@@ -298,14 +300,16 @@ class EvalData:
         }
         missing = self.steps * rows.local_batch_size - real
         padding = tf.data.Dataset.from_tensors((padding, 0.0)).repeat(missing)
-        examples = examples.map(lambda features: (features, 1.0)).concatenate(padding)
-        examples = examples.map(lambda features, mask: {**features, "_mask": mask})
+        examples = examples.map(as_written(lambda features: (features, 1.0)))
+        examples = examples.concatenate(padding).map(
+            as_written(lambda features, mask: {**features, "_mask": mask})
+        )
         return batching.batches(examples, rows, self.threads, self.prefetch)
 
     def _pairs(self, start_step: int) -> tf.data.Dataset:
         """Pairs (index, chance) of this process's rows, beyond the last example too."""
 
-        @tf.autograph.experimental.do_not_convert
+        @as_written
         def plan(step):
             index = self.rows.positions(step)
             seed = order.example_seed(0, index, seed=_EVAL_SEED)

@@ -15,6 +15,7 @@ from absl import logging
 
 from input_pipeline import record_index
 from input_pipeline.splits import DataNotFound
+from input_pipeline.tracing import as_written
 
 
 class TfdsSource:
@@ -95,13 +96,15 @@ class TfdsSource:
             (list(files), *(np.array(column, np.int64) for column in numbers))
         )
         examples = pieces.interleave(
-            read_piece,
+            as_written(read_piece),
             cycle_length=16,
             block_length=16,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return examples.map(lambda index, record: self._parse(record, index))
+        return examples.map(
+            as_written(lambda index, record: self._parse(record, index))
+        )
 
     def describe(self, index: int) -> str:
         """The data set, the example's index, its file and its place there."""

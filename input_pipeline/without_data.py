@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from input_pipeline import batching, damaged, ops, pipeline, splits, tfds_source
+from input_pipeline.tracing import as_written
 
 # Examples of data sets as their makers count them: https://image-net.org/challenges/LSVRC/2012,
 # https://www.cs.toronto.edu/~kriz/cifar.html, http://yann.lecun.com/exdb/mnist.
@@ -176,7 +177,7 @@ class _Blank:
         return {**features, "_id": tf.cast(index, tf.int32)}
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        return tf.data.Dataset.range(start, stop).map(self.read)
+        return tf.data.Dataset.range(start, stop).map(as_written(self.read))
 
     def describe(self, index: int) -> str:
         return f"example {index}"

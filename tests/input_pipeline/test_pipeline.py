@@ -2,9 +2,12 @@
 
 import itertools
 
+import datasets
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
+from tensorflow.python.autograph.impl import api
 
 from input_pipeline import ops, order, pipeline, sources
 
@@ -400,3 +403,48 @@ def test_accelerators_are_hidden(monkeypatch):
     train()
     pipeline.make_eval(data=TEST, batch_size=8)
     assert hidden == [([], "GPU"), ([], "TPU")] * 2
+
+
+@pytest.mark.parametrize("kind", ["arrays", "tfds", "folder", "huggingface"])
+def test_nothing_is_rewritten_by_autograph(kind, imagenet_dir, tmp_path, monkeypatch):
+    """Whose parser warns on Python 3.13, into the output of a run."""
+    rewritten = []
+
+    def convert(function, context):
+        rewritten.append(function)
+        raise NotImplementedError  # then TensorFlow takes it as it is
+
+    monkeypatch.setattr(api, "_convert_actual", convert)
+    tf.data.Dataset.range(1).map(lambda x: x + 1)  # ours are not: this one is
+    assert len(rewritten) == 1
+    pp = "decode|resize(8)|flip_lr|keep('image', 'label')"
+    if kind == "arrays":
+        data, pp = DIGITS, RANDOM_PP
+    elif kind == "tfds":
+        data = {"name": "imagenet2012", "data_dir": str(imagenet_dir), "split": "train"}
+    else:
+        data = {"kind": kind, "data_dir": str(tmp_path / kind), "split": "train"}
+        images = [np.full((9, 9, 3), i, np.uint8) for i in range(6)]
+        write = {"folder": _write_folder, "huggingface": _write_huggingface}[kind]
+        write(tmp_path / kind, images)
+    given = {"data": data, "pp": pp, "batch_size": 4}
+    take(train(**given, skip_errors=True), 2)
+    take(train(**given, shuffle_buffer_size=3, cache_raw=True), 2)
+    take(pipeline.make_eval(data=data, batch_size=4, pp_fn="keep('label')")[0], 2)
+    assert len(rewritten) == 1
+
+
+def _write_folder(folder, images):
+    for i, image in enumerate(images):
+        path = folder / "train" / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def _write_huggingface(folder, images):
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    rows = {"image": [Image.fromarray(x) for x in images], "label": [0, 1] * 3}
+    split = datasets.Dataset.from_dict(rows, features)
+    datasets.DatasetDict({"train": split}).save_to_disk(folder)
