@@ -4,8 +4,6 @@ import contextlib
 import os
 import tempfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # as vitjax.train sets it
 # Tests compile much and compute little: a third of the compile time, same arithmetic.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Shared by all test processes, so that each program is compiled once.
@@ -14,6 +12,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# A test may import TensorFlow or torch before anything of ours.
+import input_pipeline  # noqa: E402, F401
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

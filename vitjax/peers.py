@@ -80,12 +80,30 @@ def left_at_once(workdir: str | Path) -> Iterator[None]:
 
 
 def leave_on_abort(say: Callable[[], str]) -> None:
-    """From now on, what JAX does when it misses a peer's heartbeat is to `leave`.
+    """From now on, what JAX does when it misses a peer's heartbeat is to `leave`."""
+    _on_abort(lambda: leave(say()))
 
-    It aborts the process from a thread of its own, past all Python. So the handler is
+
+def done(status: int) -> None:
+    """From now on, a lost peer ends this process with `status`, without a word.
+
+    Its own work is over, and so is that of a peer that has left. At the end of a run
+    JAX's processes wait for each other, then the first one stops the service; one that
+    has not heard of it yet takes the first for dead.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _on_abort(lambda: os._exit(status))
+
+
+def _on_abort(act: Callable[[], None]) -> None:
+    """`act` on SIGABRT.
+
+    JAX aborts the process from a thread of its own, past all Python. So the handler is
     one of C: Python's own would wait for the main thread, which waits for the peer.
     """
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: leave(say()))
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: act())
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(handler))  # it is never let go
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 

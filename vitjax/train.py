@@ -424,6 +424,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
         _tell(
             f"stopped after step {stopped.step}, {what}: the same command goes on from it"
         )
+        peers.done(STATUS)
         return STATUS
     except (ValueError, TypeError, OSError, ImportError) as error:
         peers.exit_within(10, 1)
@@ -438,6 +439,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
         peers.exit_within(10, 130)
         _tell("interrupted: the same command goes on from the newest checkpoint")
         return 130
+    peers.done(0)
     return 0
 
 

@@ -88,6 +88,16 @@ def train(argv, hold=None):
     return vitjax.train.cli(argv)
 
 
+def train_and_first_gone(argv):
+    """The command; then the first process goes without a word to the other."""
+    import jax
+
+    status = vitjax.train.cli(argv)
+    if jax.process_index() == 0:
+        os._exit(status)
+    return status
+
+
 def train_then_float64(argv, out, steps):
     """The command; then, in the same processes, a second model throughout in float64."""
     status = vitjax.train.cli(argv)

@@ -285,13 +285,24 @@ def test_what_ends_one_process_ends_both_and_they_go_on_to_the_same_bits(two, tm
         assert assert_one_died(forks, victim) == last < unfinished
 
     forks = both()
-    assert finish(forks) == [0, 0], forks[0].text()
+    assert finish(forks) == [0, 0], forks[0].text() + forks[1].text()
     training = {k: v for k, v in values(two[0]).items() if "/" not in k[1]}
     assert values(workdir) == training
     got, expected = (flatten_with_names(state_of(w, 60)) for w in (workdir, two[0]))
     for (name, value), (same, other) in zip(got, expected, strict=True):
         assert name == same
         np.testing.assert_array_equal(value, other, err_msg=name)
+
+
+def test_who_has_finished_does_not_miss_the_others(tmp_path):
+    """JAX takes the first process for dead where it leaves a moment early."""
+    argv = [*TINY, "--workdir", str(tmp_path / "run"), "--config.total_steps=2"]
+    forks = start(
+        2, [*argv, "--config.evals=None"], tmp_path,
+        function=processes.train_and_first_gone,
+    )  # fmt: skip
+    assert finish(forks) == [0, 0], forks[1].text()
+    assert "a peer of process" not in forks[1].text()
 
 
 def test_a_checkpoint_damaged_for_one_process_is_damaged_for_both(tmp_path):

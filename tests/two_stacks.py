@@ -1,0 +1,207 @@
+"""Compare two environments with other releases of JAX: `python -m tests.two_stacks A B`.
+
+A and B are Python interpreters, each with vitjax's dependencies, such as
+.venv/bin/python and .venv-3.13/bin/python. The flagship's config is trained in each, on
+a small ImageNet that tfds' own builder prepares: ViT-S/16, 224 x 224 pixels, randaug,
+mixup, bfloat16 moments; shortened to 6 steps of 8 images. Then each goes on from the
+checkpoint that the other wrote after step 3, whose checksums it compares on its devices.
+
+Must be equal to the bit: the batches, and a checkpoint of step 3 as each reads it. Said,
+whether equal or not: initial parameters, losses, parameters after step 6. A loss that
+differs by more than LOSS of its value fails. The exit status is 1 if anything fails.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS, MIDDLE = 6, 3
+# Two programs of float32 sums in other orders, six updates apart; parity's rung
+# trajectory, of 200 steps, allows its own reference more: see `python -m parity`.
+LOSS = 1e-5
+LINE = "{:<7} {:<64} {}"
+
+
+def main(argv=None):
+    """Run both sides; print one line per comparison."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.two_stacks",
+        description=__doc__.split("\n\n", 1)[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pythons", nargs="+", metavar="PYTHON", help="two of them")
+    parser.add_argument("--side", metavar="WORKDIR", help=argparse.SUPPRESS)
+    flags = parser.parse_args(argv)
+    if flags.side:
+        return _write_side(Path(flags.side), Path(flags.pythons[0]))
+    if len(flags.pythons) != 2:
+        parser.error(f"expected two interpreters, got {len(flags.pythons)}")
+    with tempfile.TemporaryDirectory(prefix="two-stacks-") as folder:
+        return _compare(flags.pythons, Path(folder))
+
+
+def _compare(pythons, folder):
+    import input_pipeline  # noqa: F401  sets what TensorFlow reads at its import
+    from tests import ilsvrc
+
+    data = ilsvrc.prepare(folder / "imagenet", train_per_class=4, num_classes=10, val=9)
+    runs = [folder / "a", folder / "b"]
+    for python, run in zip(pythons, runs, strict=True):
+        _train(python, data, run)
+    # Each reads both: what the one wrote, and what the other did.
+    sides = [[_side(python, data, run, folder) for run in runs] for python in pythons]
+    (a, b_read_by_a), (a_read_by_b, b) = sides
+    print("A:", a["versions"])
+    print("B:", b["versions"])
+    passed = [
+        _said("batches of A and B", a["batches"] == b["batches"], must=True),
+        _said("A's checkpoint, read by B", _equal(a, a_read_by_b, MIDDLE), must=True),
+        _said("B's checkpoint, read by A", _equal(b, b_read_by_a, MIDDLE), must=True),
+        _said("initial parameters (the first update is 0)", _equal(a, b, 1)),
+    ]
+    for step in range(1, STEPS + 1):
+        passed.append(_losses(f"loss of step {step}, A and B", runs, step))
+    passed.append(_said(f"parameters after step {STEPS}", _equal(a, b, STEPS)))
+    for i, name in enumerate("AB"):
+        other = "BA"[i]
+        on = folder / f"{name}-from-{other}"
+        _train(
+            pythons[i], data, on,
+            f"--config.resume={runs[1 - i]}/checkpoints/{MIDDLE}",
+        )  # fmt: skip
+        for step in range(MIDDLE + 1, STEPS + 1):
+            what = f"loss of step {step}, {name} from {other}'s checkpoint and {name}"
+            passed.append(_losses(what, [on, runs[i]], step))
+    return 0 if all(passed) else 1
+
+
+def _train(python, data, run, *more):
+    subprocess.run(
+        [
+            python, "-m", "vitjax.train", "--config", "configs/vit_s16_i1k.py:batch=8",
+            "--workdir", str(run), f"--config.total_steps={STEPS}",
+            "--config.schedule.warmup_steps=4", "--config.evals=None",
+            "--config.log_training_steps=1", "--config.ckpt_steps=1",
+            "--config.max_to_keep=None", "--config.tensorboard=False",
+            "--config.device_pp=value_range(-1, 1)|onehot(1000, key='label', "
+            "key_result='labels')|keep('image', 'labels')",
+            f"--config.input.data.data_dir={data}",
+            "--config.input.data.split=train", *more,
+        ],
+        cwd=ROOT, env=_environment(), check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def _side(python, data, run, folder):
+    """What an interpreter reads of a run: versions, batches, arrays by step and name."""
+    out = folder / f"{len(list(folder.iterdir()))}.npz"
+    subprocess.run(
+        [python, "-m", "tests.two_stacks", "--side", str(run), str(out)],
+        cwd=ROOT, env=_environment() | {"TFDS_DATA_DIR": str(data)}, check=True,
+    )  # fmt: skip
+    with np.load(out) as stored:
+        return {
+            **json.loads(str(stored["words"])),
+            "arrays": {k: stored[k] for k in stored.files if k != "words"},
+        }
+
+
+def _write_side(run, out):
+    import hashlib
+    import importlib.metadata
+    import itertools
+
+    import orbax.checkpoint as ocp
+
+    from input_pipeline import pipeline
+    from vitjax.trees import flatten_with_names
+
+    config = json.loads((run / "config.json").read_text())
+    stream, _ = pipeline.make_train(
+        **config["input"], seed=config["seed"], start_step=0
+    )
+    digest = hashlib.sha256()
+    for batch in itertools.islice(stream, STEPS):
+        for name in sorted(batch):
+            digest.update(batch[name].tobytes())
+    arrays = {}
+    for step in (1, MIDDLE, STEPS):
+        folder = run / "checkpoints" / str(step) / "state"
+        with ocp.PyTreeCheckpointer() as reader:
+            tree = reader.metadata(folder).item_metadata.tree
+            how = _map(tree, ocp.RestoreArgs(restore_type=np.ndarray))
+            state = reader.restore(
+                folder, args=ocp.args.PyTreeRestore(restore_args=how)
+            )
+        # As bytes: numpy's files know no bfloat16.
+        arrays |= {
+            f"{step} {name} {x.dtype} {x.shape}": np.frombuffer(x.tobytes(), np.uint8)
+            for name, x in flatten_with_names(state)
+            if step != 1 or name.startswith("params")
+        }
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    python = "Python " + sys.version.split()[0]
+    words = {"versions": ", ".join([python, *versions]), "batches": digest.hexdigest()}
+    np.savez(out, words=json.dumps(words), **arrays)
+    return 0
+
+
+def _map(tree, leaf):
+    if isinstance(tree, dict):
+        return {key: _map(value, leaf) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_map(value, leaf) for value in tree]
+    return leaf
+
+
+def _environment():
+    # One thread of XLA's compiler optimises as in a user's run; devices as there, too.
+    return {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",)}
+
+
+def _equal(a, b, step):
+    """Whether two sides have the same arrays of a step, to the bit."""
+    of = lambda side: {
+        name: x for name, x in side["arrays"].items() if name.startswith(f"{step} ")
+    }
+    one, other = of(a), of(b)
+    assert one, f"no array of step {step}"
+    return one.keys() == other.keys() and all(
+        np.array_equal(x, other[name]) for name, x in one.items()
+    )
+
+
+def _said(what, equal, must=False):
+    verdict = "pass" if equal else "FAIL" if must else "note"
+    print(LINE.format(verdict, what, "equal to the bit" if equal else "not equal"))
+    return equal or not must
+
+
+def _losses(what, runs, step):
+    one, other = (_loss(run, step) for run in runs)
+    apart = abs(one - other) / abs(other)
+    passed = apart <= LOSS
+    shown = "equal to the bit" if one == other else f"{apart:.1e} (bound {LOSS:.0e})"
+    print(LINE.format("pass" if passed else "FAIL", what, shown))
+    return passed
+
+
+def _loss(run, step):
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return next(
+        row["training_loss"]
+        for row in rows
+        if row["step"] == step and "training_loss" in row
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
