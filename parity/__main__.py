@@ -1,7 +1,6 @@
 """`python -m parity`: vitjax beside the torch reference, one line per comparison."""
 
 import argparse
-import importlib.util
 import sys
 import time
 from collections.abc import Sequence
@@ -88,13 +87,16 @@ The exit status is 1 if any line says FAIL.""",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the rungs and, where asked for, the self-test; the exit status."""
     args = parse_args(argv)
-    if importlib.util.find_spec("torch") is None:
-        print('parity needs torch: pip install -e ".[parity]"', file=sys.stderr)
-        return 2
     from parity import report, self_test
     from parity.cases import Case, variant_case
+    from vitjax.weights.libraries import Unusable
 
     started = time.perf_counter()
+    try:
+        report.check_libraries(args.only)
+    except Unusable as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         case = variant_case(args.variant) if args.variant else Case()
     except ValueError as error:

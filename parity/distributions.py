@@ -23,7 +23,7 @@ from parity.decoding import PINNED
 from parity.opinions import to_numpy, to_torch
 from parity.pictures import Image
 from parity.reference import augment, crops
-from parity.torchvision_import import import_torchvision
+from vitjax.weights.libraries import import_torchvision
 
 BOXES = 3000  # in each shape
 LAYERS, LEVEL = 2, 10

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Shaped
 
 from parity.pictures import Image
-from parity.torchvision_import import import_torchvision
+from vitjax.weights.libraries import import_torchvision
 
 FILL = 128
 Op = Callable[..., Image]

@@ -14,7 +14,7 @@ from parity import decoding, ours_pixels
 from parity.pictures import Image
 from parity.reference import augment, crops, resize
 from parity.self_test import Mutation
-from parity.torchvision_import import import_torchvision
+from vitjax.weights.libraries import import_torchvision
 
 # How many times a fault exceeds a bound. The bound of a distance has the probability
 # 1e-4; 1.3 times that one about 1e-7. Everything else exceeds its bound by far more.

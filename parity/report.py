@@ -4,7 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from parity import ladder
@@ -19,6 +19,19 @@ Result: TypeAlias = tuple[str, Comparison]
 def is_wide(case: Case) -> bool:
     """Whether memory is short: little is kept, and processes run one after another."""
     return case.width >= SMALL_WIDTH
+
+
+def check_libraries(names: Iterable[str] = ()) -> None:
+    """Raise `vitjax.weights.libraries.Unusable` if torch, or what rungs need, is not.
+
+    Before anything else is done: processes would fail one after another.
+    """
+    from vitjax.weights import libraries
+
+    with libraries.importing("torch"):
+        import torch._dynamo  # noqa: F401  # torch's optimizers import it, and triton
+    if any(ladder.RUNGS[name].pixels for name in names):
+        libraries.import_torchvision()
 
 
 def setup(case: Case, float64: bool) -> None:

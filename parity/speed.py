@@ -97,6 +97,10 @@ def peak_elsewhere(name: str, argv: Sequence[str]) -> int | None:
 def choose_device() -> str:
     """ "gpu" if both torch and JAX see one, or else "cpu"; says so if only one does."""
     import jax
+
+    from parity.report import check_libraries
+
+    check_libraries()
     import torch
 
     seen = {"torch": torch.cuda.is_available(), "jax": jax.default_backend() != "cpu"}

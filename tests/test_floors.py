@@ -63,7 +63,11 @@ FLOORS = {
 # Package -> who may import it.
 FENCES = {
     "torch": ("parity", "vitjax.weights"),
-    "torchvision": ("parity", "vitjax.weights.other_models"),
+    "torchvision": (
+        "parity",
+        "vitjax.weights.libraries",
+        "vitjax.weights.other_models",
+    ),
     "tensorflow": ("input_pipeline",),
     "tensorflow_datasets": ("input_pipeline",),
     "wandb": ("vitjax.sinks",),

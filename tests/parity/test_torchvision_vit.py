@@ -6,11 +6,11 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from parity.torchvision_import import import_torchvision
 from vitjax import step
 from vitjax.losses import LOSSES
 from vitjax.models import MODELS
 from vitjax.trees import count
+from vitjax.weights.libraries import import_torchvision
 
 SMALL = {"width": 32, "depth": 2, "num_heads": 4, "mlp_dim": 48, "code_size": 12}
 

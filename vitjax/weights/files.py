@@ -12,6 +12,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.weights import safetensors
+from vitjax.weights.libraries import importing
 
 Arrays = dict[str, np.ndarray]
 # Where a file of PyTorch keeps the weights if it keeps more than these.
@@ -66,12 +67,8 @@ def _write_npz(path: Path, arrays: Mapping[str, np.ndarray], _: Any) -> None:
 
 
 def _torch() -> Any:
-    try:
+    with importing("torch", instead="use .safetensors"):
         import torch
-    except ImportError:
-        raise ValueError(
-            "files of PyTorch need it: pip install torch, or use .safetensors"
-        ) from None
     return torch
 
 

@@ -4,8 +4,11 @@ The only place that makes them; each library is imported where it is asked for. 
 b images of (height, width, channels) here, (channels, height, width) there.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +16,23 @@ from jaxtyping import Float
 
 from vitjax.lookup import lookup
 from vitjax.models.vit import ViT
+from vitjax.weights import safetensors
+from vitjax.weights.libraries import Unusable, import_torchvision, importing
+
+State = Mapping[str, np.ndarray]
+# What from_pretrained tells of a file that does not fit its class.
+WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
-def _torchvision(model: ViT, size: tuple[int, int], channels: int) -> Any:
+def _torchvision(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any:
+    import_torchvision()
     from torchvision.models import VisionTransformer
 
     if channels != 3:
         raise ValueError(
             f"torchvision's class is for 3 channels, this model for {channels}"
         )
-    return VisionTransformer(
+    other = VisionTransformer(
         image_size=size[0],
         patch_size=model.patch_size[0],
         num_layers=model.depth,
@@ -32,13 +42,16 @@ def _torchvision(model: ViT, size: tuple[int, int], channels: int) -> Any:
         num_classes=model.num_classes or 1000,
         norm_layer=functools.partial(_torch().nn.LayerNorm, eps=1e-6),
     )
+    return _filled(other, state)
 
 
-def _timm(model: ViT, size: tuple[int, int], channels: int) -> Any:
-    from timm.models.vision_transformer import VisionTransformer
+def _timm(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any:
+    import_torchvision()  # which timm imports
+    with importing("timm"):
+        from timm.models.vision_transformer import VisionTransformer
 
     pools: dict[str, Any] = {"gap": "avg", "tok": "token", "map": "map"}
-    return VisionTransformer(
+    other = VisionTransformer(
         img_size=size,
         patch_size=model.patch_size,
         embed_dim=model.width,
@@ -55,17 +68,22 @@ def _timm(model: ViT, size: tuple[int, int], channels: int) -> Any:
         fc_norm=False,
         act_layer=functools.partial(_torch().nn.GELU, approximate=_gelu(model)),
     )
+    return _filled(other, state)
 
 
-def _huggingface(model: ViT, size: tuple[int, int], channels: int) -> Any:
-    # An optional extra.
-    from transformers import (  # pyright: ignore[reportMissingImports]
-        ViTConfig,
-        ViTForImageClassification,
-    )
+def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any:
+    with contextlib.suppress(Unusable):
+        import_torchvision()  # which transformers imports where it is installed
+    with importing("transformers"):
+        import transformers  # pyright: ignore[reportMissingImports]  # an optional extra
+
+        library: Any = transformers
+        # Imported when it is asked for. Beside a torch that is too old for it, this is a
+        # stand-in, which says so when it is touched.
+        from_pretrained = library.ViTForImageClassification.from_pretrained
 
     act = "gelu" if model.gelu == "exact" else "gelu_pytorch_tanh"
-    config: Any = ViTConfig(
+    config = library.ViTConfig(
         image_size=size[0],
         patch_size=model.patch_size[0],
         hidden_size=model.width,
@@ -77,10 +95,42 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int) -> Any:
         layer_norm_eps=1e-6,
         hidden_act=act,
     )
-    return ViTForImageClassification(config)
+    # As its users do, from a folder: transformers 5 has other keys in memory than in
+    # files, and only from_pretrained knows both.
+    with tempfile.TemporaryDirectory() as name, _quiet(library.utils.logging):
+        folder = Path(name)
+        config.save_pretrained(folder)
+        safetensors.write(folder / "model.safetensors", state, {"format": "pt"})
+        other, told = from_pretrained(
+            folder,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # it tells them below, by name
+        )
+    # It only warns of these, and takes random numbers for what is missing.
+    wrong = [
+        f"{what}: {', '.join(map(str, told[what]))}" for what in WRONG if told[what]
+    ]
+    if wrong:
+        raise RuntimeError("; ".join(wrong))
+    return other.float()
 
 
-MODELS: dict[str, Callable[[ViT, tuple[int, int], int], Any]] = {
+@contextlib.contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without transformers' bar and report: what they say is checked."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+MODELS: dict[str, Callable[[ViT, tuple[int, int], int, State], Any]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "huggingface": _huggingface,
@@ -92,28 +142,31 @@ def _gelu(model: ViT) -> str:
 
 
 def _torch() -> Any:
-    import torch
-
+    with importing("torch"):
+        import torch
     return torch
 
 
+def _filled(other: Any, state: State) -> Any:
+    """The torch module with these weights; every key must be used."""
+    torch = _torch()
+    tensors = {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
+    other.load_state_dict(tensors, strict=True)
+    return other
+
+
 def logits(
-    format: str,
-    model: ViT,
-    state: Mapping[str, np.ndarray],
-    images: Float[np.ndarray, "b h w c"],
+    format: str, model: ViT, state: State, images: Float[np.ndarray, "b h w c"]
 ) -> Float[np.ndarray, "b k"]:
     """What the library's own class makes of images, with a state dict of that format.
 
-    Raises ImportError where the library (or torch) is not installed, KeyError for a
-    format without a class, and whatever the class says of weights that do not fit.
+    Raises `vitjax.weights.libraries.Unusable` where the library or torch cannot be
+    imported, KeyError for a format without a class, and RuntimeError for weights that do
+    not fit the class.
     """
     torch = _torch()
     _, height, width, channels = images.shape
-    other = MODELS[format](model, (height, width), channels)
-    tensors = {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
-    # timm's models with a class token store its position apart; all keys must be used.
-    other.load_state_dict(tensors, strict=True)
+    other = MODELS[format](model, (height, width), channels, state)
     with torch.no_grad():
         out = other.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     return np.asarray(getattr(out, "logits", out).numpy())

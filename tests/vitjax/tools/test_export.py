@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from safetensors import numpy as their_safetensors
 
-from parity.torchvision_import import import_torchvision
 from tests.vitjax.test_train import run
 from vitjax.models import MODELS
 from vitjax.tools import convert, evaluate, export, predict
@@ -34,12 +33,6 @@ def tok(tmp_path_factory):
     flags = [f"--config.model={own}", f"--config.input.pp={pp}"]
     assert run(workdir, *flags, f"--config.evals.val.pp_fn={pp}") == 0
     return workdir
-
-
-@pytest.fixture(autouse=True)
-def torchvision():
-    """timm imports it, and a torch for CPUs alone needs help with that."""
-    import_torchvision()
 
 
 @pytest.mark.parametrize(
@@ -70,6 +63,18 @@ def test_each_format_is_written_and_checked(
     assert export.main(["--ckpt", str(workdir), "--to", to, str(out)]) == 1
     assert "exists already" in capsys.readouterr().err
     assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("file", ["x.safetensors", "x.bin"])
+def test_hugging_faces_own_class_reads_what_is_written(tok, tmp_path, capsys, file):
+    pytest.importorskip("transformers")
+    out = tmp_path / file
+    assert export.main(["--ckpt", str(tok), "--to", "huggingface", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "huggingface's own logits differ by" in printed.out
+    # Nor transformers' bar and report.
+    assert printed.err == ""
+    assert [p.name for p in tmp_path.iterdir()] == [file]
 
 
 def test_the_program_serves_any_batch_of_uint8_images(gap, tmp_path):

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from input_pipeline import ops
-from parity.torchvision_import import import_torchvision
 from tests import ilsvrc
+from vitjax.weights.libraries import import_torchvision
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = 20

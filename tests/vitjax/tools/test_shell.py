@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 
 from input_pipeline import pipeline
-from parity.torchvision_import import import_torchvision
 from tests.photographs import PHOTOGRAPHS
 from tests.vitjax.tools.conftest import QUICKSTART
 from vitjax.checkpoint import read_params
 from vitjax.metrics import read_rows
 from vitjax.trees import flatten_with_names
+from vitjax.weights.libraries import import_torchvision
 
 ROOT = Path(__file__).resolve().parents[3]
 WIDTH, DEPTH, HEADS = 32, 2, 2  # two heads of this width: the variant mu's

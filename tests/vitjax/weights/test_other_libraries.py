@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from parity.torchvision_import import import_torchvision
 from tests.vitjax.weights import cases
 from vitjax import weights
 from vitjax.trees import flatten_with_names
-from vitjax.weights import files, state_dicts, table
+from vitjax.weights import files, other_models, state_dicts, table
+from vitjax.weights.libraries import import_torchvision
 from vitjax.weights.table import ATTENTION, BLOCK, Format
 
 BOUND = 1e-9
@@ -217,6 +217,66 @@ def test_huggingface(act, gelu, tmp_path):
     cases.assert_same_bits(params, cases.read(own, "huggingface", {}))
     model.save_pretrained(tmp_path / "again")
     cases.assert_same_bits(params, weights.load(tmp_path / "again")[0])
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """A machine of which nothing leaves."""
+
+    def refuse(*_):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+
+
+def written_for_huggingface(seed=0):
+    params = cases.params(seed=seed, **TOK)
+    return params, weights.to_state_dict(params, format="huggingface")
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("gelu", ["exact", "tanh"])
+def test_huggingfaces_class_as_export_makes_it(gelu):
+    """From a folder of its own, in float32; its settings are as they were."""
+    transformers = pytest.importorskip("transformers")
+    logging = transformers.utils.logging
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    params, state = written_for_huggingface()
+    image = cases.image().astype(np.float32)
+    model = cases.model(gelu=gelu, **TOK)
+    theirs = other_models.logits("huggingface", model, state, image)
+    ours = cases.logits(params, image, gelu=gelu, **TOK)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+NORM = "vit.encoder.layer.0.layernorm_before.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop(NORM), "missing_keys: .*layernorm_before.weight"),
+        (
+            lambda state: state.update({"vit.a.b": state[NORM]}),
+            "unexpected_keys: vit.a.b",
+        ),
+        (
+            lambda state: state.update({"classifier.bias": np.zeros(7, np.float32)}),
+            "mismatched_keys: .*classifier.bias",
+        ),
+    ],
+    ids=["missing", "unexpected", "mismatched"],
+)
+def test_what_huggingfaces_class_would_only_warn_of_is_refused(change, words):
+    pytest.importorskip("transformers")
+    _, state = written_for_huggingface()
+    change(state)
+    image = cases.image().astype(np.float32)
+    with pytest.raises(RuntimeError, match=words):
+        other_models.logits("huggingface", cases.model(**TOK), state, image)
 
 
 def _simple_vit(parts):

@@ -1,0 +1,262 @@
+"""A broken torch, or what stands on it, is one sentence where it is needed, else nothing.
+
+Stand-ins that raise come before the real libraries on PYTHONPATH of other processes.
+"""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.vitjax.test_train import QUICKSTART, SMALL, run
+from vitjax.weights.libraries import Unusable, importing
+
+ROOT = Path(__file__).parents[3]
+
+USED = (
+    "from vitjax.weights.libraries import import_torchvision\n"
+    "torchvision = import_torchvision()\n"
+    "assert import_torchvision() is torchvision\n"
+    "import torch\n"
+    "from torchvision.transforms.v2 import functional\n"
+    "image = torch.arange(48, dtype=torch.uint8).reshape(3, 4, 4)\n"
+    "assert functional.rotate(image, 90).tolist() == image.rot90(1, (1, 2)).tolist()\n"
+    "from torchvision.models import VisionTransformer\n"
+)
+
+
+def test_torchvision_in_a_fresh_process_without_warnings():
+    """Also beside a torch that was built for the CPU only."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", USED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_library_and_what_helps():
+    with pytest.raises(Unusable) as caught, importing("nosuch", "use another"):
+        import nosuch  # noqa: F401
+    assert (
+        str(caught.value)
+        == "nosuch is not installed: pip install nosuch, or use another"
+    )
+
+
+def test_the_cause_behind_a_librarys_own_words_is_told():
+    def lazily():
+        try:
+            from torch import nosuch  # noqa: F401
+        except ImportError as error:
+            raise ModuleNotFoundError("set the verbosity to see why") from error
+
+    with pytest.raises(Unusable) as caught, importing("timm"):
+        lazily()
+    said = str(caught.value)
+    assert said.startswith("timm cannot be imported, ImportError: cannot import name")
+    assert f"torch {importlib.metadata.version('torch')}" in said
+    assert said.endswith("pip install --force-reinstall timm torch")
+    assert "\n" not in said
+
+
+def test_a_library_without_a_reason():
+    with pytest.raises(Unusable, match="AttributeError: no reason given"):  # noqa: SIM117
+        with importing("torch"):
+            raise AttributeError
+
+
+def test_an_unusable_library_is_told_once():
+    with pytest.raises(Unusable, match=r"^torch is not installed"), importing("timm"):
+        raise Unusable("torch is not installed")
+
+
+CUDA = 'OSError("libcudart.so.13: cannot open shared object file")'
+NMS = 'RuntimeError("operator torchvision::nms does not exist\\nIts second line")'
+# What is wrong -> {library: what its import raises}.
+BROKEN = {
+    "torch without a library": {"torch": CUDA},
+    "torch of another numpy": {"torch": 'ImportError("numpy.core failed to import")'},
+    "no torch": {
+        "torch": "ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+    },
+    "torchvision of another torch": {"torchvision": NMS},
+    "triton": {"triton": 'AttributeError("module triton has no attribute jit")'},
+}
+# The commands of arguments, one after another in one process.
+COMMANDS = """
+import contextlib, importlib, io, json, sys
+done = []
+for name, *arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    module = importlib.import_module(name)
+    main = getattr(module, "cli", module.main)  # vitjax.train's with flags of its own
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    done.append([status, out.getvalue(), err.getvalue()])
+print(json.dumps(done))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The workdir of a run whose model every format has a place for."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    own = {"width": 32, "depth": 1, "mlp_dim": 48, "num_heads": 2, "patch_size": (4, 4)}
+    own |= {"pool_type": "tok", "posemb": "learn", "gelu": "exact"}
+    pp = "grayscale_to_rgb|keep('image', 'label')"
+    flags = [f"--config.model={own}", f"--config.input.pp={pp}"]
+    assert run(workdir, *flags, f"--config.evals.val.pp_fn={pp}") == 0
+    return workdir
+
+
+def beside(raising, tmp_path, *commands):
+    """([(status, stdout, stderr) of each command], libraries whose import was tried)."""
+    for name, error in raising.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(
+            "import pathlib\n"
+            f"(pathlib.Path(__file__).parent / 'tried').touch()\nraise {error}\n"
+        )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    tried = {name for name in raising if (tmp_path / name / "tried").exists()}
+    return json.loads(process.stdout.splitlines()[-1]), tried
+
+
+def sentence(done, *lines):
+    """The one sentence of a command that fails; `lines` are others that may follow."""
+    status, _, err = done
+    first, *others = err.strip().splitlines()
+    assert (status, others) == (1, list(lines)), err
+    assert first.startswith("error: ")
+    return first
+
+
+EXPORT = "vitjax.tools.export"
+HINT = "(VITJAX_TRACEBACK=1 shows where it comes from)"
+
+
+@pytest.mark.parametrize("what", [name for name in BROKEN if "torch" in BROKEN[name]])
+def test_files_of_torch_are_refused_and_other_files_are_written(
+    what, trained, tmp_path
+):
+    """The check by the other library's class is left out, with a word about it."""
+    pth = tmp_path / "x.pth"
+    pth.write_bytes(b"its content does not matter")
+    ckpt = ["--ckpt", str(trained), "--to"]
+    small = [*SMALL, "--workdir", str(tmp_path / "run")]
+    outs = [tmp_path / "timm.safetensors", tmp_path / "huggingface.safetensors"]
+    (written, read, model_init, *exported, parity, speed), _ = beside(
+        BROKEN[what],
+        tmp_path,
+        [EXPORT, *ckpt, "timm", str(tmp_path / "y.pth")],
+        [
+            "vitjax.tools.convert",
+            str(pth),
+            str(tmp_path / "y.npz"),
+            "--to",
+            "big_vision",
+        ],
+        ["vitjax.train", "--config", QUICKSTART, f"--config.model_init={pth}", *small],
+        *([EXPORT, *ckpt, out.stem, str(out)] for out in outs),
+        ["parity.__main__", "--only", "loss"],
+        ["parity.speed"],
+    )
+    said = "torch is not installed: pip install torch"
+    if what != "no torch":
+        [error] = BROKEN[what].values()
+        kind, words = error.rstrip('")').split('("')
+        version = importlib.metadata.version("torch")
+        said = f"torch cannot be imported, {kind}: {words} (torch {version}); matching"
+        said += " versions may help: pip install --force-reinstall torch"
+    file = f"error: {said}, or use .safetensors"
+    assert [sentence(written), sentence(read), sentence(model_init, HINT)] == [file] * 3
+    assert not (tmp_path / "y.pth").exists()
+    for out, done in zip(outs, exported, strict=True):
+        assert (done[0], done[2]) == (0, ""), done
+        assert done[1].endswith(f"to the bit; not tried in {out.stem}, as {said}\n")
+        assert out.stat().st_size > 10_000
+    assert parity == [2, "", f"error: {said}\n"]
+    assert sentence(speed) == f"error: {said}"
+
+
+@pytest.mark.parametrize("what", ["torchvision of another torch", "triton"])
+def test_what_stands_beside_torch_is_left_out(what, trained, tmp_path):
+    """Files of torch need neither."""
+    [(name, error)] = BROKEN[what].items()
+    ckpt = ["--ckpt", str(trained), "--to"]
+    formats = {"timm": "timm", "torchvision": "torchvision"}
+    if importlib.util.find_spec("transformers"):
+        formats["huggingface"] = "transformers"
+    (pth, *exported, parity), tried = beside(
+        BROKEN[what],
+        tmp_path,
+        [EXPORT, *ckpt, "mup_vit", str(tmp_path / "y.pth")],
+        *([EXPORT, *ckpt, to, str(tmp_path / f"{to}.safetensors")] for to in formats),
+        ["parity.__main__", "--only", "decoding"],
+    )
+    assert pth[0] == 0, pth
+    assert tried == {name}
+    kind, words = error.rstrip('")').split('("')
+    said = f"cannot be imported, {kind}: {words.splitlines()[0].split(chr(92))[0]} ("
+    for (to, library), done in zip(formats.items(), exported, strict=True):
+        assert (done[0], done[2]) == (0, ""), done
+        assert f"not tried in {to}, as " in done[1]
+        assert said in done[1]
+        assert library in done[1]
+        last = done[1].split("--force-reinstall ")[1].split()
+        assert {name, "torch"} <= set(last)
+    assert parity[:2] == [2, ""], parity
+    assert said in parity[2]
+    assert len(parity[2].splitlines()) == 1
+
+
+def test_what_needs_none_of_them_imports_none(trained, tmp_path):
+    """Nor says a word of them: train, convert, evaluate, plan, plot, predict, compare."""
+    from PIL import Image
+
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (8, 8)).save(photo)
+    workdir, small = str(tmp_path / "run"), ["--config", QUICKSTART, *SMALL]
+    start = f"--config.model_init={tmp_path / 'w.npz'}"
+    ckpt = ["--ckpt", workdir]
+    raising = dict.fromkeys(
+        ["torch", "torchvision", "timm", "transformers", "triton"], CUDA
+    )
+    done, tried = beside(
+        raising,
+        tmp_path,
+        ["vitjax.train", *small, "--workdir", workdir],
+        [
+            "vitjax.tools.convert",
+            workdir,
+            str(tmp_path / "w.npz"),
+            "--to",
+            "big_vision",
+        ],
+        ["vitjax.train", *small, "--workdir", workdir + "2", start],
+        ["vitjax.tools.evaluate", *ckpt, "--out", str(tmp_path / "report")],
+        ["vitjax.tools.plan", *small],
+        ["vitjax.tools.plot", workdir, "--out", str(tmp_path / "curves.png")],
+        ["vitjax.tools.predict", *ckpt, str(photo)],
+        [EXPORT, *ckpt, "--to", "safetensors", str(tmp_path / "w.safetensors")],
+        [EXPORT, *ckpt, "--to", "mup_vit", str(tmp_path / "mup.safetensors")],
+        ["parity.compare_runs", workdir, workdir + "2"],
+    )
+    for status, out, err in done:
+        assert status == 0, out + err
+        assert not [name for name in raising if name in (out + err).split()]
+    assert tried == set()
