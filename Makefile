@@ -1,5 +1,5 @@
 # Everything starts from nothing but Python and make; .venv is made on first use.
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 # The Python of .venv, once there is one.
 PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
@@ -9,7 +9,7 @@ EXTRAS ?=
 PYTHONS ?= python3.11 python3.12 python3.13
 comma := ,
 
-.PHONY: quickstart test soak lint format bench fashion-mnist constraints resolve clean
+.PHONY: quickstart dev test soak lint format bench fashion-mnist constraints resolve clean
 
 SUPPORTED := 3.11 3.12 3.13
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
@@ -48,6 +48,8 @@ $(DEV): pyproject.toml $(PINS)
 
 quickstart: $(RUN) ## train a small ViT on real handwritten digits, about a minute
 	$(BIN)/python -m vitjax.train --config configs/quickstart.py --workdir runs/quickstart
+
+dev: $(DEV) ## installs what the tests need, and no more
 
 test: $(DEV) ## all tests, except those that need an accelerator
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -126,7 +126,7 @@ def _open(name: str | None, data_dir: str | None, config: str | None) -> dict[st
     except ImportError:
         raise DataNotFound(
             "data of kind 'huggingface' needs the package 'datasets': install the extra, "
-            'pip install -c constraints.txt -e ".[huggingface]"'
+            'pip install -e ".[huggingface]"'
         ) from None
     datasets.disable_progress_bars()
     if data_dir is None:

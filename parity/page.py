@@ -218,14 +218,16 @@ def _summary(results: Results, again: str) -> str:
     words = f"{failed} of {len(results)} failed" if failed else "all passed"
     known = sum(c.name.startswith(KNOWN) for _, c in results)
     listed = ", ".join(f"{name} {version}" for name, version in versions().items())
+    python = ".".join(platform.python_version_tuple()[:2])
     return (
         f'<p class="big"><span class="{verdict}">{words}</span></p>\n'
         f"<p>{len(results)} comparisons: {len(results) - failed} passed, {failed} "
         f"failed. {known} of them measure a difference that is known and meant; its "
         "bound says how large it may be.</p>\n"
         f'<p class="soft">{html.escape(listed)}</p>\n'
-        '<p>To reproduce, in a checkout:</p>\n<pre>pip install -c constraints.txt -e ".'
-        f'[parity]"\n{html.escape(again)} --out report</pre>'
+        "<p>To reproduce, in a checkout:</p>\n<pre>pip install -c "
+        f'constraints/python{python}.txt -e ".[parity]"\n'
+        f"{html.escape(again)} --out report</pre>"
     )
 
 

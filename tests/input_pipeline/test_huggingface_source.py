@@ -198,4 +198,4 @@ def test_errors(saved, images, tmp_path, monkeypatch):
         "cannot load 'no/such'", sources.DataNotFound, name="no/such", split="a"
     )
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert_fails('pip install -c constraints.txt -e ".[huggingface]"', **data)
+    assert_fails('pip install -e ".[huggingface]"', **data)
