@@ -61,14 +61,17 @@ def _compare(pythons, folder):
     print("A:", a["versions"])
     print("B:", b["versions"])
     passed = [
-        _said("batches of A and B", a["batches"] == b["batches"], must=True),
-        _said("A's checkpoint, read by B", _equal(a, a_read_by_b, MIDDLE), must=True),
-        _said("B's checkpoint, read by A", _equal(b, b_read_by_a, MIDDLE), must=True),
-        _said("initial parameters (the first update is 0)", _equal(a, b, 1)),
-    ]
+        _said(
+            "batches of A and B", a["batches"] == b["batches"],
+            f"sha256 {a['batches'][:8]} and {b['batches'][:8]}", must=True,
+        ),
+        _equal("A's checkpoint, read by A and by B", a, a_read_by_b, MIDDLE, must=True),
+        _equal("B's checkpoint, read by B and by A", b, b_read_by_a, MIDDLE, must=True),
+        _equal("A and B: initial parameters (the first update is 0)", a, b, 1),
+    ]  # fmt: skip
     for step in range(1, STEPS + 1):
-        passed.append(_losses(f"loss of step {step}, A and B", runs, step))
-    passed.append(_said(f"parameters after step {STEPS}", _equal(a, b, STEPS)))
+        passed.append(_losses(f"A and B: loss of step {step}", runs, step))
+    passed.append(_equal(f"A and B: state after step {STEPS}", a, b, STEPS))
     for i, name in enumerate("AB"):
         other = "BA"[i]
         on = folder / f"{name}-from-{other}"
@@ -77,7 +80,7 @@ def _compare(pythons, folder):
             f"--config.resume={runs[1 - i]}/checkpoints/{MIDDLE}",
         )  # fmt: skip
         for step in range(MIDDLE + 1, STEPS + 1):
-            what = f"loss of step {step}, {name} from {other}'s checkpoint and {name}"
+            what = f"{name} from {other}'s checkpoint and {name}: loss of step {step}"
             passed.append(_losses(what, [on, runs[i]], step))
     return 0 if all(passed) else 1
 
@@ -167,21 +170,40 @@ def _environment():
     return {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",)}
 
 
-def _equal(a, b, step):
-    """Whether two sides have the same arrays of a step, to the bit."""
-    of = lambda side: {
-        name: x for name, x in side["arrays"].items() if name.startswith(f"{step} ")
-    }
-    one, other = of(a), of(b)
-    assert one, f"no array of step {step}"
-    return one.keys() == other.keys() and all(
-        np.array_equal(x, other[name]) for name, x in one.items()
-    )
+def _of_step(side, step):
+    found = {k: x for k, x in side["arrays"].items() if k.startswith(f"{step} ")}
+    assert found, f"no array of step {step}"
+    return found
 
 
-def _said(what, equal, must=False):
+def _equal(what, a, b, step, must=False):
+    """Whether two sides have the same arrays of a step, to the bit; said in one line."""
+    one, other = _of_step(a, step), _of_step(b, step)
+    assert one.keys() == other.keys(), one.keys() ^ other.keys()
+    unequal = [name for name, x in one.items() if not np.array_equal(x, other[name])]
+    shown = "equal to the bit"
+    if unequal:
+        worst = max(_apart(one[name], other[name], name) for name in unequal)
+        shown = f"{len(unequal)} of {len(one)} arrays differ, by at most {worst:.1e}"
+    return _said(what, not unequal, shown, must)
+
+
+def _apart(x, y, name):
+    """The largest difference of two arrays in bytes, relative to the largest value."""
+    dtype = name.split()[2]
+    if dtype == "bfloat16":  # the upper half of a float32
+        x, y = (
+            (np.frombuffer(v.tobytes(), np.uint16).astype(np.uint32) << 16)
+            for v in (x, y)
+        )
+        dtype = "float32"
+    x, y = (np.frombuffer(v.tobytes(), dtype).astype(np.float64) for v in (x, y))
+    return float(np.abs(x - y).max() / np.abs(y).max())
+
+
+def _said(what, equal, shown, must=False):
     verdict = "pass" if equal else "FAIL" if must else "note"
-    print(LINE.format(verdict, what, "equal to the bit" if equal else "not equal"))
+    print(LINE.format(verdict, what, shown), flush=True)
     return equal or not must
 
 
