@@ -25,8 +25,9 @@ def prepare() -> None:
     # Of files on gs:// only what is asked for: the default reads 64 MiB around it.
     os.environ.setdefault("GCS_READ_CACHE_MAX_SIZE_MB", "0")
     os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "0")
-    if hasattr(os, "RTLD_DEEPBIND") and OwnSymbols not in sys.meta_path:
-        sys.meta_path.insert(0, OwnSymbols)
+    prepared = any(isinstance(finder, OwnSymbols) for finder in sys.meta_path)
+    if hasattr(os, "RTLD_DEEPBIND") and not prepared:
+        sys.meta_path.insert(0, OwnSymbols())
 
 
 class OwnSymbols(importlib.abc.MetaPathFinder):
@@ -41,9 +42,8 @@ class OwnSymbols(importlib.abc.MetaPathFinder):
     without triton loads none.
     """
 
-    @classmethod
     def find_spec(
-        cls,
+        self,
         fullname: str,
         path: Any,  # names, or a namespace's own kind of list
         target: ModuleType | None = None,

@@ -29,7 +29,8 @@ gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="
   set -e
   mkdir -p vitjax && tar -xf vitjax.tar -C vitjax && cd vitjax
   python3 -m venv .venv
-  .venv/bin/pip install -q -c constraints.txt -e '.[tpu]'
+  python=\$(.venv/bin/python -c 'import sys; print(sys.version[:4])')
+  .venv/bin/pip install -q -c constraints/python\$python.txt -e '.[tpu]'
   export TFDS_DATA_DIR=$SHARED/tensorflow_datasets
   exec .venv/bin/python -m vitjax.train$flags
 "

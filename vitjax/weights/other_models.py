@@ -75,7 +75,7 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
     with contextlib.suppress(Unusable):
         import_torchvision()  # which transformers imports where it is installed
     with importing("transformers"):
-        import transformers  # pyright: ignore[reportMissingImports]  # an optional extra
+        import transformers  # an optional extra
 
         library: Any = transformers
         # Imported when it is asked for. Beside a torch that is too old for it, this is a
