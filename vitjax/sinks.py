@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,23 @@ from absl import logging
 from vitjax.metrics import JSONL, JsonlSink, MetricWriter, Sink
 
 
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """An import torch in here finds none, unless the process has it already.
+
+    tensorboardX imports it for what we do not use: that takes seconds, and a torch that
+    is broken would end a training that does not need it.
+    """
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torch"]
+
+
 class TensorBoardSink:
     """Event files under workdir/tensorboard; rows after `first_step` are purged.
 
@@ -23,8 +41,9 @@ class TensorBoardSink:
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.record_writer import RecordWriter
+        with _without_torch():
+            from tensorboardX.proto import event_pb2
+            from tensorboardX.record_writer import RecordWriter
 
         folder = Path(workdir) / "tensorboard"
         self._proto: Any = event_pb2

@@ -249,7 +249,7 @@ def test_what_needs_none_of_them_imports_none(trained, tmp_path):
         ],
         ["vitjax.train", *small, "--workdir", workdir + "2", start],
         ["vitjax.tools.evaluate", *ckpt, "--out", str(tmp_path / "report")],
-        ["vitjax.tools.plan", *small],
+        ["vitjax.tools.plan", *small, "--accum_freq", "1", "--remat_policy", "none"],
         ["vitjax.tools.plot", workdir, "--out", str(tmp_path / "curves.png")],
         ["vitjax.tools.predict", *ckpt, str(photo)],
         [EXPORT, *ckpt, "--to", "safetensors", str(tmp_path / "w.safetensors")],
