@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
 # Extra packages for an accelerator: make quickstart EXTRAS=cuda13 (or cuda12, tpu).
 EXTRAS ?=
-# Whose constraints `make constraints` writes and `make resolve` tries.
-PYTHONS ?= python3.11 python3.12 python3.13
+# Whose constraints `make constraints` writes; those of 3.11 stay as they were tested.
+PYTHONS ?= python3.12 python3.13
 comma := ,
+.NOTPARALLEL:
 
 .PHONY: quickstart dev test soak lint format bench fashion-mnist constraints resolve clean
 
@@ -21,7 +22,7 @@ PINS := $(wildcard constraints/python$(VERSION).txt)
 define check
 $(if $(filter Windows_NT,$(OS)),$(error vitjax needs Linux or macOS and got Windows: run `make $(GOAL)` in WSL))
 $(if $(filter $(VERSION),$(SUPPORTED)),,$(error vitjax needs Python 3.11, 3.12 or 3.13 and got $(PYTHON)$(if $(VERSION), of version $(VERSION),$(comma) which does not run): give another, `make $(GOAL) PYTHON=python3.13`))
-$(if $(filter-out $(VERSION),$(HELD)),$(error $(VENV) holds Python $(HELD) and $(PYTHON) is $(VERSION): `make clean` removes it, then `make $(GOAL) PYTHON=$(PYTHON)`))
+$(if $(filter-out $(VERSION),$(HELD)),$(error $(VENV) holds Python $(HELD) and $(PYTHON) is $(VERSION): `make clean VENV=$(VENV)` removes it, then `make $(GOAL) PYTHON=$(PYTHON)`; or give another VENV))
 endef
 
 # Installs with the extras $(1); a torch that is in .venv already stays.
@@ -79,7 +80,7 @@ constraints: ## the newest versions, one file for each Python that is found (PYT
 	$(PYTHON) -m constraints.write $(PYTHONS)
 
 resolve: ## whether everything resolves, for each Python and accelerator; needs the network
-	$(PYTHON) -m constraints.resolve $(PYTHONS)
+	$(PYTHON) -m constraints.resolve python3.11 $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

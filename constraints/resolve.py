@@ -22,12 +22,13 @@ def format_versions(versions: Mapping[str, str]) -> str:
 
 def main(pythons: list[str]) -> int:
     """Print one line for each Python and extra; the number of those that do not resolve."""
-    failed = 0
+    failed, found = 0, False
     for python in pythons:
         path = find_file(python)
         if path is None:
             print(f"{python} is not on this machine")
             continue
+        found = True
         for extras in EXTRAS:
             try:
                 answer = format_versions(resolve(python, extras, path)) + ": ok"
@@ -35,7 +36,7 @@ def main(pythons: list[str]) -> int:
                 answer = f"FAILED: {reason}"
                 failed += 1
             print(f"{python} [{extras}] {answer}", flush=True)
-    return failed
+    return failed if found else 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m constraints.write python3.12 python3.13
 
-To be run on Linux on x86-64, whose packages include those of the other machines.
+To be run on Linux on x86-64: torch's triton and tensorflow-cpu are found only there.
 """
 
 import sys
@@ -20,8 +20,11 @@ def choose_pins(versions: Mapping[str, str]) -> dict[str, str]:
     # torch and jax each say which CUDA libraries they need, and may need different ones.
     ours = ("vitjax", "nvidia-", "cuda-")
     pins = {n: v for n, v in versions.items() if not canonical(n).startswith(ours)}
-    if "tensorflow_cpu" in pins:  # the same release under the name it has elsewhere
-        pins["tensorflow"] = pins["tensorflow_cpu"]
+    for name, version in versions.items():
+        if (
+            canonical(name) == "tensorflow-cpu"
+        ):  # the same release has this name elsewhere
+            pins["tensorflow"] = version
     return pins
 
 
@@ -67,19 +70,23 @@ def write(python: str, path: Path) -> None:
 
 
 def main(pythons: list[str]) -> int:
-    """Write the file of each Python that is found; the number of those that failed."""
-    failed = 0
+    """Write the file of each Python that is found; the number of those that failed.
+
+    One that is not there is no failure, unless none is.
+    """
+    failed, found = 0, False
     for python in pythons:
         path = find_file(python)
         if path is None:
             print(f"{python} is not on this machine: its file stays as it is")
             continue
+        found = True
         try:
             write(python, path)
         except Unresolved as reason:
             print(f"{path}: stays as it is, since pip finds no versions: {reason}")
             failed += 1
-    return failed
+    return failed if found else 1
 
 
 if __name__ == "__main__":

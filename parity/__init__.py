@@ -1,1 +1,1 @@
-"""Proof against PyTorch: the only package that imports torch."""
+"""Proof against PyTorch: imports torch."""

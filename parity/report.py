@@ -22,9 +22,10 @@ def is_wide(case: Case) -> bool:
 
 
 def check_libraries(names: Iterable[str] = ()) -> None:
-    """Raise `vitjax.weights.libraries.Unusable` if torch, or what rungs need, is not.
+    """Raise `vitjax.weights.libraries.Unusable` if a library cannot be imported.
 
-    Before anything else is done: processes would fail one after another.
+    That is torch, and torchvision where a rung needs it. Checked first: else each process
+    of the rungs would fail by itself.
     """
     from vitjax.weights import libraries
 

@@ -177,7 +177,8 @@ def checkout(tmp_path):
 
 def _make(checkout, *arguments):
     # Without what a make around this one has been told.
-    told = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PYTHON", "EXTRAS", "OS")
+    told = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "GNUMAKEFLAGS")
+    told += ("PYTHON", "PYTHONS", "EXTRAS", "VENV", "OS")
     environment = {k: v for k, v in os.environ.items() if k not in told}
     return subprocess.run(
         ["make", *arguments],

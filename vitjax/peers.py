@@ -85,11 +85,11 @@ def leave_on_abort(say: Callable[[], str]) -> None:
 
 
 def done(status: int) -> None:
-    """From now on, a lost peer ends this process with `status`, without a word.
+    """From now on, an abort ends this process with `status`: its run is over.
 
-    Its own work is over, and so is that of a peer that has left. At the end of a run
-    JAX's processes wait for each other, then the first one stops the service; one that
-    has not heard of it yet takes the first for dead.
+    To be called last. At exit, JAX's processes wait for each other; then the first one
+    stops the service. Another process that hears of the stop before it hears that the
+    wait is over takes the first for dead, and JAX aborts it, after a report of its own.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()

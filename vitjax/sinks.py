@@ -18,7 +18,7 @@ from vitjax.metrics import JSONL, JsonlSink, MetricWriter, Sink
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """An import torch in here finds none, unless the process has it already.
+    """`import torch` fails in here, unless the process has it already.
 
     tensorboardX imports it for what we do not use: that takes seconds, and a torch that
     is broken would end a training that does not need it.
@@ -30,7 +30,7 @@ def _without_torch() -> Iterator[None]:
         yield
     finally:
         if absent:
-            del sys.modules["torch"]
+            sys.modules.pop("torch", None)
 
 
 class TensorBoardSink:

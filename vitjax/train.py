@@ -424,7 +424,6 @@ def cli(argv: Sequence[str] | None = None) -> int:
         _tell(
             f"stopped after step {stopped.step}, {what}: the same command goes on from it"
         )
-        peers.done(STATUS)
         return STATUS
     except (ValueError, TypeError, OSError, ImportError) as error:
         peers.exit_within(10, 1)
@@ -439,7 +438,6 @@ def cli(argv: Sequence[str] | None = None) -> int:
         peers.exit_within(10, 130)
         _tell("interrupted: the same command goes on from the newest checkpoint")
         return 130
-    peers.done(0)
     return 0
 
 
@@ -467,7 +465,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if str(found.exc_value) == "Event loop is closed"
         else sys.__unraisablehook__(found)
     )
-    return cli(argv)
+    status = cli(argv)
+    if status in (0, STATUS):
+        peers.done(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -85,14 +85,14 @@ def train(argv, hold=None):
     """The command; with `hold`, killed as soon as that path is there."""
     if hold is not None:
         threading.Thread(target=_die_at, args=(hold,), daemon=True).start()
-    return vitjax.train.cli(argv)
+    return vitjax.train.main(argv)
 
 
 def train_and_first_gone(argv):
     """The command; then the first process goes without a word to the other."""
     import jax
 
-    status = vitjax.train.cli(argv)
+    status = vitjax.train.main(argv)
     if jax.process_index() == 0:
         os._exit(status)
     return status
