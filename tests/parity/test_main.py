@@ -129,7 +129,9 @@ def test_measured_bounds_are_not_loose(lines, rung, precision, limit):
 
 
 def test_accuracy_is_that_of_a_trained_model(lines):
-    (line,) = [x for x in lines if "evaluation float64: prec@1, 1 device" in x]
+    what = "evaluation float64: prec@1, 1 device"
+    # The table of the closest comparisons may name it again.
+    (line,) = [x for x in lines if x.startswith("pass ") and what in x]
     assert float(re.search("at ([0-9.]+) of 1797", line)[1]) > 0.3
 
 

@@ -193,8 +193,13 @@ def test_resume_and_model_init_start_from_another_run(finished, tmp_path, caplog
     got = values(read_rows(other))
     assert got[0, "val/loss"] == expected[12, "val/loss"]
     assert (1, "training_loss") in got
-    # Nothing alarms where nothing is wrong.
-    assert not [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    # Nothing alarms where nothing is wrong. The command shows nothing of orbax's, which
+    # warns of a disk that was busy for a second.
+    assert not [
+        r.getMessage()
+        for r in caplog.records
+        if r.levelname == "WARNING" and "orbax" not in Path(r.pathname).parts
+    ]
 
     changed = [f"--config.resume={finished}/checkpoints/10", "--config.lr=0.001"]
     assert run(tmp_path / "changed", *changed) == 0
