@@ -239,7 +239,7 @@ def test_a_venv_of_another_python_is_not_overwritten(checkout):
     (checkout / ".venv" / "lib" / "python3.12").mkdir(parents=True)
     line = _refusal(checkout, "test", f"PYTHON={_stand_in(checkout, '3.13')}")
     assert ".venv holds Python 3.12" in line
-    assert "`make clean`" in line
+    assert "`make clean VENV=.venv`" in line
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
