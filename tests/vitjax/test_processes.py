@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.vitjax import processes
+from tests.vitjax.checkpoints import state_of
 from tests.vitjax.processes import Fork, finish, start
 from vitjax import experiment, program, step, train
 from vitjax.config import load
@@ -55,21 +56,6 @@ def values(workdir):
     ]
     assert len(dict(pairs)) == len(pairs), "a metric twice under one step"
     return dict(pairs)
-
-
-def state_of(workdir, step):
-    """All arrays of a checkpoint, in numpy, whatever devices wrote it."""
-    import orbax.checkpoint as ocp
-
-    folder = workdir / "checkpoints" / str(step) / "state"
-    with ocp.PyTreeCheckpointer() as reader:
-        stored = reader.metadata(folder).item_metadata.tree
-        as_numpy = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
-        )
-        return reader.restore(
-            folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-        )
 
 
 def assert_curves_agree(got, expected, last_step=30):
