@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-# What a torch decides the versions of.
+# Packages whose versions must match torch's, and torch.
 FAMILY = ("torch", "torchvision", "triton")
 
 

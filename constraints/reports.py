@@ -1,10 +1,11 @@
-"""What pip would install for this project: its report, read without installing anything."""
+"""Asks pip which versions it would install for this project; installs nothing."""
 
 import json
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ def parse_versions(report: dict[str, Any]) -> dict[str, str]:
 
 
 def parse_reason(errors: str) -> str:
-    """What pip gives as its reason, in one line."""
+    """The reason for a failure in pip's output, in one line."""
     lines = [line.strip() for line in errors.strip().splitlines()]
-    # Of a conflict, the lines after this one name the packages; the errors do not.
+    # The lines after this heading name the packages in conflict. ERROR lines do not.
     heading = "The conflict is caused by:"
     if heading in lines:
         after = lines[lines.index(heading) + 1 :]
@@ -72,3 +73,20 @@ def find_file(python: str) -> Path | None:
         if ran.returncode == 0
         else None
     )
+
+
+def for_each(
+    pythons: Iterable[str], work: Callable[[str, Path], int], missing: str = ""
+) -> int:
+    """The sum of `work(python, its file)`; 1 if none of the Pythons is found.
+
+    One that is not found gets a line, with `missing` at its end.
+    """
+    failed, found = 0, False
+    for python in pythons:
+        path = find_file(python)
+        if path is None:
+            print(f"{python} is not on this machine{missing}")
+        else:
+            failed, found = failed + work(python, path), True
+    return failed if found else 1

@@ -7,10 +7,11 @@ It needs the network, takes a minute for each line, and installs nothing.
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
-from constraints.reports import Unresolved, find_file, resolve
+from constraints.reports import Unresolved, for_each, resolve
 
-# What quickstart installs, what the tests install, and the tests beside each accelerator.
+# For quickstart, for the tests, and for the tests with each accelerator.
 EXTRAS = ("", "dev,parity", "dev,parity,cuda12", "dev,parity,cuda13", "dev,parity,tpu")
 SHOWN = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "torch")
 
@@ -20,23 +21,22 @@ def format_versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in SHOWN if name in versions)
 
 
+def try_all(python: str, path: Path) -> int:
+    """Print one line for each choice of extras; the number that do not resolve."""
+    failed = 0
+    for extras in EXTRAS:
+        try:
+            answer = format_versions(resolve(python, extras, path)) + ": ok"
+        except Unresolved as reason:
+            answer = f"FAILED: {reason}"
+            failed += 1
+        print(f"{python} [{extras}] {answer}", flush=True)
+    return failed
+
+
 def main(pythons: list[str]) -> int:
-    """Print one line for each Python and extra; the number of those that do not resolve."""
-    failed, found = 0, False
-    for python in pythons:
-        path = find_file(python)
-        if path is None:
-            print(f"{python} is not on this machine")
-            continue
-        found = True
-        for extras in EXTRAS:
-            try:
-                answer = format_versions(resolve(python, extras, path)) + ": ok"
-            except Unresolved as reason:
-                answer = f"FAILED: {reason}"
-                failed += 1
-            print(f"{python} [{extras}] {answer}", flush=True)
-    return failed if found else 1
+    """Try each Python that is found; the number of failures."""
+    return for_each(pythons, try_all)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from constraints.reports import Unresolved, canonical, find_file, resolve
+from constraints.reports import Unresolved, canonical, for_each, resolve
 
 # Everything but the accelerators: jax names the exact packages of each of those itself.
 EXTRAS = "dev,parity,transformers,huggingface"
@@ -21,9 +21,8 @@ def choose_pins(versions: Mapping[str, str]) -> dict[str, str]:
     ours = ("vitjax", "nvidia-", "cuda-")
     pins = {n: v for n, v in versions.items() if not canonical(n).startswith(ours)}
     for name, version in versions.items():
-        if (
-            canonical(name) == "tensorflow-cpu"
-        ):  # the same release has this name elsewhere
+        # The same release has the other name on other machines.
+        if canonical(name) == "tensorflow-cpu":
             pins["tensorflow"] = version
     return pins
 
@@ -57,9 +56,13 @@ def format_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def write(python: str, path: Path) -> None:
-    """Resolve for one Python, write its file and print the changes."""
-    new = choose_pins(resolve(python, EXTRAS))
+def write(python: str, path: Path) -> int:
+    """Resolve for one Python, write its file and print the changes; 1 if pip fails."""
+    try:
+        new = choose_pins(resolve(python, EXTRAS))
+    except Unresolved as reason:
+        print(f"{path}: stays as it is, since pip finds no versions: {reason}")
+        return 1
     old = parse_pins(path.read_text()) if path.exists() else {}
     changes = format_changes(old, new)
     if changes:  # else the file stays as it is, its first line too
@@ -67,26 +70,12 @@ def write(python: str, path: Path) -> None:
     print(f"{path}: {len(changes)} changes")
     for line in changes:
         print(f"  {line}")
+    return 0
 
 
 def main(pythons: list[str]) -> int:
-    """Write the file of each Python that is found; the number of those that failed.
-
-    One that is not there is no failure, unless none is.
-    """
-    failed, found = 0, False
-    for python in pythons:
-        path = find_file(python)
-        if path is None:
-            print(f"{python} is not on this machine: its file stays as it is")
-            continue
-        found = True
-        try:
-            write(python, path)
-        except Unresolved as reason:
-            print(f"{path}: stays as it is, since pip finds no versions: {reason}")
-            failed += 1
-    return failed if found else 1
+    """Write the file of each Python that is found; the number of failures."""
+    return for_each(pythons, write, missing=": its file stays as it is")
 
 
 if __name__ == "__main__":

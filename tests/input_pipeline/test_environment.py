@@ -23,11 +23,13 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-def _run(code, *flags, **changes):
+def _run(code, **changes):
+    """(status, stdout, stderr) of a process, without the variables of TensorFlow's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
     done = subprocess.run(
-        [sys.executable, *flags, "-c", code],
+        [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**os.environ, **changes},
+        env={**kept, **changes},
         capture_output=True,
         text=True,
     )
@@ -56,11 +58,8 @@ def test_each_package_prepares_and_imports_nothing_heavy(package):
         "assert os.environ['TF_ENABLE_ONEDNN_OPTS'] == '0'\n"
         "print(*sorted({'jax', 'tensorflow', 'torch', 'triton'} & sys.modules.keys()))"
     )
-    env = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+    status, out, error = _run(code)
+    assert (status, out.split()) == (0, []), error
 
 
 @pytest.mark.skipif(
@@ -208,21 +207,7 @@ def test_a_program_that_feeds_torch_from_input_pipeline():
 
 
 def test_tensorflow_says_nothing_at_its_start():
-    """Without the variables that the tests themselves set."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", "import input_pipeline.ops, jax; jax.devices()"],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert _run("import input_pipeline.ops, jax; jax.devices()") == (0, "", "")
     # The lines are there otherwise: else this test shows nothing.
-    done = subprocess.run(
-        [sys.executable, "-c", "import tensorflow"],
-        env={**env, "TF_ENABLE_ONEDNN_OPTS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert re.search("oneDNN|cpu_feature_guard", done.stderr)
+    _, _, said = _run("import tensorflow", TF_ENABLE_ONEDNN_OPTS="1")
+    assert re.search("oneDNN|cpu_feature_guard", said)

@@ -42,6 +42,15 @@ def run(workdir, *overrides, config=QUICKSTART):
     )
 
 
+def run_tok(workdir):
+    """A class token, learned positions, the exact GELU, three channels: as others have."""
+    own = {"width": 32, "depth": 1, "mlp_dim": 48, "num_heads": 2, "patch_size": (4, 4)}
+    own |= {"pool_type": "tok", "posemb": "learn", "gelu": "exact"}
+    pp = "grayscale_to_rgb|keep('image', 'label')"
+    flags = [f"--config.model={own}", f"--config.input.pp={pp}"]
+    return run(workdir, *flags, f"--config.evals.val.pp_fn={pp}")
+
+
 def error_of(capsys, *args, **kwargs):
     """The sentence of a run that must fail."""
     assert run(*args, **kwargs) == 1

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors import numpy as their_safetensors
 
-from tests.vitjax.test_train import run
+from tests.vitjax.test_train import run, run_tok
 from vitjax.models import MODELS
 from vitjax.tools import convert, evaluate, export, predict
 from vitjax.trained import open_trained
@@ -25,13 +25,8 @@ def gap(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tok(tmp_path_factory):
-    """A class token, learned positions, the exact GELU, three channels."""
     workdir = tmp_path_factory.mktemp("tok")
-    own = {"width": 32, "depth": 1, "mlp_dim": 48, "num_heads": 2, "patch_size": (4, 4)}
-    own |= {"pool_type": "tok", "posemb": "learn", "gelu": "exact"}
-    pp = "grayscale_to_rgb|keep('image', 'label')"
-    flags = [f"--config.model={own}", f"--config.input.pp={pp}"]
-    assert run(workdir, *flags, f"--config.evals.val.pp_fn={pp}") == 0
+    assert run_tok(workdir) == 0
     return workdir
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vitjax.test_train import QUICKSTART, SMALL, run
+from tests.vitjax.test_train import QUICKSTART, SMALL, run_tok
 from vitjax.weights.libraries import Unusable, importing
 
 ROOT = Path(__file__).parents[3]
@@ -107,11 +107,7 @@ print(json.dumps(done))
 def trained(tmp_path_factory):
     """The workdir of a run whose model every format has a place for."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    own = {"width": 32, "depth": 1, "mlp_dim": 48, "num_heads": 2, "patch_size": (4, 4)}
-    own |= {"pool_type": "tok", "posemb": "learn", "gelu": "exact"}
-    pp = "grayscale_to_rgb|keep('image', 'label')"
-    flags = [f"--config.model={own}", f"--config.input.pp={pp}"]
-    assert run(workdir, *flags, f"--config.evals.val.pp_fn={pp}") == 0
+    assert run_tok(workdir) == 0
     return workdir
 
 
