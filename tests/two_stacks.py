@@ -75,7 +75,9 @@ def _compare(pythons, folder):
     ]  # fmt: skip
     for step in range(1, STEPS + 1):
         passed.append(_losses(f"A and B: loss of step {step}", runs, step))
-    passed.append(_equal(f"A and B: state after step {STEPS}", a, b, STEPS))
+    for prefix in ("params", "opt_state"):
+        what = f"A and B: {prefix} after step {STEPS}"
+        passed.append(_equal(what, a, b, STEPS, prefix))
     for i, name in enumerate("AB"):
         other = "BA"[i]
         on = folder / f"{name}-from-{other}"
@@ -156,22 +158,28 @@ def _environment():
     return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
-def _of_step(side, step):
-    found = {k: x for k, x in side["arrays"].items() if k.startswith(f"{step} ")}
-    assert found, f"no array of step {step}"
+def _of_step(side, start):
+    found = {k: x for k, x in side["arrays"].items() if k.startswith(start)}
+    assert found, f"no array of {start}"
     return found
 
 
-def _equal(what, a, b, step, must=False):
+def _equal(what, a, b, step, prefix="", must=False):
     """Whether two sides have the same arrays of a step, to the bit; said in one line."""
-    one, other = _of_step(a, step), _of_step(b, step)
+    one, other = (_of_step(side, f"{step} {prefix}") for side in (a, b))
     assert one.keys() == other.keys(), one.keys() ^ other.keys()
     unequal = [name for name, x in one.items() if not np.array_equal(x, other[name])]
     shown = "equal to the bit"
     if unequal:
-        worst = max(_apart(one[name], other[name], name) for name in unequal)
-        shown = f"{len(unequal)} of {len(one)} arrays differ, by at most {worst:.1e}"
+        by = {name: _apart(one[name], other[name], name) for name in unequal}
+        worst = max(by, key=lambda name: by[name])
+        shown = f"{len(by)} of {len(one)} arrays differ, by at most {by[worst]:.1e} of "
+        shown += f"the largest value ({worst.split()[1]}), half by {_median(by):.1e}"
     return _said(what, not unequal, shown, must)
+
+
+def _median(by):
+    return float(np.median(list(by.values())))
 
 
 def _apart(x, y, name):
