@@ -8,7 +8,7 @@ theirs keeps it.
 
 import importlib.metadata
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 # Packages whose versions must match torch's, and torch.
@@ -22,13 +22,15 @@ def find_family() -> dict[str, str]:
     return {name: versions[name] for name in FAMILY if name in versions}
 
 
-def keep(lines: Iterable[str], installed: Mapping[str, str]) -> list[str]:
+def keep(lines: Collection[str], installed: Mapping[str, str]) -> list[str]:
     """The constraints, with an installed torch and what belongs to it as they are."""
     if "torch" not in installed:
         return list(lines)
-    # The pinned torchvision is made for the pinned torch: without a line, pip finds the one
+    # The pinned torchvision is made for the pinned torch: beside another, pip finds the one
     # that fits. A torch for CUDA has brought its triton; one for the CPU asks for none.
-    replaced = {"torch", "torchvision", *installed}
+    replaced = set(installed)
+    if f"torch=={installed['torch'].split('+')[0]}" not in lines:
+        replaced.add("torchvision")
     others = [line for line in lines if line.split("==")[0] not in replaced]
     return others + [f"{name}=={version}" for name, version in installed.items()]
 

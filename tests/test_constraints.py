@@ -144,6 +144,9 @@ def test_a_torch_that_is_installed_stays():
     # The pinned torchvision needs the pinned torch, so it is not asked for.
     cuda = {"torch": "2.12.0", "triton": "3.7.0"}
     assert keep.keep(LINES, cuda) == [*rest, "torch==2.12.0", "triton==3.7.0"]
+    pinned = {"torch": "2.13.0+cpu"}
+    fits = [*rest, "torchvision==0.28.0", "triton==3.7.1", "torch==2.13.0+cpu"]
+    assert keep.keep(LINES, pinned) == fits
 
 
 def test_the_installed_torch_is_found(tmp_path, monkeypatch):

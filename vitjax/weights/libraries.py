@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# The plain `pip install torch` could put a torch for CUDA in the place of one for the CPU.
+MATCHING = "in versions made for each other and from where they came"
 NAMES = ("torch", "torchvision", "timm", "transformers", "triton")
 # Compiled ops that torchvision's modules name while they are imported. They belong to
 # object detection; nothing here calls them.
@@ -95,7 +97,7 @@ def _broken(name: str, error: BaseException) -> str:
     versions = ", ".join(map(_version, through))
     return (
         f"{name} cannot be imported, {type(error).__name__}: {said} ({versions}); "
-        f"matching versions may help: pip install --force-reinstall {' '.join(through)}"
+        f"install {' and '.join(through)} again, {MATCHING}"
     )
 
 
