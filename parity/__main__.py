@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.ladder import PRECISIONS, RUNGS, explain
+from vitjax import failures
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -135,4 +136,5 @@ def _write_page(
 
 
 if __name__ == "__main__":
+    failures.leave_on_interrupt()
     sys.exit(main())

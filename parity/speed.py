@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.speed_sides import SIDES, Problem, make_side, peak_bytes
+from vitjax import failures
 
 ROUNDS = 5  # in each, every side runs its share of the steps
 CHECKED_STEPS = 2
@@ -208,4 +209,5 @@ def as_text(report: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
+    failures.leave_on_interrupt()
     sys.exit(main())

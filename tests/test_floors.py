@@ -56,6 +56,7 @@ FLOORS = {
     "vitjax.rollout": 0,
     "vitjax.sharding": 0,
     "vitjax.lookup": 0,
+    "vitjax.failures": 0,
     "vitjax.files": 0,
     "vitjax.flops": 0,
     "vitjax.sections": 0,

@@ -4,12 +4,11 @@ import importlib.util
 import os
 import platform
 import socket
-import sys
 from pathlib import Path
 
 import jax
 
-from vitjax import peers
+from vitjax import failures, peers
 
 HEARTBEAT_SECONDS = 30
 """A process that has been silent for so long is taken for dead; JAX's default is 100."""
@@ -145,16 +144,13 @@ def idle_accelerator() -> str | None:
     """If JAX sees only CPUs beside an accelerator: one sentence with the remedy."""
     if jax.default_backend() != "cpu":
         return None
-    if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists():
-        name, extra = "an NVIDIA device", "cuda13"
-    elif importlib.util.find_spec("libtpu") is not None:
-        name, extra = "libtpu", "tpu"
-    else:
+    found = failures.accelerator()
+    if found is None:
         return None
+    name, extra = found
     return (
-        f"{name} is present, but JAX sees only CPUs: run "
-        f'`{sys.executable} -m pip install -e ".[{extra}]"` in the checkout, or go on '
-        "without it with --allow_cpu"
+        f"{name} is present, but JAX sees only CPUs: run {failures.install(extra)}, or "
+        "go on without it with --allow_cpu"
     )
 
 

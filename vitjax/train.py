@@ -10,6 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from vitjax import failures
+
+    failures.leave_on_interrupt()  # the imports take seconds
+
 import jax
 import numpy as np
 from absl import logging
@@ -21,6 +26,7 @@ from vitjax import (
     devices,
     evaluation,
     experiment,
+    failures,
     feeding,
     loop,
     metrics,
@@ -431,9 +437,17 @@ def cli(argv: Sequence[str] | None = None) -> int:
             raise
         _tell(f"error: {error}\n(VITJAX_TRACEBACK=1 shows where it comes from)")
         return 1
-    except Exception:
+    except Exception as error:
         peers.exit_within(10, 1)
-        raise
+        less = (
+            "--config.accum_freq=2, or more, computes each batch in parts, and `python "
+            f"-m vitjax.tools.plan --config {flags.config}` says what fits"
+        )
+        sentence = failures.sentence(error, less)
+        if sentence is None or os.environ.get("VITJAX_TRACEBACK"):
+            raise
+        _tell(f"error: {sentence}\n(VITJAX_TRACEBACK=1 shows where it comes from)")
+        return 1
     except KeyboardInterrupt:
         peers.exit_within(10, 130)
         _tell("interrupted: the same command goes on from the newest checkpoint")
@@ -472,4 +486,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    failures.raise_on_interrupt()
     sys.exit(main())

@@ -141,14 +141,9 @@ def test_what_ends_a_tool_is_its_status_and_one_sentence(capsys, monkeypatch):
     assert capsys.readouterr().err == "error: wrong\n"
     assert command.run(raising(KeyboardInterrupt()), "again") == 130
     assert capsys.readouterr().err == "again\n"
-    full = (
-        "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment: ..."
-    )
-    error = jax.errors.JaxRuntimeError(full)
+    error = jax.errors.JaxRuntimeError("INTERNAL: a fault")
     assert command.run(raising(error)) == 1
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: JAX stopped: RESOURCE_EXHAUSTED: Out of memory")
-    assert "smaller batches" in line
+    assert capsys.readouterr().err == "error: JAX stopped: INTERNAL: a fault\n"
     for other in (RuntimeError("ours"), KeyError("ours")):
         with pytest.raises(type(other), match="ours"):
             command.run(raising(other))
