@@ -39,6 +39,8 @@ class HuggingFaceSource:
       ValueError: no such split or column, or labels out of range.
     """
 
+    notices: tuple[str, ...] = ()
+
     def __init__(
         self,
         *,

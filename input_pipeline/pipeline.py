@@ -397,7 +397,7 @@ def make_train(
             "cache_raw has no effect on the global shuffle, which reads any example at "
             "any time; the operating system keeps in memory what fits"
         )
-    source = _open(data)
+    source = _open(data, process_index)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
     stream = TrainData(
@@ -437,20 +437,25 @@ def make_eval(
     stream = EvalData(
         rows=batching.Rows(batch_size, process_index, process_count),
         preprocess=ops.get_preprocess_fn(pp_fn),
-        source=_open(data),
+        source=_open(data, process_index),
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
     )
     return stream, stream.steps
 
 
-def _open(data: Any) -> sources.Source:
+def _open(data: Any, process_index: int) -> sources.Source:
+    """The source of a data section; the first process says its notices."""
     if not hasattr(data, "keys"):  # a ConfigDict is no Mapping
         raise ValueError(
             "data must be a section such as dict(name='imagenet2012', split='train'), "
             f"got {data!r}"
         )
-    return sources.open_source(**data)
+    source = sources.open_source(**data)
+    if process_index == 0:
+        for notice in source.notices:
+            logging.warning("%s", notice)
+    return source
 
 
 def _check_numbers(

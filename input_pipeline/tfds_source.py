@@ -32,6 +32,8 @@ class TfdsSource:
       ValueError: unknown data set or split, no examples, not TFRecord, a damaged shard.
     """
 
+    notices: tuple[str, ...] = ()
+
     def __init__(self, *, name: str, split: str, data_dir: str | None = None):
         self._what = f"{name} {split}"
         builder = _prepared_builder(name, data_dir)
