@@ -6,7 +6,7 @@ import dataclasses
 import logging as python_logging
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from vitjax import sharding as sharding_lib
 from vitjax.best import Best
 from vitjax.checkpoint import Checkpointer, locate
 from vitjax.clock import Clock
+from vitjax.files import or_without
 from vitjax.interrupts import STATUS, Stopped, StopSignal
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
@@ -157,7 +158,7 @@ def train_and_evaluate(
             signal=signal,
         )
     if jax.process_index() == 0:
-        with _or_without("curves.png"):
+        with or_without("curves.png"):
             metrics.plot_curves(workdir)
 
 
@@ -311,17 +312,8 @@ def _draw(
     image, labels = program.preview(batch, program.key, step)
     if jax.process_index() == 0:
         image, labels = jax.device_get((image, labels))
-        with _or_without("train_batch.png"):
+        with or_without("train_batch.png"):
             pictures.draw_batch(workdir / "train_batch.png", image, labels, class_names)
-
-
-@contextlib.contextmanager
-def _or_without(name: str) -> Iterator[None]:
-    """A picture that cannot be written costs a warning."""
-    try:
-        yield
-    except OSError as error:
-        logging.warning("%s cannot be written: %s", name, error)
 
 
 def default_workdir(config_spec: str) -> str:
