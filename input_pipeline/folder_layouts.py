@@ -1,7 +1,7 @@
 """The layouts of folders of images: data_dir/SPLIT/CLASS/*.jpg, and two data sets' own.
 
 A class's images may lie in folders of the class's folder, however deep. What systems leave
-behind (`image_files.is_junk`) is no class and no image.
+behind (`is_junk`) is no class and no image.
 
 ILSVRC's validation images lie in one folder, without classes. Their labels are the list
 that tfds ships with its imagenet2012; it goes by the number in a file's name.
@@ -19,13 +19,26 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
-from input_pipeline import image_files
-
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"),
+    *(".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
+)
+# What systems and programs leave behind, beside all names that begin with a dot.
+_JUNK = {
+    "__macosx",  # macOS, in archives
+    "thumbs.db",  # Windows, and the next three
+    "desktop.ini",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",  # the root of a Linux disk; only root may read it
+    "@eadir",  # Synology, and the next
+    "#recycle",
+}
 _ILSVRC_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _TINY = "wnids.txt"  # is there where data_dir is Tiny ImageNet
 ARRANGE = (
     "arrange images as data_dir/SPLIT/CLASS/NAME.jpg (or "
-    f"{', '.join(s[1:] for s in image_files.SUFFIXES if s != '.jpg')})"
+    f"{', '.join(s[1:] for s in SUFFIXES if s != '.jpg')})"
 )
 _MOST_NAMED = 3  # classes in a notice or an error
 
@@ -50,6 +63,16 @@ class Found:
     def classes(self) -> set[str]:
         """The classes that have a folder."""
         return {f.classes for f in self.folders if isinstance(f.classes, str)}
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is nobody's data, such as "._cat.jpg"."""
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image that can be decoded."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def find(root: str, asked: Iterable[str]) -> tuple[dict[str, Found], tuple[str, ...]]:
@@ -86,13 +109,13 @@ def _visible(folder: str) -> tuple[list[str], list[str]]:
     files, inner = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not image_files.is_junk(entry.name):
+            if not is_junk(entry.name):
                 (inner if entry.is_dir() else files).append(entry.name)
     return sorted(files), sorted(inner)
 
 
 def _images(folder: str) -> list[str]:
-    return [name for name in _visible(folder)[0] if image_files.is_image(name)]
+    return [name for name in _visible(folder)[0] if is_image(name)]
 
 
 def _below(
@@ -106,12 +129,12 @@ def _below(
     if real in above:  # a link to a folder above it
         return
     files, inner = _visible(path)
-    names = [name for name in files if image_files.is_image(name)]
+    names = [name for name in files if is_image(name)]
     if len(names) < len(files):
         others.update(
             os.path.splitext(name)[1].lower() or "without a suffix"
             for name in files
-            if not image_files.is_image(name)
+            if not is_image(name)
         )
     if names:
         yield Folder(path, names, its_class)

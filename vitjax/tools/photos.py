@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from input_pipeline import (
     damaged,
     device_ops,
-    image_files,
+    folder_layouts,
     ops,
     pipeline,
     sources,
@@ -44,15 +44,15 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
             if not below:
                 raise ValueError(
                     f"the folder {str(path)!r} has no images "
-                    f"({', '.join(image_files.SUFFIXES)})"
+                    f"({', '.join(folder_layouts.SUFFIXES)})"
                 )
         found |= dict.fromkeys(below)
     return list(found)
 
 
 def _is_image(path: Path, folder: Path) -> bool:
-    junk = any(map(image_files.is_junk, path.relative_to(folder).parts))
-    return image_files.is_image(path.name) and path.is_file() and not junk
+    junk = any(map(folder_layouts.is_junk, path.relative_to(folder).parts))
+    return folder_layouts.is_image(path.name) and path.is_file() and not junk
 
 
 class Feed:
