@@ -398,6 +398,7 @@ def make_train(
             "any time; the operating system keeps in memory what fits"
         )
     source = _open(data)
+    _say_notices(source, process_index)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
     stream = TrainData(
@@ -434,14 +435,25 @@ def make_eval(
     """
     hide_accelerators()
     _check_numbers(num_parallel_calls, prefetch)
+    rows = batching.Rows(batch_size, process_index, process_count)
+    preprocess = ops.get_preprocess_fn(pp_fn)
+    source = _open(data)
+    _say_notices(source, process_index)
     stream = EvalData(
-        rows=batching.Rows(batch_size, process_index, process_count),
-        preprocess=ops.get_preprocess_fn(pp_fn),
-        source=_open(data),
+        rows=rows,
+        preprocess=preprocess,
+        source=source,
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
     )
     return stream, stream.steps
+
+
+def _say_notices(source: sources.Source, process_index: int) -> None:
+    """The first process says how the data set was read, if there is more to say."""
+    if process_index == 0:
+        for notice in source.notices:
+            logging.warning("%s", notice)
 
 
 def _open(data: Any) -> sources.Source:

@@ -34,6 +34,8 @@ class Source(Protocol):
     """The names of the classes in the order of their labels, if the source has them."""
     num_classes: int | None
     """The number of classes, if the source knows it."""
+    notices: tuple[str, ...]
+    """Sentences for people on how the data set was read, if there is more to say."""
 
     def __len__(self) -> int:
         """The number of examples."""

@@ -6,7 +6,7 @@ import dataclasses
 import logging as python_logging
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from input_pipeline import home
 from vitjax import config as config_lib
 from vitjax import (
     devices,
@@ -40,6 +41,7 @@ from vitjax import sharding as sharding_lib
 from vitjax.best import Best
 from vitjax.checkpoint import Checkpointer, locate
 from vitjax.clock import Clock
+from vitjax.files import or_without
 from vitjax.interrupts import STATUS, Stopped, StopSignal
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
@@ -163,7 +165,7 @@ def train_and_evaluate(
             signal=signal,
         )
     if jax.process_index() == 0:
-        with _or_without("curves.png"):
+        with or_without("curves.png"):
             metrics.plot_curves(workdir)
 
 
@@ -317,17 +319,8 @@ def _draw(
     image, labels = program.preview(batch, program.key, step)
     if jax.process_index() == 0:
         image, labels = jax.device_get((image, labels))
-        with _or_without("train_batch.png"):
+        with or_without("train_batch.png"):
             pictures.draw_batch(workdir / "train_batch.png", image, labels, class_names)
-
-
-@contextlib.contextmanager
-def _or_without(name: str) -> Iterator[None]:
-    """A picture that cannot be written costs a warning."""
-    try:
-        yield
-    except OSError as error:
-        logging.warning("%s cannot be written: %s", name, error)
 
 
 def default_workdir(config_spec: str) -> str:
@@ -388,6 +381,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     several.add_argument("--coordinator_address", metavar="HOST:PORT")
     several.add_argument("--num_processes", type=int, metavar="N")
     several.add_argument("--process_id", type=int, metavar="I")
+    argv = home.expanded(argv)
     overrides = [a for a in argv if a.startswith("--config.")]
     for text in overrides:
         if "=" not in text:
