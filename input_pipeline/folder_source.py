@@ -31,7 +31,7 @@ class FolderSource:
     """A split of a folder of images; see `sources.Source` for the interface.
 
     A class is a folder's name; labels are the places of the names in sorted order, the
-    same in every split. A part of a split is one of a fixed random order of its files.
+    same in every split: by value (2 before 10) if all are whole numbers. A part of a split is one of a fixed random order of its files.
 
     Args:
       data_dir: the folder that holds the folders of the splits.
@@ -166,7 +166,18 @@ def _class_names(root: str) -> tuple[str, ...]:
                 f"same ones in each split: {lacking!r} lacks {differing[0]!r} (an empty "
                 "folder will do)"
             )
-    return tuple(found[first])
+    return _in_order(found[first])
+
+
+def _in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """Sorted; whole numbers, where all names are, by their values."""
+    numbers = whole_numbers(names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+
+
+def whole_numbers(names: Sequence[str]) -> bool:
+    """Whether all names are whole numbers."""
+    return all(re.fullmatch(r"-?[0-9]+", name) for name in names)
 
 
 def _list(root: str, split: str, label_of: dict[str, int]) -> _Files:

@@ -34,6 +34,7 @@ class Source(Protocol):
     """The names of the classes in the order of their labels, if the source has them."""
     num_classes: int | None
     """The number of classes, if the source knows it."""
+    # `label_keys`, a tuple, names the features that hold labels; ("label",) without.
 
     def __len__(self) -> int:
         """The number of examples."""
