@@ -61,7 +61,7 @@ def synsets(names: Sequence[str]) -> tuple[str, ...]:
     pairs = zip(map(first, names), map(first, words.values()), strict=False)
     if len(names) == len(words) and sum(a == b for a, b in pairs) > 0.9 * len(words):
         return tuple(words)
-    known = {text: synset for synset, text in words.items()}
+    known = dict(zip(words.values(), words.keys(), strict=True))
     return tuple(known.get(name, name) for name in names)
 
 
