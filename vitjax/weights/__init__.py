@@ -173,19 +173,19 @@ def beside(path: str | Path) -> dict[str, Any]:
     """What stands beside the parameters that `load` reads, as far as it is there.
 
     "config" of the run, "image_shape" (height, width, channels) that the model is for,
-    "class_names"; of runs, of .safetensors that vitjax wrote, and the last of a Hugging
-    Face model's folder.
+    "class_names"; of runs and of .safetensors that vitjax wrote. Of a Hugging Face
+    model's folder the last.
     """
     path = _inside(path)
     kept: dict[str, Any] = {}
     if path.suffix == ".safetensors":
         kept = json.loads(safetensors.words(path).get(WORD, "{}"))
-    if path.name in FOLDERS and not kept:
-        kept = {"class_names": _names_beside(path)}
     elif _is_run(path):
         from vitjax.checkpoint import read_meta
 
         kept = read_meta(path)
+    if not kept:
+        kept = {"class_names": _names_beside(path)}
     return {key: kept[key] for key in BESIDE if kept.get(key) is not None}
 
 
