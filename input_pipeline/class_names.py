@@ -1,6 +1,7 @@
 """Names of classes, also where the data set itself is not on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from input_pipeline import sources, tfds_source
 
@@ -22,15 +23,53 @@ def of_data(**data) -> tuple[str, ...] | None:
         return tfds_source.known_class_names(data["name"])
 
 
+def of_run(
+    kept: Sequence[str] | None, *, data: Mapping[str, Any], relabels: bool
+) -> tuple[str, ...] | None:
+    """The names of the classes of a model, None where nobody knows them.
+
+    Args:
+      kept: what its checkpoint says.
+      data: the section of its training data, which is asked if the checkpoint has none.
+      relabels: whether its labels were others than those of that data.
+    """
+    if kept is not None or relabels:
+        return None if kept is None else tuple(kept)
+    try:
+        return of_data(**data)
+    except ValueError:  # the data set is elsewhere
+        return None
+
+
 def in_words(names: Sequence[str]) -> tuple[str, ...]:
     """ImageNet's synsets as words, "n01440764" as "tench, Tinca tinca".
 
-    The words are those that tfds ships; other names stay as they are.
+    Other names stay as they are.
     """
+    words = _words_of_synsets()
+    return tuple(words.get(name, name) for name in names)
+
+
+def synsets(names: Sequence[str]) -> tuple[str, ...]:
+    """ImageNet's words as synsets, the inverse of `in_words`.
+
+    Lists of all 1000 words differ in spelling, and some call two classes "crane": one
+    that mostly agrees, place by place, in the first of a class's words is such a list.
+    """
+    words = _words_of_synsets()
+    first = lambda text: text.split(",")[0].strip().lower()
+    pairs = zip(map(first, names), map(first, words.values()), strict=False)
+    if len(names) == len(words) and sum(a == b for a, b in pairs) > 0.9 * len(words):
+        return tuple(words)
+    known = dict(zip(words.values(), words.keys(), strict=True))
+    return tuple(known.get(name, name) for name in names)
+
+
+def _words_of_synsets() -> dict[str, str]:
+    """Of all 1000 classes in order, as tfds ships them."""
     try:
         from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST
     except ImportError:  # a part of tfds that it may rearrange
-        return tuple(names)
-    synsets = tfds_source.known_class_names("imagenet2012") or ()
-    words = dict(zip(synsets, IMAGENET_LABELS_LIST, strict=True))
-    return tuple(words.get(name, name) for name in names)
+        return {}
+    names = tfds_source.known_class_names("imagenet2012") or ()
+    return dict(zip(names, IMAGENET_LABELS_LIST, strict=True))

@@ -192,13 +192,24 @@ def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
     """The classes of the splits; of ILSVRC's flat one those beside it, or ILSVRC's."""
     classes = set[str]().union(*(split.classes() for split in found))
     if classes:
-        return tuple(sorted(classes))
+        return in_order(classes)
     synsets = _imagenet_list("labels.txt")
     for name in sorted(folders(root), key=lambda name: (name != "train", name)):
         beside = folders(os.path.join(root, name))
         if not set(synsets).isdisjoint(beside):
             return tuple(beside)
     return tuple(synsets)
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Sorted; whole numbers, where all names are, by their values."""
+    numbers = whole_numbers(names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+
+
+def whole_numbers(names: Iterable[str]) -> bool:
+    """Whether all names are whole numbers."""
+    return all(re.fullmatch(r"-?[0-9]+", name) for name in names)
 
 
 def _tiny_classes(root: str) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from input_pipeline.tracing import as_written
 class FolderSource:
     """A split of a folder of images; see `sources.Source` for the interface.
 
-    A class is a folder's name; labels are the places of the names in sorted order. The
-    classes are those of the splits that are asked for; other folders beside them are not
-    looked into. A part of a split is one of a fixed random order of its files.
+    A class is a folder's name; labels are the places of the names in sorted order, by
+    value (2 before 10) if all are whole numbers. The classes are those of the splits that
+    are asked for; other folders beside them are not looked into. A part of a split is one
+    of a fixed random order of its files.
 
     Args:
       data_dir: the folder that holds the folders of the splits.

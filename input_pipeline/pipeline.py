@@ -8,14 +8,14 @@ dicts of numpy arrays: what the preprocessing string `pp` leaves of an example, 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from input_pipeline import batching, damaged, memory, ops, order, sources
+from input_pipeline import batching, damaged, memory, ops, order, relabel, sources
 from input_pipeline.tracing import as_written
 
 _ENDLESS = 2**48
@@ -81,6 +81,14 @@ class TrainData:
     def from_step(self, step: int) -> "TrainData":
         """The same stream, starting with the batch of `step` (0 is the first)."""
         return dataclasses.replace(self, start_step=step)
+
+    def labelled_as(self, class_names: Sequence[str]) -> "TrainData":
+        """The same stream with the labels of its classes in another order.
+
+        Raises relabel.OtherClasses if `class_names` are not its classes.
+        """
+        source = relabel.reordered(self.source, class_names)
+        return dataclasses.replace(self, source=source)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         batches = damaged.batches(self._batches, self.start_step, self._explain)
@@ -262,6 +270,7 @@ class EvalData:
     rows: batching.Rows
     threads: int
     prefetch: int
+    notice: str | None = None  # of how labels were mapped
 
     @property
     def total_examples(self) -> int:
@@ -397,7 +406,7 @@ def make_train(
             "cache_raw has no effect on the global shuffle, which reads any example at "
             "any time; the operating system keeps in memory what fits"
         )
-    source = _open(data)
+    source = sources.open_source(**_section(data))
     _say_notices(source, process_index)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
@@ -422,6 +431,8 @@ def make_eval(
     data: Any,
     batch_size: int,
     pp_fn: str = "",
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_parallel_calls: int | None = None,
@@ -432,19 +443,38 @@ def make_eval(
     Row r of step s is example s * batch_size + r. The last batch is filled up with
     zeros; `_mask`, float32, is 1 for an example and 0 for what fills up. The arguments
     and errors are those of `make_train`; `pp_fn` is its `pp`.
+
+    Labels become those of the model, by the names of the classes, unless pp_fn looks them
+    up itself; what was mapped is the stream's `notice`. `match_classes` in `data` says
+    otherwise: see `relabel.matched`.
+
+    Args:
+      class_names: of the model, in the order of its labels; None: nobody knows.
+      num_classes: of the model; None: any.
     """
     hide_accelerators()
     _check_numbers(num_parallel_calls, prefetch)
     rows = batching.Rows(batch_size, process_index, process_count)
     preprocess = ops.get_preprocess_fn(pp_fn)
-    source = _open(data)
+    section = dict(_section(data))
+    how = section.pop("match_classes", "name")
+    source = sources.open_source(**section)
     _say_notices(source, process_index)
+    where = section.get("name") or section.get("data_dir") or section.get("path")
+    source, notice = relabel.matched(
+        source,
+        class_names,
+        num_classes,
+        None if "lookup(" in pp_fn else how,
+        f"{where} {section.get('split')}",
+    )
     stream = EvalData(
         rows=rows,
         preprocess=preprocess,
         source=source,
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
+        notice=notice,
     )
     return stream, stream.steps
 
@@ -456,13 +486,13 @@ def _say_notices(source: sources.Source, process_index: int) -> None:
             logging.warning("%s", notice)
 
 
-def _open(data: Any) -> sources.Source:
+def _section(data: Any) -> Any:
     if not hasattr(data, "keys"):  # a ConfigDict is no Mapping
         raise ValueError(
             "data must be a section such as dict(name='imagenet2012', split='train'), "
             f"got {data!r}"
         )
-    return sources.open_source(**data)
+    return data
 
 
 def _check_numbers(

@@ -36,6 +36,7 @@ class Source(Protocol):
     """The number of classes, if the source knows it."""
     notices: tuple[str, ...]
     """Sentences for people on how the data set was read, if there is more to say."""
+    # `label_keys`, a tuple, names the features that hold labels; ("label",) without.
 
     def __len__(self) -> int:
         """The number of examples."""

@@ -40,6 +40,7 @@ class TfdsSource:
         self._features: Any = builder.info.features
         self.class_names = _class_names(self._features)
         self.num_classes = len(self.class_names) if self.class_names else None
+        self.label_keys = _label_keys(self._features, self.class_names)
         label = dict(self._features.items()).get("label")
         self._label_is_one_class = isinstance(label, tfds.features.ClassLabel)
 
@@ -300,9 +301,19 @@ def _check_count(piece, count: int) -> None:
 
 def _class_names(features) -> tuple[str, ...] | None:
     """The names of the classes: of "label" if there is one, else of the first label."""
-    by_name = dict(features.items())
-    for feature in (by_name.get("label"), *by_name.values()):
-        feature = getattr(feature, "feature", feature)  # a sequence of labels
-        if isinstance(feature, tfds.features.ClassLabel):
-            return tuple(feature.names)
-    return None
+    labels = _class_labels(features)
+    if not labels:
+        return None
+    return tuple(labels.get("label", next(iter(labels.values()))).names)
+
+
+def _label_keys(features, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The features that hold labels of classes of these names."""
+    labels = _class_labels(features)
+    return tuple(key for key, label in labels.items() if tuple(label.names) == names)
+
+
+def _class_labels(features) -> dict[str, Any]:
+    # A sequence of labels has their feature inside.
+    inner = {key: getattr(x, "feature", x) for key, x in features.items()}
+    return {k: x for k, x in inner.items() if isinstance(x, tfds.features.ClassLabel)}

@@ -183,6 +183,13 @@ class Checkpointer:
         assert meta is not None
         return meta
 
+    def newest_meta(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest step whose JSON item is whole, and this; None if there is none."""
+        for step in reversed(together.as_first_sees(self.steps())):
+            with contextlib.suppress(ValueError):
+                return step, self.meta(step)
+        return None
+
     def restore(self, step: int, shapes: Any) -> Any:
         """The state of a step, placed as the shardings of `shapes` say.
 

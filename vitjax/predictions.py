@@ -34,10 +34,9 @@ class Predictions:
 
     @property
     def names(self) -> list[str]:
-        """The classes' names, or their numbers."""
-        if self.class_names is not None:
-            return list(self.class_names)
-        return [str(k) for k in range(self.logits.shape[1])]
+        """The classes' names, and the numbers of those that have none."""
+        named = list(self.class_names or ())
+        return named + [str(k) for k in range(len(named), self.logits.shape[1])]
 
     @property
     def predicted(self) -> Int[np.ndarray, " n"]:
@@ -104,15 +103,19 @@ def confusion(predictions: Predictions) -> Int[np.ndarray, "k k"]:
 
 
 def classification_report(predictions: Predictions) -> Mapping[str, Any]:
-    """scikit-learn's: precision, recall and F1 of each class, and their averages."""
+    """scikit-learn's: precision, recall and F1 of each class, and their averages.
+
+    Of the classes that have examples.
+    """
     from sklearn import metrics
 
     make: Any = metrics.classification_report
+    there = np.unique(predictions.true)
     return make(
         predictions.true,
         predictions.predicted,
-        labels=np.arange(predictions.logits.shape[1]),
-        target_names=predictions.names,
+        labels=there,
+        target_names=[predictions.names[k] for k in there],
         output_dict=True,
         zero_division=0,
     )

@@ -86,27 +86,33 @@ def train_and_evaluate(
         start_step=0,
         **feeding.processes(),
     )
-    _check_classes(data.num_classes, e)
     sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
     sizes["total_steps"] = e.steps("total", **sizes)
     log_steps = e.steps("log_training", **sizes, default=50)
     ckpt_steps = e.steps("ckpt", **sizes, default=None)
 
-    program = program_lib.build(e, mesh, element_spec=data.element_spec, **sizes)
     checkpointer = Checkpointer(
         workdir,
         max_to_keep=e.max_to_keep,
         keep_steps=e.steps("keep_ckpt", **sizes, default=None),
     )
+    warn = feeding.once(logging.warning)
+    if not e.relabels:
+        data = feeding.as_before(data, *_kept(checkpointer, e), warn)
+    _check_classes(data.num_classes, e)
+    program = program_lib.build(e, mesh, element_spec=data.element_spec, **sizes)
+    classes = {"class_names": data.class_names, "num_classes": e.num_classes}
+    if e.relabels:  # nobody knows what its labels are called
+        classes = dict.fromkeys(classes)
     entries = evaluation.make_entries(
         e.evals,
         predict=program.predict,
-        make_data=feeding.eval_data(mesh),
+        make_data=feeding.eval_data(mesh, **classes, tell=warn),
         mesh=mesh,
         sizes=sizes,
         batch_size=e.batch_size_eval or e.input["batch_size"],
         missing=sources.DataNotFound,
-        warn=logging.warning if jax.process_index() == 0 else logging.debug,
+        warn=warn,
         ema=e.ema is not None,
     )
 
@@ -157,7 +163,9 @@ def train_and_evaluate(
                 "seed": e.seed,
                 "config": settings,
                 "image_shape": list(program.image_shape),
-                "class_names": None if e.relabels else data.class_names,
+                "class_names": classes["class_names"],
+                "data_classes": data.num_classes,
+                "data_size": data_size,
             },
             skips=skips,
             draw=lambda batch: _draw(workdir, program, batch, data.class_names),
@@ -222,6 +230,20 @@ def _check_classes(found: int | None, e: experiment.Experiment) -> None:
             f"the data has {found} classes, but num_classes is {e.num_classes}: set it, "
             "and the depth of onehot(...), to at least as many"
         )
+
+
+def _kept(
+    checkpointer: Checkpointer, e: experiment.Experiment
+) -> tuple[str, dict[str, Any]]:
+    """(which checkpoint the run will start from, what it keeps beside the state)."""
+    found = checkpointer.newest_meta()
+    if found is not None:
+        return str(checkpointer.path / str(found[0])), found[1]
+    if e.resume is None:
+        return "", {}
+    workdir, step = locate(e.resume)
+    with contextlib.closing(Checkpointer(workdir)) as other:
+        return e.resume, other.meta(step)
 
 
 def _first_state(

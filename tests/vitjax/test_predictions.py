@@ -50,6 +50,16 @@ def test_a_class_without_examples_has_no_accuracy():
     few = Predictions(LOGITS[truth != 3], SOME.labels[truth != 3], None)
     row = predictions.per_class(few)[3]
     assert row == {"class": "3", "examples": 0, "accuracy": None}
+    # Nor does it count as 0 in the mean over the classes.
+    report = predictions.classification_report(few)
+    guessed = few.predicted
+    expected = sk.f1_score(few.true, guessed, labels=[0, 1, 2, 4, 5], average="macro")
+    assert "3" not in report
+    assert report["macro avg"]["f1-score"] == pytest.approx(expected)
+
+
+def test_outputs_beyond_the_names_are_called_by_number():
+    assert Predictions(LOGITS, SOME.labels, ["a", "b"]).names == list("ab2345")
 
 
 def test_several_labels_are_right_if_one_of_them_is_predicted():

@@ -42,21 +42,32 @@ class Features:
                     f"feature: the model gives no {feature!r}; it gives "
                     f"{', '.join(sorted(out))}"
                 )
-            return out[feature], rows[label_key].argmax(axis=1), batch["_mask"]
+            labels = rows[label_key]
+            seen = batch["_mask"] * (labels.max(axis=1) > 0)
+            return out[feature], labels.argmax(axis=1), seen
 
         self._features = jax.jit(features, out_shardings=replicated(mesh))
         self._make = lambda data: make_data(
             data=data, pp_fn=pp_fn, batch_size=batch_size
         )
 
-    def open(self, data: Mapping[str, Any]) -> tuple[Any, int]:
-        """The batches of a data section, and how many; nothing is read yet."""
-        return self._make(data)
+    def open(self, *sections: Mapping[str, Any]) -> list[tuple[Any, int]]:
+        """The batches of each data section, and how many; nothing is read yet.
+
+        Their classes need not be the model's, but the labels of all are those of the
+        first, by name.
+        """
+        made, names = [], None
+        for section in sections:
+            given = {"match_classes": names} if "match_classes" not in section else {}
+            made.append(self._make({**section, **given}))
+            names = getattr(made[0][0], "class_names", None)
+        return made
 
     def of(
         self, state: Any, batches: Any
     ) -> tuple[Float[np.ndarray, "n f"], Int[np.ndarray, " n"]]:
-        """Features and classes of every example of what `open` gave."""
+        """Features and classes of every example with a label, of what `open` gave."""
         rows = [jax.device_get(self._features(state, batch)) for batch in batches]
         x, y, mask = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         return x[mask > 0], y[mask > 0]

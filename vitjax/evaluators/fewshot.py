@@ -105,9 +105,8 @@ class FewShot:
             feature=feature,
             label_key=label_key,
         )
-        (self._fit, fit_steps), (self._test, test_steps) = (
-            self._features.open(section) for section in (fit_data, data)
-        )
+        opened = self._features.open(fit_data, data)
+        (self._fit, fit_steps), (self._test, test_steps) = opened
         self.steps = fit_steps + test_steps
 
     def run(self, state: Any) -> Iterator[tuple[str, float]]:

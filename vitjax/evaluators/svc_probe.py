@@ -53,7 +53,7 @@ class SvcProbe:
             label_key=label_key,
         )
         sections = [data] if fit_data is None else [fit_data, data]
-        made = [self._features.open(section) for section in sections]
+        made = self._features.open(*sections)
         self._batches = [batches for batches, _ in made]
         self.steps = sum(steps for _, steps in made)
 

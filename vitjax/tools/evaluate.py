@@ -3,10 +3,11 @@
 `python -m vitjax.tools.evaluate --ckpt runs/quickstart`
 """
 
+import functools
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,23 @@ def _opened(
     trained: Any, names: Sequence[str], sizes: Sequence[Any]
 ) -> dict[str, tuple[Any, ...]]:
     """What `_open` makes of each row of the report, by its name."""
+    from input_pipeline import class_names
+    from vitjax import feeding
     from vitjax.tools.eval_sizes import Size
 
+    e = trained.experiment
+    eval_data = functools.partial(
+        feeding.eval_data,
+        class_names=class_names.of_run(
+            trained.class_names, data=e.input["data"], relabels=e.relabels
+        ),
+        num_classes=None if e.relabels else e.num_classes,
+        tell=feeding.once(lambda text: print(f"note: {text}", file=sys.stderr)),
+    )
     opened = {}
     for name in names or _classifiers(trained):
         for size in sizes or [Size(None, None, None)]:
-            parts = _open(trained, name, size, required=bool(names))
+            parts = _open(trained, name, size, eval_data, required=bool(names))
             if parts is not None:
                 opened[f"{name}@{size}" if str(size) else name] = parts
     if not opened:
@@ -135,11 +147,12 @@ def _classifiers(trained: Any) -> list[str]:
     ]
 
 
-def _open(trained: Any, name: str, size: Any, required: bool) -> Any:
+def _open(
+    trained: Any, name: str, size: Any, eval_data: Callable[..., Any], required: bool
+) -> Any:
     """(parameters, evaluator, data, loss, mesh), or None where data may be missing and is."""
-    from input_pipeline import pipeline
     from input_pipeline.sources import DataNotFound
-    from vitjax import evaluation, feeding, sections, sharding
+    from vitjax import evaluation, sections, sharding
     from vitjax.evaluators.classification import Classification
     from vitjax.tools import eval_sizes
 
@@ -164,9 +177,9 @@ def _open(trained: Any, name: str, size: Any, required: bool) -> Any:
     opened: list[Any] = []
 
     def make_data(**kw: Any) -> Any:
-        data, steps = pipeline.make_eval(**{**kw, **feeding.processes()})
-        opened.append(data)
-        return feeding.OnDevices(data, mesh), steps
+        batches, steps = eval_data(mesh)(**kw)
+        opened.append(batches)
+        return batches, steps
 
     def predict(params: Any, image: Any) -> Any:
         return trained.model.apply({"params": params}, image, train=False)

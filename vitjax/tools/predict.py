@@ -99,12 +99,8 @@ def class_names(trained: Any) -> Sequence[str] | None:
     """
     from input_pipeline import class_names as lib
 
-    names = trained.class_names
-    if names is None and not trained.experiment.relabels:
-        try:
-            names = lib.of_data(**trained.experiment.input["data"])
-        except ValueError:  # the data set is elsewhere
-            names = None
+    e = trained.experiment
+    names = lib.of_run(trained.class_names, data=e.input["data"], relabels=e.relabels)
     return None if names is None else lib.in_words(names)
 
 

@@ -173,7 +173,8 @@ def beside(path: str | Path) -> dict[str, Any]:
     """What stands beside the parameters that `load` reads, as far as it is there.
 
     "config" of the run, "image_shape" (height, width, channels) that the model is for,
-    "class_names"; of runs, and of .safetensors that vitjax wrote.
+    "class_names"; of runs and of .safetensors that vitjax wrote. Of a Hugging Face
+    model's folder the last.
     """
     path = _inside(path)
     kept: dict[str, Any] = {}
@@ -183,6 +184,8 @@ def beside(path: str | Path) -> dict[str, Any]:
         from vitjax.checkpoint import read_meta
 
         kept = read_meta(path)
+    if not kept:
+        kept = {"class_names": _names_beside(path)}
     return {key: kept[key] for key in BESIDE if kept.get(key) is not None}
 
 
@@ -210,6 +213,17 @@ def format_of(state: Mapping[str, Any]) -> str:
         f"the state dict is of none of the formats {', '.join(FORMATS)}; it has keys "
         f"like {first}"
     )
+
+
+def _names_beside(path: Path) -> list[str] | None:
+    """`id2label` of a Hugging Face model's config.json, unless it only counts."""
+    file = path.with_name("config.json")
+    labels = json.loads(file.read_text()).get("id2label") if file.is_file() else None
+    names = [
+        name for _, name in sorted((labels or {}).items(), key=lambda x: int(x[0]))
+    ]
+    counted = names == [f"LABEL_{k}" for k in range(len(names))]
+    return None if counted else names
 
 
 def _heads_beside(path: Path) -> int | None:

@@ -215,13 +215,16 @@ def test_load_finds_out_the_format(suffix, tmp_path):
             weights.load(path)
 
 
-def test_a_hugging_face_folder_tells_its_heads(tmp_path):
+def test_a_hugging_face_folder_tells_its_heads_and_classes(tmp_path):
     params = cases.params(posemb="learn", pool_type="tok")
     state = weights.to_state_dict(params, format="huggingface")
     files.write(tmp_path / "model.safetensors", state, {})
-    config = {"hidden_size": 24, "num_attention_heads": cases.HEADS}
+    config: dict = {"hidden_size": 24, "num_attention_heads": cases.HEADS}
+    config["id2label"] = {k: f"class {k}" for k in sorted(map(str, range(12)))}
     (tmp_path / "config.json").write_text(json.dumps(config))
     cases.assert_same_bits(params, weights.load(tmp_path)[0])
+    names = [f"class {k}" for k in range(12)]
+    assert weights.beside(tmp_path) == {"class_names": names}
     # The keys that transformers 5 has in memory.
     new = {}
     for key, value in state.items():

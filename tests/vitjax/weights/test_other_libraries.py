@@ -203,6 +203,9 @@ def test_huggingface(act, gelu, tmp_path):
         patch_size=4,
         num_labels=cases.CLASSES,
     )
+    config.save_pretrained(tmp_path / "unnamed")
+    names = [f"class {k}, or so" for k in range(cases.CLASSES)]
+    config.id2label = dict(enumerate(names))
     params = cases.params(dtype=np.float64, **TOK)
     state = weights.to_state_dict(params, format="huggingface")
     config.save_pretrained(tmp_path)
@@ -211,7 +214,10 @@ def test_huggingface(act, gelu, tmp_path):
     image = cases.image()
     theirs = torch_logits(lambda x: model.eval()(x).logits, image)
     assert_close(theirs, cases.logits(params, image, gelu=gelu, **TOK))
-    # config.json tells the heads.
+    # config.json tells the heads, and the names of the classes.
+    assert weights.beside(tmp_path) == {"class_names": names}
+    files.write(tmp_path / "unnamed" / "model.safetensors", state, {"format": "pt"})
+    assert weights.beside(tmp_path / "unnamed") == {}
     cases.assert_same_bits(params, weights.load(tmp_path)[0])
     own = {k: v.numpy() for k, v in model.state_dict().items()}
     cases.assert_same_bits(params, cases.read(own, "huggingface", {}))

@@ -1,0 +1,199 @@
+"""Labels that number a data set's own classes, as those of a model: by name.
+
+Where the names do not say which class is which, since a side has none or merely counts
+(tfds names unnamed classes "0", "1", ...), labels stay, and only numbers are compared.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from input_pipeline import class_names as lib
+from input_pipeline.folder_layouts import whole_numbers
+from input_pipeline.tracing import as_written
+
+WORDS = ("name", "number", "known")
+Names = tuple[str, ...]
+
+
+class OtherClasses(ValueError):
+    """The classes are not the same ones; says which differ."""
+
+
+class Relabelled:
+    """A source with the labels of other classes; see `sources.Source`.
+
+    Args:
+      source: whose labels are mapped, in every feature of its `label_keys` ("label").
+      table: for each label of `source` the new one; -1 is of no class.
+      class_names: of the new labels.
+    """
+
+    def __init__(self, source: Any, table: Sequence[int], class_names: Names):
+        self.class_names = class_names
+        self.num_classes = len(class_names)
+        self.describe, self.nbytes = source.describe, source.nbytes
+        self.notices = source.notices
+        self._source = source
+        self._keys = getattr(source, "label_keys", ("label",))
+        with tf.device("CPU"):
+            self._table = tf.constant(table, tf.int64)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Example `index` of the source, relabelled."""
+        return self._relabelled(self._source.read(index))
+
+    def sequential(self, start: int, stop: int) -> tf.data.Dataset:
+        """Examples start to stop of the source, relabelled."""
+        return self._source.sequential(start, stop).map(as_written(self._relabelled))
+
+    def _relabelled(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        new = {
+            key: tf.cast(tf.gather(self._table, features[key]), features[key].dtype)
+            for key in self._keys
+        }
+        return features | new
+
+
+def reordered(source: Any, names: Sequence[str]) -> Any:
+    """The source with the labels of `names`, which are its classes in any order.
+
+    The source itself where they are in its order, or names say nothing. Raises
+    OtherClasses, with what differs, if they are not the same classes.
+    """
+    theirs, ours = source.class_names, tuple(names)
+    if not _comparable(theirs, ours):
+        return source
+    place, same = _places(theirs, ours)
+    gone = [name for i, name in enumerate(ours) if i not in place]
+    added = [name for name, k in zip(theirs, place, strict=True) if k < 0]
+    found = [("lacks", gone), ("has besides", added)]
+    if gone or added:
+        parts = [f"{what} {in_short(some)}" for what, some in found if some]
+        raise OtherClasses(f"it {' and '.join(parts)}")
+    return source if same else Relabelled(source, place, ours)
+
+
+def matched(
+    source: Any,
+    names: Sequence[str] | None,
+    count: int | None,
+    how: Any,
+    what: str,
+) -> tuple[Any, str | None]:
+    """(the source with the labels of a model's classes, what is to be said of it).
+
+    Args:
+      names: the model's classes, in the order of their labels; None: nobody knows.
+      count: the number of the model's classes; None likewise.
+      how: "name"; "known" gives the examples of classes that the model does not know the
+        label -1, of no class; "number" leaves labels as they are; None does so too, and
+        compares nothing. Or other names than `names`.
+      what: the data, for messages.
+
+    Raises ValueError for a class that the model does not know.
+    """
+    if how is None:
+        return source, None
+    cure = "match_classes='number' takes its labels as they are numbered"
+    if isinstance(how, str):
+        if how not in WORDS:
+            raise ValueError(_wrong(how))
+        leave = "match_classes='known' leaves their examples out of the count, "
+        cure = f"{leave}and {cure}"
+    elif isinstance(how, list | tuple) and all(isinstance(x, str) for x in how):
+        names, count, how = how, len(how), "name"
+        cure = "match_classes=None takes its labels as they are numbered"
+    else:
+        raise ValueError(_wrong(how))
+    ours = None if names is None else tuple(names)
+    theirs = source.class_names
+    if how == "number" or not _comparable(theirs, ours):
+        return source, _by_number(source, ours, count, how, what)
+    place, same = _places(theirs, ours)
+    if same:
+        return source, None
+    unknown = [name for name, k in zip(theirs, place, strict=True) if k < 0]
+    missing = [name for k, name in enumerate(ours) if k not in place]
+    known = f"the model knows {in_short(ours)}"
+    if unknown and how != "known":
+        raise ValueError(
+            f"{what} has classes that the model does not know, {in_short(unknown)} "
+            f"({known}): rename or remove them; in this data section {cure}"
+        )
+    said = [f"labels of {what} are mapped to the model's {len(ours)} classes by name"]
+    if unknown:
+        said.append(f"examples of {in_short(unknown)}, which it lacks, are left out")
+    if missing:
+        said.append(f"there is no example of {in_short(missing)}")
+    return Relabelled(source, place, ours), "; ".join(said)
+
+
+def in_short(names: Sequence[str]) -> str:
+    """The first few names of many, in quotation marks."""
+    few = ", ".join(repr(name) for name in names[:5])
+    return few if len(names) <= 5 else f"{few} and {len(names) - 5} more"
+
+
+def _wrong(how: Any) -> str:
+    words = ", ".join(map(repr, WORDS))
+    return (
+        f"match_classes must be one of {words}, a list of names, or None, got {how!r}"
+    )
+
+
+def _by_number(
+    source: Any, ours: Names | None, count: int | None, how: str, what: str
+) -> str | None:
+    """What is to be said of labels that stay. Raises ValueError if there are too many."""
+    theirs = source.num_classes
+    if theirs is None or count is None or how == "known":
+        return None
+    if theirs > count:
+        raise ValueError(
+            f"{what} has {theirs} classes, but the model {count}, and no names on both "
+            "sides say which is which: evaluate it on the classes that it was trained "
+            "on, or give their names in this data section as match_classes=[...], in the "
+            "order of the model's labels"
+        )
+    if theirs == count or how == "number" or source.class_names is None:
+        return None
+    whose = "the model's classes have" if ours is None else "one side's classes have"
+    return (
+        f"{what} has {theirs} of the model's {count} classes, taken to be the first ones "
+        f"since {whose} no names: give those of the model in this data section as "
+        "match_classes=[...] if that is wrong"
+    )
+
+
+def _comparable(theirs: Names | None, ours: Names | None) -> bool:
+    """Whether names tell which class is which."""
+    if theirs is None or ours is None:
+        return False
+    if _counts(theirs):
+        return whole_numbers(ours)
+    return not _counts(ours) or whole_numbers(theirs)
+
+
+def _counts(names: Names) -> bool:
+    return names == tuple(map(str, range(len(names))))
+
+
+def _places(theirs: Any, ours: Any) -> tuple[list[int], bool]:
+    """(the place of each of their names among ours, or -1; whether all stay in place)."""
+    stay = list(range(len(ours)))
+    if theirs == ours:
+        return stay, True
+    place = _found(theirs, ours)
+    if -1 in place:  # other words for the same classes of ImageNet?
+        place = _found(lib.synsets(theirs), lib.synsets(ours))
+    return place, place == stay
+
+
+def _found(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
+    place = {name: k for k, name in enumerate(ours)}
+    return [place.get(name, -1) for name in theirs]
