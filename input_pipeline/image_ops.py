@@ -59,8 +59,8 @@ def decode(channels: int = 3, precise: bool = False) -> Callable[..., tf.Tensor]
     """Bytes to a uint8 image: JPEG, PNG, GIF, BMP, WebP; precise: PIL's bits for JPEG.
 
     All but JPEG are as PIL has them anyway, except for BMP with a palette, which
-    TensorFlow misreads, and animated WebP, which it refuses. 1 channel is for JPEG and
-    PNG, 4 are for PNG and BMP.
+    TensorFlow misreads, and animated WebP, which it refuses; image_files.py hands on
+    neither. 1 channel is for JPEG and PNG, 4 are for PNG and BMP.
     """
     if channels not in (1, 3, 4):
         raise ValueError("channels is 1, 3 or 4")
@@ -104,8 +104,8 @@ def _resize_by(
         hw = tf.cast(tf.shape(image)[:2], tf.float32)
         ratio = tf.cast(goal, tf.float32) / side(hw[0], hw[1])
         size = tf.cast(tf.round(hw * ratio), tf.int32)
-        shapes = [tf.shape(image)[:2], size]
-        told = tf.strings.format("{} pixels are too long: they would become {}", shapes)
+        sides = [*tf.unstack(tf.shape(image)[:2]), *tf.unstack(size)]
+        told = tf.strings.format("{} x {} pixels would become {} x {}: too many", sides)
         fits = tf.reduce_prod(tf.cast(size, tf.int64)) <= MOST_PIXELS
         check = tf.debugging.Assert(fits, [told])
         with tf.control_dependencies([check] if check is not None else []):

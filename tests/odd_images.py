@@ -221,7 +221,7 @@ def refused():
         "float.tif.jpg": (float_tiff, "pixels are float numbers"),
         "32 bits.tif.jpg": (encode(PHOTO.convert("I"), "TIFF"), "32-bit or signed"),
         "1 x 20,000.png": (
-            encode(Image.new("L", (20_000, 1)), "PNG"), "they would become [256 5120000]",
+            encode(Image.new("L", (20_000, 1)), "PNG"), "1 x 20000 pixels would become 256 x 5120000",
         ),
     }  # fmt: skip
 
