@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
 from parity.ladder import PRECISIONS, RUNGS, explain
 
 
@@ -65,7 +66,7 @@ The exit status is 1 if any line says FAIL.""",
         help="also write DIR/index.html: the table, the curves, the calibration grids "
         "and the spectra, in one file",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(home.expanded(argv))
     for flag, known in (("only", RUNGS), ("precision", PRECISIONS)):
         names = [name.strip() for name in getattr(args, flag).split(",")]
         for name in names:

@@ -81,6 +81,7 @@ FENCES = {
         "vitjax.tools",
         "parity",
     ),
+    "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline": (
         "input_pipeline",
         "vitjax.train",
@@ -96,6 +97,7 @@ WITHOUT_TENSORFLOW = (
     "input_pipeline.device_ops",
     "input_pipeline.plans",
     "input_pipeline.threefry",
+    "input_pipeline.home",
 )
 # The packages that prepare a process, and the one module that they import to do so.
 PREPARED_BY = {

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipeline import home
 from vitjax import devices, program, sharding
 from vitjax.experiment import Experiment
 from vitjax.flops import forward_flops
@@ -209,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args(home.expanded(argv))
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}")
     strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import jax
+from absl import logging
 
+from input_pipeline import home
 from vitjax import peers
 
 HEARTBEAT_SECONDS = 30
@@ -160,6 +162,13 @@ def idle_accelerator() -> str | None:
 
 def enable_compilation_cache() -> None:
     """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "vitjax/xla"))
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cache = home.cache()
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "vitjax/xla"))
+    elif jax.process_index() == 0:
+        logging.warning(
+            "there is no home folder: programs are compiled anew at each start; "
+            "XDG_CACHE_HOME or JAX_COMPILATION_CACHE_DIR may name a folder for them"
+        )

@@ -16,6 +16,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from input_pipeline import home
 from vitjax import config as config_lib
 from vitjax import (
     devices,
@@ -374,6 +375,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     several.add_argument("--coordinator_address", metavar="HOST:PORT")
     several.add_argument("--num_processes", type=int, metavar="N")
     several.add_argument("--process_id", type=int, metavar="I")
+    argv = home.expanded(argv)
     overrides = [a for a in argv if a.startswith("--config.")]
     for text in overrides:
         if "=" not in text:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
+
 # Nothing heavy here: --help answers at once.
 WIDTH = 90  # columns of a help text
 
@@ -103,6 +105,7 @@ def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
     """(flags, the "KEY=VALUE" of every --config.KEY=VALUE)."""
+    argv = home.expanded(argv)
     overrides = [a for a in argv if a.startswith("--config.")]
     for text in overrides:
         if "=" not in text:
