@@ -6,7 +6,8 @@
 
 `variant`, `pool`, `posemb`, `mlp_head` and `gelu` are the checkpoint's; what does not fit is
 listed. A folder is data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others);
-`data` is the name of a data set that tfds has prepared. Everything of the checkpoint is
+with data=huggingface, data_dir is a folder of `save_to_disk` or of parquet files; else `data` is
+the name of a data set that tfds has prepared. Everything of the checkpoint is
 loaded but its head, which begins anew at zero; position embeddings are resampled to `res`.
 The weights of other libraries want `gelu=exact`; big_vision's, and vitjax' own, do not.
 
@@ -39,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         gelu="tanh",  # exact: torchvision's, timm's, Hugging Face's
         mlp_head=False,  # tanh layer before the head, as big_vision's flagship has
         data="folder",
-        data_dir="",  # of a folder: data/photos
+        data_dir="",  # of files: data/photos
         train_split="train",
         val_split="",
         classes=10,
@@ -114,11 +115,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:
     """The data sections of training and evaluation."""
-    folder = chosen.data == "folder"
-    data = dict(kind="folder") if folder else dict(name=chosen.data)
-    if chosen.data_dir or folder:
+    files = chosen.data in ("folder", "huggingface")
+    data = dict(kind=chosen.data) if files else dict(name=chosen.data)
+    if chosen.data_dir or files:
         data["data_dir"] = chosen.data_dir or "data/photos"
-    val = chosen.val_split or ("val" if folder else "test")
+    val = chosen.val_split or ("val" if chosen.data == "folder" else "test")
     return dict(data, split=chosen.train_split), dict(data, split=val)
 
 

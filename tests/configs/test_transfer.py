@@ -63,6 +63,11 @@ def test_freezing_leaves_the_head():
     assert transfer.get_config("ckpt=x.npz").dont_load == ("head/.*",)
     c = transfer.get_config("data=cifar10")
     assert c.evals.val.data.to_dict() == {"name": "cifar10", "split": "test"}
+    c = transfer.get_config("data=huggingface,data_dir=pets,val_split=validation")
+    assert c.input.data.to_dict() == {
+        "kind": "huggingface", "data_dir": "pets", "split": "train",
+    }  # fmt: skip
+    assert c.evals.val.data.split == "validation"
     assert (c.model.gelu, transfer.get_config("gelu=exact").model.gelu) == (
         "tanh", "exact",
     )  # fmt: skip
