@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 import pickle
 import zipfile
 import zlib
@@ -216,7 +217,7 @@ def npz(
       class_names: in the order of the labels.
       num_classes: if there are no names; labels are checked against it.
     """
-    pattern = Path(path).expanduser()
+    pattern = Path(os.path.expanduser(path))
     classes = count_classes(path, class_names, num_classes)
     several = any("{split}" in text for text in (path, images, labels))
 
@@ -266,7 +267,7 @@ def _read_npz(path: Path, *keys: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _folder(data_dir: str) -> Path:
-    folder = Path(data_dir).expanduser()
+    folder = Path(os.path.expanduser(data_dir))
     if not folder.is_dir():
         raise DataNotFound(f"there is no folder {folder}")
     return folder

@@ -13,6 +13,8 @@ from input_pipeline.tracing import as_written
 class ArraySource:
     """Examples in memory: `images` (n, h, w, c) uint8 and `labels` (n,) int64."""
 
+    notices: tuple[str, ...] = ()
+
     def __init__(
         self,
         images: np.ndarray,

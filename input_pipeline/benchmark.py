@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
+
 PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
 """The flagship's, but for the last keep."""
 OTHERS = (
@@ -257,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--threads", type=int, default=2 * (os.cpu_count() or 4))
     add("--batches", type=int, default=10, help="timed in each of five rounds")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args(home.expanded(argv))
     if min(flags.batch_size, flags.threads, flags.batches) < 1:
         parser.error("--batch_size, --threads and --batches must be at least 1")
     try:

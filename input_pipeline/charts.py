@@ -228,6 +228,7 @@ def draw_images(
     """A grid of (title, text under it, image [h, w] or [h, w, c]) from the top left."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.text import Text
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -244,6 +245,8 @@ def draw_images(
         axis.set(xticks=[], yticks=[])  # the frame shows where white images end
         axis.set_title("\n".join([*name, text]).strip(), fontsize=9)
     figure.suptitle(title, fontsize=12)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called "$5_to_$10"
     figure.savefig(path)
 
 

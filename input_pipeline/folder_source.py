@@ -1,37 +1,25 @@
-"""Images in folders: data_dir/SPLIT/CLASS/*.jpg, and two data sets' own layouts.
+"""Images in folders: data_dir/SPLIT/CLASS/*.jpg; `folder_layouts` has what else is read."""
 
-ILSVRC's validation images lie in one folder, without classes. Their labels are the list
-that tfds ships with its imagenet2012; it goes by the number in a file's name.
-
-Tiny ImageNet, which has a list of its classes in wnids.txt, keeps each folder's images in
-a further folder, "images": train/CLASS/images, and val/images, whose classes are in
-val/val_annotations.txt. Its test images have no labels and are no split here.
-"""
-
+import dataclasses
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from input_pipeline import splits
+from input_pipeline import folder_layouts, splits
+from input_pipeline.folder_layouts import ARRANGE, Folder, Found
 from input_pipeline.splits import DataNotFound
 from input_pipeline.tracing import as_written
-
-IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-_ILSVRC_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
-_TINY = "wnids.txt"  # is there where data_dir is Tiny ImageNet
-_ARRANGE = "arrange images as data_dir/SPLIT/CLASS/NAME.jpg (or jpeg, png, webp)"
 
 
 class FolderSource:
     """A split of a folder of images; see `sources.Source` for the interface.
 
-    A class is a folder's name; labels are the places of the names in sorted order, the
-    same in every split: by value (2 before 10) if all are whole numbers. A part of a split is one of a fixed random order of its files.
+    A class is a folder's name; labels are the places of the names in sorted order, by
+    value (2 before 10) if all are whole numbers. The classes are those of the splits that
+    are asked for; other folders beside them are not looked into. A part of a split is one of a fixed random order of its files.
 
     Args:
       data_dir: the folder that holds the folders of the splits.
@@ -39,24 +27,30 @@ class FolderSource:
 
     Raises:
       DataNotFound: no such folder.
-      ValueError: no such split, no images, or splits whose classes differ.
+      ValueError: no such split, no images, or a class without images.
     """
 
     def __init__(self, *, data_dir: str, split: str):
         root = os.path.expanduser(data_dir)
         self._what = f"{root} {split}"
         if not os.path.isdir(root):
-            raise DataNotFound(f"there is no folder {root}: {_ARRANGE}")
-        tiny = os.path.isfile(os.path.join(root, _TINY))
-        self.class_names = _tiny_classes(root) if tiny else _class_names(root)
+            raise DataNotFound(f"there is no folder {root}: {ARRANGE}")
+        known = folder_layouts.folders(root)
+        asked = dict.fromkeys(name for name, _ in splits.parts(split, known, root))
+        found, self.class_names = folder_layouts.find(root, asked)
         self.num_classes = len(self.class_names)
+        notices = (
+            folder_layouts.notice(os.path.join(root, name), found[name])
+            for name in asked
+        )
+        self.notices = tuple(filter(None, notices))
         label_of = {name: label for label, name in enumerate(self.class_names)}
 
         def load(name: str) -> tuple[_Files, int]:
-            files = (_tiny_list if tiny else _list)(root, name, label_of)
+            files = _files(found[name], label_of)
             return files, len(files.names)
 
-        chosen = splits.select(split, _visible_folders(root), root, load)
+        chosen = splits.select(split, known, root, load)
         # One table of folders, and for each file its name, folder and label: a file's
         # name is short enough (22 bytes) to take no memory beside its place in a table.
         folders, starts = [], []
@@ -110,165 +104,36 @@ class FolderSource:
         return tf.strings.join([folder, tf.gather(self._names, index)], os.sep)
 
 
+@dataclasses.dataclass
 class _Files:
-    """The images of a split, sorted by folder and name."""
+    """The images of a split as arrays."""
 
-    def __init__(
-        self,
-        folders: Sequence[str],
-        names: Sequence[Sequence[str]],
-        labels: Sequence[np.ndarray],
-    ):
-        counts = [len(part) for part in names]
-        self.folders = list(folders)
-        self.names = np.array([os.fsencode(n) for part in names for n in part], object)
-        self.folder_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        self.labels = np.concatenate([np.zeros(0, np.int32), *labels])
+    folders: list[str]
+    names: np.ndarray  # of bytes; as the next two one for each image
+    folder_of: np.ndarray  # int32: its place in folders
+    labels: np.ndarray  # int32
 
 
-def _visible(folder: str) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            (e for e in entries if not e.name.startswith(".")), key=lambda e: e.name
-        )
-
-
-def _visible_folders(folder: str) -> list[str]:
-    return [entry.name for entry in _visible(folder) if entry.is_dir()]
-
-
-def _images(folder: str) -> list[str]:
-    return [e.name for e in _visible(folder) if e.name.lower().endswith(IMAGES)]
-
-
-def _classes(root: str, split: str) -> list[str]:
-    """The classes of a split: its folders, if any of them has an image; else none."""
-    folder = os.path.join(root, split)
-    classes = _visible_folders(folder)
-    found = any(_images(os.path.join(folder, name)) for name in classes)
-    return classes if found else []
-
-
-def _class_names(root: str) -> tuple[str, ...]:
-    """The classes, the same of all splits that have any; else those of ILSVRC."""
-    found = {split: _classes(root, split) for split in _visible_folders(root)}
-    found = {split: classes for split, classes in found.items() if classes}
-    if not found:
-        return tuple(_imagenet_list("labels.txt"))
-    first = "train" if "train" in found else next(iter(found))
-    for split, classes in found.items():
-        differing = sorted(set(classes) ^ set(found[first]))
-        if differing:
-            lacking = split if differing[0] in found[first] else first
-            raise ValueError(
-                f"the classes of {os.path.join(root, split)} and of its sibling "
-                f"{first!r} differ in {len(differing)} folder(s), but labels need the "
-                f"same ones in each split: {lacking!r} lacks {differing[0]!r} (an empty "
-                "folder will do)"
-            )
-    return _in_order(found[first])
-
-
-def _in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Sorted; whole numbers, where all names are, by their values."""
-    numbers = whole_numbers(names)
-    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
-
-
-def whole_numbers(names: Sequence[str]) -> bool:
-    """Whether all names are whole numbers."""
-    return all(re.fullmatch(r"-?[0-9]+", name) for name in names)
-
-
-def _list(root: str, split: str, label_of: dict[str, int]) -> _Files:
-    folder = os.path.join(root, split)
-    flat = _images(folder)
-    classes = _classes(root, split)
-    if flat and classes:
-        raise ValueError(
-            f"{folder} has both images, such as {flat[0]}, and folders of images, such "
-            f"as {classes[0]!r}, so that the images' classes are unclear: {_ARRANGE}"
-        )
-    if flat:
-        return _ilsvrc_val(folder, flat, label_of)
-    if not classes:
-        raise ValueError(f"{folder} has no images in folders of classes: {_ARRANGE}")
-    folders = [os.path.join(folder, name) for name in classes]
-    names = [_images(path) for path in folders]
-    labels = [
-        np.full(len(part), label_of[name], np.int32)
-        for name, part in zip(classes, names, strict=True)
-    ]
-    return _Files(folders, names, labels)
-
-
-def _tiny_classes(root: str) -> tuple[str, ...]:
-    with open(os.path.join(root, _TINY), encoding="utf-8") as lines:
-        return tuple(sorted(lines.read().split()))
-
-
-def _tiny_list(root: str, split: str, label_of: dict[str, int]) -> _Files:
-    """A split of Tiny ImageNet."""
-    folder = os.path.join(root, split)
-    annotations = os.path.join(folder, "val_annotations.txt")
-    flat = os.path.join(folder, "images")
-    if os.path.isfile(annotations) and os.path.isdir(flat):
-        return _tiny_val(flat, annotations, label_of)
-    folders, names, labels = [], [], []
-    for name, label in label_of.items():
-        path = os.path.join(folder, name)
-        inner = os.path.join(path, "images")
-        path = inner if os.path.isdir(inner) else path  # or as somebody arranged them
-        if os.path.isdir(path):
-            folders.append(path)
-            names.append(_images(path))
-            labels.append(np.full(len(names[-1]), label, np.int32))
-    if not any(names):
-        raise ValueError(
-            f"{folder} has neither val_annotations.txt nor {next(iter(label_of), 'CLASS')}"
-            "/images, and so no labels: the splits of Tiny ImageNet are train and val"
-        )
-    return _Files(folders, names, labels)
-
-
-def _tiny_val(folder: str, annotations: str, label_of: dict[str, int]) -> _Files:
-    """The flat folder of Tiny ImageNet's validation images."""
-    with open(annotations, encoding="utf-8") as lines:
-        rows = [line.split() for line in lines if line.strip()]
-    class_of = {row[0]: row[1] for row in rows if len(row) > 1}
-    names = _images(folder)
-    for name in names:
-        if class_of.get(name) not in label_of:
-            raise ValueError(
-                f"{os.path.join(folder, name)} has no class of {_TINY} in {annotations}"
-            )
+def _files(found: Found, label_of: Mapping[str, int]) -> _Files:
+    counts = [len(folder.names) for folder in found.folders]
+    names = [os.fsencode(name) for folder in found.folders for name in folder.names]
+    labels = [_labels(folder, label_of) for folder in found.folders]
     return _Files(
-        [folder], [names], [np.array([label_of[class_of[n]] for n in names], np.int32)]
+        folders=[folder.path for folder in found.folders],
+        names=np.array(names, object),
+        folder_of=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+        labels=np.concatenate([np.zeros(0, np.int32), *labels]),
     )
 
 
-def _ilsvrc_val(folder: str, names: list[str], label_of: dict[str, int]) -> _Files:
-    """The flat folder of ILSVRC 2012's validation images."""
-    synsets = _imagenet_list("validation_labels.txt")
-    labels = []
-    for name in names:
-        match = _ILSVRC_VAL.fullmatch(name)
-        number = int(match[1]) if match else 0
-        if not 1 <= number <= len(synsets):
+def _labels(folder: Folder, label_of: Mapping[str, int]) -> np.ndarray:
+    if isinstance(folder.classes, str):
+        return np.full(len(folder.names), label_of[folder.classes], np.int32)
+    for name, its_class in zip(folder.names, folder.classes, strict=True):
+        if its_class not in label_of:
             raise ValueError(
-                f"{os.path.join(folder, name)} lies in no folder of a class, and is no "
-                f"validation image of ILSVRC 2012 by its name: {_ARRANGE}"
+                f"{os.path.join(folder.path, name)} is of the class {its_class}, which "
+                "has no folder beside in the other splits: keep the images of your "
+                f"classes only, and {ARRANGE}"
             )
-        synset = synsets[number - 1]
-        if synset not in label_of:
-            raise ValueError(
-                f"{os.path.join(folder, name)} is of the class {synset}, which has no "
-                "folder beside in the other splits: keep the images of your classes "
-                f"only, and {_ARRANGE}"
-            )
-        labels.append(label_of[synset])
-    return _Files([folder], [names], [np.array(labels, np.int32)])
-
-
-def _imagenet_list(name: str) -> list[str]:
-    return tfds.core.tfds_path(f"datasets/imagenet2012/{name}").read_text().split()
+    return np.array([label_of[name] for name in folder.classes], np.int32)

@@ -47,6 +47,7 @@ def _repeated(source: Any, size: int) -> Any:
     class Repeated:
         class_names, num_classes = source.class_names, source.num_classes
         describe, nbytes = source.describe, source.nbytes
+        notices = source.notices
 
         def __init__(self):
             with tf.device("CPU"):

@@ -32,12 +32,15 @@ class HuggingFaceSource:
       name: a data set on the hub, if there is no data_dir.
       config: which of the hub data set's configurations.
       image: the column of images.
-      label: the column of labels.
+      label: the column of labels: of the type ClassLabel, whole numbers, or names, whose
+        labels are their places in sorted order.
 
     Raises:
       DataNotFound: nothing is there, or `datasets` is not installed.
-      ValueError: no such split or column, or labels out of range.
+      ValueError: no such split or column, labels out of range, or rows without a label.
     """
+
+    notices: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -61,16 +64,18 @@ class HuggingFaceSource:
             split, tuple(by_split), what, lambda s: (by_split[s], len(by_split[s]))
         )
         self._tables = [_images_only(rows, image, label, what) for rows, _ in chosen]
-        feature = self._tables[0].features[label]
-        names = getattr(feature, "names", None)
+        columns = [_labels(table, label, self._what) for table in self._tables]
+        names = getattr(self._tables[0].features[label], "names", None)
+        self._label_of: dict[str, int] | None = None
+        if columns[0].dtype == object:
+            names = sorted({name for column in columns for name in column})
+            self._label_of = {name: number for number, name in enumerate(names)}
         self.class_names = tuple(names) if names else None
         self.num_classes = len(names) if names else None
-        for table, _ in zip(self._tables, chosen, strict=True):
-            column = table.select_columns([label]).with_format("numpy")[:][label]
-            labels = np.asarray(column, np.int64)
-            check_labels(labels, self.num_classes, self._what)
+        for column in () if self._label_of else columns:
+            check_labels(column, self.num_classes, self._what)
             if not names:  # as many at least
-                largest = int(labels.max(initial=-1))
+                largest = int(column.max(initial=-1))
                 self.num_classes = max(self.num_classes or 0, largest + 1)
         self._keys = (image, label)
         self._rows = np.concatenate([rows for _, rows in chosen])
@@ -111,6 +116,10 @@ class HuggingFaceSource:
         part = int(np.searchsorted(self._ends, index, side="right"))
         row = self._tables[part][int(self._rows[index])]
         image, label = (row[key] for key in self._keys)
+        if image is None:
+            raise ValueError("it has no image")
+        if self._label_of is not None:
+            label = self._label_of[label]
         data = image["bytes"]
         if data is None:  # only a path was kept
             with open(image["path"], "rb") as file:
@@ -197,3 +206,29 @@ def _images_only(table: Any, image: str, label: str, what: str) -> Any:
         )
     chosen = table.select_columns([image, label])
     return chosen.cast_column(image, datasets.Image(decode=False))
+
+
+def _labels(table: Any, key: str, what: str) -> np.ndarray:
+    """The column of labels: int64, or names as objects. ValueError if any is None."""
+    import pyarrow as pa
+
+    column = table.select_columns([key]).with_format("arrow")[:][key]
+    kind = column.type
+    is_name = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (is_name or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise ValueError(
+            f"the column {key!r} of {what} must hold whole numbers or names, but is "
+            f"{table.features[key]}: cast it with datasets' cast_column, or name "
+            "another one with label=..."
+        )
+    if column.null_count:
+        missing = np.asarray(column.is_null())
+        raise ValueError(
+            f"{column.null_count} of the {len(column)} rows of {what} have no label "
+            f"(None in the column {key!r}), the first of them row "
+            f"{int(np.argmax(missing))}: leave them out with datasets' filter, or name "
+            "another column with label=..."
+        )
+    if is_name:
+        return np.array(column.to_pylist(), object)
+    return np.asarray(column).astype(np.int64)

@@ -407,6 +407,7 @@ def make_train(
             "any time; the operating system keeps in memory what fits"
         )
     source = sources.open_source(**_section(data))
+    _say_notices(source, process_index)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
     stream = TrainData(
@@ -458,6 +459,7 @@ def make_eval(
     section = dict(_section(data))
     how = section.pop("match_classes", "name")
     source = sources.open_source(**section)
+    _say_notices(source, process_index)
     where = section.get("name") or section.get("data_dir") or section.get("path")
     source, notice = relabel.matched(
         source,
@@ -475,6 +477,13 @@ def make_eval(
         notice=notice,
     )
     return stream, stream.steps
+
+
+def _say_notices(source: sources.Source, process_index: int) -> None:
+    """The first process says how the data set was read, if there is more to say."""
+    if process_index == 0:
+        for notice in source.notices:
+            logging.warning("%s", notice)
 
 
 def _section(data: Any) -> Any:

@@ -20,6 +20,8 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+from input_pipeline import home
+
 _HEADER, _FOOTER = 12, 4  # bytes before and after the data of a record
 _FOLDER = ".record_index"
 _THREADS = 16  # the work is waiting for the disk
@@ -64,9 +66,9 @@ def shard_offsets(shard: str) -> np.ndarray:
     if not any(_save(folder, name, content) for folder in folders):
         logging.warning(
             "the record index of %s could be kept in none of %s: it is made again at "
-            "each start",
+            "each start; XDG_CACHE_HOME may name a folder for it",
             shard,
-            ", ".join(map(str, folders)),
+            ", ".join(map(str, folders)) or "the user's folders, as there is no home",
         )
     return found
 
@@ -131,12 +133,12 @@ def _stat(path: str) -> tuple[int, int]:
 def _index_folders(shard: str) -> list[Path]:
     """Where the index of a shard may be, the best place first."""
     parent = os.path.dirname(shard)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(
-        os.path.expanduser("~"), ".cache"
-    )
-    place = hashlib.sha256(parent.encode()).hexdigest()[:16]
-    cached = Path(cache) / "input_pipeline" / "record_index" / place
-    return [cached] if _is_remote(shard) else [Path(parent) / _FOLDER, cached]
+    folders = [] if _is_remote(shard) else [Path(parent) / _FOLDER]
+    cache = home.cache()
+    if cache is not None:
+        place = hashlib.sha256(parent.encode()).hexdigest()[:16]
+        folders.append(cache / "input_pipeline" / "record_index" / place)
+    return folders
 
 
 def _load(path: Path, size: int, mtime: int) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from input_pipeline import class_names as lib
-from input_pipeline.folder_source import whole_numbers
+from input_pipeline.folder_layouts import whole_numbers
 from input_pipeline.tracing import as_written
 
 WORDS = ("name", "number", "known")
@@ -34,6 +34,7 @@ class Relabelled:
         self.class_names = class_names
         self.num_classes = len(class_names)
         self.describe, self.nbytes = source.describe, source.nbytes
+        self.notices = source.notices
         self._source = source
         self._keys = getattr(source, "label_keys", ("label",))
         with tf.device("CPU"):

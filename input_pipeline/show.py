@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
+
 
 def load_config(spec: str) -> Any:
     """What get_config of "path/to/file.py" or "path/to/file.py:argument" returns.
@@ -138,7 +140,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="other data than the config's, e.g. \"{'kind': 'folder', 'data_dir': "
         "'~/pets', 'split': 'train'}\"",
     )
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args(home.expanded(argv))
     if flags.index is None and flags.epoch is not None:
         parser.error("--epoch needs an --index")
     if flags.index is None and flags.out is None:

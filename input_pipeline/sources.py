@@ -35,6 +35,8 @@ class Source(Protocol):
     num_classes: int | None
     """The number of classes, if the source knows it."""
     # `label_keys`, a tuple, names the features that hold labels; ("label",) without.
+    notices: tuple[str, ...]
+    """Sentences for people on how the data set was read, if there is more to say."""
 
     def __len__(self) -> int:
         """The number of examples."""

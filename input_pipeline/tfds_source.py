@@ -23,7 +23,8 @@ class TfdsSource:
 
     Args:
       name: as `tfds.builder` takes it: "imagenet2012", "imagenet2012:5.0.0",
-        "imagenet_v2/matched-frequency".
+        "imagenet_v2/matched-frequency". Without a version it is the installed tfds' own,
+        or, where that is not prepared, the only one that is; a notice says so.
       split: a split or any part of one that tfds knows, such as "train[:99%]".
       data_dir: where tfds has prepared it; None is tfds' own default.
 
@@ -34,7 +35,7 @@ class TfdsSource:
 
     def __init__(self, *, name: str, split: str, data_dir: str | None = None):
         self._what = f"{name} {split}"
-        builder = _prepared_builder(name, data_dir)
+        builder, self.notices = _prepared_builder(name, data_dir)
         instructions = _file_instructions(builder, name, split)
         self._features: Any = builder.info.features
         self.class_names = _class_names(self._features)
@@ -174,6 +175,7 @@ def known_features(name: str) -> Any:
 
 def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder, bool]:
     """(the builder of a data set, whether the data set is prepared)."""
+    bare, version, _ = name.partition(":")
     verbosity = logging.get_verbosity()
     try:
         # tfds warns of every folder that it does not find; our own error says more.
@@ -184,17 +186,37 @@ def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder,
         near = difflib.get_close_matches(name, tfds.list_builders(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"tfds knows no data set {name!r}{hint}") from None
-    except ValueError as error:  # of several lines
-        why = str(error).strip().partition("\n")[0]
-        raise ValueError(f"tfds cannot open the data set {name!r}: {why}") from None
+    except (ValueError, AssertionError) as error:  # of several lines
+        lines = str(error).strip().splitlines()
+        why = next((line for line in lines if "cannot be loaded at" in line), lines[0])
+        there = ""
+        if version and isinstance(error, AssertionError):  # no such version
+            there = _there(_builder(bare, data_dir)[0], bare)
+        raise ValueError(
+            f"tfds cannot open the data set {name!r}: {why}{there}"
+        ) from None
     finally:
         logging.set_verbosity(verbosity)
 
 
-def _prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def _prepared_builder(
+    name: str, data_dir: str | None
+) -> tuple[tfds.core.DatasetBuilder, tuple[str, ...]]:
+    """(the builder of a prepared data set, what is to be said of its version)."""
     builder, prepared = _builder(name, data_dir)
+    notices = ()
     if not prepared:
-        raise DataNotFound(_not_prepared(builder, name, data_dir))
+        versions = _prepared_versions(builder)
+        if len(versions) != 1 or ":" in name:
+            raise DataNotFound(_not_prepared(builder, name, data_dir))
+        [only] = versions
+        own = builder.version
+        builder, _ = _builder(f"{name}:{only}", data_dir)
+        notices = (
+            f"{name}: version {only}, the only one that is prepared, is read from "
+            f"{builder.data_path}; the installed tfds' own is {own} (name='{name}:{only}' "
+            "asks for it)",
+        )
     file_format: Any = builder.info.file_format
     if file_format != tfds.core.FileFormat.TFRECORD:
         raise ValueError(
@@ -202,7 +224,30 @@ def _prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuild
             f"{file_format.value!r}, but only 'tfrecord' can be read by "
             "index: prepare the data set with file_format='tfrecord' (tfds' default)"
         )
-    return builder
+    return builder, notices
+
+
+def _prepared_versions(builder: tfds.core.DatasetBuilder) -> list[str]:
+    """The versions that lie prepared beside a builder's own, the oldest first."""
+    folder = builder.data_path.parent
+    found = [
+        path.name
+        for path in (folder.iterdir() if folder.exists() else ())
+        if tfds.core.Version.is_valid(path.name)
+        and (path / "dataset_info.json").exists()
+    ]
+    return sorted(found, key=tfds.core.Version)
+
+
+def _there(builder: tfds.core.DatasetBuilder, bare: str) -> str:
+    """Which versions are prepared, and how to ask for one; "" if there is none."""
+    versions = _prepared_versions(builder)
+    if not versions:
+        return ""
+    return (
+        f"; prepared in {builder.data_path.parent} are {', '.join(versions)}: ask for one "
+        f"with name='{bare}:{versions[-1]}'"
+    )
 
 
 def _not_prepared(
@@ -227,7 +272,7 @@ def _not_prepared(
         first = f"follow tfds' instructions ({' '.join(manual.split())}) and "
     return (
         f"the data set {name!r} is not prepared: tfds finds none in "
-        f"{builder.data_path}; to prepare it, {first}run: {command}"
+        f"{builder.data_path}{_there(builder, name.partition(':')[0])}; to prepare it, {first}run: {command}"
     )
 
 

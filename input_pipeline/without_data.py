@@ -164,6 +164,8 @@ def _tfds_features(name: str) -> Features:
 class _Blank:
     """A source of so many examples that are all the same, and empty."""
 
+    notices: tuple[str, ...] = ()
+
     def __init__(self, features: Features, size: int):
         self.class_names: tuple[str, ...] | None = None
         self.num_classes: int | None = None

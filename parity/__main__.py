@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
 from parity.ladder import PRECISIONS, RUNGS, explain
+from vitjax import failures
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,7 +67,7 @@ The exit status is 1 if any line says FAIL.""",
         help="also write DIR/index.html: the table, the curves, the calibration grids "
         "and the spectra, in one file",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(home.expanded(argv))
     for flag, known in (("only", RUNGS), ("precision", PRECISIONS)):
         names = [name.strip() for name in getattr(args, flag).split(",")]
         for name in names:
@@ -135,4 +137,5 @@ def _write_page(
 
 
 if __name__ == "__main__":
+    failures.leave_on_interrupt()
     sys.exit(main())

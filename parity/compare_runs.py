@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from input_pipeline import home
 from parity.run_files import SYNONYMS, Curve, Run, curve, read
 
 TITLES = {
@@ -244,7 +245,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how often at most the table as a whole may say 'differ' of recipes that "
         "do not; default %(default)s",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(home.expanded(argv))
     args.metrics = [name.strip() for name in args.metrics.split(",")]
     if not 0 < args.level < 1:
         parser.error(f"--level must lie between 0 and 1, got {args.level:g}")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from parity import page
 from parity.compare_runs import TITLES, finite
 from parity.run_files import Curve, Run, curve
+from vitjax.files import no_formulas
 
 BINS = 100  # a curve of more than twice as many points is averaged in so many parts
 
@@ -56,6 +57,7 @@ def draw(runs: Sequence[Run], metrics: Sequence[str]) -> Figure:
     axes = figure.subplots(num_rows, max(1, len(shown)), squeeze=False)
     for metric, column in zip(shown, axes.T, strict=False):
         _draw_metric(runs, recipes, metric, column)
+    no_formulas(figure)
     return figure
 
 

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
 from parity.speed_sides import SIDES, Problem, make_side, peak_bytes
+from vitjax import failures
 
 ROUNDS = 5  # in each, every side runs its share of the steps
 CHECKED_STEPS = 2
@@ -130,7 +132,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no_memory", action="store_true", help="leave peak memory out")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     add("--memory_of", choices=SIDES, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(home.expanded(argv))
     for name, least in (("steps", 1), ("batch_size", 2)):
         if getattr(args, name) < least:
             parser.error(f"--{name} must be at least {least}")
@@ -208,4 +210,5 @@ def as_text(report: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
+    failures.leave_on_interrupt()
     sys.exit(main())

@@ -56,6 +56,7 @@ FLOORS = {
     "vitjax.rollout": 0,
     "vitjax.sharding": 0,
     "vitjax.lookup": 0,
+    "vitjax.failures": 0,
     "vitjax.files": 0,
     "vitjax.flops": 0,
     "vitjax.sections": 0,
@@ -81,6 +82,7 @@ FENCES = {
         "vitjax.tools",
         "parity",
     ),
+    "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline": (
         "input_pipeline",
         "vitjax.train",
@@ -96,6 +98,7 @@ WITHOUT_TENSORFLOW = (
     "input_pipeline.device_ops",
     "input_pipeline.plans",
     "input_pipeline.threefry",
+    "input_pipeline.home",
 )
 # The packages that prepare a process, and the one module that they import to do so.
 PREPARED_BY = {

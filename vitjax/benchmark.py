@@ -6,6 +6,7 @@ accumulation, metrics) on synthetic images; TensorFlow is not needed.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -13,11 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from vitjax import failures
+
+    failures.leave_on_interrupt()  # the imports take seconds
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitjax import devices, program, sharding
+from input_pipeline import home
+from vitjax import devices, failures, program, sharding
 from vitjax.experiment import Experiment
 from vitjax.flops import forward_flops
 from vitjax.step import check_batch_size
@@ -209,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args(home.expanded(argv))
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}")
     strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
@@ -233,8 +240,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             image_size=flags.image_size,
             steps=flags.steps,
         )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        less = "--accum_freq, --remat_policy and --dtype_mm bfloat16 take less"
+        sentence = failures.sentence(error, less)
+        if sentence is None or os.environ.get("VITJAX_TRACEBACK"):
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 1
     figures = {"model": flags.model, "dtype_mm": flags.dtype_mm, **figures}
     width = max(map(len, figures))

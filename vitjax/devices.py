@@ -4,12 +4,13 @@ import importlib.util
 import os
 import platform
 import socket
-import sys
 from pathlib import Path
 
 import jax
+from absl import logging
 
-from vitjax import peers
+from input_pipeline import home
+from vitjax import failures, peers
 
 HEARTBEAT_SECONDS = 30
 """A process that has been silent for so long is taken for dead; JAX's default is 100."""
@@ -145,21 +146,25 @@ def idle_accelerator() -> str | None:
     """If JAX sees only CPUs beside an accelerator: one sentence with the remedy."""
     if jax.default_backend() != "cpu":
         return None
-    if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists():
-        name, extra = "an NVIDIA device", "cuda13"
-    elif importlib.util.find_spec("libtpu") is not None:
-        name, extra = "libtpu", "tpu"
-    else:
+    found = failures.accelerator()
+    if found is None:
         return None
+    name, extra = found
     return (
-        f"{name} is present, but JAX sees only CPUs: run "
-        f'`{sys.executable} -m pip install -e ".[{extra}]"` in the checkout, or go on '
-        "without it with --allow_cpu"
+        f"{name} is present, but JAX sees only CPUs: run {failures.install(extra)}, or "
+        "go on without it with --allow_cpu"
     )
 
 
 def enable_compilation_cache() -> None:
     """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "vitjax/xla"))
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cache = home.cache()
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "vitjax/xla"))
+    elif jax.process_index() == 0:
+        logging.warning(
+            "there is no home folder: programs are compiled anew at each start; "
+            "XDG_CACHE_HOME or JAX_COMPILATION_CACHE_DIR may name a folder for them"
+        )

@@ -6,9 +6,14 @@ import dataclasses
 import logging as python_logging
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    from vitjax import failures
+
+    failures.leave_on_interrupt()  # the imports take seconds
 
 import jax
 import numpy as np
@@ -16,11 +21,13 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from input_pipeline import home
 from vitjax import config as config_lib
 from vitjax import (
     devices,
     evaluation,
     experiment,
+    failures,
     feeding,
     loop,
     metrics,
@@ -34,6 +41,7 @@ from vitjax import sharding as sharding_lib
 from vitjax.best import Best
 from vitjax.checkpoint import Checkpointer, locate
 from vitjax.clock import Clock
+from vitjax.files import or_without
 from vitjax.interrupts import STATUS, Stopped, StopSignal
 from vitjax.progress import Progress
 from vitjax.records import Records, rate_table
@@ -165,7 +173,7 @@ def train_and_evaluate(
             signal=signal,
         )
     if jax.process_index() == 0:
-        with _or_without("curves.png"):
+        with or_without("curves.png"):
             metrics.plot_curves(workdir)
 
 
@@ -333,17 +341,8 @@ def _draw(
     image, labels = program.preview(batch, program.key, step)
     if jax.process_index() == 0:
         image, labels = jax.device_get((image, labels))
-        with _or_without("train_batch.png"):
+        with or_without("train_batch.png"):
             pictures.draw_batch(workdir / "train_batch.png", image, labels, class_names)
-
-
-@contextlib.contextmanager
-def _or_without(name: str) -> Iterator[None]:
-    """A picture that cannot be written costs a warning."""
-    try:
-        yield
-    except OSError as error:
-        logging.warning("%s cannot be written: %s", name, error)
 
 
 def default_workdir(config_spec: str) -> str:
@@ -404,6 +403,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     several.add_argument("--coordinator_address", metavar="HOST:PORT")
     several.add_argument("--num_processes", type=int, metavar="N")
     several.add_argument("--process_id", type=int, metavar="I")
+    argv = home.expanded(argv)
     overrides = [a for a in argv if a.startswith("--config.")]
     for text in overrides:
         if "=" not in text:
@@ -453,9 +453,17 @@ def cli(argv: Sequence[str] | None = None) -> int:
             raise
         _tell(f"error: {error}\n(VITJAX_TRACEBACK=1 shows where it comes from)")
         return 1
-    except Exception:
+    except Exception as error:
         peers.exit_within(10, 1)
-        raise
+        less = (
+            "--config.accum_freq=2, or more, computes each batch in parts, and `python "
+            f"-m vitjax.tools.plan --config {flags.config}` says what fits"
+        )
+        sentence = failures.sentence(error, less)
+        if sentence is None or os.environ.get("VITJAX_TRACEBACK"):
+            raise
+        _tell(f"error: {sentence}\n(VITJAX_TRACEBACK=1 shows where it comes from)")
+        return 1
     except KeyboardInterrupt:
         peers.exit_within(10, 130)
         _tell("interrupted: the same command goes on from the newest checkpoint")
@@ -494,4 +502,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    failures.raise_on_interrupt()
     sys.exit(main())

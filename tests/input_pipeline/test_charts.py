@@ -176,3 +176,10 @@ def test_titles_stay_inside_the_picture(tmp_path):
         image = np.asarray(PIL.Image.open(tmp_path / "a.png").convert("L"))
         for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
             assert (edge == 255).all()
+
+
+def test_names_are_no_formulas(tmp_path):
+    """matplotlib takes what stands between dollars for a formula, here wrong ones."""
+    panels = [("$5_to_$10", "Ba$$in", np.zeros((4, 4, 3), np.uint8))]
+    charts.draw_images(tmp_path / "a.png", "$5_to_$10", panels, columns=2)
+    assert (tmp_path / "a.png").is_file()

@@ -1,6 +1,7 @@
 """Folders of images: real files, ILSVRC's own layout, and arrangements that fail."""
 
 import io
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from input_pipeline import ops, pipeline, sources
+from input_pipeline import ops, pipeline, sources, splits
 
 RNG = np.random.default_rng(0)
 CLASSES = ("ant", "bee", "cat")
@@ -117,6 +118,135 @@ def test_parts_are_taken_at_random_and_not_by_class(tmp_path):
     moved = tmp_path / "train" / ".." / "." / "train" / ".."
     names = [path.name for path, _ in files_of(open_folder(moved, "train[90%:]"))]
     assert names == [path.name for path, _ in rest]
+
+
+# ------------------------------------------------- folders as people have them
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Three classes: nested, of every suffix, and with files that are no images."""
+    train = tmp_path / "train"
+    for name in ("a.BMP", "b.tif", "c.gif", "d.jfif", "e.jpe", "f.tiff", "g.AVIF"):
+        touch(train / "ant" / name)
+    for day in ("day 1", "day 10", "day 2"):
+        touch(train / "bee" / day / "morning" / "1.jpeg")
+        touch(train / "bee" / day / "0.webp")
+    touch(train / "bee" / "z.png")
+    touch(train / "cat" / "$1" / "ö.JPG")
+    return tmp_path
+
+
+def test_all_images_below_a_class_are_read(odd):
+    source = open_folder(odd, "train")
+    assert source.notices == ()
+    assert source.class_names == CLASSES
+    files = [path for path in (odd / "train").rglob("*") if path.is_file()]
+    expected = sorted(
+        (path, CLASSES.index(path.relative_to(odd / "train").parts[0]))
+        for path in files
+    )
+    assert len(expected) == 15
+    assert sorted(files_of(source)) == expected
+    for i, (path, _) in enumerate(files_of(source)):
+        assert read(source, i)["file_name"].numpy().decode() == path.name
+
+
+def test_the_order_of_files_is_fixed(odd, tmp_path_factory):
+    """By folder and name, then the one random order: also where a disk lists otherwise."""
+    listed = [
+        *(odd / "train" / "ant" / n for n in ("a.BMP", "b.tif", "c.gif", "d.jfif")),
+        *(odd / "train" / "ant" / n for n in ("e.jpe", "f.tiff", "g.AVIF")),
+        odd / "train" / "bee" / "z.png",
+        *(
+            odd / "train" / "bee" / day / name
+            for day in ("day 1", "day 10", "day 2")
+            for name in ("0.webp", "morning/1.jpeg")
+        ),
+        odd / "train" / "cat" / "$1" / "ö.JPG",
+    ]
+    found = [path for path, _ in files_of(open_folder(odd, "train"))]
+    assert found == [listed[i] for i in splits.fixed_order(len(listed))]
+    other = tmp_path_factory.mktemp("other")
+    for path in reversed(listed):
+        touch(other / path.relative_to(odd))
+    again = [path for path, _ in files_of(open_folder(other, "train"))]
+    assert [p.relative_to(other) for p in again] == [p.relative_to(odd) for p in found]
+
+
+def test_what_systems_leave_behind_is_no_class_and_no_image(odd):
+    expected = files_of(open_folder(odd, "train"))
+    for folder in ("__MACOSX", ".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN"):
+        touch(odd / "train" / folder / "ant" / "1.jpg")
+        touch(odd / "train" / "bee" / folder / "1.jpg")
+        touch(odd / folder / "ant" / "1.jpg")
+    for name in ("._a.jpg", "Thumbs.db", "desktop.ini", ".DS_Store"):
+        touch(odd / "train" / "ant" / name)
+        touch(odd / "train" / name)
+    source = open_folder(odd, "train")
+    assert files_of(source) == expected
+    assert source.notices == ()
+    assert_fails(odd, "tain", "(known: train, and parts")
+
+
+def test_files_that_are_no_images_are_counted_in_one_notice(odd, caplog):
+    train = odd / "train"
+    for i in range(4):
+        touch(train / "ant" / f"{i}.HEIC")
+        touch(train / "bee" / "day 1" / f"{i // 2}{i % 2}.heic")
+    touch(train / "cat" / "LICENSE")
+    source = open_folder(odd, "train")
+    assert len(source) == 15
+    sentence = (
+        f"{train}: 9 file(s) that are no images by their suffix are passed over: "
+        "8 .heic (4 in ant, 4 in bee), 1 without a suffix (1 in cat)"
+    )
+    assert source.notices == (sentence,)
+    data = {"kind": "folder", "data_dir": str(odd), "split": "train"}
+    for process in (0, 1):
+        pipeline.make_train(
+            data=data,
+            batch_size=2,
+            seed=0,
+            process_index=process,
+            process_count=2,
+        )
+    assert [record.getMessage() for record in caplog.records] == [sentence]
+
+
+def test_only_splits_that_are_asked_for_are_looked_into(odd, monkeypatch):
+    touch(odd / "test" / "unknown" / "1.jpg")
+    touch(odd / "val" / "cat" / "1.jpg")
+    looked_into = []
+    scandir = os.scandir
+
+    def remembered(path):
+        looked_into.append(Path(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", remembered)
+    assert open_folder(odd, "train").class_names == CLASSES
+    assert {path.relative_to(odd).parts[:1] for path in looked_into} == {
+        (),
+        ("train",),
+    }
+    assert open_folder(odd, "test").class_names == ("unknown",)
+    assert open_folder(odd, "val").class_names == ("cat",)
+    both = open_folder(odd, "val+test")
+    assert both.class_names == ("cat", "unknown")
+    labels = {path.parent.name: label for path, label in files_of(both)}
+    assert labels == {"cat": 0, "unknown": 1}
+
+
+def test_a_link_to_a_folder_above_is_not_followed_for_ever(odd):
+    elsewhere = odd / "elsewhere"
+    touch(elsewhere / "2.jpg")
+    (odd / "train" / "cat" / "link").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(odd / "train" / "cat")
+    names = [
+        path.name for path, label in files_of(open_folder(odd, "train")) if label == 2
+    ]
+    assert sorted(names) == ["2.jpg", "ö.JPG"]
 
 
 # ------------------------------------------------------------------------- ILSVRC
@@ -267,20 +397,27 @@ def test_wrong_splits(pets):
         pets, "vall", f"{pets} has no split 'vall'; did you mean 'val'? {known}"
     )
     assert_fails(pets, "train[5:5]", "the split 'train[5:5]' of")
-    message = f"{pets / 'notes'} has no images in folders of classes: arrange images"
+    message = (
+        f"{pets / 'notes'} has no images in folders of classes (1 .txt (1 in more))"
+    )
     assert_fails(pets, "notes", message)
+    touch(pets / "bare" / "readme.txt")
+    message = f"{pets / 'bare'} has no images in folders of classes: arrange images"
+    assert_fails(pets, "bare", message)
     with pytest.raises(sources.DataNotFound, match=r"there is no folder .*/none"):
         open_folder(pets / "none", "train")
 
 
-def test_splits_of_different_classes(pets):
-    touch(pets / "val" / "dog" / "1.jpg")
-    message = "differ in 1 folder(s), but labels need the same ones in each split: "
-    for split in ("train", "val"):
-        assert_fails(pets, split, f"{message}'train' lacks 'dog' (an empty folder")
+def test_classes_without_images(pets):
     (pets / "train" / "dog").mkdir()
-    assert open_folder(pets, "train").num_classes == 4
-    assert len(open_folder(pets, "val")) == 7
+    for i in range(3):
+        touch(pets / "train" / "eel" / "deep" / f"{i}.HEIC")
+    message = (
+        f"{pets / 'train'} has 2 class(es) without images that can be read: 'dog', 'eel' "
+        "(but 3 .heic (3 in eel)); convert or add images there, or take the folder away"
+    )
+    assert_fails(pets, "train", message)
+    assert open_folder(pets, "val").class_names == CLASSES
 
 
 def test_images_without_a_class(pets):

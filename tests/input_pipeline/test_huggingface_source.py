@@ -37,14 +37,14 @@ def images():
     return [jpeg() for _ in range(COUNT)]
 
 
-def table(images, labels=None):
+def table(images, labels=None, kind=None):
     return datasets.Dataset.from_dict(
         {
             "image": [{"bytes": data, "path": None} for data in images],
             "label": labels or [i % 3 for i in range(len(images))],
             "text": ["unused"] * len(images),
         },
-        features=FEATURES,
+        features=FEATURES if kind is None else datasets.Features(FEATURES, label=kind),
     )
 
 
@@ -158,6 +158,75 @@ def test_images_kept_as_paths(tmp_path, images):
     assert_holds(open_folder(tmp_path / "paths", "train"), images)
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string"])
+def test_names_become_classes_in_sorted_order(tmp_path, images, kind):
+    names = ["rose", "Ö", "ash", "rose", "oak"]
+    kind = datasets.Value(kind)
+    both = {"train": table(images[:5], names, kind)}
+    both["test"] = table(images[5:7], ["yew", "ash"], kind)
+    datasets.DatasetDict(both).save_to_disk(str(tmp_path / "names"))
+    source = open_folder(tmp_path / "names", "train")
+    assert source.class_names == ("ash", "oak", "rose", "Ö")
+    assert source.num_classes == 4
+    rows = tf.data.Dataset.range(5).map(source.read).as_numpy_iterator()
+    found = {row["image"]: source.class_names[row["label"]] for row in rows}
+    assert found == dict(zip(images, names, strict=False))
+    # Of several splits all names count, in one order.
+    source = open_folder(tmp_path / "names", "train[:2]+test")
+    assert source.class_names == ("ash", "oak", "rose", "yew", "Ö")
+    rows = list(tf.data.Dataset.range(4).map(source.read).as_numpy_iterator())
+    found = {row["image"]: source.class_names[row["label"]] for row in rows}
+    assert found.items() >= {(images[5], "yew"), (images[6], "ash")}
+
+
+def test_booleans_are_two_classes(tmp_path, images):
+    labels = [True, False, True]
+    table(images[:3], labels, datasets.Value("bool")).save_to_disk(str(tmp_path / "b"))
+    source = open_folder(tmp_path / "b", "train")
+    assert source.num_classes == 2
+    rows = tf.data.Dataset.range(3).map(source.read).as_numpy_iterator()
+    found = {row["image"]: row["label"] for row in rows}
+    assert found == dict(zip(images, (1, 0, 1), strict=False))
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ([0, 1, None, 2, None], datasets.ClassLabel(names=["x", "y", "z"])),
+        ([0, 1, None, 2, None], datasets.Value("int32")),
+        (["a", "b", None, "", None], datasets.Value("string")),
+    ],
+)
+def test_rows_without_a_label_are_refused(tmp_path, images, labels, kind):
+    table(images[:5], labels, kind).save_to_disk(str(tmp_path / "some"))
+    message = (
+        f"2 of the 5 rows of {tmp_path / 'some'} train have no label (None in the column "
+        "'label'), the first of them row 2: leave them out"
+    )
+    assert_fails(message, data_dir=str(tmp_path / "some"), split="train")
+
+
+def test_a_row_without_an_image_is_a_damaged_example(tmp_path, images):
+    rows = table(images[:8]).to_dict()
+    rows["image"][3] = None
+    whole = datasets.Dataset.from_dict(rows, features=FEATURES)
+    whole.save_to_disk(str(tmp_path / "none"))
+    data = {"kind": "huggingface", "data_dir": str(tmp_path / "none")}
+    data["split"] = "train"
+    pp = 'decode|reshape((8, 9, 3))|keep("image", "label")'
+    stream, _ = pipeline.make_eval(data=data, batch_size=8, pp_fn=pp)
+    with pytest.raises(
+        ValueError, match=r"\(row 3 of .*\) cannot be read \(.*no image"
+    ):
+        list(stream)
+    stream, _ = pipeline.make_train(
+        data=data, batch_size=4, seed=0, pp=pp, skip_errors=True
+    )
+    batches = [batch for batch, _ in zip(stream, range(2), strict=False)]
+    assert sum(len(batch["label"]) for batch in batches) == 8
+    assert stream.skipped(0, 2) == 1
+
+
 @pytest.mark.parametrize("harm", ["cut", "gone"])
 def test_a_truncated_or_missing_file_is_named(images, tmp_path, harm):
     folder = tmp_path / "rows"
@@ -191,6 +260,12 @@ def test_errors(saved, images, tmp_path, monkeypatch):
     table(images, labels).save_to_disk(str(tmp_path / "secret"))
     secret = {"data_dir": str(tmp_path / "secret"), "split": "train"}
     assert_fails("in 0 to 2, but 1 of 40 are not, the first of them -1", **secret)
+    halves = [0.5] * COUNT
+    table(images, halves, datasets.Value("float32")).save_to_disk(
+        str(tmp_path / "half")
+    )
+    half = {"data_dir": str(tmp_path / "half"), "split": "train"}
+    assert_fails("must hold whole numbers or names, but is Value('float32')", **half)
     (tmp_path / "empty").mkdir()
     empty = {"data_dir": str(tmp_path / "empty"), "split": "train"}
     assert_fails("datasets cannot load", sources.DataNotFound, **empty)

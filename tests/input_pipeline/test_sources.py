@@ -205,6 +205,60 @@ def test_a_data_set_that_is_not_prepared(tmp_path):
     assert not list(tmp_path.iterdir())  # nothing was made or fetched
 
 
+def as_version(copied, *versions):
+    """The data set moved to other versions; a folder that is no data set stays."""
+    folder = copied / "imagenet2012"
+    for version in versions:
+        shutil.copytree(folder / "5.1.0", folder / version)
+        path = folder / version / "dataset_info.json"
+        path.write_text(
+            path.read_text().replace('"version": "5.1.0"', f'"version": "{version}"')
+        )
+    shutil.rmtree(folder / "5.1.0")
+    (folder / "3.0.0").mkdir()
+    return copied
+
+
+@pytest.mark.parametrize("version", ["5.0.0", "2.0.1"])  # tfds' code has the first only
+def test_the_only_version_that_is_prepared_is_read(imagenet_dir, copied, version):
+    expected = own_examples(imagenet_dir, "train")
+    source = open_imagenet(as_version(copied, version), "train")
+    [notice] = source.notices
+    folder = copied / "imagenet2012" / version
+    assert notice.startswith(
+        f"imagenet2012: version {version}, the only one that is prepared, is read from "
+        f"{folder}; the installed tfds' own is 5.1.0 "
+    )
+    assert f"of {folder}/imagenet2012-train.tfrecord-0" in source.describe(0)
+    first = source.read(tf.constant(0, tf.int64))
+    assert first["image"].numpy() == expected[0]["image"]
+    assert len(source) == len(expected)
+    asked = sources.open_source(
+        name=f"imagenet2012:{version}", split="train", data_dir=str(copied)
+    )
+    assert asked.notices == open_imagenet(imagenet_dir, "train").notices == ()
+    assert asked.describe(7) == source.describe(7).replace(
+        "2012 t", f"2012:{version} t"
+    )
+
+
+def test_several_versions_are_named(copied):
+    as_version(copied, "2.0.1", "5.0.0")
+    names = (
+        f"; prepared in {copied}/imagenet2012 are 2.0.1, 5.0.0: ask for one with "
+        "name='imagenet2012:5.0.0'"
+    )
+    with pytest.raises(sources.DataNotFound, match=re.escape(names)) as caught:
+        open_imagenet(copied, "train")
+    assert "\n" not in str(caught.value)
+    for missing in ("5.1.0", "4.0.0"):  # known to tfds' code, and not
+        with pytest.raises(ValueError, match=re.escape(names)) as caught:
+            sources.open_source(
+                name=f"imagenet2012:{missing}", split="train", data_dir=str(copied)
+            )
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -129,6 +129,16 @@ def test_the_compilation_cache_is_on_by_default_and_where_the_user_says(tmp_path
         assert out.stdout.strip() == expected
 
 
+def test_without_a_home_programs_are_not_kept(monkeypatch, caplog):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(devices.home, "cache", lambda: None)
+    before = jax.config.jax_compilation_cache_dir
+    devices.enable_compilation_cache()
+    assert jax.config.jax_compilation_cache_dir == before
+    [record] = caplog.records
+    assert "no home folder: programs are compiled anew" in record.getMessage()
+
+
 def test_an_address_without_a_port_is_refused():
     with pytest.raises(ValueError, match="must be HOST:PORT, got 'localhost'"):
         devices.initialize_distributed("localhost", 2, 0)

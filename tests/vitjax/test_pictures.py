@@ -3,7 +3,9 @@
 import numpy as np
 from PIL import Image
 
+from vitjax import prediction_pictures
 from vitjax.pictures import _caption, draw_batch
+from vitjax.predictions import Predictions
 
 
 def test_the_grid_shows_each_image_in_its_colours(tmp_path):
@@ -27,3 +29,16 @@ def test_captions_name_both_classes_of_a_mixed_row():
     assert _caption(np.array([0.3, 0.7]), ["cat", "dog"]) == "0.70 dog\n+ 0.30 cat"
     assert _caption(np.array([0.3, 0.7]), None) == "0.70 1\n+ 0.30 0"
     assert _caption(np.zeros(2), None) == "no label"
+
+
+def test_names_are_no_formulas(tmp_path):
+    """matplotlib takes what stands between dollars for a formula, here wrong ones."""
+    names = ("$5_to_$10", "Ba$$in")
+    labels = np.eye(2, dtype=np.float32)
+    draw_batch(tmp_path / "a.png", np.zeros((2, 4, 4, 1)), labels, names)
+    predictions = Predictions(labels, labels, names)
+    title = "val of $runs"
+    prediction_pictures.draw_report(tmp_path / "b.png", predictions, title)
+    images = np.zeros((2, 4, 4, 1), np.float32)
+    prediction_pictures.draw_samples(tmp_path / "c.png", images, predictions)
+    assert len(list(tmp_path.glob("*.png"))) == 3

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
+from vitjax import failures
+
 # Nothing heavy here: --help answers at once.
 WIDTH = 90  # columns of a help text
 
@@ -103,6 +106,7 @@ def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
     """(flags, the "KEY=VALUE" of every --config.KEY=VALUE)."""
+    argv = home.expanded(argv)
     overrides = [a for a in argv if a.startswith("--config.")]
     for text in overrides:
         if "=" not in text:
@@ -159,7 +163,7 @@ def run(work: Callable[[], int | None], interrupted: str = "interrupted") -> int
     try:
         return work() or 0
     except Exception as error:
-        sentence = _sentence(error)
+        sentence = failures.sentence(error)
         if sentence is None or os.environ.get("VITJAX_TRACEBACK"):
             raise
         print(f"error: {sentence}", file=sys.stderr)
@@ -167,16 +171,3 @@ def run(work: Callable[[], int | None], interrupted: str = "interrupted") -> int
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
-
-
-def _sentence(error: Exception) -> str | None:
-    """What people are told of an error; None of one that is a mistake of ours."""
-    if isinstance(error, ValueError | OSError):
-        return str(error)
-    jax_errors = sys.modules.get("jax.errors")  # who has not imported it has none
-    if jax_errors is None or not isinstance(error, jax_errors.JaxRuntimeError):
-        return None
-    first = (str(error).strip() or "no reason given").splitlines()[0]
-    if first.startswith("RESOURCE_EXHAUSTED"):
-        first += "; smaller batches take less memory, or another program holds it"
-    return f"JAX stopped: {first} (VITJAX_TRACEBACK=1 shows where)"

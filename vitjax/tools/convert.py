@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from input_pipeline import home
 from vitjax.tools import command
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "constant position embeddings and for grids that are not square")  # fmt: skip
     add("--scan", action="store_true", help="stack the blocks (big_vision only)")
     add("--force", action="store_true", help="replace OUT if it exists")
-    return parser.parse_args(argv)
+    return parser.parse_args(home.expanded(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

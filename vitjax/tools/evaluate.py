@@ -61,6 +61,7 @@ def evaluate(
     ValueError if there is nothing to evaluate. The files come into `out` when all are
     whole.
     """
+    from vitjax.files import or_without
     from vitjax.tools import eval_sizes
 
     command.check_folder("--out", out)
@@ -76,7 +77,8 @@ def evaluate(
             if save_logits:
                 _save_logits(folder / f"{row}_logits.npz", predictions)
         if len(sizes) > 1:
-            eval_sizes.draw(folder / "sizes.png", results)
+            with or_without("sizes.png"):
+                eval_sizes.draw(folder / "sizes.png", results)
         report = _write(folder, trained, results)
         out.mkdir(exist_ok=True)
         for path in folder.iterdir():
@@ -125,12 +127,15 @@ def _draw(
 ) -> None:
     """The two pictures of one evaluator."""
     from vitjax import prediction_pictures
+    from vitjax.files import or_without
 
     of = f"{row} of {trained.name}"
     if trained.source != "params":
         of += f" ({trained.source})"
-    prediction_pictures.draw_report(folder / f"{row}.png", predictions, of)
-    prediction_pictures.draw_samples(folder / f"{row}_samples.png", *samples)
+    with or_without(f"{row}.png"):
+        prediction_pictures.draw_report(folder / f"{row}.png", predictions, of)
+    with or_without(f"{row}_samples.png"):
+        prediction_pictures.draw_samples(folder / f"{row}_samples.png", *samples)
 
 
 def _classifiers(trained: Any) -> list[str]:

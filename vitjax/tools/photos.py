@@ -15,11 +15,18 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image, ImageOps
 
-from input_pipeline import damaged, device_ops, ops, pipeline, sources, spec
+from input_pipeline import (
+    damaged,
+    device_ops,
+    folder_layouts,
+    ops,
+    pipeline,
+    sources,
+    spec,
+)
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in PIL
 DECODES = ("decode", "decode_jpeg_and_inception_crop")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # EXIF's tag
 JPEGS = ("JPEG", "MPO")  # the latter with a second picture, which nobody asks for
 
@@ -36,15 +43,16 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
             below = [p for p in sorted(path.rglob("*")) if _is_image(p, path)]
             if not below:
                 raise ValueError(
-                    f"the folder {str(path)!r} has no images ({', '.join(SUFFIXES)})"
+                    f"the folder {str(path)!r} has no images "
+                    f"({', '.join(folder_layouts.SUFFIXES)})"
                 )
         found |= dict.fromkeys(below)
     return list(found)
 
 
 def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden
+    junk = any(map(folder_layouts.is_junk, path.relative_to(folder).parts))
+    return folder_layouts.is_image(path.name) and path.is_file() and not junk
 
 
 class Feed:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitjax.files import write_picture
+from vitjax.files import or_without, write_picture
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -268,8 +268,9 @@ def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
     if flags.out is not None and rates:
         flags.out.mkdir(parents=True, exist_ok=True)
         path = flags.out / "lr.png"
-        draw_rates(path, rates, f"{flags.config}: {steps:,} steps")
-        say(f"written: {path}")
+        with or_without("lr.png"):
+            draw_rates(path, rates, f"{flags.config}: {steps:,} steps")
+            say(f"written: {path}")
     return figures
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
 from vitjax.files import write_picture
 from vitjax.tools import command
 
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--smooth", type=float, default=0.0, metavar="STEPS",
         help="how many steps halve a weight; 0 smooths nothing (default: 0)")  # fmt: skip
     command.add_out(parser, "PNG", "the picture", "plot.png", Path("plot.png"))
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args(home.expanded(argv))
 
     def work() -> None:
         if flags.smooth < 0:

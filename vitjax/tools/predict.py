@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitjax.files import write_picture
+from vitjax.files import or_without, write_picture
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -138,9 +138,7 @@ def draw(path: Path, image: Any, row: Row, title: str) -> None:
     for i, share in enumerate(shares):
         right.text(min(share + 0.02, 0.8), i, f"{share:.1%}", va="center")
     right.set(xlim=(0, 1), xlabel="probability")
-    # Names of files and classes are no formulas.
-    for text in [*right.get_yticklabels(), figure.suptitle(title)]:
-        text.set_parse_math(False)
+    figure.suptitle(title)
     write_picture(path, figure, dpi=100)
 
 
@@ -199,13 +197,16 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     of = trained.name
     broken: dict[Path, str] = {}
     rows: list[Row] = []
+    drawn = 0
     pictures = _picture_names(paths)
     for path, image, logits in predict(trained, paths, flags.batch_size, broken):
         rows.append({"file": str(path), "top": top(logits, names, flags.top)})
         if flags.pictures is not None:
             flags.pictures.mkdir(parents=True, exist_ok=True)
             title = f"{path.name} for {of}"
-            draw(flags.pictures / pictures[path], image, rows[-1], title)
+            with or_without(pictures[path]):
+                draw(flags.pictures / pictures[path], image, rows[-1], title)
+                drawn += 1
     if flags.json:
         document = {
             "checkpoint": trained.name,
@@ -218,7 +219,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     elif rows:
         print(table(rows))
         if flags.pictures is not None:
-            print(f"\nwritten: {len(rows)} pictures in {flags.pictures}")
+            print(f"\nwritten: {drawn} pictures in {flags.pictures}")
     if broken:
         raise ValueError(
             f"{len(broken)} of {len(paths)} files could not be read; see above"

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitjax.files import write_picture, write_whole
+from vitjax.files import or_without, write_picture, write_whole
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -186,8 +186,9 @@ def sweep(
         write_whole(out / "table.md", table(runs))
     written = [out / "table.md"]
     if any(ok for _, _, ok in runs):
-        written.append(out / "curves.png")
-        draw(runs, out / "curves.png")
+        with or_without("curves.png"):
+            draw(runs, out / "curves.png")
+            written.append(out / "curves.png")
     print(f"\n{written[0].read_text()}\n{', '.join(map(str, written))}")
     return int(not all(ok for _, _, ok in runs))
 

@@ -29,13 +29,15 @@ def digits(count):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eleven held-out digits as files, in two folders, and a text between them."""
+    """Eleven held-out digits as files, in two folders, a text between them, and junk."""
     root = tmp_path_factory.mktemp("photos")
     (root / "more").mkdir()
     for i, image in enumerate(digits(11)["image"]):
         below = root / "more" if i % 2 else root
         Image.fromarray(image[..., 0]).save(below / f"{i:02}.png")
     (root / "notes.txt").write_text("no image, and not named as one")
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "00.png").write_bytes(b"no image, and named as one")
     return root
 
 

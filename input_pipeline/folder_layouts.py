@@ -1,0 +1,272 @@
+"""The layouts of folders of images: data_dir/SPLIT/CLASS/*.jpg, and two data sets' own.
+
+A class's images may lie in folders of the class's folder, however deep. What systems leave
+behind (`is_junk`) is no class and no image.
+
+ILSVRC's validation images lie in one folder, without classes. Their labels are the list
+that tfds ships with its imagenet2012; it goes by the number in a file's name.
+
+Tiny ImageNet, which has a list of its classes in wnids.txt, keeps each folder's images in
+a further folder, "images": train/CLASS/images, and val/images, whose classes are in
+val/val_annotations.txt. Its test images have no labels and are no split here.
+"""
+
+import dataclasses
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import tensorflow_datasets as tfds
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"),
+    *(".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
+)
+# What systems and programs leave behind, beside all names that begin with a dot.
+_JUNK = {
+    "__macosx",  # macOS, in archives
+    "thumbs.db",  # Windows, and the next three
+    "desktop.ini",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",  # the root of a Linux disk; only root may read it
+    "@eadir",  # Synology, and the next
+    "#recycle",
+}
+_ILSVRC_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+_TINY = "wnids.txt"  # is there where data_dir is Tiny ImageNet
+ARRANGE = (
+    "arrange images as data_dir/SPLIT/CLASS/NAME.jpg (or "
+    f"{', '.join(s[1:] for s in SUFFIXES if s != '.jpg')})"
+)
+_MOST_NAMED = 3  # classes in a notice or an error
+
+
+@dataclasses.dataclass
+class Folder:
+    """A folder that holds images, sorted by name."""
+
+    path: str
+    names: list[str]
+    classes: str | list[str]  # one for all, or one for each
+
+
+@dataclasses.dataclass
+class Found:
+    """What a split's folder holds."""
+
+    folders: list[Folder]
+    others: dict[str, Counter[str]]
+    """Of each class, how many files of which suffix are no images."""
+
+    def classes(self) -> set[str]:
+        """The classes that have a folder."""
+        return {f.classes for f in self.folders if isinstance(f.classes, str)}
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is nobody's data, such as "._cat.jpg"."""
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image that can be decoded."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def find(root: str, asked: Iterable[str]) -> tuple[dict[str, Found], tuple[str, ...]]:
+    """What each of the splits that are asked for holds, and the names of their classes.
+
+    Raises ValueError for a split without images, a class without images, or images
+    without a class.
+    """
+    if os.path.isfile(os.path.join(root, _TINY)):
+        names = _tiny_classes(root)
+        return {split: _tiny_split(root, split, names) for split in asked}, names
+    found = {split: _split(os.path.join(root, split)) for split in asked}
+    return found, _class_names(root, found.values())
+
+
+def notice(path: str, found: Found) -> str | None:
+    """One sentence on the files of a split that are passed over, if there are any."""
+    count = sum(sum(counter.values()) for counter in found.others.values())
+    if not count:
+        return None
+    return (
+        f"{path}: {count:,} file(s) that are no images by their suffix are passed over: "
+        f"{_in_words(found.others)}"
+    )
+
+
+def folders(folder: str) -> list[str]:
+    """The names of the folders in a folder, sorted, without junk."""
+    return _visible(folder)[1]
+
+
+def _visible(folder: str) -> tuple[list[str], list[str]]:
+    """The names of the files and of the folders in a folder, sorted, without junk."""
+    files, inner = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_junk(entry.name):
+                (inner if entry.is_dir() else files).append(entry.name)
+    return sorted(files), sorted(inner)
+
+
+def _images(folder: str) -> list[str]:
+    return [name for name in _visible(folder)[0] if is_image(name)]
+
+
+def _below(
+    path: str, its_class: str, others: Counter[str], above: Collection[str] = ()
+) -> Iterator[Folder]:
+    """The folders of images of a class: its own first, then those in it by name.
+
+    Counts into `others` the suffixes of files that are no images.
+    """
+    real = os.path.realpath(path)
+    if real in above:  # a link to a folder above it
+        return
+    files, inner = _visible(path)
+    names = [name for name in files if is_image(name)]
+    if len(names) < len(files):
+        others.update(
+            os.path.splitext(name)[1].lower() or "without a suffix"
+            for name in files
+            if not is_image(name)
+        )
+    if names:
+        yield Folder(path, names, its_class)
+    for name in inner:
+        yield from _below(os.path.join(path, name), its_class, others, {*above, real})
+
+
+def _split(path: str) -> Found:
+    """A split of folders of classes, or ILSVRC's flat one."""
+    found = Found([], {})
+    for name in folders(path):
+        others = found.others[name] = Counter()
+        found.folders += _below(os.path.join(path, name), name, others)
+    flat = _images(path)
+    if flat and found.folders:
+        raise ValueError(
+            f"{path} has both images, such as {flat[0]}, and folders of images, such as "
+            f"{min(found.classes())!r}, so that the images' classes are unclear: "
+            f"{ARRANGE}"
+        )
+    if flat:
+        return Found([_ilsvrc_val(path, flat)], {})
+    if not found.folders:
+        hint = f" ({_in_words(found.others)})" if any(found.others.values()) else ""
+        raise ValueError(f"{path} has no images in folders of classes{hint}: {ARRANGE}")
+    empty = sorted(found.others.keys() - found.classes())
+    if empty:
+        held = _in_words({name: found.others[name] for name in empty})
+        raise ValueError(
+            f"{path} has {len(empty)} class(es) without images that can be read: "
+            f"{_some(map(repr, empty))}{f' (but {held})' if held else ''}; convert or "
+            "add images there, or take the folder away"
+        )
+    return found
+
+
+def _in_words(others: Mapping[str, Counter[str]]) -> str:
+    """ "12 .heic (8 in ant, 4 in bee), 1 .txt (1 in ant)"."""
+    total = sum(others.values(), Counter[str]())
+    return _some(
+        f"{count:,} {suffix} "
+        f"({_some(f'{c[suffix]:,} in {name}' for name, c in others.items() if c[suffix])})"
+        for suffix, count in total.most_common()
+    )
+
+
+def _some(words: Iterable[str]) -> str:
+    """The first few, and how many more there are."""
+    words = list(words)
+    more = len(words) - _MOST_NAMED
+    return ", ".join(words[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
+    """The classes of the splits; of ILSVRC's flat one those beside it, or ILSVRC's."""
+    classes = set[str]().union(*(split.classes() for split in found))
+    if classes:
+        return _in_order(classes)
+    synsets = _imagenet_list("labels.txt")
+    for name in sorted(folders(root), key=lambda name: (name != "train", name)):
+        beside = folders(os.path.join(root, name))
+        if not set(synsets).isdisjoint(beside):
+            return tuple(beside)
+    return tuple(synsets)
+
+
+def _in_order(names: Collection[str]) -> tuple[str, ...]:
+    numbers = whole_numbers(names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+
+
+def whole_numbers(names: Collection[str]) -> bool:
+    """Whether all names are whole numbers."""
+    return all(re.fullmatch(r"-?[0-9]+", name) for name in names)
+
+
+def _tiny_classes(root: str) -> tuple[str, ...]:
+    with open(os.path.join(root, _TINY), encoding="utf-8") as lines:
+        return tuple(sorted(lines.read().split()))
+
+
+def _tiny_split(root: str, split: str, class_names: Sequence[str]) -> Found:
+    """A split of Tiny ImageNet."""
+    path = os.path.join(root, split)
+    annotations = os.path.join(path, "val_annotations.txt")
+    flat = os.path.join(path, "images")
+    if os.path.isfile(annotations) and os.path.isdir(flat):
+        return Found([_tiny_val(flat, annotations, class_names)], {})
+    there = set(folders(path))
+    found = [
+        folder
+        for name in class_names
+        if name in there
+        for folder in _below(os.path.join(path, name), name, Counter())
+    ]
+    if not found:
+        raise ValueError(
+            f"{path} has neither val_annotations.txt nor {next(iter(class_names), 'CLASS')}"
+            "/images, and so no labels: the splits of Tiny ImageNet are train and val"
+        )
+    return Found(found, {})
+
+
+def _tiny_val(folder: str, annotations: str, class_names: Sequence[str]) -> Folder:
+    """The flat folder of Tiny ImageNet's validation images."""
+    with open(annotations, encoding="utf-8") as lines:
+        rows = [line.split() for line in lines if line.strip()]
+    class_of = {row[0]: row[1] for row in rows if len(row) > 1}
+    names = _images(folder)
+    for name in names:
+        if class_of.get(name) not in class_names:
+            raise ValueError(
+                f"{os.path.join(folder, name)} has no class of {_TINY} in {annotations}"
+            )
+    return Folder(folder, names, [class_of[name] for name in names])
+
+
+def _ilsvrc_val(folder: str, names: list[str]) -> Folder:
+    """The flat folder of ILSVRC 2012's validation images."""
+    synsets = _imagenet_list("validation_labels.txt")
+    classes = []
+    for name in names:
+        match = _ILSVRC_VAL.fullmatch(name)
+        number = int(match[1]) if match else 0
+        if not 1 <= number <= len(synsets):
+            raise ValueError(
+                f"{os.path.join(folder, name)} lies in no folder of a class, and is no "
+                f"validation image of ILSVRC 2012 by its name: {ARRANGE}"
+            )
+        classes.append(synsets[number - 1])
+    return Folder(folder, names, classes)
+
+
+def _imagenet_list(name: str) -> list[str]:
+    return tfds.core.tfds_path(f"datasets/imagenet2012/{name}").read_text().split()

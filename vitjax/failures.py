@@ -1,0 +1,103 @@
+"""What people are told of an error, in one sentence, and of a Ctrl-C while modules load."""
+
+import importlib.util
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+# Nothing heavy here: JAX is known without importing it.
+LESS_MEMORY = "smaller batches take less memory, or another program holds it"
+
+
+def sentence(error: BaseException, less_memory: str = LESS_MEMORY) -> str | None:
+    """What people are told of an error; None of one that is a mistake of ours.
+
+    `less_memory` are words for what helps where a device's memory is full.
+    """
+    if isinstance(error, ValueError | OSError):
+        return str(error)
+    if _no_backend(error):
+        return _no_device(error)
+    jax_errors = sys.modules.get("jax.errors")  # who has not imported it has none
+    if jax_errors is None or not isinstance(error, jax_errors.JaxRuntimeError):
+        return None
+    first = _first_line(error)
+    if is_out_of_memory(error):
+        return f"the memory of a device is full: {first} {less_memory}"
+    return f"JAX stopped: {first}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether XLA asked a device for more memory than it has."""
+    return str(error).startswith("RESOURCE_EXHAUSTED")
+
+
+def accelerator() -> tuple[str, str] | None:
+    """(name, extra to install) of an accelerator of this machine, as its files tell."""
+    if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists():
+        return "an NVIDIA device", "cuda13"
+    if importlib.util.find_spec("libtpu") is not None:
+        return "libtpu", "tpu"
+    return None
+
+
+def install(extra: str) -> str:
+    """The command that gives this Python the packages for an accelerator."""
+    return f'`{sys.executable} -m pip install -e ".[{extra}]"` in the checkout'
+
+
+def leave_on_interrupt() -> None:
+    """Let Ctrl-C end the process with one word, until `raise_on_interrupt`.
+
+    For the imports of a command, which take seconds: extension modules turn a
+    KeyboardInterrupt into errors of their own. Does nothing where Ctrl-C is ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def raise_on_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    del number, frame
+    os.write(sys.stderr.fileno(), b"interrupted\n")  # print is not for signal handlers
+    os._exit(130)
+
+
+def _no_backend(error: BaseException) -> bool:
+    """Whether JAX has none of the platforms that JAX_PLATFORMS asks for.
+
+    It says so of a platform that it tried; of one without a plugin it only asserts.
+    """
+    if isinstance(error, AssertionError):
+        frames = traceback.extract_tb(error.__traceback__)
+        return bool(frames) and Path(frames[-1].filename).name == "xla_bridge.py"
+    return isinstance(error, RuntimeError) and "initialize backend" in str(error)
+
+
+def _no_device(error: BaseException) -> str:
+    import jax
+
+    asked = jax.config.jax_platforms or os.environ.get("JAX_PLATFORMS", "")
+    reason = _first_line(error).split(" (set JAX_PLATFORMS")[0].rstrip(".")
+    found = accelerator()
+    if found is None:
+        there = (
+            "there are CPUs and no accelerator: unset JAX_PLATFORMS, or set it to cpu"
+        )
+    else:
+        name, extra = found
+        there = f"{name} is present: {install(extra)} brings JAX's part of it"
+    return f"JAX_PLATFORMS asks for {asked!r}, which JAX cannot use here ({reason}); {there}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "it has no plugin for it").splitlines()[0]
