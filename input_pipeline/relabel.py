@@ -65,15 +65,15 @@ def reordered(source: Any, names: Sequence[str]) -> Any:
     The source itself where they are in its order, or names say nothing. Raises
     OtherClasses, with what differs, if they are not the same classes.
     """
-    theirs, ours = source.class_names, tuple(names)
+    theirs: Any = source.class_names
+    ours = tuple(names)
     if not _comparable(theirs, ours):
         return source
     place, same = _places(theirs, ours)
-    gone = [name for i, name in enumerate(ours) if i not in place]
-    added = [name for name, k in zip(theirs, place, strict=True) if k < 0]
-    found = [("lacks", gone), ("has besides", added)]
+    added, gone = _differing(theirs, ours, place)
     if gone or added:
-        parts = [f"{what} {in_short(some)}" for what, some in found if some]
+        pairs = [("lacks", gone), ("has besides", added)]
+        parts = [f"{what} {in_short(some)}" for what, some in pairs if some]
         raise OtherClasses(f"it {' and '.join(parts)}")
     return source if same else Relabelled(source, place, ours)
 
@@ -100,6 +100,7 @@ def matched(
     if how is None:
         return source, None
     cure = "match_classes='number' takes its labels as they are numbered"
+    whose = " to the model"
     if isinstance(how, str):
         if how not in WORDS:
             raise ValueError(_wrong(how))
@@ -107,27 +108,25 @@ def matched(
         cure = f"{leave}and {cure}"
     elif isinstance(how, list | tuple) and all(isinstance(x, str) for x in how):
         names, count, how = how, len(how), "name"
-        cure = "match_classes=None takes its labels as they are numbered"
+        cure, whose = "match_classes=None takes its labels as they are numbered", ""
     else:
         raise ValueError(_wrong(how))
-    ours = None if names is None else tuple(names)
-    theirs = source.class_names
+    ours: Any = None if names is None else tuple(names)
+    theirs: Any = source.class_names
     if how == "number" or not _comparable(theirs, ours):
-        return source, _by_number(source, ours, count, how, what)
+        return source, _by_number(source, count, how, what)
     place, same = _places(theirs, ours)
     if same:
         return source, None
-    unknown = [name for name, k in zip(theirs, place, strict=True) if k < 0]
-    missing = [name for k, name in enumerate(ours) if k not in place]
-    known = f"the model knows {in_short(ours)}"
+    unknown, missing = _differing(theirs, ours, place)
     if unknown and how != "known":
         raise ValueError(
-            f"{what} has classes that the model does not know, {in_short(unknown)} "
-            f"({known}): rename or remove them; in this data section {cure}"
+            f"{what} has classes that are not known{whose}, {in_short(unknown)} (known: "
+            f"{in_short(ours)}): rename or remove them; in this data section {cure}"
         )
-    said = [f"labels of {what} are mapped to the model's {len(ours)} classes by name"]
+    said = [f"labels of {what} are mapped by name to those of {in_short(ours)}"]
     if unknown:
-        said.append(f"examples of {in_short(unknown)}, which it lacks, are left out")
+        said.append(f"examples of {in_short(unknown)} are left out")
     if missing:
         said.append(f"there is no example of {in_short(missing)}")
     return Relabelled(source, place, ours), "; ".join(said)
@@ -146,9 +145,7 @@ def _wrong(how: Any) -> str:
     )
 
 
-def _by_number(
-    source: Any, ours: Names | None, count: int | None, how: str, what: str
-) -> str | None:
+def _by_number(source: Any, count: int | None, how: str, what: str) -> str | None:
     """What is to be said of labels that stay. Raises ValueError if there are too many."""
     theirs = source.num_classes
     if theirs is None or count is None or how == "known":
@@ -162,12 +159,20 @@ def _by_number(
         )
     if theirs == count or how == "number" or source.class_names is None:
         return None
-    whose = "the model's classes have" if ours is None else "one side's classes have"
     return (
         f"{what} has {theirs} of the model's {count} classes, taken to be the first ones "
-        f"since {whose} no names: give those of the model in this data section as "
+        "since no names tell: give those of the model in this data section as "
         "match_classes=[...] if that is wrong"
     )
+
+
+def _differing(
+    theirs: Names, ours: Names, place: Sequence[int]
+) -> tuple[list[str], list[str]]:
+    """(their classes that are none of ours, ours that are none of theirs)."""
+    there = set(place)
+    added = [name for name, k in zip(theirs, place, strict=True) if k < 0]
+    return added, [name for k, name in enumerate(ours) if k not in there]
 
 
 def _comparable(theirs: Names | None, ours: Names | None) -> bool:

@@ -53,8 +53,9 @@ def eval_data(
     def make_data(**section: Any) -> tuple[OnDevices, int]:
         from input_pipeline import pipeline
 
-        classes = {"class_names": class_names, "num_classes": num_classes}
-        host_batches, steps = pipeline.make_eval(**section, **classes, **processes())
+        section |= {"class_names": class_names, "num_classes": num_classes}
+        section |= processes()
+        host_batches, steps = pipeline.make_eval(**section)
         if host_batches.notice is not None:
             tell(host_batches.notice)
         return OnDevices(host_batches, mesh), steps

@@ -104,7 +104,7 @@ def test_evaluators_of_a_run_map_by_name_and_say_so_once(ran, tmp_path):
     mapped = [text for text in told if "are mapped" in text]
     # For the model, and to those of the examples that a probe was fitted on: one text.
     assert len(mapped) == 1
-    assert mapped[0].endswith("by name; there is no example of 'ant'")
+    assert mapped[0].endswith("'ant', 'bee', 'cat'; there is no example of 'ant'")
 
 
 def test_a_folder_without_a_class_is_counted_right(ran, tmp_path, capsys):
@@ -131,7 +131,7 @@ def test_a_class_too_many_is_refused_or_left_out_by_name(ran, tmp_path, capsys):
     flags.append(f"--config.evals.val.data={data!r}")
     assert evaluate.main(flags) == 1
     [line] = capsys.readouterr().err.strip().splitlines()
-    assert "does not know, 'a dog' (the model knows 'ant', 'bee', 'cat')" in line
+    assert "not known to the model, 'a dog' (known: 'ant', 'bee', 'cat')" in line
     assert not (tmp_path / "out").exists()
     report = report_of(workdir, tmp_path / "out", {**data, "match_classes": "known"})
     by_hand = counted_by_hand(open_trained(workdir), tmp_path / "val")
