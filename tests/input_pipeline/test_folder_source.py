@@ -44,7 +44,10 @@ def encoded(suffix):
     return buffer.getvalue()
 
 
-def touch(path, content=b"x"):
+PIXEL = encoded("png")
+
+
+def touch(path, content=PIXEL):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
