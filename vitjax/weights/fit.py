@@ -45,13 +45,21 @@ def load_into(
     """
     match_patterns(shapes, dont_load, what="dont_load")  # are they regexes?
     wanted = {name: leaf.shape for name, leaf in flatten_with_names(shapes)}
-    grid = num_heads = None
+    grid = num_heads = pool_type = None
     if isinstance(model, vit.ViT):
         (height, width, _), (rows, columns) = image_shape, model.patch_size
         grid, num_heads = (height // rows, width // columns), model.num_heads
+        # Their class token may be one of our registers, if there are any.
+        if model.pool_type == "tok" or model.registers:
+            pool_type = model.pool_type
     posemb = "learn" if "pos_embedding" in wanted else None
     stored, told = weights.load(
-        path, num_heads=num_heads, posemb=posemb, grid=stored_grid
+        path,
+        num_heads=num_heads,
+        posemb=posemb,
+        grid=stored_grid,
+        pool_type=pool_type,
+        model_grid=grid,
     )
     if isinstance(model, vit.ViT):
         usual = weights.usual_gelu(path, told)

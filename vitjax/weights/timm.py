@@ -23,7 +23,7 @@ PARTS = {
 def entries(parts: Parts) -> Iterator[Entry]:
     """The table."""
     yield from table.conv("patch_embed.proj", "embedding")
-    yield from table.tokens(PARTS, parts)
+    yield from table.tokens(PARTS["pos_embedding"], parts)
     for i in range(parts.depth):
         theirs, ours = f"blocks.{i}", BLOCK.format(i)
         attention, qkv = f"{ours}/{ATTENTION}", f"{theirs}.attn.qkv"
@@ -58,6 +58,7 @@ FORMAT = Format(
     signature=("patch_embed.proj.weight",),
     block="blocks.{}.",
     parts=PARTS,
+    tokens=("cls_token", "reg_token"),
     positions="either",
     unlike=(
         (

@@ -137,7 +137,9 @@ def test_positions_are_resampled_to_the_models_grid(old, new, tmp_path, mesh):
     table = stored["pos_embedding"].reshape(*old, -1)
     zoom = (new[0] / old[0], new[1] / old[1], 1)
     expected = ndimage.zoom(table, zoom, order=1).reshape(1, -1, cases.WIDTH)
-    say = {} if old == cases.SQUARE else {"stored_grid": old}
+    # Of 9 positions, a model of 8 patches leaves open whether one is the class token's.
+    open_ = old == cases.WIDE or new == (2, 4)
+    say = {"stored_grid": old} if open_ else {}
     paths = [save_file(tmp_path / "x.npz", stored)]
     paths += [save_file(tmp_path / "x.safetensors", stored, "timm")]
     for path in [*paths, save_run(tmp_path / "run", stored)]:
@@ -145,7 +147,7 @@ def test_positions_are_resampled_to_the_models_grid(old, new, tmp_path, mesh):
         np.testing.assert_allclose(got["pos_embedding"], expected, rtol=0, atol=1e-6)
         got["pos_embedding"] = stored["pos_embedding"]
         cases.assert_same_bits(stored, got)
-        if say:
+        if old == cases.WIDE:
             with pytest.raises(ValueError, match=r"6 positions|7 positions"):
                 load(path, mesh, fresh, grid=new, **kw)
         left = load(path, mesh, fresh, ["pos_embedding"], grid=new, **say, **kw)
