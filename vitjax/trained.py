@@ -112,7 +112,8 @@ class Trained:
         if not hasattr(self.model, "patch_size"):  # convolutions; `check` tells
             return self
         ph, pw = self.model.patch_size
-        if height % ph or width % pw:
+        floor = getattr(self.model, "floor_patches", False)
+        if (height % ph or width % pw) and not floor:
             raise ValueError(
                 f"images of {height} x {width} do not divide into patches of {ph} x {pw}"
             )

@@ -235,7 +235,9 @@ def _work(flags: argparse.Namespace) -> None:
     jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
     arguments = convert(**vars(flags))
     size = arguments.pop("parameters")
-    words = ", ".join(f"{k}={v!r}" for k, v in arguments.items() if v is not None)
+    off = ("pre_norm", "norm_after_pool", "distilled")  # said where they are there
+    said = {k: v for k, v in arguments.items() if v is not None and (v or k not in off)}
+    words = ", ".join(f"{k}={v!r}" for k, v in said.items())
     print(
         f"{flags.target}: {flags.to}, {size:,} parameters, verified; a ViT of {words}"
     )

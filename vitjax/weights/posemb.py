@@ -37,7 +37,11 @@ def grid_of(positions: int, grid: Grid | None, what: str) -> tuple[int, int]:
 
 
 class GridUnknown(ValueError):
-    """A number of positions leaves open which of them are the patches'."""
+    """A number of positions, `stored`, leaves open which of them are the patches'."""
+
+    def __init__(self, sentence: str, stored: int):
+        super().__init__(sentence)
+        self.stored = stored
 
 
 def of_tokens(
@@ -67,7 +71,8 @@ def of_tokens(
         return answer
     raise GridUnknown(
         f"{told}: say grid=(rows, columns) of the patches (--grid of convert, "
-        "--config.model_init_grid of a run)"
+        "--config.model_init_grid of a run)",
+        stored,
     )
 
 

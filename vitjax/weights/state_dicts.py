@@ -41,10 +41,17 @@ def write(
     leaves = _with_constant_posemb(leaves, fmt, posemb, grid)
     parts = fmt.with_tokens(our_parts(leaves))
     fmt.check_expresses(parts)
-    if fmt.positions == "all" or (fmt.positions == "either" and not parts.registers):
+    if fmt.positions == "all" or (
+        fmt.positions == "either" and (parts.distilled or not parts.registers)
+    ):
         tokens = _num_tokens(lambda name: leaves[name].shape, parts)
         parts = dataclasses.replace(parts, extra_positions=tokens)
     described = describe(lambda name: leaves[name].shape, parts)
+    if parts.distilled and described.arguments["registers"] != 1:
+        raise ValueError(
+            f"{fmt.title} cannot express {described.arguments['registers']} registers of "
+            "a model with distilled, only one"
+        )
     for name, shape in described.shapes().items():
         check_shape(name, shape, leaves[name].shape)
     _check_square(fmt, described)
@@ -217,7 +224,8 @@ def _with_tokens(
                 "be the class token: say pool_type='tok' (--pool_type of convert) if it "
                 "is, else 'gap'"
             )
-        pool_type = "tok"
+        # The LayerNorm after the pooling belongs to averages.
+        pool_type = "gap" if parts.pool_norm else "tok"
     cls = keys[0] == fmt.parts["cls"] and pool_type == "tok"
     return dataclasses.replace(parts, cls=cls, registers=count > int(cls), tokens=keys)
 
@@ -236,7 +244,7 @@ def _extra_positions(
     key = fmt.parts["pos_embedding"]
     stored = state[key].shape[1]
     squares = [n for n in (0, tokens) if posembs.square_grid(stored - n)]
-    # Without a position only where there are registers, or in few models (DeiT-III).
+    # Without positions only where there are registers, or in few models (DeiT-III).
     usual = fmt.parts["registers"] in state or squares == [tokens]
     return posembs.of_tokens(
         key,

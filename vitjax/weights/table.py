@@ -40,6 +40,10 @@ class Parts:
     pre_logits: bool = False
     head: bool = False
     pos_embedding: bool = False
+    layer_scale: bool = False
+    pre_norm: bool = False
+    pool_norm: bool = False
+    distilled: bool = False
     tokens: tuple[str, ...] = ()  # keys of theirs that hold cls and registers, in order
     extra_positions: int = 0  # positions of theirs that belong to cls and registers
 
@@ -56,6 +60,10 @@ WORDS = {
     "pre_logits": "a pre_logits layer (rep_size)",
     "head": "a head",
     "pos_embedding": "stored position embeddings",
+    "layer_scale": "LayerScale (layer_scale)",
+    "pre_norm": "a LayerNorm before the blocks (pre_norm)",
+    "pool_norm": "a LayerNorm after the pooling (norm_after_pool)",
+    "distilled": "a head of the distillation token (distilled)",
 }
 # Part -> the leaf that shows that our model has it.
 OURS = {
@@ -65,6 +73,10 @@ OURS = {
     "pre_logits": "pre_logits/kernel",
     "head": "head/kernel",
     "pos_embedding": "pos_embedding",
+    "layer_scale": f"{BLOCK.format(0)}/LayerScale_0/gamma",
+    "pre_norm": "pre_norm/scale",
+    "pool_norm": "pool_norm/scale",
+    "distilled": "head_dist/kernel",
 }
 
 
@@ -82,6 +94,7 @@ class Format:
         that may hold both.
       tokens: keys of tensors (1, n, d) of tokens, in the order in which they come
         before the patches; each but the last holds one token.
+      distillation: which of them holds the one register of a model with distilled.
       always: the parts that each such model has.
       renames: (regex, replacement) for keys of other versions of the library.
       unlike: (regex, sentence) for keys of models that vitjax cannot express.
@@ -98,6 +111,7 @@ class Format:
     block: str
     parts: Mapping[str, str]
     tokens: tuple[str, ...] = ()
+    distillation: str = ""
     always: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     unlike: tuple[tuple[str, str], ...] = ()
@@ -134,7 +148,10 @@ class Format:
 
     def with_tokens(self, parts: Parts) -> Parts:
         """The parts of ours with the keys that hold their tokens there."""
-        own = [self.parts[p] for p in ("cls", "registers") if p in parts.has()]
+        keys = dict(self.parts)
+        if parts.distilled:
+            keys["registers"] = self.distillation
+        own = [keys[p] for p in ("cls", "registers") if p in parts.has()]
         return dataclasses.replace(parts, tokens=tuple(dict.fromkeys(own)))
 
     def check_expresses(self, parts: Parts) -> None:
@@ -184,7 +201,7 @@ def norm(theirs: str, ours: str) -> Iterator[Entry]:
     yield same(f"{theirs}.bias", f"{ours}/bias")
 
 
-def conv(theirs: str, ours: str) -> Iterator[Entry]:
+def conv(theirs: str, ours: str, bias: bool = True) -> Iterator[Entry]:
     """A convolution: (height, width, in, out) as torch's (out, in, height, width)."""
     yield Entry(
         (f"{theirs}.weight",),
@@ -192,7 +209,8 @@ def conv(theirs: str, ours: str) -> Iterator[Entry]:
         lambda leaves: [leaves[0].transpose(3, 2, 0, 1)],
         lambda tensors: [tensors[0].transpose(2, 3, 1, 0)],
     )
-    yield same(f"{theirs}.bias", f"{ours}/bias")
+    if bias:
+        yield same(f"{theirs}.bias", f"{ours}/bias")
 
 
 def fused(

@@ -89,6 +89,11 @@ EXPRESSIBLE = [
     ("timm", {"posemb": "learn", "pool_type": "map"}, {}),
     ("timm", {"posemb": "sincos2d", "pool_type": "map", "registers": 2},
      {"posemb": "sincos2d", "grid": SQUARE}),
+    ("timm", {"posemb": "learn", "pool_type": "tok", "layer_scale": 1e-5}, {}),
+    ("timm", {"posemb": "learn", "registers": 4, "norm_after_pool": True}, {}),
+    ("timm", {"posemb": "learn", "pool_type": "map", "pre_norm": True}, {}),
+    ("timm", {"posemb": "learn", "pool_type": "tok", "registers": 1,
+      "distilled": True}, {}),
     ("huggingface", {"posemb": "learn", "pool_type": "tok"}, {}),
     (
         "huggingface",

@@ -45,6 +45,14 @@ TOK = {"posemb": "learn", "pool_type": "tok"}
             "cannot express a pre_logits layer",
         ),
         ("mup_vit", {"posemb": "learn", "pool_type": "map"}, "attention pooling"),
+        ("torchvision", {**TOK, "layer_scale": 0.1}, "cannot express LayerScale"),
+        ("mup_vit", {**TOK, "pre_norm": True}, "LayerNorm before the blocks"),
+        ("huggingface", {**TOK, "norm_after_pool": True}, "LayerNorm after the pool"),
+        (
+            "timm",
+            {**TOK, "registers": 2, "distilled": True},
+            "cannot express 2 registers of a model with distilled",
+        ),
         ("timm", {"posemb": "sincos2d"}, "say posemb='sincos2d' and the grid"),
         ("pytorch", TOK, "unknown format 'pytorch'"),
         ("tim", TOK, "did you mean 'timm'"),
@@ -119,13 +127,7 @@ def test_parameters_must_be_whole():
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        (
-            "fc_norm.weight",
-            "stands after the pooling; vitjax's models, and timm's with",
-        ),
-        ("blocks.0.ls1.gamma", "no LayerScale"),
         ("blocks.0.attn.q_norm.weight", "no normalization of queries and keys"),
-        ("norm_pre.weight", "no LayerNorm before the blocks"),
     ],
 )
 def test_timm_models_that_are_unlike_ours_are_refused_with_the_reason(key, message):
