@@ -85,6 +85,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.model_name = "vit"
     model = _model(chosen)
+    if chosen.layer_decay != 1.0:
+        model["scan"] = False  # whose blocks are one parameter
     config.model = model
     heads = HEADS if model.get("distilled") else "head/.*"
     if chosen.ckpt:
@@ -97,7 +99,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.wd = None
     config.schedule = _schedule(chosen, config.total_steps, heads)
     if chosen.layer_decay != 1.0:
-        config.model.scan = False  # whose blocks are one parameter
         config.lr_mults = _lr_mults(model, chosen.layer_decay)
 
     config.log_training_steps = 50

@@ -207,12 +207,13 @@ class LayerScale(nn.Module):
     """Each channel of a branch times a learned factor, in the stream's dtype."""
 
     cfg: BlockConfig
+    initial: float | int
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """The scaled branch."""
-        dtype, initial = self.cfg.residual_dtype, self.cfg.layer_scale
-        constant = nn.initializers.constant(initial)
+        dtype = self.cfg.residual_dtype
+        constant = nn.initializers.constant(self.initial)
         gamma = self.param("gamma", constant, (x.shape[-1],), jnp.float32)
         return x.astype(dtype) * gamma.astype(dtype)[None, None]
 
@@ -244,7 +245,7 @@ class EncoderBlock(nn.Module):
         dtype.
         """
         if self.cfg.layer_scale is not None:
-            y = LayerScale(self.cfg, name=scale_name)(y)
+            y = LayerScale(self.cfg, self.cfg.layer_scale, name=scale_name)(y)
         y = nn.Dropout(self.cfg.dropout)(y, self.cfg.deterministic)
         if drop_path is not None:
             shape = (y.shape[0], 1, 1)

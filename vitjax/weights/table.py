@@ -7,6 +7,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,8 @@ class Format:
         keys = set(keys)
         pattern = re.compile(re.escape(self.block).replace(r"\{\}", r"(\d+)"))
         blocks = {m[1] for m in map(pattern.match, keys) if m}
-        return Parts(len(blocks), **{p: k in keys for p, k in self.parts.items()})
+        found: dict[str, Any] = {p: k in keys for p, k in self.parts.items()}
+        return Parts(len(blocks), **found)
 
     def with_tokens(self, parts: Parts) -> Parts:
         """The parts of ours with the keys that hold their tokens there."""
@@ -172,7 +174,8 @@ def our_parts(names: Iterable[str]) -> Parts:
     """The parts of a vitjax model with these leaves."""
     names = set(names)
     blocks = {n.split("/")[1] for n in names if n.startswith(BLOCK.format(""))}
-    return Parts(len(blocks), **{part: leaf in names for part, leaf in OURS.items()})
+    found: dict[str, Any] = {part: leaf in names for part, leaf in OURS.items()}
+    return Parts(len(blocks), **found)
 
 
 def same(theirs: str, ours: str) -> Entry:
