@@ -9,6 +9,7 @@ from flax.traverse_util import unflatten_dict
 
 from tests.vitjax.weights import cases
 from vitjax import weights
+from vitjax.trained import open_trained
 from vitjax.trees import flatten_with_names
 from vitjax.weights import big_vision, files
 from vitjax.weights.big_vision import VERY_OLD
@@ -110,3 +111,34 @@ def test_what_the_name_in_an_npz_leaves_open_is_asked_for():
     leaves, _ = with_own(params)
     got = big_vision.leaves(leaves)
     assert got["pos_embedding"].shape == (1, 196, cases.WIDTH)
+
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    model = dict(num_heads=3, pool_type="tok", posemb="learn", gelu="exact")
+    return ConfigDict(dict(
+        input={}, num_classes=5, lr=1.0, optax_name="identity", model=model
+    ))
+"""
+
+
+def test_tools_ask_for_it_and_take_it_from_the_config(tmp_path):
+    """And take the config's word for whether mup-vit's first token is the class token."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    params = cases.params((4, 6), **TOK)
+    state = weights.to_state_dict(params, format="timm")
+    files.write(tmp_path / "x.pth", state, {})
+    config = str(tmp_path / "config.py")
+    with pytest.raises(GridUnknown, match=ASKED):
+        open_trained(tmp_path / "x.pth", config=config)
+    overrides = ["model_init_grid=(4, 6)"]
+    trained = open_trained(tmp_path / "x.pth", config=config, overrides=overrides)
+    cases.assert_same_bits(params, trained.params)
+    params = cases.params(registers=1, **TOK)
+    state = weights.to_state_dict(params, format="mup_vit")
+    files.write(tmp_path / "y.pth", state, {})
+    trained = open_trained(tmp_path / "y.pth", config=config)
+    cases.assert_same_bits(params, trained.params)
+    assert (trained.model.pool_type, trained.model.registers) == ("tok", 1)
