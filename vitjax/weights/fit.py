@@ -72,7 +72,8 @@ def load_into(
     )
     if isinstance(model, vit.ViT):
         usual = weights.usual_gelu(path, told)
-        if usual != model.gelu and jax.process_index() == 0:
+        # "quick" is never a default, and no file tells it.
+        if model.gelu not in (usual, "quick") and jax.process_index() == 0:
             logging.warning(
                 "%s was probably trained with gelu='%s', but the model has gelu='%s': "
                 "set config.model.gelu unless this is meant",
