@@ -40,7 +40,8 @@ def load_into(
         of its patches, and whose num_heads holds for files that do not say it.
       stored_grid: rows, columns of the stored position embeddings, if not a square.
 
-    Raises ValueError that lists every parameter that is missing there, left over there,
+    Where there is no head, the model's keeps its fresh value, which a notice says. Raises
+    ValueError that lists every other parameter that is missing there, left over there,
     or of another shape.
     """
     match_patterns(shapes, dont_load, what="dont_load")  # are they regexes?
@@ -66,6 +67,7 @@ def load_into(
     leaves = _in_form_of(stored, wanted, str(path))
     leaves = _with_posemb(leaves, wanted, grid, stored_grid, str(path), dont_load)
     skip = _skipped(shapes, leaves, dont_load, str(path))
+    skip |= _fresh_head(leaves, wanted.keys() - skip, str(path))
     _check_fit(leaves, wanted, skip, str(path))
 
     def place(name: str, fresh: Any, shape: Any) -> Any:
@@ -137,6 +139,16 @@ def _skipped(
             )
         skip |= found
     return skip
+
+
+def _fresh_head(leaves: Leaves, wanted: Iterable[str], path: str) -> set[str]:
+    """The names of the model's head, if none is there: a backbone's comes with data."""
+    if any(name.startswith("head/") for name in leaves):
+        return set()
+    head = {name for name in wanted if name.startswith("head/")}
+    if head:
+        weights.warn(f"{path} has no head: the model's own starts fresh")
+    return head
 
 
 def _check_fit(

@@ -59,6 +59,8 @@ FORMAT = Format(
     block="blocks.{}.",
     parts=PARTS,
     positions="either",
+    # Of MAE and DINOv2: for masked patches, and to paint them.
+    beside=(r"^mask_token$", r"^decoder_"),
     unlike=(
         (
             r"^fc_norm\.",
