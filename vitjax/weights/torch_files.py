@@ -48,8 +48,8 @@ def _list(*_: Any) -> list[Any]:
 LET_IN = {
     "argparse": ("Namespace",),
     "builtins": (
-        *("bool", "bytes", "dict", "float", "frozenset", "int", "list"),
-        *("range", "slice", "str", "tuple"),
+        *("bool", "bytes", "float", "frozenset", "int", "range", "slice"),
+        *("str", "tuple"),
     ),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "decimal": ("Decimal",),
@@ -71,10 +71,13 @@ LET_IN = {
     "torch.torch_version": ("TorchVersion",),
 }
 SAFE = [
-    (_dict, "collections.defaultdict"),
-    (_list, "collections.deque"),
+    *((_dict, name) for name in ("builtins.dict", "collections.defaultdict")),
+    *((_list, name) for name in ("builtins.list", "collections.deque")),
     *((_StandIn, f"{module}.{name}") for module in LET_IN for name in LET_IN[module]),
 ]
+# Before, weights_only=True could be made to run code (CVE-2025-32434), and names to let
+# in had to be those of real objects.
+SAFE_SINCE = "2.6"
 INSTEAD = "torch.save(model.state_dict(), PATH), where it was made, saves what can be"
 
 
@@ -84,6 +87,11 @@ def read(path: Path) -> Arrays:
     Raises ValueError for a file that is damaged, or holds what only code can make.
     """
     torch = _torch()
+    if torch.__version__ < SAFE_SINCE:
+        raise ValueError(
+            f"torch {torch.__version__} is too old to read {path} without running what is "
+            f"in it: install torch {SAFE_SINCE} or newer, or use .safetensors"
+        )
     if _is_program(path):
         raise ValueError(
             f"{path} is a program of TorchScript, which vitjax does not run: {INSTEAD} read"
@@ -155,7 +163,7 @@ def _refusal(path: Path, error: Exception) -> str:
         r"GLOBAL (\S{1,200})", str(error)
     )
     if not name:
-        return f"{path} is no file of PyTorch, or is damaged"
+        return f"{path} is no file of torch.save, or is damaged"
     if re.search(rb"ctorch\.nn\.modules\.[\w.]+\n", _pickled(path)):
         return (
             f"{path} holds a whole module ({name[1]!r}), whose code would have to run, "

@@ -24,6 +24,8 @@ ORDER = (
 # What wrappers of single blocks put into the middle of keys.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
+MANY = 20  # names that a notice lists
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -143,10 +145,13 @@ def brief(keys: Iterable[str], prefix: str = "") -> list[str]:
             start += len(word) + 1
         part = key[:start] + key[start:].partition(".")[0]
         parts.setdefault(part, []).append(key)
-    return [
+    names = [
         found[0] if len(found) == 1 else f"{part}.* ({len(found)})"
         for part, found in parts.items()
     ]
+    more = [f"and {len(names) - MANY} more"] if len(names) > MANY else []
+    # One line, whatever characters a file has in its keys.
+    return [n if n.isprintable() else repr(n) for n in names[:MANY]] + more
 
 
 def _unwrapped(keys: Mapping[str, str]) -> Mapping[str, str]:

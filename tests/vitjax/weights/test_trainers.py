@@ -26,7 +26,8 @@ from tests.vitjax.weights.test_other_libraries import (
     torchvision_model,
 )
 from vitjax import weights
-from vitjax.weights import files, trainers
+from vitjax.models import vit
+from vitjax.weights import files, other_models, trainers
 from vitjax.weights.libraries import import_torchvision
 
 
@@ -211,8 +212,22 @@ def test_damaged_files_are_told_in_our_words(zipped, tmp_path):
     whole = path.read_bytes()
     for n in (0, 1, 30, len(whole) // 2, len(whole) - 5):
         path.write_bytes(whole[:n])
-        with pytest.raises(ValueError, match=r"no file of PyTorch, or is damaged$"):
+        with pytest.raises(ValueError, match=r"no file of torch\.save, or is damaged$"):
             files.read(path)
+
+
+def test_a_torch_that_would_run_code_is_not_used(monkeypatch, tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pth")
+    version = torch.torch_version.TorchVersion
+    for old, refused in (("2.5.1+cpu", True), ("2.6.0", False), ("2.13.0", False)):
+        monkeypatch.setattr(torch, "__version__", version(old))
+        if refused:
+            with pytest.raises(
+                ValueError, match=r"2\.5\.1\+cpu is too old.*torch 2\.6 or"
+            ):
+                files.read(tmp_path / "x.pth")
+        else:
+            assert files.read(tmp_path / "x.pth")[0].keys() == {"a"}
 
 
 # --------------------------------------------------------------- which of several models
@@ -416,6 +431,14 @@ def test_mae_before_fine_tuning(tmp_path):
     check(model, tmp_path / "mae.pth", said)
 
 
+def test_lists_of_what_is_left_out_are_short_and_of_one_line():
+    keys = ["a", "b.c", "b.d.e", "net.f.g", "net.f.h", "net.i", "j\nk"]
+    expected = ["a", "b.* (2)", "net.f.* (2)", "net.i", r"'j\nk'"]
+    assert trainers.brief(keys, "net.") == expected
+    many = trainers.brief(f"a{i}" for i in range(30))
+    assert many[-2:] == ["a19", "and 10 more"]
+
+
 # ------------------------------------------------------------------ torchvision's heads
 
 
@@ -444,6 +467,12 @@ def test_torchvision_with_its_heads_replaced(heads, tmp_path):
     params = weights.load(tmp_path / "x.pth", num_heads=cases.HEADS)[0]
     back = weights.to_state_dict(params, format="torchvision")
     cases.assert_same_bits(params, cases.read(back, "torchvision", {}))
+    if "head" not in params:  # and is what torchvision's class holds without its heads
+        kw = weights.model_arguments(params) | {"gelu": "exact"}
+        image = cases.image().astype(np.float32)
+        theirs = other_models.logits("torchvision", vit.Model(**kw), back, image)
+        features = torch_logits(model, image.astype(np.float64))
+        np.testing.assert_allclose(theirs, features, rtol=0, atol=1e-5)
 
 
 def test_torchvision_with_more_layers_for_its_head_is_refused(tmp_path):
