@@ -16,14 +16,14 @@ import numpy as np
 from vitjax.weights.table import Format
 
 State = dict[str, np.ndarray]
-# What is taken where there are several, of state dicts and of prefixes; then any other.
+# What is taken where there are several, of state dicts and of prefixes; all others come
+# after these.
 ORDER = (
     *("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"),
     *("ema", "teacher", "student"),
 )
 # What wrappers of single blocks put into the middle of keys.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-
 MANY = 20  # names that a notice lists
 
 
