@@ -14,7 +14,7 @@ FILES = sorted(
 # Module -> what of pickle it may name.
 PICKLE = {
     "input_pipeline/array_files.py": {"Unpickler", "UnpicklingError"},
-    "vitjax/weights/files.py": {"UnpicklingError"},
+    "vitjax/weights/torch_files.py": {"UnpicklingError"},
 }
 UNSAFE_MODULES = {"dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 UNSAFE_MODULES |= {"_pickle", "cPickle", "pickletools", "builtins"}

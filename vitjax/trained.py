@@ -190,7 +190,7 @@ def open_trained(
     Raises ValueError, in one sentence, if there is no checkpoint, it is damaged, or the
     config does not make its model.
     """
-    if _is_file(path):
+    if weights.is_file(path):
         return _open_file(path, config, overrides, ema)
     workdir, step = locate(path)
     source = "ema" if ema else "params"
@@ -218,15 +218,6 @@ def _known(beside: Mapping[str, Any]) -> dict[str, tuple[Any, ...] | None]:
     """`image_shape` and `class_names` of what stands beside parameters."""
     found = {key: beside.get(key) for key in ("image_shape", "class_names")}
     return {key: tuple(x) if x else None for key, x in found.items()}
-
-
-def _is_file(path: str | Path) -> bool:
-    text = str(path)
-    return (
-        ".npz:" in text
-        or Path(text).suffix in files.SUFFIXES
-        or any((Path(path) / name).is_file() for name in weights.FOLDERS)
-    )
 
 
 def _open_file(
@@ -280,8 +271,9 @@ def _open_file(
 
 def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> None:
     if classes != plain.get("num_classes"):
+        there = "has no head" if classes is None else f"is for {classes} classes"
         raise ValueError(
-            f"{path} is for {classes} classes, but the config has num_classes="
+            f"{path} {there}, but the config has num_classes="
             f"{plain.get('num_classes')}: give another --config"
         )
 
@@ -292,7 +284,7 @@ def _of_file(
     return _made(
         plain,
         overrides,
-        workdir=Path(str(path).partition(".npz:")[0]).parent,
+        workdir=files.split(path)[0].parent,
         name=str(path),
         step=None,
         params=params,

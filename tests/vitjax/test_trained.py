@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from tests.vitjax.test_train import QUICKSTART, SMALL
-from vitjax import train
+from tests.vitjax.weights import cases
+from vitjax import train, weights
 from vitjax.checkpoint import read_params
 from vitjax.config import load, plain
 from vitjax.models import MODELS
 from vitjax.trained import open_trained
 from vitjax.trees import flatten_with_names
+from vitjax.weights import files
 
 FLAGS = [
     *SMALL,
@@ -113,3 +115,28 @@ def test_what_is_no_checkpoint_is_one_sentence(workdir, tmp_path):
 def test_nothing_is_put_on_a_device_until_it_is_applied(workdir):
     leaves = jax.tree.leaves(open_trained(workdir).params)
     assert all(type(leaf) is np.ndarray for leaf in leaves)
+
+
+def test_one_of_the_models_in_a_file(tmp_path, caplog):
+    """The choice is said once, though the heads are only found with the config."""
+    params = cases.params(posemb="learn", pool_type="tok")
+    state = weights.to_state_dict(params, format="timm")
+    state |= {"head.weight": np.ones((10, 24)), "head.bias": np.ones(10)}
+    several = {f"{name}.{k}": x for name in ("model", "ema") for k, x in state.items()}
+    path = tmp_path / "x.safetensors"
+    files.write(path, several, {})
+    trained = open_trained(path, config=QUICKSTART)
+    assert trained.params["head"]["bias"].shape == (10,)
+    assert trained.model.num_heads == 4
+    assert trained.workdir == tmp_path
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith(
+        f"{path}: the weights are those at 'model'; 'ema' can be ask"
+    )
+    assert open_trained(f"{path}:ema", config=QUICKSTART).workdir == tmp_path
+    headless = {k: x for k, x in state.items() if not k.startswith("head.")}
+    files.write(path, headless, {})
+    with pytest.raises(
+        ValueError, match="has no head, but the config has num_classes=10"
+    ):
+        open_trained(path, config=QUICKSTART)

@@ -40,7 +40,8 @@ def add_ckpt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ckpt", required=True, metavar="PATH",
         help="a run's workdir (its newest checkpoint), its folder best, "
-        "WORKDIR/checkpoints/STEP, or a file of weights: .npz, .safetensors, .pth",
+        "WORKDIR/checkpoints/STEP, or a file of weights: .npz, .safetensors, .pth, .ckpt; "
+        "file.pth:state_dict_ema is one of several in it",
     )  # fmt: skip
     parser.add_argument(
         "--config", metavar="FILE[:ARG]",

@@ -36,8 +36,8 @@ mup-vit. What is written is read back and compared to the bit.
 
 IN is one of: the workdir of a run (its newest checkpoint), WORKDIR/checkpoints/STEP;
 a file.npz of big_vision, or one tree inside it, file.npz:img; a state dict of timm,
-torchvision, Hugging Face or mup-vit in .safetensors, .pth, .pt or .bin; the folder of a
-Hugging Face model.
+torchvision, Hugging Face or mup-vit in .safetensors, .pth, .pt, .bin, .ckpt or .pth.tar,
+or one of several in a file, file.pth:state_dict_ema; the folder of a Hugging Face model.
 
 A state dict does not say how many heads a model has, nor which GELU it was trained with.
 The first is known for the usual widths. A .safetensors file that is written here keeps
@@ -46,6 +46,7 @@ EXAMPLES = (
     "runs/vit_s16_i1k vit.npz --to big_vision",
     "runs/fixed vit.safetensors --to timm --grid 14 14",
     "vit_b_16.pth vit_b16.npz --to big_vision",
+    "model_best.pth.tar:state_dict_ema vit.npz --to big_vision",
 )
 
 

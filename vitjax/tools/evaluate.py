@@ -308,12 +308,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         from vitjax.tools.eval_sizes import sizes
         from vitjax.trained import open_trained
+        from vitjax.weights import files
 
         chosen = sizes(flags.resolution, flags.crop_ratio, flags.resize_method)
         trained = open_trained(
             flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
         )
-        of = Path(flags.ckpt).stem if trained.step is None else str(trained.step)
+        file, asked = files.split(flags.ckpt)
+        of = "-".join(filter(None, (file.stem, *asked.split("/"))))
+        of = of if trained.step is None else str(trained.step)
         name = f"evaluation-{of}{'-ema' if flags.ema else ''}"
         out = flags.out or trained.workdir / name
         report = evaluate(

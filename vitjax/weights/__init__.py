@@ -3,6 +3,7 @@
     params = from_state_dict(state, format="timm")      # a dict of numpy arrays
     state = to_state_dict(params, format="torchvision")
     params, config = load("model.safetensors")          # also .npz, .pth, a workdir
+    params, config = load("model_best.pth.tar:state_dict_ema")
 
 Each format is a table (one file) of which tensors hold which parameters. Every name of
 both sides is used exactly once and every shape is checked, or a ValueError says which
@@ -15,11 +16,13 @@ file has its library's.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from absl import logging
 from flax.traverse_util import unflatten_dict
 
 from vitjax.lookup import lookup
@@ -33,6 +36,7 @@ from vitjax.weights import (
     state_dicts,
     timm,
     torchvision,
+    trainers,
 )
 from vitjax.weights.describe import describe
 from vitjax.weights.posemb import Grid
@@ -49,7 +53,17 @@ FORMATS = {
 WORD = "vitjax"
 BESIDE = ("config", "image_shape", "class_names")
 # What a Hugging Face model's folder has its weights in.
-FOLDERS = ("model.safetensors", "pytorch_model.bin")
+FOLDERS = tuple(
+    name + end
+    for end in ("", files.INDEX)
+    for name in ("model.safetensors", "pytorch_model.bin")
+)
+
+
+def warn(notice: str) -> None:
+    """Say it on stderr, in one process."""
+    if jax.process_index() == 0:
+        logging.warning("%s", notice)
 
 
 def to_state_dict(
@@ -138,44 +152,53 @@ def load(
     grid: Grid | None = None,
     pool_type: str | None = None,
     model_grid: Grid | None = None,
+    say: Callable[[str], None] = warn,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """(params, config) of a file or a run; the config is None where none is stored.
 
     Args:
       path: a run's workdir or WORKDIR/checkpoints/STEP; big_vision's `file.npz`, or
-        `file.npz:sub/tree`; a state dict in .safetensors, .pth, .pt or .bin, or the
-        folder of a Hugging Face model.
+        `file.npz:sub/tree`; a state dict in .safetensors, .pth, .pt, .bin, .ckpt or
+        .pth.tar, or `file.pth:state_dict_ema`, see `vitjax.weights.trainers`; the folder
+        of a Hugging Face model, or the index of its shards.
       format: of a state dict; None finds out. For the rest, see `from_state_dict`.
+      say: is given the notice of what was chosen, taken off the keys and left out.
 
     Parameters are numpy's, in the dtype and form (scan or not) that is stored. Raises
     ValueError if there is nothing, or it cannot be read.
     """
-    name, colon, subtree = str(path).partition(".npz:")
-    if colon or name.endswith(".npz"):
-        arrays, _ = files.read(Path(f"{name}.npz" if colon else name))
-        leaves = big_vision.leaves(arrays, subtree, grid, model_grid)
+    file, asked = files.split(path)
+    if file.suffix == ".npz":
+        arrays, _ = files.read(file)
+        leaves = big_vision.leaves(arrays, asked, grid, model_grid)
         return unflatten_dict(leaves, sep="/"), None
-    path = _inside(path)
-    if _is_run(path):
+    if not is_file(path):
         from vitjax.checkpoint import read_params
 
         return read_params(path)
-    arrays, words = files.read(path)
+    file = _inside(file)
+    arrays, words = files.read(file)
     told = json.loads(words[WORD]) if WORD in words else {}
     if told.get("names") == WORD:  # our own parameters, of any model here
         return unflatten_dict(arrays, sep="/"), told.get("config")
-    said = told.get("num_heads") or _heads_beside(path)
+    said = told.get("num_heads") or _heads_beside(file)
     if num_heads and said and num_heads != said:
         raise ValueError(f"{str(path)!r} is of {said} heads, not of {num_heads}")
+    formats = FORMATS
+    if format is not None:
+        formats = {format: lookup(FORMATS, format, "format")}
+    state, found, notice = trainers.find(arrays, asked, formats, file)
     params = from_state_dict(
-        arrays,
-        format=format or format_of(arrays),
+        state,
+        format=found,
         num_heads=num_heads or said,
         posemb=posemb or told.get("posemb"),
         grid=grid or told.get("grid"),
         pool_type=pool_type or told.get("pool_type"),
         model_grid=model_grid,
     )
+    if notice is not None:
+        say(notice)
     return params, told.get("config")
 
 
@@ -187,8 +210,7 @@ def usual_gelu(path: str | Path, config: Mapping[str, Any] | None) -> str:
     """
     if config is not None:
         return dict(config.get("model") or {}).get("gelu", vit.ViT.gelu)
-    npz = str(path).endswith(".npz") or ".npz:" in str(path)
-    return "tanh" if npz else "exact"
+    return "tanh" if files.split(path)[0].suffix == ".npz" else "exact"
 
 
 def beside(path: str | Path) -> dict[str, Any]:
@@ -198,43 +220,39 @@ def beside(path: str | Path) -> dict[str, Any]:
     "class_names"; of runs and of .safetensors that vitjax wrote. Of a Hugging Face
     model's folder the last.
     """
-    path = _inside(path)
+    file = _inside(files.split(path)[0])
     kept: dict[str, Any] = {}
-    if path.suffix == ".safetensors":
-        kept = json.loads(safetensors.words(path).get(WORD, "{}"))
-    elif _is_run(path):
+    if file.suffix == ".safetensors":
+        kept = json.loads(safetensors.words(file).get(WORD, "{}"))
+    elif not is_file(path):
         from vitjax.checkpoint import read_meta
 
         kept = read_meta(path)
     if not kept:
-        kept = {"class_names": _names_beside(path)}
+        kept = {"class_names": _names_beside(file)}
     return {key: kept[key] for key in BESIDE if kept.get(key) is not None}
 
 
-def _inside(path: str | Path) -> Path:
-    """The file of weights in the folder of a Hugging Face model; else the path itself."""
-    path = Path(path)
-    for name in FOLDERS:
-        if (path / name).is_file():
-            return path / name
-    return path
-
-
-def _is_run(path: Path) -> bool:
-    file = path.is_file() or path.suffix in files.SUFFIXES or ".npz:" in str(path)
-    return not file
+def is_file(path: str | Path) -> bool:
+    """Whether a path is of a file of weights, there or not; else it is of a run."""
+    file = _inside(files.split(path)[0])
+    return file.is_file() or (file.suffix in files.SUFFIXES and not file.is_dir())
 
 
 def format_of(state: Mapping[str, Any]) -> str:
     """The format of a state dict, by its keys; ValueError if it is none of FORMATS."""
-    for name, fmt in FORMATS.items():
-        if all(key in state for key in fmt.signature):
-            return name
-    first = ", ".join(sorted(state)[:5])
-    raise ValueError(
-        f"the state dict is of none of the formats {', '.join(FORMATS)}; it has keys "
-        f"like {first}"
-    )
+    found = trainers.prefixes(state, FORMATS).get("")
+    if found is None:
+        raise trainers.none_of(state, FORMATS)
+    return found
+
+
+def _inside(path: Path) -> Path:
+    """The file of weights in the folder of a Hugging Face model; else the path itself."""
+    for name in FOLDERS:
+        if (path / name).is_file():
+            return path / name
+    return path
 
 
 def _names_beside(path: Path) -> list[str] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitjax import weights
-from vitjax.weights import posemb
+from vitjax.weights import files, posemb
 
 # Hugging Face's words for the GELUs.
 HIDDEN_ACTS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}
@@ -29,19 +29,21 @@ def model_of(
         if name != "vit":
             raise ValueError(f"{str(path)!r} is of a model {name!r}, not of a ViT")
         return dict(config.get("model") or {})
-    say: dict[str, Any] = {"num_heads": num_heads, "pool_type": pool_type}
+    given: dict[str, Any] = {"num_heads": num_heads, "pool_type": pool_type}
+    given["say"] = lambda notice: None  # whoever loads the parameters tells it
     try:
-        params, told = weights.load(path, posemb="learn", **say)
+        params, told = weights.load(path, posemb="learn", **given)
     except posemb.GridUnknown as error:  # which changes no argument
-        params, told = weights.load(path, posemb="learn", grid=(1, error.stored), **say)
+        grid = (1, error.stored)
+        params, told = weights.load(path, posemb="learn", grid=grid, **given)
     arguments = weights.model_arguments(params)
     del arguments["num_classes"]
-    npz = str(path).endswith(".npz") or ".npz:" in str(path)
-    arguments["posemb"] = _posemb(params, npz)
+    file, _ = files.split(path)
+    arguments["posemb"] = _posemb(params, file.suffix == ".npz")
     arguments["gelu"] = weights.usual_gelu(path, told)
     if arguments["pre_norm"]:
         arguments["norm_eps"] = CLIP_EPS
-    return arguments | _told_by_hugging_face(Path(path))
+    return arguments | _told_by_hugging_face(file)
 
 
 def _posemb(params: Mapping[str, Any], npz: bool) -> str:

@@ -1,34 +1,41 @@
-"""Files of named arrays: .npz, .safetensors, .pth."""
+"""Files of named arrays: .npz, .safetensors, those of PyTorch; several with an index."""
 
+import json
 import os
-import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from vitjax.lookup import lookup
-from vitjax.weights import safetensors
-from vitjax.weights.libraries import importing
+from vitjax.weights import safetensors, torch_files
+from vitjax.weights.torch_files import BFLOAT16
 
 Arrays = dict[str, np.ndarray]
-# Where a file of PyTorch keeps the weights if it keeps more than these.
-STATE_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
-BFLOAT16 = np.dtype(jnp.bfloat16)
-# What wrappers of a module put before each of its keys.
-PREFIXES = ("module.", "_orig_mod.", "model.")
+# The end of the name of a file that says which tensor is in which of several files.
+INDEX = ".index.json"
+
+
+def split(path: str | Path) -> tuple[Path, str]:
+    """(file, what is asked for in it): "x.npz:img" is img in x.npz; "" is all of it."""
+    suffixes = "|".join(map(re.escape, SUFFIXES))
+    match = re.fullmatch(rf"(.+?(?:{suffixes})):(.*)", str(path), re.DOTALL)
+    return (Path(match[1]), match[2]) if match else (Path(path), "")
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, str]]:
     """(arrays by name, words about them) of a file, by its suffix.
 
+    The names in a file of PyTorch that holds several state dicts are "STATE_DICT/NAME".
     Raises ValueError if there is no such file, or it is none of these.
     """
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r}")
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     reader, _ = lookup(SUFFIXES, path.suffix, f"kind of weights ({path.name}):")
     return reader(path)
 
@@ -66,69 +73,39 @@ def _write_npz(path: Path, arrays: Mapping[str, np.ndarray], _: Any) -> None:
         os.fsync(file.fileno())
 
 
-def _torch() -> Any:
-    with importing("torch", instead="use .safetensors"):
-        import torch
-    return torch
+def _read_torch(path: Path) -> tuple[Arrays, dict[str, str]]:
+    return torch_files.read(path), {}
 
 
-def _read_pth(path: Path) -> tuple[Arrays, dict[str, str]]:
-    torch = _torch()
+def _write_torch(path: Path, arrays: Mapping[str, np.ndarray], _: Any) -> None:
+    torch_files.write(path, arrays)
+
+
+def _read_shards(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """The arrays of the files that an index of transformers names, beside it."""
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        place_of = dict(json.loads(path.read_text())["weight_map"])
+        shards = {path.with_name(name) for name in place_of.values()}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is no index of shards, or is damaged") from None
+    if missing := sorted(shard.name for shard in shards if not shard.is_file()):
         raise ValueError(
-            f"{path} is no file of tensors alone, or is damaged: {reason}"
-        ) from None
-    for key in STATE_KEYS:
-        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
-            stored = stored[key]
-            break
-    if not isinstance(stored, Mapping):
-        raise ValueError(f"{path} holds no state dict, but {type(stored).__name__}")
-    other = [k for k, x in stored.items() if not isinstance(x, torch.Tensor)]
-    if other:
-        raise ValueError(
-            f"{path} holds no state dict: {', '.join(map(str, other[:5]))} are no "
-            f"tensors (looked for {', '.join(STATE_KEYS)})"
+            f"{path} names {len(shards)} shards, of which {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing beside it"
         )
-    return {k: _numpy(torch, x) for k, x in _unwrapped(stored).items()}, {}
-
-
-def _unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without the prefixes that data parallelism and torch.compile add to every key."""
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return _unwrapped({k.removeprefix(prefix): x for k, x in state.items()})
-    return state
-
-
-def _numpy(torch: Any, tensor: Any) -> np.ndarray:
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(BFLOAT16)
-    return tensor.numpy()
-
-
-def _write_pth(path: Path, arrays: Mapping[str, np.ndarray], _: Any) -> None:
-    torch = _torch()
-
-    def tensor(x: np.ndarray) -> Any:
-        if x.dtype == BFLOAT16:
-            return torch.tensor(x.view(np.int16)).view(torch.bfloat16)
-        return torch.tensor(x)
-
-    with path.open("wb") as file:
-        torch.save({name: tensor(x) for name, x in arrays.items()}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    found: Arrays = {}
+    for shard in sorted(shards):
+        found |= read(shard)[0]
+    if lost := sorted(place_of.keys() - found.keys()):
+        raise ValueError(f"{path} is damaged: its shards lack {lost[0]}")
+    return found, {}
 
 
 SUFFIXES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     ".npz": (_read_npz, _write_npz),
     ".safetensors": (safetensors.read, safetensors.write),
-    ".pth": (_read_pth, _write_pth),
-    ".pt": (_read_pth, _write_pth),
-    ".bin": (_read_pth, _write_pth),
+    **dict.fromkeys(
+        (".pth", ".pt", ".bin", ".ckpt", ".tar"),  # the last of .pth.tar
+        (_read_torch, _write_torch),
+    ),
 }

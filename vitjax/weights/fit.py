@@ -46,7 +46,8 @@ def load_into(
       channels: a key of CHANNELS, for images of another number of channels; None
         refuses them.
 
-    Raises ValueError that lists every parameter that is missing there, left over there,
+    Where there is no head, the model's keeps its fresh value, which a notice says. Raises
+    ValueError that lists every other parameter that is missing there, left over there,
     or of another shape.
     """
     match_patterns(shapes, dont_load, what="dont_load")  # are they regexes?
@@ -97,6 +98,7 @@ def load_into(
                 )
     leaves = _with_posemb(leaves, wanted, grid, stored_grid, str(path), dont_load)
     skip = _skipped(shapes, leaves, dont_load, str(path))
+    skip |= _fresh_head(leaves, wanted.keys() - skip, str(path))
     _check_fit(leaves, wanted, skip, str(path))
 
     def place(name: str, fresh: Any, shape: Any) -> Any:
@@ -184,6 +186,16 @@ def _skipped(
             )
         skip |= found
     return skip
+
+
+def _fresh_head(leaves: Leaves, wanted: Iterable[str], path: str) -> set[str]:
+    """The names of the model's head, if none is there: a backbone's comes with data."""
+    if any(name.startswith("head/") for name in leaves):
+        return set()
+    head = {name for name in wanted if name.startswith("head/")}
+    if head:
+        weights.warn(f"{path} has no head: the model's own starts fresh")
+    return head
 
 
 def _check_fit(

@@ -2,7 +2,8 @@
 
 Its config for a model of ours: layer_norm_eps=1e-6 (its default is 1e-12), hidden_act
 "gelu" for gelu="exact" and "gelu_pytorch_tanh" for "tanh". transformers 5 has shorter
-keys in memory than in files; both are read, those of files are written.
+keys in memory than in files; both are read, those of files are written. So are those of
+a ViTModel, which has no head and no "vit." before its keys.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ PARTS = {
     "head": "classifier.weight",
 }
 RENAMES = (
+    (r"^(embeddings|encoder|layers|layernorm|pooler)\.", r"vit.\1."),
     (r"^vit\.layers\.(\d+)\.", r"vit.encoder.layer.\1."),
     (r"\.attention\.([qkv])_proj\.", r".attention.attention.\1."),
     (r"\.attention\.q\.", ".attention.query."),
@@ -55,6 +57,9 @@ FORMAT = Format(
     title="Hugging Face's ViTForImageClassification",
     table=entries,
     signature=(f"{EMBEDDINGS}.patch_embeddings.projection.weight",),
+    bare=("embeddings.patch_embeddings.projection.weight",),
+    # A ViTModel's tanh layer, which its class for images leaves out too; other heads.
+    beside=(r"^vit\.pooler\.", r"^(?!vit\.|classifier\.)"),
     block="vit.encoder.layer.{}.",
     parts=PARTS,
     tokens=(f"{EMBEDDINGS}.cls_token",),

@@ -42,6 +42,8 @@ def _torchvision(model: ViT, size: tuple[int, int], channels: int, state: State)
         num_classes=model.num_classes or 1000,
         norm_layer=functools.partial(_torch().nn.LayerNorm, eps=model.norm_eps),
     )
+    if model.num_classes is None:
+        other.heads = _torch().nn.Identity()
     return _filled(other, state)
 
 

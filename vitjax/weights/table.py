@@ -104,6 +104,9 @@ class Format:
       stores_sincos: whether constant position embeddings are among the tensors.
       sincos_batch: whether those have a batch dim, (1, n, d), or are (n, d).
       square: whether grid and patches must be.
+      bare: the signature of a model without its head, where that has other keys.
+      beside: regexes of keys, under this version's names, that files of such models
+        have and that are no part of a classifier: what else was trained with it.
     """
 
     title: str
@@ -120,18 +123,30 @@ class Format:
     stores_sincos: bool = True
     sincos_batch: bool = True
     square: bool = False
+    bare: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    def is_beside(self, key: str) -> bool:
+        """Whether a key belongs to what is no part of a classifier."""
+        return any(re.search(regex, self.renamed(key)) for regex in self.beside)
+
+    def renamed(self, key: str) -> str:
+        """A key under this version's name."""
+        for regex, replacement in self.renames:
+            key = re.sub(regex, replacement, key)
+        return key
 
     def rename(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The state dict under this version's keys."""
-        renamed = {}
-        for key, value in state.items():
-            new = key
-            for regex, replacement in self.renames:
-                new = re.sub(regex, replacement, new)
-            if new in renamed:
-                raise ValueError(f"the state dict has {new!r} under two names")
-            renamed[new] = value
-        return renamed
+        old: dict[str, str] = {}
+        for key in state:
+            if (new := self.renamed(key)) in old:
+                raise ValueError(
+                    f"the state dict has {new!r} under two names, {old[new]!r} and "
+                    f"{key!r}"
+                )
+            old[new] = key
+        return {new: state[key] for new, key in old.items()}
 
     def refuse_others(self, keys: Iterable[str]) -> None:
         """Raise ValueError, with the reason, for a key of a model unlike ours."""

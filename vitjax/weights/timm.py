@@ -80,6 +80,8 @@ FORMAT = Format(
     # The published files of DeiT-III.
     renames=((r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),),
     positions="either",
+    # Of MAE and DINOv2: for masked patches, and to paint them.
+    beside=(r"^mask_token$", r"^decoder_"),
     unlike=(
         (r"\.[qk]_norm\.", "vitjax has no normalization of queries and keys (qk_norm)"),
     ),

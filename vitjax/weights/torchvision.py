@@ -20,6 +20,9 @@ LAYER = "encoder.layers.encoder_layer_{}"
 RENAMES = (
     (r"\.mlp\.linear_1\.", ".mlp.0."),
     (r"\.mlp\.linear_2\.", ".mlp.3."),
+    # Fine-tuned models often have another layer, or a Sequential with one, for `heads`
+    # or for `heads.head`.
+    (r"^heads\.(?!pre_logits\.)(\w+\.)*(weight|bias)$", r"heads.head.\2"),
 )
 
 
@@ -58,7 +61,7 @@ FORMAT = Format(
     block=LAYER + ".",
     parts=PARTS,
     tokens=("class_token",),
-    always=("cls", "pos_embedding", "head"),
+    always=("cls", "pos_embedding"),
     renames=RENAMES,
     positions="all",
     square=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from tests.vitjax.weights import cases
 from vitjax import weights
@@ -98,6 +99,27 @@ def test_constants_of_another_library_stay_a_table_for_the_next(tmp_path):
     table = got.pop("pos_embedding")
     cases.assert_same_bits(params, got)
     assert table.shape == (1, 9, cases.WIDTH)
+
+
+def test_one_of_the_state_dicts_of_a_trainers_file(tmp_path, caplog):
+    averaged, last = cases.params(**TOK), cases.params(**TOK, seed=1)
+    stored = {
+        name: {k: torch.tensor(x) for k, x in state.items()}
+        for name, state in (
+            ("state_dict", weights.to_state_dict(last, format="timm")),
+            ("state_dict_ema", weights.to_state_dict(averaged, format="timm")),
+        )
+    }
+    source, more = tmp_path / "model_best.pth.tar", ["--to", "big_vision"]
+    torch.save({"epoch": 3, **stored}, source)
+    assert run(source, tmp_path / "x.npz", *more, "--num_heads", 3) == 0
+    [said] = [record.getMessage() for record in caplog.records]
+    assert f"as in {source}:state_dict_ema" in said
+    asked = f"{source}:state_dict_ema"
+    assert run(asked, tmp_path / "y.npz", *more, "--num_heads", 3) == 0
+    assert len(caplog.records) == 1
+    for name, params in (("x", last), ("y", averaged)):
+        cases.assert_same_bits(params, weights.load(tmp_path / f"{name}.npz")[0])
 
 
 def test_nothing_is_replaced_unless_one_says_so(npz, tmp_path, capsys):

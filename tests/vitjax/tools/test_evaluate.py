@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.photographs import PHOTOGRAPHS
@@ -19,6 +20,7 @@ from vitjax.metrics import read_rows
 from vitjax.tools import average_checkpoints, evaluate
 from vitjax.trained import open_trained
 from vitjax.trees import flatten_with_names
+from vitjax.weights import files
 
 
 @pytest.fixture(scope="module")
@@ -309,13 +311,16 @@ def test_other_sizes_and_a_file_of_another_librarys_format(pictures, tmp_path, c
     file = tmp_path / "other.pth"
     assert convert.main([str(workdir), str(file), "--to", "torchvision"]) == 0
     assert evaluate.main(["--ckpt", str(workdir), "--out", str(tmp_path / "a")]) == 0
-    # num_heads is not in the file either.
-    given = ["--ckpt", str(file), "--config", config, "--out", str(tmp_path / "b")]
-    code = evaluate.main(given)
+    # As a trainer would: one of two state dicts. num_heads is not in the file either.
+    state = {name: torch.tensor(x) for name, x in files.read(file)[0].items()}
+    ckpt = tmp_path / "last.pth.tar"
+    zeros = {name: torch.zeros_like(x) for name, x in state.items()}
+    torch.save({"epoch": 3, "state_dict": zeros, "state_dict_ema": state}, ckpt)
+    code = evaluate.main(["--ckpt", f"{ckpt}:state_dict_ema", "--config", config])
     assert code == 0, capsys.readouterr().err
     a, b = (
         json.loads((tmp_path / name / "report.json").read_text())["evals"]["val"]
-        for name in "ab"
+        for name in ("a", "evaluation-last.pth-state_dict_ema")
     )
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
     assert evaluate.main(["--ckpt", str(file)]) == 1

@@ -74,16 +74,6 @@ def test_pth_is_a_plain_state_dict(tmp_path):
         np.testing.assert_array_equal(plain[name].numpy(), x)
 
 
-@pytest.mark.parametrize("key", files.STATE_KEYS)
-def test_a_training_checkpoint_gives_its_state_dict(key, tmp_path):
-    state = {"a.b": torch.arange(3.0), "c": torch.ones(2)}
-    wrapped = {f"module._orig_mod.{k}": v for k, v in state.items()}
-    torch.save({key: wrapped, "epoch": 3, "optimizer": {}}, tmp_path / "x.pth")
-    back, _ = files.read(tmp_path / "x.pth")
-    assert back.keys() == state.keys()
-    np.testing.assert_array_equal(back["a.b"], np.arange(3, dtype=np.float32))
-
-
 class Trap:
     """What a harmful file would hold: unpickling it calls something."""
 
@@ -107,17 +97,19 @@ def test_files_that_are_none(tmp_path):
             files.read(path)
     with (tmp_path / "trap.pth").open("wb") as file:
         pickle.dump({"x": Trap()}, file, protocol=2)  # torch.save's
-    with pytest.raises(ValueError, match="no file of tensors alone"):
+    with pytest.raises(
+        ValueError, match=r"holds '_pytest.outcomes.* nor one of the pl"
+    ):
         files.read(tmp_path / "trap.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    with pytest.raises(ValueError, match="no state dict: epoch are no tensors"):
+    with pytest.raises(ValueError, match="no state dict, no tensors: epoch"):
         files.read(tmp_path / "epoch.pth")
     torch.save([1], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds no state dict, but list"):
         files.read(tmp_path / "list.pth")
-    (tmp_path / "x.ckpt").write_text("")
-    with pytest.raises(ValueError, match=r"\.ckpt.*known: .*\.safetensors"):
-        files.read(tmp_path / "x.ckpt")
+    (tmp_path / "x.h5").write_text("")
+    with pytest.raises(ValueError, match=r"\.h5.*known: .*\.safetensors"):
+        files.read(tmp_path / "x.h5")
     with pytest.raises(ValueError, match="complex64, which safetensors lacks"):
         files.write(tmp_path / "y.safetensors", {"x": np.zeros(1, np.complex64)}, {})
 

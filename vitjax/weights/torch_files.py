@@ -1,0 +1,194 @@
+"""Files of PyTorch: .pth, .pt, .bin, .ckpt, .pth.tar. Nothing in them is ever run.
+
+torch's restricted unpickler makes tensors and plain containers. What trainers keep beside
+them (arguments, metrics, paths) is let in by name, and becomes a stand-in without content.
+"""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vitjax.weights.libraries import importing
+
+Arrays = dict[str, np.ndarray]
+BFLOAT16 = np.dtype(jnp.bfloat16)
+DEPTH = 4  # of containers in containers that are looked into; a file may hold itself
+
+
+class _StandIn:
+    """In the place of any object; takes what that would take, and keeps none of it."""
+
+    def __new__(cls, *_: Any) -> "_StandIn":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def _dict(*_: Any) -> dict[Any, Any]:
+    """A dict that the file goes on to fill: torch fills dicts and no kind of them."""
+    return {}
+
+
+def _list(*_: Any) -> list[Any]:
+    return []
+
+
+# Module -> names in it that stand for a `_StandIn`.
+LET_IN = {
+    "argparse": ("Namespace",),
+    "builtins": (
+        *("bool", "bytes", "float", "frozenset", "int", "range", "slice"),
+        *("str", "tuple"),
+    ),
+    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "types": ("SimpleNamespace",),
+    "uuid": ("UUID",),
+    **dict.fromkeys(
+        ("pathlib", "pathlib._local"),  # Python 3.13's pickles have the second
+        (
+            *("Path", "PosixPath", "WindowsPath"),
+            *("PurePath", "PurePosixPath", "PureWindowsPath"),
+        ),
+    ),
+    "numpy": ("dtype", "ndarray"),
+    **dict.fromkeys(
+        ("numpy.core.multiarray", "numpy._core.multiarray"),  # before and since 2.0
+        ("scalar", "_reconstruct"),
+    ),
+    "torch.torch_version": ("TorchVersion",),
+}
+SAFE = [
+    *((_dict, name) for name in ("builtins.dict", "collections.defaultdict")),
+    *((_list, name) for name in ("builtins.list", "collections.deque")),
+    *((_StandIn, f"{module}.{name}") for module in LET_IN for name in LET_IN[module]),
+]
+# Before, weights_only=True could be made to run code (CVE-2025-32434), and names to let
+# in had to be those of real objects.
+SAFE_SINCE = "2.6"
+INSTEAD = "torch.save(model.state_dict(), PATH), where it was made, saves what can be"
+
+
+def read(path: Path) -> Arrays:
+    """The tensors by name; those of a container in the file are "CONTAINER/NAME".
+
+    Raises ValueError for a file that is damaged, or holds what only code can make.
+    """
+    torch = _torch()
+    if torch.__version__ < SAFE_SINCE:
+        raise ValueError(
+            f"torch {torch.__version__} is too old to read {path} without running what is "
+            f"in it: install torch {SAFE_SINCE} or newer, or use .safetensors"
+        )
+    if _is_program(path):
+        raise ValueError(
+            f"{path} is a program of TorchScript, which vitjax does not run: {INSTEAD} read"
+        )
+    try:
+        with torch.serialization.safe_globals(SAFE):
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises anything
+        raise ValueError(_refusal(path, error)) from None
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"{path} holds no state dict, but {type(stored).__name__}")
+    found = {
+        name: _numpy(torch, x, f"{name} of {path}")
+        for name, x in _tensors(torch, stored)
+    }
+    if not found:
+        other = ", ".join(map(str, list(stored)[:5])) or "it is empty"
+        raise ValueError(f"{path} holds no state dict, no tensors: {other}")
+    return found
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a plain state dict; on the disk when this returns."""
+    torch = _torch()
+
+    def tensor(x: np.ndarray) -> Any:
+        if x.dtype == BFLOAT16:
+            return torch.tensor(x.view(np.int16)).view(torch.bfloat16)
+        return torch.tensor(x)
+
+    with path.open("wb") as file:
+        torch.save({name: tensor(x) for name, x in arrays.items()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _torch() -> Any:
+    with importing("torch", instead="use .safetensors"):
+        import torch
+    return torch
+
+
+def _tensors(
+    torch: Any, stored: Mapping[Any, Any], at: str = "", depth: int = DEPTH
+) -> Iterator[tuple[str, Any]]:
+    for key, value in stored.items():
+        if not isinstance(key, str):  # an optimizer counts its parameters
+            continue
+        if isinstance(value, torch.Tensor):
+            yield at + key, value
+        elif isinstance(value, Mapping) and depth:
+            yield from _tensors(torch, value, f"{at}{key}/", depth - 1)
+
+
+def _numpy(torch: Any, tensor: Any, name: str) -> np.ndarray:
+    try:
+        tensor = tensor.detach().contiguous()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(BFLOAT16)
+        return tensor.numpy()
+    except (TypeError, RuntimeError):
+        kind = f"{tensor.dtype}, {tensor.layout}, {tensor.device}"
+        raise ValueError(f"{name} cannot become an array of numpy ({kind})") from None
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Why torch refused, in one sentence of ours; its own is a page, with colours."""
+    name = isinstance(error, pickle.UnpicklingError) and re.search(
+        r"GLOBAL (\S{1,200})", str(error)
+    )
+    if not name:
+        return f"{path} is no file of torch.save, or is damaged"
+    if re.search(rb"ctorch\.nn\.modules\.[\w.]+\n", _pickled(path)):
+        return (
+            f"{path} holds a whole module ({name[1]!r}), whose code would have to run, "
+            f"which vitjax never does: {INSTEAD} read"
+        )
+    return (
+        f"{path} holds {name[1]!r}, which is neither a tensor nor one of the plain things "
+        f"that vitjax lets in beside them: {INSTEAD} read"
+    )
+
+
+def _pickled(path: Path) -> bytes:
+    """The beginning of what the file has beside the tensors' bytes."""
+    if not zipfile.is_zipfile(path):  # torch's files of before 1.6
+        with path.open("rb") as file:
+            return file.read(1 << 24)
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        with archive.open(name) as file:
+            return file.read(1 << 24)
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False

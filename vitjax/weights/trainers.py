@@ -1,0 +1,185 @@
+"""The ViT in what a trainer has saved: in which state dict, and behind which prefix.
+
+    state, format, notice = find(arrays, "", FORMATS, "model_best.pth.tar")
+
+`arrays` are by name, as `vitjax.weights.files.read` gives them: those of a state dict
+inside a file begin with its place there, "state_dict/blocks.0.norm1.weight".
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitjax.weights.table import Format
+
+State = dict[str, np.ndarray]
+# What is taken where there are several, of state dicts and of prefixes; all others come
+# after these.
+ORDER = (
+    *("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"),
+    *("ema", "teacher", "student"),
+)
+# What wrappers of single blocks put into the middle of keys.
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+MANY = 20  # names that a notice lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One of the models in a file."""
+
+    tree: str  # the state dict that it is in; "" is the file itself
+    prefix: str  # of its keys there; with its last dot
+    format: str
+
+    @property
+    def name(self) -> str:
+        """What follows the colon, where a path asks for it."""
+        return "/".join(filter(None, (self.tree, self.prefix.removesuffix("."))))
+
+    def answers(self, asked: str) -> bool:
+        """Whether it is in what is asked for: its state dict, its prefix or their start."""
+        starts = (self.tree + "/", self.prefix, f"{self.tree}/{self.prefix}")
+        return any(s.startswith((f"{asked}/", f"{asked}.")) for s in starts)
+
+    def rank(self) -> tuple[int, int]:
+        """Its place in ORDER."""
+        return _rank(self.tree.split("/")), _rank(self.prefix.split("."))
+
+
+def find(
+    arrays: Mapping[str, np.ndarray],
+    asked: str,
+    formats: Mapping[str, Format],
+    path: str | Path,
+) -> tuple[State, str, str | None]:
+    """(state dict, key of its format, notice) of the model that is asked for.
+
+    Args:
+      arrays: of a file; see above.
+      asked: a state dict ("state_dict_ema"), a prefix ("model.backbone"), both with a
+        slash between; "" takes the first by ORDER.
+      formats: those that it may be of.
+      path: of the file, for people.
+
+    The notice says, in one line, what was chosen among several, taken off the keys and
+    left out; None if there is nothing to say. Raises ValueError if there is no such
+    model, or nothing tells which of several is meant.
+    """
+    trees: dict[str, dict[str, str]] = {}  # state dict -> key -> name in the file
+    for name in arrays:
+        tree, _, key = name.rpartition("/")
+        trees.setdefault(tree, {})[key] = name
+    plain = {tree: _unwrapped(keys) for tree, keys in trees.items()}
+    models = [
+        Model(tree, prefix, form)
+        for tree, keys in plain.items()
+        for prefix, form in prefixes(keys, formats).items()
+    ]
+    if not models:
+        likeliest = max(trees.values(), key=len, default={})
+        raise none_of(likeliest, formats, f"the state dict in {str(path)!r}")
+    chosen, others = _choice(models, asked, path)
+    fmt, prefix, state, left = formats[chosen.format], chosen.prefix, {}, []
+    for key, name in plain[chosen.tree].items():
+        inner = key.removeprefix(prefix)
+        if not key.startswith(prefix) or fmt.is_beside(inner):
+            left.append(key)
+        else:
+            state[inner] = arrays[name]
+    said = []
+    if others:
+        names = [repr(m.name or "the top") for m in (chosen, *others)]
+        said.append(
+            f"the weights are those at {names[0]}; {', '.join(names[1:])} can be asked "
+            f"for, as in {path}:{others[0].name}"
+        )
+    wrappers = [w for w in WRAPPERS if any(w in key for key in trees[chosen.tree])]
+    if off := [repr(word) for word in (prefix, *wrappers) if word]:
+        said.append(f"{' and '.join(off)} taken off its keys")
+    if left:
+        said.append(f"left out: {', '.join(brief(left, prefix))}")
+    return state, chosen.format, f"{path}: {'; '.join(said)}" if said else None
+
+
+def prefixes(keys: Collection[str], formats: Mapping[str, Format]) -> dict[str, str]:
+    """Prefix -> format, of every model that the keys of a state dict hold."""
+    found: dict[str, str] = {}
+    for name, fmt in formats.items():
+        whole: set[str] = set()
+        for signature in filter(None, (fmt.signature, fmt.bare)):
+            first, *rest = signature
+            for key in keys:
+                prefix = key.removesuffix(first)
+                if prefix == key or (prefix and not prefix.endswith(".")):
+                    continue
+                # A whole model of this format is none without its own first word.
+                if key not in whole and all(prefix + other in keys for other in rest):
+                    whole.add(key)
+                    found.setdefault(prefix, name)
+    return found
+
+
+def none_of(
+    keys: Iterable[str], formats: Iterable[str], what: str = "the state dict"
+) -> ValueError:
+    """The error for a state dict that is of none of the formats."""
+    first = ", ".join(sorted(keys)[:5])
+    return ValueError(
+        f"{what} is of none of the formats {', '.join(formats)}; it has keys like {first}"
+    )
+
+
+def brief(keys: Iterable[str], prefix: str = "") -> list[str]:
+    """Keys, those of one part of a module as one: "decoder_blocks.* (96)"."""
+    parts: dict[str, list[str]] = {}
+    for key in keys:
+        # The first component in which the key is none of the model that was read.
+        start = 0
+        for word in prefix.split(".")[:-1]:
+            if not key.startswith(f"{word}.", start):
+                break
+            start += len(word) + 1
+        part = key[:start] + key[start:].partition(".")[0]
+        parts.setdefault(part, []).append(key)
+    names = [
+        found[0] if len(found) == 1 else f"{part}.* ({len(found)})"
+        for part, found in parts.items()
+    ]
+    more = [f"and {len(names) - MANY} more"] if len(names) > MANY else []
+    # One line, whatever characters a file has in its keys.
+    return [n if n.isprintable() else repr(n) for n in names[:MANY]] + more
+
+
+def _unwrapped(keys: Mapping[str, str]) -> Mapping[str, str]:
+    """The keys without WRAPPERS, unless two would then be equal."""
+    pattern = "|".join(map(re.escape, WRAPPERS))
+    short = {re.sub(pattern, "", key): name for key, name in keys.items()}
+    return short if len(short) == len(keys) else keys
+
+
+def _choice(
+    models: Sequence[Model], asked: str, path: str | Path
+) -> tuple[Model, list[Model]]:
+    """(the model that is asked for, the others that it could have been)."""
+    names = ", ".join(repr(model.name) for model in models if model.name)
+    fits = [m for m in models if not asked or m.answers(asked.rstrip("/."))]
+    if not fits:
+        there = f"only {names}" if names else "but one state dict at its top"
+        raise ValueError(f"{path} has no model at {asked!r}, {there}")
+    first, *others = sorted(fits, key=Model.rank)
+    if others and others[0].rank() == first.rank():
+        raise ValueError(
+            f"{path} holds more than one model, {names}: say which, as in "
+            f"{path}:{first.name}"
+        )
+    return first, others
+
+
+def _rank(words: Sequence[str]) -> int:
+    if not any(words):
+        return -1
+    return min((ORDER.index(w) for w in words if w in ORDER), default=len(ORDER))
