@@ -30,12 +30,12 @@ def model_of(
             raise ValueError(f"{str(path)!r} is of a model {name!r}, not of a ViT")
         return dict(config.get("model") or {})
     given: dict[str, Any] = {"num_heads": num_heads, "pool_type": pool_type}
-    given["say"] = lambda notice: None  # whoever loads the parameters tells it
+    # What is chosen in the file is said where it is loaded.
+    given |= {"posemb": "learn", "say": lambda notice: None}
     try:
-        params, told = weights.load(path, posemb="learn", **given)
+        params, told = weights.load(path, **given)
     except posemb.GridUnknown as error:  # which changes no argument
-        grid = (1, error.stored)
-        params, told = weights.load(path, posemb="learn", grid=grid, **given)
+        params, told = weights.load(path, grid=(1, error.stored), **given)
     arguments = weights.model_arguments(params)
     del arguments["num_classes"]
     file, _ = files.split(path)

@@ -190,9 +190,10 @@ def _skipped(
 
 def _fresh_head(leaves: Leaves, wanted: Iterable[str], path: str) -> set[str]:
     """The names of the model's head, if none is there: a backbone's comes with data."""
-    if any(name.startswith("head/") for name in leaves):
+    heads = ("head/", "head_dist/")
+    if any(name.startswith(heads) for name in leaves):
         return set()
-    head = {name for name in wanted if name.startswith("head/")}
+    head = {name for name in wanted if name.startswith(heads)}
     if head:
         weights.warn(f"{path} has no head: the model's own starts fresh")
     return head
