@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,7 +67,9 @@ def test_all_ways_of_reading_agree_on_every_file(odd, mesh):
     np.testing.assert_array_equal(given, expected)
     inside = device_ops.get_preprocess_fn(export._pixels_to_input(SECTION))
     np.testing.assert_array_equal(
-        jax.device_get(inside({"image": given, "labels": batch["labels"]})["image"]),
+        jax.device_get(
+            inside({"image": jnp.asarray(given), "labels": batch["labels"]})["image"]
+        ),
         jax.device_get(feed.batch(examples)),
     )
 
