@@ -233,7 +233,7 @@ def _png(pixels: np.ndarray) -> bytes:
     filtered[:, 1:] = rows
     colours = 0 if rows.shape[1] == width else 2  # grey or RGB
     head = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
-    body = zlib.compress(filtered, 0)
+    body = zlib.compress(filtered.data, 0)
     return _PNG + _chunk(b"IHDR", head) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 
