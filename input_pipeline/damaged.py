@@ -78,7 +78,9 @@ def explain(
 
 def reason(error: tf.errors.OpError) -> str:
     """What an error of TensorFlow says, without the names of its graph's nodes."""
-    text = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]", " ", error.message or "")
+    text = re.sub(
+        r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\](?: name:)?", " ", error.message or ""
+    )
     lines = [" ".join(line.split()) for line in text.splitlines()]
     lines = [line for line in lines if line] or [type(error).__name__]
     # Errors of Python are followed by a traceback, those of a tf.function come after

@@ -123,7 +123,10 @@ def _matches(head: tf.Tensor, patterns: list[_Pattern]) -> tf.Tensor:
 def _looked_at(data: tf.Tensor, as_seen: bool) -> tf.Tensor:
     """`readable`, by Python; JPEG's pixels are TensorFlow's."""
     look = functools.partial(_look, as_seen=as_seen)
-    found, turn = tf.numpy_function(look, [data], [tf.string, tf.int32])
+    found, turn, why = tf.numpy_function(look, [data], [tf.string, tf.int32, tf.string])
+    # Not raised in Python, whose traceback TensorFlow would print.
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(why, ""), [why])]):
+        turn = tf.identity(turn)
 
     def turned() -> tf.Tensor:
         pixels = tf.io.decode_jpeg(data, dct_method=PRECISE)
@@ -132,19 +135,21 @@ def _looked_at(data: tf.Tensor, as_seen: bool) -> tf.Tensor:
     return tf.ensure_shape(tf.cond(turn > 1, turned, lambda: found), [])
 
 
-def _look(data: bytes, as_seen: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(bytes of an image, how a JPEG's pixels are still to be turned)."""
-    turn = 1
-    if data.startswith(b"\xff\xd8\xff"):
-        turn = _orientation(_exif_of_jpeg(data)) if as_seen else 1
-    elif data.startswith(_PNG):
-        bare, special = _bare_png(data)
-        if special:
-            data = _png(_pixels(bare, as_seen))
-    else:
-        data = _png(_pixels(data, as_seen))
-    # As an object: as a string numpy would drop the zeros at its end.
-    return np.array(data, object), np.array(turn, np.int32)
+def _look(data: bytes, as_seen: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(bytes of an image, how a JPEG's pixels are still to be turned, what is wrong)."""
+    found, turn, why = data, 1, b""
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            turn = _orientation(_exif_of_jpeg(data)) if as_seen else 1
+        elif data.startswith(_PNG):
+            bare, special = _bare_png(data)
+            found = _png(_pixels(bare, as_seen)) if special else data
+        else:
+            found = _png(_pixels(data, as_seen))
+    except ValueError as error:
+        why = str(error).encode()
+    # As objects: as a string numpy would drop the zeros at its end.
+    return np.array(found, object), np.array(turn, np.int32), np.array(why, object)
 
 
 def _turned_png(pixels: np.ndarray, orientation: Any) -> np.ndarray:
@@ -164,6 +169,8 @@ def _exif_of_jpeg(data: bytes) -> bytes:
             continue
         if not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             break
+        if at + 2 + size > len(data):
+            raise ValueError("it is a JPEG that is cut short")
         if marker == 0xE1 and data[at + 4 : at + 10] == _EXIF:
             return data[at + 4 : at + 2 + size]
         at += 2 + size
@@ -233,7 +240,7 @@ def _png(pixels: np.ndarray) -> bytes:
     filtered[:, 1:] = rows
     colours = 0 if rows.shape[1] == width else 2  # grey or RGB
     head = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
-    body = zlib.compress(filtered, 0)
+    body = zlib.compress(filtered.data, 0)
     return _PNG + _chunk(b"IHDR", head) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 

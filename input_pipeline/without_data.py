@@ -181,7 +181,7 @@ class _Blank:
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         return tf.data.Dataset.range(start, stop).map(as_written(self.read))
 
-    def finish(self, features: Features) -> Features:
+    def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return features
 
     def describe(self, index: int) -> str:

@@ -81,11 +81,11 @@ class Feed:
         Raises ValueError for what is no image, or does not go through pp_fn.
         """
         try:
-            data = Path(path).read_bytes()
+            content = Path(path).read_bytes()
         except OSError as error:
             raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
         try:
-            data = image_files.readable(data, as_seen=self._as_seen).numpy()
+            data: Any = image_files.readable(content, as_seen=self._as_seen).numpy()
             pixels = self._pixels(data)
         except damaged.OpError as error:
             raise ValueError(
