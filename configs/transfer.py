@@ -4,11 +4,15 @@
     python -m vitjax.train --config configs/transfer.py:ckpt=runs/vit_s16_i1k,data=cifar10,classes=10
     python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,...,freeze=backbone
 
-`variant`, `pool`, `posemb`, `mlp_head` and `gelu` are the checkpoint's; what does not fit is
-listed. A folder is data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others);
-`data` is the name of a data set that tfds has prepared. Everything of the checkpoint is
+The model is read from the checkpoint: sizes, pooling, positions, head, registers, LayerScale,
+and the GELU and LayerNorm eps as far as the config of its run, or the usual ones of its format,
+tell them; `variant`, `pool`, `posemb`, `mlp_head`, `gelu`, `eps` and `dtype` say otherwise, and
+`heads` where neither a file nor a usual width does. What does not fit is listed. A folder is
+data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others); with
+data=huggingface, data_dir is a folder of `save_to_disk` or of parquet files; else `data` is
+the name of a data set that tfds has prepared. Everything of the checkpoint is
 loaded but its head, which begins anew at zero; position embeddings are resampled to `res`.
-The weights of other libraries want `gelu=exact`; big_vision's, and vitjax' own, do not.
+CLIP's first weights want `gelu=quick`, which no file tells.
 
 `schedule=bit` is BiT-HyperRule (https://arxiv.org/abs/1912.11370): SGD with momentum
 0.9, rate 0.003 for each 512 of the batch, a warm-up of up to 500 steps, and a tenth of it
@@ -26,6 +30,10 @@ from ml_collections import ConfigDict
 from configs.common import choose, parse_arg
 
 DEPTHS = {"mu": 1, "Ti": 12, "S": 12, "M": 12, "B": 12, "L": 24, "So400m": 27, "H": 32}
+# What a variant says of a model.
+SIZES = ("width", "depth", "mlp_dim", "num_heads", "patch_size", "variant")
+HEADS = "head(_dist)?/.*"  # two of a distilled model
+GELUS = ("tanh", "exact", "quick")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -33,13 +41,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     chosen = parse_arg(
         arg,
         ckpt="",  # a run, or a file: see model_init. Empty: from scratch
-        variant="S/16",
-        pool="gap",
-        posemb="sincos2d",
-        gelu="tanh",  # exact: torchvision's, timm's, Hugging Face's
-        mlp_head=False,  # tanh layer before the head, as big_vision's flagship has
+        variant="",  # from here to eps: empty is the checkpoint's
+        pool="",
+        posemb="",
+        gelu="",
+        mlp_head="",  # on: tanh layer before the head, as big_vision's flagship has
+        eps=0.0,  # of LayerNorm
+        heads=0,  # of the attention
         data="folder",
-        data_dir="",  # of a folder: data/photos
+        data_dir="",  # of files: data/photos
         train_split="train",
         val_split="",
         classes=10,
@@ -51,7 +61,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         lr=0.0,
         layer_decay=1.0,
         freeze="none",
-        dtype="float32",
+        dtype="",  # the checkpoint's, or float32
     )
     choose("schedule", chosen.schedule, ("bit", "cosine"))
     choose("freeze", chosen.freeze, ("none", "backbone"))
@@ -76,25 +86,22 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
 
     config.model_name = "vit"
-    config.model = dict(
-        variant=chosen.variant,
-        pool_type=chosen.pool,
-        posemb=chosen.posemb,
-        rep_size=chosen.mlp_head,
-        gelu=choose("gelu", chosen.gelu, ("tanh", "exact")),
-        dtype_mm=chosen.dtype,
-    )
+    model = _model(chosen)
+    if chosen.layer_decay != 1.0:
+        model["scan"] = False  # whose blocks are one parameter
+    config.model = model
+    heads = HEADS if model.get("distilled") else "head/.*"
     if chosen.ckpt:
         config.model_init = chosen.ckpt
-        config.dont_load = ("head/.*",)
+        config.dont_load = (heads,)
 
     config.grad_clip_norm = 1.0
     config.optax_name = "big_vision.momentum_hp"
     config.lr = chosen.lr or 0.003 * chosen.batch / 512
     config.wd = None
-    config.schedule = _schedule(chosen, config.total_steps)
+    config.schedule = _schedule(chosen, config.total_steps, heads)
     if chosen.layer_decay != 1.0:
-        config.lr_mults = _lr_mults(chosen.variant, chosen.layer_decay)
+        config.lr_mults = _lr_mults(model, chosen.layer_decay)
 
     config.log_training_steps = 50
     config.ckpt_percent = 0.2
@@ -112,17 +119,61 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
+def _model(chosen: Any) -> dict[str, Any]:
+    """The checkpoint's model, or a flagship's without one, with what was chosen."""
+    found: dict[str, Any] = dict(
+        variant="S/16",
+        pool_type="gap",
+        posemb="sincos2d",
+        gelu="tanh",
+        rep_size=False,
+        dtype_mm="float32",
+    )
+    if chosen.ckpt:
+        found = {"dtype_mm": "float32", **_of_checkpoint(chosen)}
+    if chosen.variant:
+        found = {k: v for k, v in found.items() if k not in SIZES}
+        found["variant"] = chosen.variant
+    if chosen.heads:
+        found["num_heads"] = chosen.heads
+    if chosen.gelu:
+        choose("gelu", chosen.gelu, GELUS)
+    said = dict(pool_type=chosen.pool, posemb=chosen.posemb, gelu=chosen.gelu)
+    said |= dict(norm_eps=chosen.eps, dtype_mm=chosen.dtype)
+    found |= {key: value for key, value in said.items() if value}
+    if chosen.mlp_head:
+        words = dict.fromkeys(("on", "true", "1"), True)
+        words |= dict.fromkeys(("off", "false", "0"), False)
+        choose("mlp_head", chosen.mlp_head.lower(), tuple(words))
+        found["rep_size"] = words[chosen.mlp_head.lower()]
+    return found
+
+
+def _of_checkpoint(chosen: Any) -> dict[str, Any]:
+    """Its model's arguments; what no file tells may be among the config's arguments."""
+    from vitjax.models.vit import VARIANTS
+    from vitjax.weights.checkpoint_model import model_of
+    from vitjax.weights.describe import HeadsUnknown
+
+    sizes = VARIANTS.get(chosen.variant.partition("/")[0], {})
+    num_heads = chosen.heads or sizes.get("num_heads")
+    try:
+        return model_of(chosen.ckpt, num_heads=num_heads, pool_type=chosen.pool or None)
+    except HeadsUnknown as error:
+        raise ValueError(f"{error}, as the config argument heads=N") from None
+
+
 def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:
     """The data sections of training and evaluation."""
-    folder = chosen.data == "folder"
-    data = dict(kind="folder") if folder else dict(name=chosen.data)
-    if chosen.data_dir or folder:
+    files = chosen.data in ("folder", "huggingface")
+    data = dict(kind=chosen.data) if files else dict(name=chosen.data)
+    if chosen.data_dir or files:
         data["data_dir"] = chosen.data_dir or "data/photos"
-    val = chosen.val_split or ("val" if folder else "test")
+    val = chosen.val_split or ("val" if chosen.data == "folder" else "test")
     return dict(data, split=chosen.train_split), dict(data, split=val)
 
 
-def _schedule(chosen: Any, total: int) -> Any:
+def _schedule(chosen: Any, total: int, heads: str) -> Any:
     """One for all parameters, or for the head alone."""
     if chosen.schedule == "bit":
         steps = tuple(round(total * share) for share in (0.3, 0.6, 0.9))
@@ -133,13 +184,14 @@ def _schedule(chosen: Any, total: int) -> Any:
     else:
         section = dict(decay_type="cosine", warmup_percent=0.1)
     if chosen.freeze == "backbone":
-        return (("head/.*", section), (".*", None))
+        return ((heads, section), (".*", None))
     return section
 
 
-def _lr_mults(variant: str, decay: float) -> tuple[tuple[str, float], ...]:
+def _lr_mults(model: dict[str, Any], decay: float) -> tuple[tuple[str, float], ...]:
     """Of block i of n decay^(n - i), of what stands before the blocks decay^(n + 1)."""
-    depth = DEPTHS.get(variant.partition("/")[0])
+    variant = model.get("variant", "")
+    depth = model.get("depth") or DEPTHS.get(variant.partition("/")[0])
     if depth is None:
         raise ValueError(
             f"layer_decay knows the depth of the variants {', '.join(DEPTHS)}, not of "
@@ -148,5 +200,8 @@ def _lr_mults(variant: str, decay: float) -> tuple[tuple[str, float], ...]:
     blocks = (
         (f"Transformer/encoderblock_{i}/.*", decay ** (depth - i)) for i in range(depth)
     )
-    first = ("(embedding/.*|pos_embedding|cls|registers)", decay ** (depth + 1))
+    first = (
+        "(embedding/.*|pos_embedding|cls|registers|pre_norm/.*)",
+        decay ** (depth + 1),
+    )
     return (first, *blocks)

@@ -54,6 +54,10 @@ class ArraySource:
         """Examples start to stop in order."""
         return tf.data.Dataset.range(start, stop).map(as_written(self.read))
 
+    def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The same: `sequential` leaves nothing to do."""
+        return features
+
     def describe(self, index: int) -> str:
         """The data set and the example's index."""
         return f"example {index} of {self._what}"

@@ -95,6 +95,12 @@ def stackable_specs(examples: tf.data.Dataset) -> dict[str, tf.TensorSpec]:
     specs: Any = examples.element_spec
     for name, spec in specs.items():
         if not isinstance(spec, tf.TensorSpec) or spec.dtype == tf.string:
+            if name == "image":
+                raise ValueError(
+                    "the images of the data are files, which cannot be part of a batch "
+                    "before they are decoded: begin the preprocessing with decode, such "
+                    'as \'decode|resize(224)|keep("image", "labels")\''
+                )
             kind = "a string" if isinstance(spec, tf.TensorSpec) else "no plain tensor"
             raise ValueError(
                 f"the feature {name!r} is {kind} after preprocessing, which cannot be "

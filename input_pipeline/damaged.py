@@ -86,6 +86,7 @@ def reason(error: tf.errors.OpError) -> str:
     first = lines[-1 if lines[0].startswith("Graph execution error") else 0]
     # Where in a pipeline it was: "... with iterator: Iterator::Root::ParallelMapV2: ".
     first = re.sub(r"^Error in user-defined function.*Iterator::\S*: ", "", first)
+    first = first.removeprefix("ValueError: ")  # of a numpy_function
     assertion = re.search(r"assertion failed: (.*)", first)
     if assertion:  # its parts come in brackets
         first = re.sub(r"[\[\]]", "", assertion[1])

@@ -192,7 +192,7 @@ def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
     """The classes of the splits; of ILSVRC's flat one those beside it, or ILSVRC's."""
     classes = set[str]().union(*(split.classes() for split in found))
     if classes:
-        return _in_order(classes)
+        return in_order(classes)
     synsets = _imagenet_list("labels.txt")
     for name in sorted(folders(root), key=lambda name: (name != "train", name)):
         beside = folders(os.path.join(root, name))
@@ -201,12 +201,13 @@ def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
     return tuple(synsets)
 
 
-def _in_order(names: Collection[str]) -> tuple[str, ...]:
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Sorted; whole numbers, where all names are, by their values."""
     numbers = whole_numbers(names)
     return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
-def whole_numbers(names: Collection[str]) -> bool:
+def whole_numbers(names: Iterable[str]) -> bool:
     """Whether all names are whole numbers."""
     return all(re.fullmatch(r"-?[0-9]+", name) for name in names)
 

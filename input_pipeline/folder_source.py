@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import folder_layouts, splits
+from input_pipeline import folder_layouts, image_files, splits
 from input_pipeline.folder_layouts import ARRANGE, Folder, Found
 from input_pipeline.splits import DataNotFound
 from input_pipeline.tracing import as_written
@@ -19,18 +19,22 @@ class FolderSource:
 
     A class is a folder's name; labels are the places of the names in sorted order, by
     value (2 before 10) if all are whole numbers. The classes are those of the splits that
-    are asked for; other folders beside them are not looked into. A part of a split is one of a fixed random order of its files.
+    are asked for; other folders beside them are not looked into. A part of a split is one
+    of a fixed random order of its files.
 
     Args:
       data_dir: the folder that holds the folders of the splits.
       split: the name of one, such as "train", or parts such as "train[:99%]".
+      as_seen: images are turned as EXIF says and transparent pixels are white; False: as
+        the files store them. See `image_files.readable`.
 
     Raises:
       DataNotFound: no such folder.
       ValueError: no such split, no images, or a class without images.
     """
 
-    def __init__(self, *, data_dir: str, split: str):
+    def __init__(self, *, data_dir: str, split: str, as_seen: bool = True):
+        self._as_seen = as_seen
         root = os.path.expanduser(data_dir)
         self._what = f"{root} {split}"
         if not os.path.isdir(root):
@@ -72,19 +76,18 @@ class FolderSource:
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """Example `index`: image (undecoded), label, file_name and `_id`."""
-        name = tf.gather(self._names, index)
-        return {
-            "image": tf.io.read_file(self._path(index)),
-            "label": tf.cast(tf.gather(self._labels, index), tf.int64),
-            "file_name": name,
-            "_id": tf.cast(index, tf.int32),
-        }
+        return self.finish(self._file(index))
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Examples start to stop in order, several files at a time."""
+        """The files of examples start to stop in order, several at a time."""
         return tf.data.Dataset.range(start, stop).map(
-            as_written(self.read), num_parallel_calls=16, deterministic=True
+            as_written(self._file), num_parallel_calls=16, deterministic=True
         )
+
+    def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """An example of `sequential` as `read` has it."""
+        image = image_files.readable(features["image"], as_seen=self._as_seen)
+        return {**features, "image": image}
 
     def describe(self, index: int) -> str:
         """The folder, the example's index and its file."""
@@ -98,6 +101,14 @@ class FolderSource:
         return sum(
             os.path.getsize(os.path.join(folders[place], name)) for place, name in pairs
         )
+
+    def _file(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            "image": tf.io.read_file(self._path(index)),
+            "label": tf.cast(tf.gather(self._labels, index), tf.int64),
+            "file_name": tf.gather(self._names, index),
+            "_id": tf.cast(index, tf.int32),
+        }
 
     def _path(self, index: tf.Tensor) -> tf.Tensor:
         folder = tf.gather(self._folders, tf.gather(self._folder_of, index))

@@ -46,7 +46,7 @@ def _repeated(source: Any, size: int) -> Any:
 
     class Repeated:
         class_names, num_classes = source.class_names, source.num_classes
-        describe, nbytes = source.describe, source.nbytes
+        describe, nbytes, finish = source.describe, source.nbytes, source.finish
         notices = source.notices
 
         def __init__(self):

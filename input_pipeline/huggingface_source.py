@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import splits
+from input_pipeline import image_files, splits
 from input_pipeline.array_source import check_labels
 from input_pipeline.splits import DataNotFound
 from input_pipeline.tracing import as_written
@@ -34,6 +34,7 @@ class HuggingFaceSource:
       image: the column of images.
       label: the column of labels: of the type ClassLabel, whole numbers, or names, whose
         labels are their places in sorted order.
+      as_seen: as of `folder_source.FolderSource`.
 
     Raises:
       DataNotFound: nothing is there, or `datasets` is not installed.
@@ -51,12 +52,14 @@ class HuggingFaceSource:
         config: str | None = None,
         image: str = "image",
         label: str = "label",
+        as_seen: bool = True,
     ):
         if (data_dir is None) == (name is None):
             raise ValueError(
                 "data of kind 'huggingface' needs either data_dir, a folder, or name, a "
                 f"data set on the hub, but has data_dir={data_dir!r} and name={name!r}"
             )
+        self._as_seen = as_seen
         what = str(name or os.path.expanduser(str(data_dir)))
         self._what = f"{what} {split}"
         by_split = _open(name, data_dir, config)
@@ -86,16 +89,16 @@ class HuggingFaceSource:
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """Example `index`: image (undecoded), label int64, `_id` int32."""
-        image, label = tf.numpy_function(self._fetch, [index], [tf.string, tf.int64])
-        return {
-            "image": tf.ensure_shape(image, []),
-            "label": tf.ensure_shape(label, []),
-            "_id": tf.cast(index, tf.int32),
-        }
+        return self.finish(self._row(index))
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Examples start to stop in order."""
-        return tf.data.Dataset.range(start, stop).map(as_written(self.read))
+        """Rows of examples start to stop in order."""
+        return tf.data.Dataset.range(start, stop).map(as_written(self._row))
+
+    def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """An example of `sequential` as `read` has it."""
+        image = image_files.readable(features["image"], as_seen=self._as_seen)
+        return {**features, "image": image}
 
     def describe(self, index: int) -> str:
         """The data set, the example's index, and its row in the files."""
@@ -111,6 +114,14 @@ class HuggingFaceSource:
         """About the size of the examples' part of the files."""
         rows = sum(len(table) for table in self._tables)
         return sum(table.data.nbytes for table in self._tables) * len(self) // rows
+
+    def _row(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        image, label = tf.numpy_function(self._fetch, [index], [tf.string, tf.int64])
+        return {
+            "image": tf.ensure_shape(image, []),
+            "label": tf.ensure_shape(label, []),
+            "_id": tf.cast(index, tf.int32),
+        }
 
     def _fetch(self, index: Any) -> tuple[np.ndarray, np.ndarray]:
         part = int(np.searchsorted(self._ends, index, side="right"))

@@ -19,6 +19,9 @@ Size = int | tuple[int, int]
 # libjpeg's accurate integer transform, which PIL and torchvision use too; TensorFlow's
 # default is faster and differs by a level or two here and there.
 PRECISE = "INTEGER_ACCURATE"
+# Pixels that resize_small and resize_long make at most: 400 MB of float32 RGB. An image
+# of 1 x 20,000 would be 256 x 5,120,000.
+MOST_PIXELS = 2**25
 
 
 def pair_of(size: Size) -> tuple[int, int]:
@@ -56,8 +59,8 @@ def decode(channels: int = 3, precise: bool = False) -> Callable[..., tf.Tensor]
     """Bytes to a uint8 image: JPEG, PNG, GIF, BMP, WebP; precise: PIL's bits for JPEG.
 
     All but JPEG are as PIL has them anyway, except for BMP with a palette, which
-    TensorFlow misreads, and animated WebP, which it refuses. 1 channel is for JPEG and
-    PNG, 4 are for PNG and BMP.
+    TensorFlow misreads, and animated WebP, which it refuses; image_files.py hands on
+    neither. 1 channel is for JPEG and PNG, 4 are for PNG and BMP.
     """
     if channels not in (1, 3, 4):
         raise ValueError("channels is 1, 3 or 4")
@@ -90,16 +93,24 @@ def resize(
 def _resize_by(
     goal: int, side: Callable[..., tf.Tensor], method: Method, antialias: bool
 ) -> Callable[..., tf.Tensor]:
-    """Scale both sides by goal / side(h, w), each rounded half to even."""
+    """Scale both sides by goal / side(h, w), each rounded half to even.
+
+    An image that would become larger than MOST_PIXELS is an error, as a damaged one is.
+    """
     if goal <= 0:
         raise ValueError(f"sizes are positive, got {goal!r}")
 
     def _resize(image: tf.Tensor) -> tf.Tensor:
         hw = tf.cast(tf.shape(image)[:2], tf.float32)
         ratio = tf.cast(goal, tf.float32) / side(hw[0], hw[1])
-        return resize_to(
-            image, tf.cast(tf.round(hw * ratio), tf.int32), method, antialias
-        )
+        size = tf.cast(tf.round(hw * ratio), tf.int32)
+        sides = [*tf.unstack(tf.shape(image)[:2]), *tf.unstack(size)]
+        told = tf.strings.format("{} x {} pixels would become {} x {}: too many", sides)
+        fits = tf.reduce_prod(tf.cast(size, tf.int64)) <= MOST_PIXELS
+        check = tf.debugging.Assert(fits, [told])
+        with tf.control_dependencies([check] if check is not None else []):
+            size = tf.identity(size)
+        return resize_to(image, size, method, antialias)
 
     return _resize
 

@@ -81,6 +81,9 @@ OPS = {
 }
 
 
+DECODERS = ("decode", "decode_jpeg_and_inception_crop")
+
+
 class Preprocess:
     """The function of a spec: features -> features, for one example, unbatched.
 
@@ -174,7 +177,7 @@ class Preprocess:
                 if drawn is None:
                     source = "batch_seed" if chance.per_batch else "seed"
                     drawn = chance.draw(_needed(seeds, source, call))
-                value = tf.convert_to_tensor(features[inkey])
+                value = _decoded(features, inkey, call)
                 record = {name: drawn} if name in self.kept else {}
                 return features | {outkey: use(value, drawn)} | record
 
@@ -182,7 +185,7 @@ class Preprocess:
 
         def on_value(features: Features, seeds: Features) -> Features:
             chance = (folded(seeds),) if op.takes == "random" else ()
-            value = tf.convert_to_tensor(features[inkey])
+            value = _decoded(features, inkey, call)
             return features | {outkey: fn(value, *chance)}
 
         return on_value
@@ -222,6 +225,17 @@ def _needed(seeds: Features, name: str, call: op_spec.OpCall) -> tf.Tensor:
             f"op {call.text!r} is random and needs the feature {name!r} (int32 [2])"
         )
     return seeds[name]
+
+
+def _decoded(features: Features, key: str, call: op_spec.OpCall) -> tf.Tensor:
+    """A feature for an op, which may want an image to be decoded."""
+    value = tf.convert_to_tensor(features[key])
+    if key == "image" and value.dtype == tf.string and call.name not in DECODERS:
+        raise ValueError(
+            f"op {call.text!r} takes pixels, but the images of the data are files: put "
+            f"decode before it, such as 'decode|resize(224)|{call.text}'"
+        )
+    return value
 
 
 def get_preprocess_fn(spec: str) -> Preprocess:

@@ -126,7 +126,9 @@ class TrainData:
         return batching.map_examples(pairs, self.preprocess, self.threads, self._read)
 
     def _read(self, item: Any) -> dict:
-        return self.source.read(item) if self.shuffle_buffer_size is None else item
+        if self.shuffle_buffer_size is None:
+            return self.source.read(item)
+        return self.source.finish(item)
 
     def _fate(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """(index, chance) of each position."""
@@ -469,9 +471,9 @@ def make_eval(
         f"{where} {section.get('split')}",
     )
     stream = EvalData(
-        source=source,
-        preprocess=preprocess,
         rows=rows,
+        preprocess=preprocess,
+        source=source,
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
         notice=notice,

@@ -34,7 +34,7 @@ class Relabelled:
         self.class_names = class_names
         self.num_classes = len(class_names)
         self.describe, self.nbytes = source.describe, source.nbytes
-        self.notices = source.notices
+        self.finish, self.notices = source.finish, source.notices
         self._source = source
         self._keys = getattr(source, "label_keys", ("label",))
         with tf.device("CPU"):

@@ -34,9 +34,9 @@ class Source(Protocol):
     """The names of the classes in the order of their labels, if the source has them."""
     num_classes: int | None
     """The number of classes, if the source knows it."""
-    # `label_keys`, a tuple, names the features that hold labels; ("label",) without.
     notices: tuple[str, ...]
     """Sentences for people on how the data set was read, if there is more to say."""
+    # `label_keys`, a tuple, names the features that hold labels; ("label",) without.
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -47,7 +47,14 @@ class Source(Protocol):
         ...
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Examples start to stop, each once, in the order that is fastest to read."""
+        """Examples start to stop, each once, in the order that is fastest to read.
+
+        What takes memory may be left to do: `finish` does it.
+        """
+        ...
+
+    def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """An example of `sequential` as `read` has it."""
         ...
 
     def describe(self, index: int) -> str:
@@ -130,6 +137,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is Sequence:
         [item] = typing.get_args(hint)
         return isinstance(value, list | tuple) and all(_fits(x, item) for x in value)
+    if hint is bool:
+        return isinstance(value, bool)
     if hint is str:
         return isinstance(value, str | os.PathLike)
     return isinstance(value, hint) and not isinstance(value, bool)
@@ -138,5 +147,10 @@ def _fits(value: Any, hint: Any) -> bool:
 def _name(hint: Any) -> str:
     if typing.get_origin(hint) is types.UnionType:
         return " or ".join(map(_name, typing.get_args(hint)))
-    words = {str: "a string", int: "a whole number", types.NoneType: "None"}
+    words = {
+        str: "a string",
+        int: "a whole number",
+        bool: "True or False",
+        types.NoneType: "None",
+    }
     return words.get(hint, "a list of strings")

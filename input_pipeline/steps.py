@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import batching, charts, order
+from input_pipeline import batching, charts, damaged, order
 from input_pipeline.ops import OPS, Preprocess
 from input_pipeline.pipeline import TrainData
 from input_pipeline.spec import OpCall, parse
@@ -78,9 +78,8 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
             features = batching.example_fn(preprocess, read)(*asked)
             return tf.nest.map_structure(lambda value: value.numpy(), features)
         except tf.errors.OpError as e:
-            why = str(e.message).splitlines()[0]
             raise ValueError(
-                f"{data.source.describe(index)} cannot be read: {why}"
+                f"{data.source.describe(index)} cannot be read: {damaged.reason(e)}"
             ) from None
 
     calls, steps = parse(pp), []

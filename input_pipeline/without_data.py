@@ -181,6 +181,9 @@ class _Blank:
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         return tf.data.Dataset.range(start, stop).map(as_written(self.read))
 
+    def finish(self, features: Features) -> Features:
+        return features
+
     def describe(self, index: int) -> str:
         return f"example {index}"
 

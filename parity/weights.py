@@ -15,7 +15,7 @@ from vitjax.weights import state_dicts, table
 from vitjax.weights.describe import check_names, check_shape
 from vitjax.weights.table import ATTENTION, BLOCK, Entry, Parts, our_parts
 
-TOKENS = {name: name for name in ("cls", "registers", "pos_embedding")}
+TOKENS = ("cls", "registers", "pos_embedding")
 
 
 def _attention(theirs: str, ours: str) -> Iterator[Entry]:
@@ -32,7 +32,7 @@ def _mlp(theirs: str, ours: str) -> Iterator[Entry]:
 def entries(parts: Parts) -> Iterator[Entry]:
     """The table of a model with these parts."""
     yield from table.conv("embedding", "embedding")
-    yield from table.tokens(TOKENS, parts)
+    yield from (table.same(name, name) for name in TOKENS if name in parts.has())
     for i in range(parts.depth):
         theirs, ours = f"blocks.{i}", BLOCK.format(i)
         yield from table.norm(f"{theirs}.norm1", f"{ours}/LayerNorm_0")

@@ -91,7 +91,7 @@ FENCES = {
         "parity",
     ),
     "configs": ("configs", "vitjax.train", "vitjax.tools", "parity"),
-    "vitjax": ("vitjax", "parity"),
+    "vitjax": ("vitjax", "parity", "configs.transfer"),
 }
 WITHOUT_TENSORFLOW = (
     "input_pipeline.spec",

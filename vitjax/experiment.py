@@ -72,6 +72,7 @@ class Experiment:
     resume: str | None = None  # full state of another run
     model_init: str | None = None  # parameters only, of a run or a file
     model_init_grid: Sequence[int] | None = None  # of its patches, if not a square
+    model_init_channels: str | None = None  # "sum": fit it to images of other channels
     dont_load: Sequence[str] = ()  # regexes of parameters that model_init leaves fresh
     # Evaluation and records.
     evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -289,6 +289,7 @@ def _first_state(
             model=program.model,
             image_shape=program.image_shape,
             stored_grid=e.model_init_grid,
+            channels=e.model_init_channels,
         )
         state = dataclasses.replace(state, params=params)
         if e.ema is not None:

@@ -112,7 +112,8 @@ class Trained:
         if not hasattr(self.model, "patch_size"):  # convolutions; `check` tells
             return self
         ph, pw = self.model.patch_size
-        if height % ph or width % pw:
+        floor = getattr(self.model, "floor_patches", False)
+        if (height % ph or width % pw) and not floor:
             raise ValueError(
                 f"images of {height} x {width} do not divide into patches of {ph} x {pw}"
             )
@@ -238,12 +239,17 @@ def _open_file(
     if config is not None:
         plain = _loaded(config)
         given = dict(plain.get("model") or {})
+    settled = _overridden(plain, overrides).to_dict()
+    model = settled.get("model") or {}
+    say: dict[str, Any] = {"grid": settled.get("model_init_grid")}
+    if model.get("pool_type") == "tok" or model.get("registers"):
+        say["pool_type"] = model.get("pool_type")
     try:
-        params, told = weights.load(path)
+        params, told = weights.load(path, **say)
     except HeadsUnknown as error:
         if "num_heads" not in given:
             raise ValueError(f"{error} in the model of a --config") from None
-        params, told = weights.load(path, num_heads=given["num_heads"])
+        params, told = weights.load(path, num_heads=given["num_heads"], **say)
     if config is None and told is None:
         raise ValueError(
             f"{path} says nothing of how images are prepared: give --config, such as "
@@ -302,11 +308,16 @@ def _loaded(config: str) -> dict[str, Any]:
     return config_lib.plain(loaded)
 
 
-def _made(plain: dict[str, Any], overrides: Sequence[str], **fields: Any) -> Trained:
+def _overridden(plain: dict[str, Any], overrides: Sequence[str]) -> ConfigDict:
     config = ConfigDict(plain)
     with config.unlocked(), config.ignore_type():
         for text in overrides:
             config_lib.override(config, text)
+    return config
+
+
+def _made(plain: dict[str, Any], overrides: Sequence[str], **fields: Any) -> Trained:
+    config = _overridden(plain, overrides)
     experiment = experiment_lib.from_config(config.to_dict())
     return Trained(
         config=config_lib.plain(config),

@@ -1,15 +1,20 @@
 """Fine-tuning: what the arguments say, and that it beats training from scratch."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from configs import transfer
-from vitjax import step, train
+from tests.vitjax.weights import cases
+from vitjax import step, train, weights
 from vitjax.metrics import read_rows
 from vitjax.models import MODELS
 from vitjax.optim import make_optimizer
 from vitjax.trees import flatten_with_names, match_patterns
+from vitjax.weights import files
 
 
 def test_bit_hyperrule():
@@ -59,15 +64,102 @@ def test_freezing_leaves_the_head():
     (head, section), (rest, none) = c.schedule
     assert (head, rest, none) == ("head/.*", ".*", None)
     assert section["decay_type"] == "cosine"
-    assert transfer.get_config("ckpt=x.npz").model_init == "x.npz"
-    assert transfer.get_config("ckpt=x.npz").dont_load == ("head/.*",)
     c = transfer.get_config("data=cifar10")
     assert c.evals.val.data.to_dict() == {"name": "cifar10", "split": "test"}
+    c = transfer.get_config("data=huggingface,data_dir=pets,val_split=validation")
+    assert c.input.data.to_dict() == {
+        "kind": "huggingface", "data_dir": "pets", "split": "train",
+    }  # fmt: skip
+    assert c.evals.val.data.split == "validation"
     assert (c.model.gelu, transfer.get_config("gelu=exact").model.gelu) == (
         "tanh", "exact",
     )  # fmt: skip
     with pytest.raises(ValueError, match="gelu='erf' is not one of tanh, exact"):
         transfer.get_config("gelu=erf")
+    with pytest.raises(ValueError, match="mlp_head='maybe' is not one of on, true"):
+        transfer.get_config("mlp_head=maybe")
+
+
+TOK = {"posemb": "learn", "pool_type": "tok"}
+
+
+def stored(path, form=None, say=(), **kw):
+    """A small model's parameters as a file."""
+    params = cases.params(**kw)
+    leaves = dict(flatten_with_names(params))
+    if form is not None:
+        leaves = weights.to_state_dict(params, format=form, **dict(say))
+    files.write(path, leaves, {})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "kw", "arg", "other"),
+    [
+        ("x.npz", None, {"pool_type": "map", "rep_size": 7, "posemb": "sincos2d"}, "",
+         {}),
+        ("x.pth", "timm", TOK | {"layer_scale": 1e-5, "registers": 2}, ",heads=3",
+         {"gelu": "exact"}),
+        ("x.pth", "timm", TOK | {"registers": 1, "distilled": True}, ",heads=3,eps=1e-3",
+         {"gelu": "exact", "norm_eps": 1e-3}),
+        ("x.pth", "timm", {"posemb": "learn", "norm_after_pool": True, "pre_norm": True},
+         ",heads=3,gelu=quick", {"gelu": "quick", "norm_eps": 1e-5}),
+        ("x.pth", "mup_vit", TOK | {"registers": 1}, ",heads=3,pool=tok",
+         {"gelu": "exact"}),
+    ],
+    ids=["npz", "dinov2", "deit", "clip", "mup_vit"],
+)  # fmt: skip
+def test_the_model_is_the_checkpoints(tmp_path, name, form, kw, arg, other):
+    path = stored(tmp_path / name, form, **kw)
+    c = transfer.get_config(f"ckpt={path}{arg},classes=5")
+    made = MODELS["vit"](num_classes=5, **c.model.to_dict())
+    assert made == cases.model(**kw, **other)
+    assert c.model_init == str(path)
+    # What is trained and what starts fresh are the heads.
+    names = [n for n, _ in flatten_with_names(cases.params(**kw))]
+    [heads] = c.dont_load
+    fresh = {n for n in names if re.fullmatch(heads, n)}
+    assert fresh == {n for n in names if n.startswith("head")}
+    c = transfer.get_config(f"ckpt={path}{arg},freeze=backbone,layer_decay=0.5")
+    assert c.schedule[0][0] == heads
+    patterns = [pattern for pattern, _ in c.lr_mults]
+    whole = {n for n in names if not any(re.fullmatch(p, n) for p in patterns)}
+    assert whole == fresh | {
+        n for n in names if n.startswith(("Transformer/encoder_norm", "MAPHead", "p"))
+        if not n.startswith(("pre_norm", "pos_embedding"))
+    }  # fmt: skip
+
+
+def test_what_no_file_tells_is_an_argument(tmp_path):
+    path = stored(tmp_path / "x.pth", "timm", **TOK)
+    with pytest.raises(ValueError, match="say num_heads, as the config argument heads"):
+        transfer.get_config(f"ckpt={path}")
+    # Positions that leave their grid open leave no argument open.
+    path = stored(tmp_path / "y.pth", "timm", grid=(4, 6), **TOK)
+    model = transfer.get_config(f"ckpt={path},heads=3").model
+    assert (model.pool_type, model.posemb) == ("tok", "learn")
+    say = {"posemb": "sincos2d", "grid": cases.SQUARE}
+    path = stored(tmp_path / "z.pth", "timm", say, posemb="sincos2d")
+    assert transfer.get_config(f"ckpt={path},heads=3").model.posemb == "sincos2d"
+    with pytest.raises(ValueError, match="there is no file"):
+        transfer.get_config("ckpt=nowhere.npz")
+    model = transfer.get_config(
+        f"ckpt={path},variant=S/8,mlp_head,dtype=bfloat16"
+    ).model
+    assert (model.variant, model.rep_size, model.dtype_mm) == ("S/8", True, "bfloat16")
+    assert "width" not in model
+
+
+def test_hugging_faces_config_tells_gelu_and_eps(tmp_path):
+    stored(tmp_path / "model.safetensors", "huggingface", **TOK)
+    told = {
+        "num_attention_heads": 3,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-12,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    model = transfer.get_config(f"ckpt={tmp_path}").model
+    assert (model.gelu, model.norm_eps, model.num_heads) == ("quick", 1e-12, 3)
 
 
 MODEL = {

@@ -44,7 +44,10 @@ def encoded(suffix):
     return buffer.getvalue()
 
 
-def touch(path, content=b"x"):
+PIXEL = encoded("png")
+
+
+def touch(path, content=PIXEL):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
@@ -247,6 +250,24 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(odd):
         path.name for path, label in files_of(open_folder(odd, "train")) if label == 2
     ]
     assert sorted(names) == ["2.jpg", "ö.JPG"]
+
+
+def test_files_that_nothing_decodes_are_one_sentence(pets):
+    """As with the data of a person and a config whose data set holds pixels."""
+    data = {"kind": "folder", "data_dir": str(pets), "split": "train"}
+    messages = {
+        "flip_lr|keep('image', 'label')": "'flip_lr' takes pixels, but the images of the",
+        "keep('image', 'label')": "are files, which cannot be part of a batch before",
+    }
+    for pp, message in messages.items():
+        stream, _ = pipeline.make_train(data=data, batch_size=4, seed=0, pp=pp)
+        with pytest.raises(ValueError, match=message) as caught:
+            next(iter(stream))
+        assert "decode|resize(224)" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        stream, _ = pipeline.make_eval(data=data, batch_size=4, pp_fn=pp)
+        with pytest.raises(ValueError, match=message):
+            next(iter(stream))
 
 
 # ------------------------------------------------------------------------- ILSVRC

@@ -1,5 +1,7 @@
 """The host ops' language: its promises about chance, and its errors."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -119,3 +121,16 @@ def test_a_random_op_without_seed_and_a_missing_feature_are_named():
     fn = ops.get_preprocess_fn("resize(8, inkey='x')")
     with pytest.raises(ValueError, match=r"reads feature 'x', .* among 'image'"):
         fn({"image": PHOTOGRAPHS["odd"]})
+
+
+@pytest.mark.parametrize(
+    "op", ["value_range(-1, 1)", "flip_lr", "randaug(2, 10)", "inception_crop(8)"]
+)
+def test_an_image_that_is_still_a_file_is_told_to_be_decoded(op):
+    fn = ops.get_preprocess_fn(op)
+    message = (
+        f"op {op!r} takes pixels, but the images of the data are files: put decode"
+    )
+    features = {"image": b"\xff\xd8", "seed": tf.constant([1, 2])}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fn(features)

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 import vitjax.config
-from input_pipeline import charts, show
+from input_pipeline import charts, show, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = str(ROOT / "configs/quickstart.py")
@@ -39,7 +39,7 @@ def config_file(tmp_path):
 def written(folder):
     """Name -> size of the pictures of a folder."""
     sizes = {}
-    for path in folder.iterdir():
+    for path in folder.glob("*.png"):
         with PIL.Image.open(path) as image:
             assert image.format == "PNG"
             sizes[path.name] = image.size
@@ -209,3 +209,20 @@ def test_the_help_names_each_flag_and_an_example_that_works(capsys):
     )
     flags = show.parse_flags(example.split())
     assert (ROOT / flags.config).is_file()
+
+
+def test_folders_as_people_have_them(tmp_path):
+    """Nested, with names that look like formulas, in a config with ops for files."""
+    for name in ("$5_to_$10", "Ba$$in"):
+        folder = tmp_path / "data" / "train" / name / "session 1"
+        folder.mkdir(parents=True)
+        for i in range(4):
+            PIL.Image.new("RGB", (9, 8), (i, 99, 9)).save(folder / f"{i}.bmp")
+    config = show.load_config(
+        f"{ROOT / 'configs/transfer.py'}:res=16,batch=8,classes=2"
+    )
+    data = {"kind": "folder", "data_dir": str(tmp_path / "data"), "split": "train"}
+    stream, _ = show.open_train(config, repr(data))
+    assert stream.total_examples == 8
+    steps.draw_batch(tmp_path / "batch.png", stream)
+    assert list(written(tmp_path)) == ["batch.png"]

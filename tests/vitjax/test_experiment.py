@@ -45,7 +45,21 @@ def test_keys_reach_what_they_configure():
 
 @pytest.mark.parametrize(
     ("key", "near"),
-    [("sead", "seed"), ("total_epoch", "total_epochs"), ("mix_up", "mixup")],
+    [
+        ("sead", "seed"),
+        ("total_epoch", "total_epochs"),
+        ("mix_up", "mixup"),
+        # Other trainers' words for it.
+        ("learning_rate", "lr"),
+        ("weight_decay", "wd"),
+        ("epochs", "total_epochs"),
+        ("max_steps", "total_steps"),
+        ("batch_size", "input.batch_size"),
+        ("dataset", "input.data"),
+        ("optimizer", "optax_name"),
+        ("warmup_epochs", "schedule"),
+        ("gradient_accumulation_steps", "accum_freq"),
+    ],
 )
 def test_an_unknown_key_names_the_nearest(key, near):
     with pytest.raises(ValueError, match=f"config key '{key}'; did you mean '{near}'"):

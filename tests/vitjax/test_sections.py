@@ -20,6 +20,7 @@ def test_a_section_is_a_call():
     ("section", "words"),
     [
         ({"batchsize": 3}, r"in input: 'batchsize'; did you mean 'batch_size'"),
+        ({"batch": 3}, r"in input: 'batch'; did you mean 'batch_size'"),
         ({}, r"lacks input\.batch_size"),
         ({"batch_size": 3, "seed": 1}, "'seed'"),
         ({"batch_size": "x"}, r"input\.batch_size must be a whole number, got 'x'"),

@@ -4,8 +4,8 @@ Shapes: b batch, n tokens, d width, h heads, k head dim, c classes; images are
 (b, height, width, channels).
 
 What is unusual here, as in big_vision unless said otherwise:
-- Pre-LN blocks, LayerNorm eps 1e-6; the last LayerNorm (`encoder_norm`) stands before
-  the pooling, not after it.
+- Pre-LN blocks, LayerNorm eps 1e-6 (`norm_eps`); the last LayerNorm (`encoder_norm`)
+  stands before the pooling, not after it.
 - GELU is the tanh approximation; `gelu="exact"` is the one of PyTorch's default.
 - Position embeddings are added before cls is prepended, so cls (and registers) have
   none. sincos2d is a constant, x before y; here computed in float64, then cast.
@@ -16,6 +16,15 @@ What is unusual here, as in big_vision unless said otherwise:
 - Registers (https://arxiv.org/abs/2309.16588) are ours: learned tokens from
   N(0, 1e-6), as in the paper's own code, appended last; in `encoded`, but in no pooling
   and no *_2d output.
+- Off by default, for the models of other libraries: LayerScale
+  (https://arxiv.org/abs/2103.17239) after both branches, `layer_scale` its initial
+  value; `pre_norm`, a LayerNorm of all tokens before the blocks and no bias in the
+  embedding, as in CLIP (https://arxiv.org/abs/2103.00020); `norm_after_pool`, the last
+  LayerNorm (`pool_norm`) after the pooling; `distilled`, a second head for the first
+  register, DeiT's distillation token (https://arxiv.org/abs/2012.12877), logits the mean
+  of both heads', in training too.
+- `floor_patches` leaves out the pixels at the right and at the bottom that fill no
+  patch, as big_vision does; without it such an image is an error.
 - `drop_path` is ours: each example loses each branch of block i with probability
   drop_path * i / (depth - 1); the survivors are scaled up (as in timm). It draws from
   the "dropout" key.
@@ -71,6 +80,7 @@ ATTN_IMPLS = ("flax", "xla", "cudnn")
 GELUS = {
     "tanh": partial(nn.gelu, approximate=True),
     "exact": partial(nn.gelu, approximate=False),
+    "quick": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's CLIP
 }
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -89,7 +99,6 @@ REMAT_POLICIES = {
 
 Initializer = Callable[..., Array]  # of a key, a shape and a dtype
 _xavier = nn.initializers.xavier_uniform()
-_layer_norm = partial(nn.LayerNorm, epsilon=1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +118,13 @@ class BlockConfig:
     qkv_init: Initializer = _xavier
     out_init: Initializer = _xavier
     attn_bias_init: Initializer = nn.initializers.zeros
+    norm_eps: float | int = 1e-6
+    layer_scale: float | int | None = None
+    norm_after_pool: bool = False
+
+    def norm(self, name: str) -> nn.LayerNorm:
+        """A LayerNorm, to be called in a module's compact method."""
+        return nn.LayerNorm(epsilon=self.norm_eps, name=name)
 
 
 def posemb_sincos_2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 n d"]:
@@ -187,6 +203,21 @@ class MlpBlock(nn.Module):
         return dense(d, name="Dense_1")(x)
 
 
+class LayerScale(nn.Module):
+    """Each channel of a branch times a learned factor, in the stream's dtype."""
+
+    cfg: BlockConfig
+    initial: float | int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """The scaled branch."""
+        dtype = self.cfg.residual_dtype
+        constant = nn.initializers.constant(self.initial)
+        gamma = self.param("gamma", constant, (x.shape[-1],), jnp.float32)
+        return x.astype(dtype) * gamma.astype(dtype)[None, None]
+
+
 class EncoderBlock(nn.Module):
     """x + sa(LN(x)), then x + mlp(LN(x))."""
 
@@ -199,18 +230,22 @@ class EncoderBlock(nn.Module):
         """The next residual stream and this block's intermediates."""
         out = {}
         attention = Attention(self.cfg, name="MultiHeadDotProductAttention_0")
-        y = _layer_norm(name="LayerNorm_0")(x)
+        y = self.cfg.norm("LayerNorm_0")(x)
         out["sa"], probs = attention(y, y)
         if self.cfg.return_attn and probs is not None:
             out["attn"] = probs
-        x = out["+sa"] = x + self._branch(out["sa"], drop_path)
-        y = _layer_norm(name="LayerNorm_1")(x)
+        x = out["+sa"] = x + self._branch(out["sa"], drop_path, "LayerScale_0")
+        y = self.cfg.norm("LayerNorm_1")(x)
         out["mlp"] = MlpBlock(self.cfg, name="MlpBlock_0")(y)
-        x = out["+mlp"] = x + self._branch(out["mlp"], drop_path)
+        x = out["+mlp"] = x + self._branch(out["mlp"], drop_path, "LayerScale_1")
         return x, out
 
-    def _branch(self, y, drop_path):
-        """A branch's output after dropout and stochastic depth, in the stream's dtype."""
+    def _branch(self, y, drop_path, scale_name):
+        """A branch's output, scaled, after dropout and stochastic depth, in the stream's
+        dtype.
+        """
+        if self.cfg.layer_scale is not None:
+            y = LayerScale(self.cfg, self.cfg.layer_scale, name=scale_name)(y)
         y = nn.Dropout(self.cfg.dropout)(y, self.cfg.deterministic)
         if drop_path is not None:
             shape = (y.shape[0], 1, 1)
@@ -220,7 +255,10 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`depth` blocks, as a loop or as one scanned block, and the last LayerNorm."""
+    """`depth` blocks, as a loop or as one scanned block, and the last LayerNorm.
+
+    That is left out where it stands after the pooling.
+    """
 
     cfg: BlockConfig
     depth: int
@@ -254,7 +292,9 @@ class Encoder(nn.Module):
                 rate = None if rates is None else rates[i]
                 x, out[f"block{i:02d}"] = layer(x, rate)
             out["pre_ln"] = x
-        return _layer_norm(name="encoder_norm")(x), out
+        if self.cfg.norm_after_pool:
+            return x, out
+        return self.cfg.norm("encoder_norm")(x), out
 
     def _block(self):
         """EncoderBlock; by default rematerialised under scan only, as in big_vision."""
@@ -279,7 +319,7 @@ class MAPHead(nn.Module):
         probe = self.param("probe", _xavier, (1, 1, d), jnp.float32)
         x, _ = attention(jnp.broadcast_to(probe, (b, 1, d)), x)
         x = x.astype(self.cfg.residual_dtype)
-        y = MlpBlock(self.cfg, name="MlpBlock_0")(_layer_norm(name="LayerNorm_0")(x))
+        y = MlpBlock(self.cfg, name="MlpBlock_0")(self.cfg.norm("LayerNorm_0")(x))
         return (x + y.astype(self.cfg.residual_dtype))[:, 0]
 
 
@@ -308,6 +348,12 @@ class ViT(nn.Module):
     return_attn: bool = False
     registers: int = 0
     drop_path: float | int = 0.0
+    layer_scale: float | int | None = None  # its initial value; None: there is none
+    pre_norm: bool = False
+    norm_after_pool: bool = False
+    norm_eps: float | int = 1e-6
+    distilled: bool = False
+    floor_patches: bool = False
 
     @nn.compact
     def __call__(
@@ -324,6 +370,8 @@ class ViT(nn.Module):
         x = jnp.reshape(x, (b, h * w, d)).astype(cfg.residual_dtype)
         x = out["with_posemb"] = self._add_posemb(x, h, w)
         x = nn.Dropout(self.dropout)(self._add_tokens(x), not train)
+        if self.pre_norm:
+            x = cfg.norm("pre_norm")(x).astype(cfg.residual_dtype)
         encoder = Encoder(
             cfg,
             self.depth,
@@ -336,23 +384,32 @@ class ViT(nn.Module):
         out["encoded"] = x
         first = int(self.pool_type == "tok")
         patches = x[:, first : first + h * w]
+        distilled = x[:, first + h * w] if self.distilled else None
         x = self._pool(x, patches, cfg)
+        if self.norm_after_pool:
+            norm = cfg.norm("pool_norm")
+            x, patches = norm(x), norm(patches)
+            distilled = norm(distilled) if self.distilled else None
         if self.pool_type != "none":
             out["head_input"] = x
-        return self._head(x, jnp.reshape(patches, (b, h, w, d)), out)
+        return self._head(x, jnp.reshape(patches, (b, h, w, d)), distilled, out)
 
     def _stem(self, image):
         (ph, pw), (_, height, width, _) = self.patch_size, image.shape
-        if height % ph or width % pw or not height or not width:
+        rest = (height % ph, width % pw)
+        if min(height // ph, width // pw) < 1 or (any(rest) and not self.floor_patches):
             raise ValueError(
                 f"an image of {height}x{width} pixels does not divide into patches of "
-                f"{ph}x{pw}; resize the image, or choose another patch_size"
+                f"{ph}x{pw}; resize the image, choose another patch_size, or say "
+                f"floor_patches=True to leave {rest[0]} rows and {rest[1]} columns out, "
+                "as big_vision does"
             )
         return nn.Conv(
             self.width,
             self.patch_size,
             strides=self.patch_size,
-            padding="VALID",
+            padding="VALID",  # which floors
+            use_bias=not self.pre_norm,
             dtype=image.dtype,
             name="embedding",
         )(image)
@@ -389,7 +446,7 @@ class ViT(nn.Module):
             return MAPHead(cfg, name="MAPHead_0")(patches)
         return patches if self.pool_type == "none" else x[:, 0]
 
-    def _head(self, x, x_2d, out):
+    def _head(self, x, x_2d, distilled, out):
         if self.rep_size:
             size = self.width if self.rep_size is True else self.rep_size
             pre_logits = nn.Dense(size, name="pre_logits")
@@ -397,14 +454,18 @@ class ViT(nn.Module):
         out["pre_logits_2d"], out["pre_logits"] = x_2d, x
         if self.num_classes:
             zeros, lecun = nn.initializers.zeros, nn.initializers.lecun_normal()
-            head = nn.Dense(
+            dense = partial(
+                nn.Dense,
                 self.num_classes,
                 kernel_init=zeros if self.head_zeroinit else lecun,
                 bias_init=nn.initializers.constant(self.init_head_bias),
-                name="head",
             )
+            head = dense(name="head")
             out["logits_2d"] = head(x_2d)
-            x = out["logits"] = head(x)
+            x = head(x)
+            if self.distilled:
+                x = (x + dense(name="head_dist")(distilled)) / 2
+            out["logits"] = x
         return x, out
 
 
@@ -506,6 +567,18 @@ def _check(model: ViT) -> None:
     for name in ("dropout", "drop_path"):
         if not 0 <= getattr(model, name) < 1:
             raise ValueError(f"{name} must be in [0, 1), got {getattr(model, name)}")
+    if model.norm_eps <= 0:
+        raise ValueError(f"norm_eps must be above 0, got {model.norm_eps}")
+    if model.distilled and (
+        model.pool_type != "tok"
+        or model.registers < 1
+        or model.rep_size
+        or not model.num_classes
+    ):
+        raise ValueError(
+            "distilled needs a head, pool_type='tok', registers of at least 1 (the first "
+            "is the distillation token) and no rep_size"
+        )
     if model.width % model.num_heads:
         raise ValueError(
             f"width must be divisible by num_heads, got {model.width} and "
@@ -560,4 +633,7 @@ def _block_config(model: ViT, deterministic: bool) -> BlockConfig:
         gelu=model.gelu,
         attn_impl=model.attn_impl,
         return_attn=model.return_attn,
+        norm_eps=model.norm_eps,
+        layer_scale=model.layer_scale,
+        norm_after_pool=model.norm_after_pool,
     )

@@ -157,7 +157,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     command.add_ckpt(parser)
     add = parser.add_argument
     add("--image", type=Path, metavar="FILE",
-        help="the photo to look into: JPEG, PNG, GIF, BMP, WebP, TIFF")  # fmt: skip
+        help="the photo to look into: JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF")  # fmt: skip
     command.add_out(parser, "PNG", "the picture of that", "none; needed with --image")
     add("--posemb", type=Path, metavar="PNG",
         help="where the picture of the position embeddings is written (default: none)")  # fmt: skip

@@ -58,6 +58,7 @@ def convert(
     num_heads: int | None = None,
     posemb: str | None = None,
     grid: Sequence[int] | None = None,
+    pool_type: str | None = None,
     scan: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def convert(
     Args:
       source: as `vitjax.weights.load` takes it. target: a file; its suffix says what.
       to: a key of FORMATS. source_format: of a state dict; None finds out.
-      num_heads, posemb, grid: what the source does not tell, as in `vitjax.weights`.
+      num_heads, posemb, grid, pool_type: what the source does not tell, as in
+        `vitjax.weights`.
       scan: stack the blocks; for big_vision only. force: replace a file.
 
     Raises ValueError, and leaves nothing behind, if something does not fit.
@@ -77,7 +79,12 @@ def convert(
     # A constant table in a state dict is as good as learned for another library.
     keep = posemb or (None if to == "big_vision" else "learn")
     params, config = weights.load(
-        source, format=source_format, num_heads=num_heads, posemb=keep, grid=grid
+        source,
+        format=source_format,
+        num_heads=num_heads,
+        posemb=keep,
+        grid=grid,
+        pool_type=pool_type,
     )
     posemb = posemb or _posemb(params, config)
     beside = weights.beside(source)
@@ -107,7 +114,7 @@ def write(
     target = Path(target)
     _check_target(target, to, scan, force)
     arguments = weights.model_arguments(params)
-    options = {"posemb": posemb, "grid": grid}
+    options: dict[str, Any] = {"posemb": posemb, "grid": grid}
     if to == "big_vision":
         looped = "encoderblock" not in params["Transformer"]
         arrays = big_vision.flat(
@@ -115,7 +122,7 @@ def write(
         )
     else:
         arrays = weights.to_state_dict(params, format=to, **options)
-    options["num_heads"] = arguments["num_heads"]
+    options |= {key: arguments[key] for key in ("num_heads", "pool_type")}
     words = {
         "format": "pt",  # what other readers of .safetensors look for
         weights.WORD: json.dumps({**beside, **options}),
@@ -209,6 +216,9 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"),
         help="patches of an image (224 pixels in patches of 16: 14 14); needed for "
         "constant position embeddings and for grids that are not square")  # fmt: skip
+    add("--pool_type", choices=("tok", "gap", "map"), metavar="KIND",
+        help="how the model pools, if IN does not say whether it has a class token: tok, "
+        "gap, map")  # fmt: skip
     add("--scan", action="store_true", help="stack the blocks (big_vision only)")
     add("--force", action="store_true", help="replace OUT if it exists")
     return parser.parse_args(home.expanded(argv))
@@ -226,7 +236,9 @@ def _work(flags: argparse.Namespace) -> None:
     jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
     arguments = convert(**vars(flags))
     size = arguments.pop("parameters")
-    words = ", ".join(f"{k}={v!r}" for k, v in arguments.items() if v is not None)
+    off = ("pre_norm", "norm_after_pool", "distilled")  # said where they are there
+    said = {k: v for k, v in arguments.items() if v is not None and (v or k not in off)}
+    words = ", ".join(f"{k}={v!r}" for k, v in said.items())
     print(
         f"{flags.target}: {flags.to}, {size:,} parameters, verified; a ViT of {words}"
     )

@@ -1,11 +1,5 @@
-"""Photos on the way into a run's model: exactly as an evaluation of the run feeds them.
+"""Photos on the way into a run's model: exactly as an evaluation of the run feeds them."""
 
-What differs from an evaluation is what a person's own photos bring along: those that
-are to be turned (EXIF), transparent or animated are set right before, by PIL.
-"""
-
-import io
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +7,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from PIL import Image, ImageOps
 
 from input_pipeline import (
     damaged,
     device_ops,
     folder_layouts,
+    image_files,
     ops,
     pipeline,
     sources,
@@ -27,8 +21,6 @@ from input_pipeline import (
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in PIL
 DECODES = ("decode", "decode_jpeg_and_inception_crop")
-ORIENTATION = 0x0112  # EXIF's tag
-JPEGS = ("JPEG", "MPO")  # the latter with a second picture, which nobody asks for
 
 
 def find(paths: Iterable[str | Path]) -> list[Path]:
@@ -58,7 +50,8 @@ def _is_image(path: Path, folder: Path) -> bool:
 class Feed:
     """Photos, through an evaluator's pp_fn and device_pp.
 
-    Where pp_fn decodes nothing, since the data set holds arrays, a photo is brought to
+    Files are read as its data set reads them, by its `as_seen`; as a person sees them
+    where the data set is of another kind than files. Where pp_fn decodes nothing, since the data set holds arrays, a photo is brought to
     the size and the channels of the data set's images first: its middle square, resized.
     """
 
@@ -72,6 +65,7 @@ class Feed:
         pp_fn = section.get("pp_fn", "")
         self._on_host = ops.get_preprocess_fn(pp_fn)
         self._on_device = device_ops.get_preprocess_fn(section.get("device_pp", ""))
+        self._as_seen = section.get("data", {}).get("as_seen", True)
         calls = spec.parse(pp_fn)
         self._to_decode = any(call.name in DECODES for call in calls)
         own = [call.text for call in calls if call.name == "decode"]
@@ -91,12 +85,12 @@ class Feed:
         except OSError as error:
             raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
         try:
-            data = upright(data, self._pixels)
+            data = image_files.readable(data, as_seen=self._as_seen).numpy()
             pixels = self._pixels(data)
-        except Exception:  # TensorFlow's and PIL's own, of all sorts
+        except damaged.OpError as error:
             raise ValueError(
-                f"{str(path)!r} is no image that can be decoded: expected JPEG, PNG, "
-                "GIF, BMP, WebP or TIFF"
+                f"{str(path)!r} is no image that can be decoded "
+                f"({damaged.reason(error)}): expected {image_files.FORMATS}"
             ) from None
         image = data if self._to_decode else self._as_in_data_set(pixels)
         # What else the ops may ask for: a class, and a seed for chance.
@@ -148,63 +142,6 @@ def feed(path: str | Path, section: Mapping[str, Any]) -> Float[Array, "1 y x ch
     """One photo as a batch of one; see `Feed`."""
     its = Feed(section)
     return its.batch([its.read(path)])
-
-
-def upright(data: bytes, decode: Any) -> bytes:
-    """A file whose pixels a decoder of the input pipeline reads as a person sees them.
-
-    The same bytes, unless the photo is to be turned by its EXIF orientation, has
-    transparent parts, which are shown on white, or is of a form that the decoders
-    refuse or misread: then a PNG. `decode` (bytes to pixels) is the model's own: its
-    pixels of a JPEG are those that are turned.
-    """
-    with warnings.catch_warnings():
-        # Large photos are welcome; of broken metadata the pixels are still good.
-        warnings.simplefilter("ignore")
-        try:
-            photo = Image.open(io.BytesIO(data))
-        except Image.DecompressionBombError:  # larger than PIL likes
-            return data
-        with photo:
-            turned = _orientation(photo) in range(2, 9)
-            if photo.format in JPEGS:
-                return _turned_jpeg(photo, decode(data)) if turned else data
-            transparent = photo.has_transparency_data and photo.format != "GIF"
-            if not (turned or transparent or _misread(photo)):
-                return data
-            if turned:
-                photo = ImageOps.exif_transpose(photo)
-            if transparent:
-                white = Image.new("RGBA", photo.size, "white")
-                photo = Image.alpha_composite(white, photo.convert("RGBA"))
-            return _png(photo.convert("RGB"))
-
-
-def _orientation(photo: Image.Image) -> Any:
-    try:
-        return photo.getexif().get(ORIENTATION)
-    except Exception:  # of damaged metadata PIL says all sorts of things
-        return None
-
-
-def _turned_jpeg(photo: Image.Image, pixels: np.ndarray) -> bytes:
-    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    picture.getexif()[ORIENTATION] = _orientation(photo)
-    return _png(ImageOps.exif_transpose(picture))
-
-
-def _misread(photo: Image.Image) -> bool:
-    """Whether TensorFlow refuses the file, or gives other pixels than PIL."""
-    palette_bmp = photo.format == "BMP" and photo.mode == "P"
-    animated_webp = photo.format == "WEBP" and getattr(photo, "is_animated", False)
-    known = photo.format in ("PNG", "GIF", "BMP", "WEBP")
-    return palette_bmp or animated_webp or not known
-
-
-def _png(photo: Image.Image) -> bytes:
-    file = io.BytesIO()
-    photo.save(file, "PNG", compress_level=1)  # nobody keeps it
-    return file.getvalue()
 
 
 def _image_shape(section: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -7,7 +7,8 @@
 Each format is a table (one file) of which tensors hold which parameters. Every name of
 both sides is used exactly once and every shape is checked, or a ValueError says which
 are left. What a state dict does not say can be given: `num_heads` (a fused matrix has
-none; known widths tell it), `posemb` and `grid` (rows, columns of the patches). It does
+none; known widths tell it), `pool_type`, `posemb` and `grid` (rows, columns of the
+patches). It does
 not say either which GELU and which LayerNorm eps it was trained with: each format's
 file has its library's.
 """
@@ -64,8 +65,8 @@ def to_state_dict(
       params: of a `vitjax.models.vit` model, with or without scan.
       format: a key of FORMATS.
       posemb: the model's, where `params` have no pos_embedding: "sincos2d" or "none".
-        Formats other than mup_vit store the constants of sincos2d, for which they need
-        `grid` (rows, columns of patches). With both, mup_vit gets its buffer.
+        The formats store the constants of sincos2d, for which they need `grid` (rows,
+        columns of patches).
 
     Raises ValueError, in one sentence, for what the format cannot express.
     """
@@ -81,6 +82,8 @@ def from_state_dict(
     posemb: str | None = None,
     grid: Grid | None = None,
     scan: bool = False,
+    pool_type: str | None = None,
+    model_grid: Grid | None = None,
 ) -> dict[str, Any]:
     """vitjax's parameters of a state dict; the tree of the model, in numpy.
 
@@ -90,14 +93,28 @@ def from_state_dict(
       num_heads: None takes that of the variant (S, B, ...) of the same width.
       posemb: "learn" keeps what position embeddings there are, "sincos2d" says that
         they are those constants, which are no parameters; None finds out.
-      grid: rows, columns of patches; only needed where they are not a square.
+      grid: rows, columns of patches; needed where they are not a square, or where it
+        is open whether the class token has a position.
       scan: stack the blocks, as for a model with scan=True.
+      pool_type: "tok" says that the class token is pooled by, anything else that it is
+        one more register. None takes a class token to be pooled by; mup-vit's files,
+        where it has no name of its own, need an answer.
+      model_grid: the patches of the model that the parameters are for, which decides
+        what the positions leave open if it is the `grid`.
 
-    A class token's own position is added to the token. timm's models with a class token
-    are taken to pool by it. Raises ValueError for keys that are left, or missing.
+    A class token's own position is added to the token. Raises ValueError for keys that
+    are left, or missing.
     """
     fmt = lookup(FORMATS, format, "format")
-    params = state_dicts.read(state, fmt, num_heads=num_heads, posemb=posemb, grid=grid)
+    params = state_dicts.read(
+        state,
+        fmt,
+        num_heads=num_heads,
+        posemb=posemb,
+        grid=grid,
+        pool_type=pool_type,
+        model_grid=model_grid,
+    )
     return vit.loop_to_scan(params) if scan else params
 
 
@@ -119,6 +136,8 @@ def load(
     num_heads: int | None = None,
     posemb: str | None = None,
     grid: Grid | None = None,
+    pool_type: str | None = None,
+    model_grid: Grid | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """(params, config) of a file or a run; the config is None where none is stored.
 
@@ -134,7 +153,8 @@ def load(
     name, colon, subtree = str(path).partition(".npz:")
     if colon or name.endswith(".npz"):
         arrays, _ = files.read(Path(f"{name}.npz" if colon else name))
-        return unflatten_dict(big_vision.leaves(arrays, subtree, grid), sep="/"), None
+        leaves = big_vision.leaves(arrays, subtree, grid, model_grid)
+        return unflatten_dict(leaves, sep="/"), None
     path = _inside(path)
     if _is_run(path):
         from vitjax.checkpoint import read_params
@@ -153,6 +173,8 @@ def load(
         num_heads=num_heads or said,
         posemb=posemb or told.get("posemb"),
         grid=grid or told.get("grid"),
+        pool_type=pool_type or told.get("pool_type"),
+        model_grid=model_grid,
     )
     return params, told.get("config")
 

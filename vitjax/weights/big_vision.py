@@ -1,5 +1,6 @@
 """big_vision's .npz files, and its older names for the same parameters."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +10,15 @@ import numpy as np
 from vitjax.trees import flatten_with_names
 from vitjax.weights import posemb as posembs
 
+# vision_transformer's name: the class token is among those that have a position.
+VERY_OLD = "Transformer/posembed_input/pos_embedding"
 # (regex, replacement) for the names of vision_transformer and of early big_vision,
 # which counted the layers of a block as they came.
 RENAMES = (
     (r"/LayerNorm_2/", "/LayerNorm_1/"),
     (r"/MlpBlock_3/", "/MlpBlock_0/"),
     (r"/MultiHeadDotProductAttention_1/", "/MultiHeadDotProductAttention_0/"),
-    (r"^Transformer/posembed_input/pos_embedding$", "pos_embedding"),
+    (rf"^{VERY_OLD}$", "pos_embedding"),
     (r"^Transformer/pos_embedding$", "pos_embedding"),
     (
         r"^(probe$|LayerNorm_0/|MlpBlock_0/|MultiHeadDotProductAttention_0/)",
@@ -30,6 +33,7 @@ def leaves(
     arrays: Mapping[str, np.ndarray],
     subtree: str = "",
     grid: posembs.Grid | None = None,
+    model_grid: posembs.Grid | None = None,
 ) -> dict[str, np.ndarray]:
     """The leaves by today's names, of a whole file or of one tree below ("img").
 
@@ -45,14 +49,15 @@ def leaves(
             tops = sorted({name.split("/")[0] for name in found})
             raise ValueError(f"there is no {subtree!r} in the file, only {tops}")
         found = below
-    renamed = {}
+    renamed, stored_as = {}, ""
     for name, value in found.items():
+        stored_as = name if name.endswith("pos_embedding") else stored_as
         for regex, replacement in RENAMES:
             name = re.sub(regex, replacement, name)
         if name in renamed:
             raise ValueError(f"the file has {name!r} under two names")
         renamed[name] = value
-    return _without_cls_position(renamed, grid)
+    return _without_cls_position(renamed, stored_as, grid, model_grid)
 
 
 def flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -67,18 +72,36 @@ def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 
 def _without_cls_position(
-    leaves: dict[str, np.ndarray], grid: posembs.Grid | None
+    leaves: dict[str, np.ndarray],
+    stored_as: str,
+    grid: posembs.Grid | None,
+    model_grid: posembs.Grid | None,
 ) -> dict[str, np.ndarray]:
-    """Old models added positions after they had put the class token first."""
+    """Old models added positions after they had put the class token first.
+
+    Which did, the name that the positions are `stored_as` tells, or else their number.
+    """
     if not {"cls", "pos_embedding"} <= leaves.keys():
         return leaves
     cls, positions = leaves["cls"], leaves["pos_embedding"]
-    patches = positions.shape[1] - 1
-    if grid is None:
-        old = posembs.square_grid(patches) is not None
+    stored = positions.shape[1]
+    if grid is None and stored_as == VERY_OLD:
+        extra = 1
     else:
-        old = patches == grid[0] * grid[1]
-    if not old:
+        usual = _usual(stored, today=stored_as == "pos_embedding")
+        extra = posembs.of_tokens(
+            stored_as, stored, 1, usual, grid=grid, model_grid=model_grid
+        )
+    if not extra:
         return leaves
     cls = np.where(positions[:, :1] == 0, cls, cls + positions[:, :1])
     return {**leaves, "cls": cls, "pos_embedding": positions[:, 1:]}
+
+
+def _usual(stored: int, today: bool) -> int | None:
+    """How many of so many positions the class token has; None if it is open."""
+    if posembs.square_grid(stored - 1) is None:
+        return 0 if today else None
+    # big_vision renames old files, and then takes a square and one for these.
+    other_grid = any(stored % n == 0 for n in range(2, math.isqrt(stored) + 1))
+    return None if today and other_grid else 1

@@ -13,6 +13,8 @@ from vitjax.trees import flatten_with_names
 from vitjax.weights.table import ATTENTION, BLOCK, Parts
 
 Shapes = dict[str, tuple[int, ...]]
+# Where there is LayerScale, parameters do not tell its initial value: DINOv2's.
+LAYER_SCALE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,10 @@ def describe(
         "pool_type": "map" if parts.map_head else "tok" if parts.cls else "gap",
         "rep_size": shape_of("pre_logits/kernel")[1] if parts.pre_logits else False,
         "registers": shape_of("registers")[1] if parts.registers else 0,
+        "layer_scale": LAYER_SCALE if parts.layer_scale else None,
+        "pre_norm": parts.pre_norm,
+        "norm_after_pool": parts.pool_norm,
+        "distilled": parts.distilled,
         "num_classes": shape_of("head/kernel")[1] if parts.head else None,
     }
     positions = shape_of("pos_embedding")[1] if parts.pos_embedding else None

@@ -10,14 +10,17 @@ import jax
 import numpy as np
 from absl import logging
 from flax.traverse_util import flatten_dict
+from jaxtyping import Float, Shaped
 
 from vitjax import weights
+from vitjax.lookup import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names, map_with_names, match_patterns
 from vitjax.weights import posemb as posembs
 from vitjax.weights.posemb import Grid
 
 Leaves = dict[str, np.ndarray]
+KERNEL = "embedding/kernel"
 
 
 def load_into(
@@ -29,6 +32,7 @@ def load_into(
     model: Any = None,
     image_shape: Sequence[int] = (),
     stored_grid: Grid | None = None,
+    channels: str | None = None,
 ) -> Any:
     """A model's parameters from whatever `vitjax.weights.load` reads.
 
@@ -39,23 +43,37 @@ def load_into(
       model, image_shape: for a ViT, whose position embeddings are resampled to the grid
         of its patches, and whose num_heads holds for files that do not say it.
       stored_grid: rows, columns of the stored position embeddings, if not a square.
+      channels: a key of CHANNELS, for images of another number of channels; None
+        refuses them.
 
     Raises ValueError that lists every parameter that is missing there, left over there,
     or of another shape.
     """
     match_patterns(shapes, dont_load, what="dont_load")  # are they regexes?
+    fit_channels = None
+    if channels is not None:
+        fit_channels = lookup(CHANNELS, channels, "model_init_channels")
     wanted = {name: leaf.shape for name, leaf in flatten_with_names(shapes)}
-    grid = num_heads = None
+    grid = num_heads = pool_type = None
     if isinstance(model, vit.ViT):
         (height, width, _), (rows, columns) = image_shape, model.patch_size
         grid, num_heads = (height // rows, width // columns), model.num_heads
+        # Their class token may be one of our registers, if there are any.
+        if model.pool_type == "tok" or model.registers:
+            pool_type = model.pool_type
     posemb = "learn" if "pos_embedding" in wanted else None
     stored, told = weights.load(
-        path, num_heads=num_heads, posemb=posemb, grid=stored_grid
+        path,
+        num_heads=num_heads,
+        posemb=posemb,
+        grid=stored_grid,
+        pool_type=pool_type,
+        model_grid=grid,
     )
     if isinstance(model, vit.ViT):
         usual = weights.usual_gelu(path, told)
-        if usual != model.gelu and jax.process_index() == 0:
+        # "quick" is never a default, and no file tells it.
+        if model.gelu not in (usual, "quick") and jax.process_index() == 0:
             logging.warning(
                 "%s was probably trained with gelu='%s', but the model has gelu='%s': "
                 "set config.model.gelu unless this is meant",
@@ -64,6 +82,19 @@ def load_into(
                 model.gelu,
             )
     leaves = _in_form_of(stored, wanted, str(path))
+    if fit_channels is not None and KERNEL in leaves and KERNEL in wanted:
+        new, kernel = wanted[KERNEL][2], leaves[KERNEL]
+        if kernel.ndim == 4 and kernel.shape[2] != new:
+            leaves = {**leaves, KERNEL: fit_channels(kernel, new)}
+            if jax.process_index() == 0:
+                logging.warning(
+                    "the embedding of %s is for %d channels: model_init_channels=%r fits "
+                    "it to %d",
+                    path,
+                    kernel.shape[2],
+                    channels,
+                    new,
+                )
     leaves = _with_posemb(leaves, wanted, grid, stored_grid, str(path), dont_load)
     skip = _skipped(shapes, leaves, dont_load, str(path))
     _check_fit(leaves, wanted, skip, str(path))
@@ -78,6 +109,22 @@ def load_into(
         )
 
     return map_with_names(place, fresh, shapes)
+
+
+def _sum_channels(
+    kernel: Shaped[np.ndarray, "y x old d"], new: int
+) -> Float[np.ndarray, "y x new d"]:
+    """timm's rule: the sum for grey, else repeated and as much smaller.
+
+    An image whose channels are all equal has the same embedding.
+    """
+    old, kernel = kernel.shape[2], kernel.astype(np.float32)
+    if new == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(new) % old] * np.float32(old / new)
+
+
+CHANNELS = {"sum": _sum_channels}
 
 
 def _in_form_of(stored: dict[str, Any], wanted: Iterable[str], path: str) -> Leaves:
@@ -150,6 +197,8 @@ def _check_fit(
             problems["left over there"].append(name)
         elif leaves[name].shape != tuple(wanted[name]):
             shapes = f"shape {leaves[name].shape} there, {tuple(wanted[name])} here"
+            if name == KERNEL and leaves[name].shape[2:3] != tuple(wanted[name])[2:3]:
+                shapes += ", which model_init_channels='sum' may fit"
             problems[shapes].append(name)
     if problems:
         words = [f"{what}: {', '.join(_brief(n))}" for what, n in problems.items()]

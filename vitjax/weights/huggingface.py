@@ -31,7 +31,7 @@ RENAMES = (
 def entries(parts: Parts) -> Iterator[Entry]:
     """The table."""
     yield from table.conv(f"{EMBEDDINGS}.patch_embeddings.projection", "embedding")
-    yield from table.tokens(PARTS, parts)
+    yield from table.tokens(PARTS["pos_embedding"], parts)
     for i in range(parts.depth):
         theirs, ours = f"vit.encoder.layer.{i}", BLOCK.format(i)
         attention, mlp = f"{ours}/{ATTENTION}", f"{ours}/MlpBlock_0"
@@ -57,6 +57,7 @@ FORMAT = Format(
     signature=(f"{EMBEDDINGS}.patch_embeddings.projection.weight",),
     block="vit.encoder.layer.{}.",
     parts=PARTS,
+    tokens=(f"{EMBEDDINGS}.cls_token",),
     always=("cls", "pos_embedding"),
     renames=RENAMES,
     positions="all",

@@ -40,7 +40,7 @@ def _torchvision(model: ViT, size: tuple[int, int], channels: int, state: State)
         hidden_dim=model.width,
         mlp_dim=model.mlp_dim or 4 * model.width,
         num_classes=model.num_classes or 1000,
-        norm_layer=functools.partial(_torch().nn.LayerNorm, eps=1e-6),
+        norm_layer=functools.partial(_torch().nn.LayerNorm, eps=model.norm_eps),
     )
     return _filled(other, state)
 
@@ -48,10 +48,12 @@ def _torchvision(model: ViT, size: tuple[int, int], channels: int, state: State)
 def _timm(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any:
     import_torchvision()  # which timm imports
     with importing("timm"):
+        from timm.models.deit import VisionTransformerDistilled
         from timm.models.vision_transformer import VisionTransformer
 
     pools: dict[str, Any] = {"gap": "avg", "tok": "token", "map": "map"}
-    other = VisionTransformer(
+    torch = _torch()
+    other = (VisionTransformerDistilled if model.distilled else VisionTransformer)(
         img_size=size,
         patch_size=model.patch_size,
         embed_dim=model.width,
@@ -61,12 +63,17 @@ def _timm(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any
         num_classes=model.num_classes or 0,
         class_token=model.pool_type == "tok",
         global_pool=lookup(pools, model.pool_type, "pool_type of timm"),
-        reg_tokens=model.registers,
+        reg_tokens=0 if model.distilled else model.registers,
         in_chans=channels,
         # With registers, and only then, the class token has no position.
-        no_embed_class=model.registers > 0,
-        fc_norm=False,
-        act_layer=functools.partial(_torch().nn.GELU, approximate=_gelu(model)),
+        no_embed_class=model.registers > 0 and not model.distilled,
+        fc_norm=model.norm_after_pool,
+        init_values=model.layer_scale,
+        pre_norm=model.pre_norm,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=model.norm_eps),
+        act_layer="quick_gelu"
+        if model.gelu == "quick"
+        else functools.partial(torch.nn.GELU, approximate=_gelu(model)),
     )
     return _filled(other, state)
 
@@ -82,7 +89,8 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
         # stand-in, which says so when it is touched.
         from_pretrained = library.ViTForImageClassification.from_pretrained
 
-    act = "gelu" if model.gelu == "exact" else "gelu_pytorch_tanh"
+    names = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
+    act = names[model.gelu]
     config = library.ViTConfig(
         image_size=size[0],
         patch_size=model.patch_size[0],
@@ -92,7 +100,7 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
         intermediate_size=model.mlp_dim or 4 * model.width,
         num_channels=channels,
         num_labels=model.num_classes or 1000,
-        layer_norm_eps=1e-6,
+        layer_norm_eps=model.norm_eps,
         hidden_act=act,
     )
     # As its users do, from a folder: transformers 5 has other keys in memory than in

@@ -16,8 +16,8 @@ Grid = Sequence[int]  # rows, columns
 
 def square_grid(positions: int) -> tuple[int, int] | None:
     """The square grid of that many positions, None if there is none."""
-    side = math.isqrt(positions)
-    return (side, side) if side * side == positions else None
+    side = math.isqrt(max(0, positions))
+    return (side, side) if side and side * side == positions else None
 
 
 def grid_of(positions: int, grid: Grid | None, what: str) -> tuple[int, int]:
@@ -34,6 +34,46 @@ def grid_of(positions: int, grid: Grid | None, what: str) -> tuple[int, int]:
             f"{found[0]}x{found[1]}"
         )
     return found
+
+
+class GridUnknown(ValueError):
+    """A number of positions, `stored`, leaves open which of them are the patches'."""
+
+    def __init__(self, sentence: str, stored: int):
+        super().__init__(sentence)
+        self.stored = stored
+
+
+def of_tokens(
+    what: str,
+    stored: int,
+    tokens: int,
+    usual: int | None,
+    *,
+    grid: Grid | None,
+    model_grid: Grid | None,
+) -> int:
+    """How many of `stored` positions are for `tokens` tokens that are no patches.
+
+    All of these or none: a square of 5 x 5 may also be 4 x 6 and one token. The `grid`
+    of the patches tells; else what is `usual` in such a file, and the grid of the model
+    that they are for, if it fits. Raises GridUnknown if neither tells, or they differ.
+    """
+    fits = {stored - n: n for n in (0, tokens)}
+    told = f"{what} has {stored} positions, with or without the {tokens} other tokens"
+    if grid is not None:
+        if math.prod(grid) not in fits:
+            raise ValueError(f"{told} not of the grid {tuple(grid)}")
+        return fits[math.prod(grid)]
+    hint = None if model_grid is None else fits.get(math.prod(model_grid))
+    answer = hint if usual is None else usual
+    if answer is not None and hint in (None, answer):
+        return answer
+    raise GridUnknown(
+        f"{told}: say grid=(rows, columns) of the patches (--grid of convert, "
+        "--config.model_init_grid of a run)",
+        stored,
+    )
 
 
 def resample(

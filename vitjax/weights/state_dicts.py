@@ -30,23 +30,36 @@ def write(
 ) -> dict[str, np.ndarray]:
     """The state dict of a vitjax model's parameters; see `to_state_dict`."""
     leaves = loop_leaves(params)
+    constant = "pos_embedding" not in leaves
     parts = our_parts(leaves)
     # Positions may yet come, from the constants.
     may_have = parts.pos_embedding or "pos_embedding" in fmt.parts
     fmt.check_expresses(dataclasses.replace(parts, pos_embedding=may_have))
-    ours = [name for entry in _checked(fmt, parts) for name in entry.ours]
+    table = _checked(fmt, fmt.with_tokens(parts))
+    ours = [name for entry in table for name in entry.ours]
     check_names("vitjax's parameters", leaves, ours)
     leaves = _with_constant_posemb(leaves, fmt, posemb, grid)
-    parts = our_parts(leaves)
+    parts = fmt.with_tokens(our_parts(leaves))
     fmt.check_expresses(parts)
-    if fmt.positions == "all" or (fmt.positions == "either" and not parts.registers):
+    if fmt.positions == "all" or (
+        fmt.positions == "either" and (parts.distilled or not parts.registers)
+    ):
         tokens = _num_tokens(lambda name: leaves[name].shape, parts)
         parts = dataclasses.replace(parts, extra_positions=tokens)
     described = describe(lambda name: leaves[name].shape, parts)
+    if parts.distilled and described.arguments["registers"] != 1:
+        raise ValueError(
+            f"{fmt.title} cannot express {described.arguments['registers']} registers of "
+            "a model with distilled, only one"
+        )
     for name, shape in described.shapes().items():
         check_shape(name, shape, leaves[name].shape)
     _check_square(fmt, described)
-    return join(leaves, _checked(fmt, parts))
+    state = join(leaves, _checked(fmt, parts))
+    if constant and parts.pos_embedding and not fmt.sincos_batch:
+        key = fmt.parts["pos_embedding"]
+        state[key] = state[key][0]
+    return state
 
 
 def join(leaves: Mapping[str, np.ndarray], table: list[Entry]) -> dict[str, np.ndarray]:
@@ -66,6 +79,8 @@ def read(
     num_heads: int | None = None,
     posemb: str | None = None,
     grid: Grid | None = None,
+    pool_type: str | None = None,
+    model_grid: Grid | None = None,
 ) -> dict[str, Any]:
     """vitjax's parameters of a state dict; see `from_state_dict`."""
     state = {k: np.asarray(v) for k, v in fmt.rename(state).items()}
@@ -78,8 +93,9 @@ def read(
                 f"like {', '.join(sorted(state)[:3])}"
             )
     _check_tokens(state, fmt, parts)
+    parts = _with_tokens(state, fmt, parts, pool_type)
     if parts.pos_embedding:
-        extra = _extra_positions(state, fmt, parts, grid)
+        extra = _extra_positions(state, fmt, parts, grid, model_grid)
         parts = dataclasses.replace(parts, extra_positions=extra)
     table = _checked(fmt, parts)
     check_names("the state dict", state, [key for e in table for key in e.theirs])
@@ -183,9 +199,9 @@ def _with_constant_posemb(
 
 def _check_tokens(state: dict[str, np.ndarray], fmt: Format, parts: Parts) -> None:
     """Give a table (n, d) its batch dim; ValueError for what is not (1, n, d) then."""
-    for part in parts.has() & {"cls", "registers", "pos_embedding"}:
-        key = fmt.parts[part]
-        if part == "pos_embedding" and state[key].ndim == 2:
+    position = fmt.parts.get("pos_embedding")
+    for key in state.keys() & {*fmt.tokens, position}:
+        if key == position and state[key].ndim == 2:
             state[key] = state[key][None]
         if state[key].ndim != 3 or len(state[key]) != 1:
             raise ValueError(
@@ -193,26 +209,51 @@ def _check_tokens(state: dict[str, np.ndarray], fmt: Format, parts: Parts) -> No
             )
 
 
+def _with_tokens(
+    state: Mapping[str, np.ndarray], fmt: Format, parts: Parts, pool_type: str | None
+) -> Parts:
+    """The parts of ours that their tokens are: a class token if the model pools by it."""
+    keys = tuple(key for key in fmt.tokens if key in state)
+    if not keys:
+        return parts
+    count = sum(state[key].shape[1] for key in keys)
+    if pool_type is None:
+        if fmt.parts["cls"] == fmt.parts.get("registers"):
+            raise ValueError(
+                f"{keys[0]} of {fmt.title} holds {count} tokens, of which the first may "
+                "be the class token: say pool_type='tok' (--pool_type of convert) if it "
+                "is, else 'gap'"
+            )
+        # The LayerNorm after the pooling belongs to averages.
+        pool_type = "gap" if parts.pool_norm else "tok"
+    cls = keys[0] == fmt.parts["cls"] and pool_type == "tok"
+    return dataclasses.replace(parts, cls=cls, registers=count > int(cls), tokens=keys)
+
+
 def _extra_positions(
-    state: Mapping[str, np.ndarray], fmt: Format, parts: Parts, grid: Grid | None
+    state: Mapping[str, np.ndarray],
+    fmt: Format,
+    parts: Parts,
+    grid: Grid | None,
+    model_grid: Grid | None,
 ) -> int:
     """How many of their positions belong to class token and registers."""
-    tokens = _num_tokens(lambda name: state[fmt.parts[name]].shape, parts)
+    tokens = sum(state[key].shape[1] for key in parts.tokens)
     if fmt.positions != "either" or not tokens:
         return tokens if fmt.positions == "all" else 0
     key = fmt.parts["pos_embedding"]
     stored = state[key].shape[1]
-    if grid is not None:
-        fits = [n for n in (0, tokens) if stored - n == grid[0] * grid[1]]
-    else:
-        fits = [n for n in (0, tokens) if posembs.square_grid(stored - n)]
-    if len(fits) != 1:
-        given = "of no square grid" if grid is None else f"not of the grid {grid}"
-        raise ValueError(
-            f"{key} has {stored} positions, with or without the {tokens} other tokens "
-            f"{given}: say the grid (rows, columns) of the patches"
-        )
-    return fits[0]
+    squares = [n for n in (0, tokens) if posembs.square_grid(stored - n)]
+    # Without positions only where there are registers, or in few models (DeiT-III).
+    usual = fmt.parts["registers"] in state or squares == [tokens]
+    return posembs.of_tokens(
+        key,
+        stored,
+        tokens,
+        squares[0] if len(squares) == 1 and usual else None,
+        grid=grid,
+        model_grid=model_grid,
+    )
 
 
 def _check_posemb(

@@ -7,6 +7,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,11 @@ class Parts:
     pre_logits: bool = False
     head: bool = False
     pos_embedding: bool = False
+    layer_scale: bool = False
+    pre_norm: bool = False
+    pool_norm: bool = False
+    distilled: bool = False
+    tokens: tuple[str, ...] = ()  # keys of theirs that hold cls and registers, in order
     extra_positions: int = 0  # positions of theirs that belong to cls and registers
 
     def has(self) -> set[str]:
@@ -55,6 +61,10 @@ WORDS = {
     "pre_logits": "a pre_logits layer (rep_size)",
     "head": "a head",
     "pos_embedding": "stored position embeddings",
+    "layer_scale": "LayerScale (layer_scale)",
+    "pre_norm": "a LayerNorm before the blocks (pre_norm)",
+    "pool_norm": "a LayerNorm after the pooling (norm_after_pool)",
+    "distilled": "a head of the distillation token (distilled)",
 }
 # Part -> the leaf that shows that our model has it.
 OURS = {
@@ -64,6 +74,10 @@ OURS = {
     "pre_logits": "pre_logits/kernel",
     "head": "head/kernel",
     "pos_embedding": "pos_embedding",
+    "layer_scale": f"{BLOCK.format(0)}/LayerScale_0/gamma",
+    "pre_norm": "pre_norm/scale",
+    "pool_norm": "pool_norm/scale",
+    "distilled": "head_dist/kernel",
 }
 
 
@@ -77,13 +91,18 @@ class Format:
       signature: keys that all must be there for a state dict to be of this format.
       block: the start of each key of block {}.
       parts: part -> the key that shows that a state dict has it; a part without a key
-        is one that the format cannot express.
+        is one that the format cannot express. One key for cls and registers: a tensor
+        that may hold both.
+      tokens: keys of tensors (1, n, d) of tokens, in the order in which they come
+        before the patches; each but the last holds one token.
+      distillation: which of them holds the one register of a model with distilled.
       always: the parts that each such model has.
       renames: (regex, replacement) for keys of other versions of the library.
       unlike: (regex, sentence) for keys of models that vitjax cannot express.
       positions: what has a position there: "patches", "all" (tokens come first) or
         "either" (a model with registers is written as "patches", others as "all").
       stores_sincos: whether constant position embeddings are among the tensors.
+      sincos_batch: whether those have a batch dim, (1, n, d), or are (n, d).
       square: whether grid and patches must be.
     """
 
@@ -92,11 +111,14 @@ class Format:
     signature: tuple[str, ...]
     block: str
     parts: Mapping[str, str]
+    tokens: tuple[str, ...] = ()
+    distillation: str = ""
     always: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     unlike: tuple[tuple[str, str], ...] = ()
     positions: str = "patches"
     stores_sincos: bool = True
+    sincos_batch: bool = True
     square: bool = False
 
     def rename(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -123,7 +145,16 @@ class Format:
         keys = set(keys)
         pattern = re.compile(re.escape(self.block).replace(r"\{\}", r"(\d+)"))
         blocks = {m[1] for m in map(pattern.match, keys) if m}
-        return Parts(len(blocks), **{p: k in keys for p, k in self.parts.items()})
+        found: dict[str, Any] = {p: k in keys for p, k in self.parts.items()}
+        return Parts(len(blocks), **found)
+
+    def with_tokens(self, parts: Parts) -> Parts:
+        """The parts of ours with the keys that hold their tokens there."""
+        keys = dict(self.parts)
+        if parts.distilled:
+            keys["registers"] = self.distillation
+        own = [keys[p] for p in ("cls", "registers") if p in parts.has()]
+        return dataclasses.replace(parts, tokens=tuple(dict.fromkeys(own)))
 
     def check_expresses(self, parts: Parts) -> None:
         """Raise ValueError, in one sentence, if the format has no place for a part."""
@@ -143,7 +174,8 @@ def our_parts(names: Iterable[str]) -> Parts:
     """The parts of a vitjax model with these leaves."""
     names = set(names)
     blocks = {n.split("/")[1] for n in names if n.startswith(BLOCK.format(""))}
-    return Parts(len(blocks), **{part: leaf in names for part, leaf in OURS.items()})
+    found: dict[str, Any] = {part: leaf in names for part, leaf in OURS.items()}
+    return Parts(len(blocks), **found)
 
 
 def same(theirs: str, ours: str) -> Entry:
@@ -172,7 +204,7 @@ def norm(theirs: str, ours: str) -> Iterator[Entry]:
     yield same(f"{theirs}.bias", f"{ours}/bias")
 
 
-def conv(theirs: str, ours: str) -> Iterator[Entry]:
+def conv(theirs: str, ours: str, bias: bool = True) -> Iterator[Entry]:
     """A convolution: (height, width, in, out) as torch's (out, in, height, width)."""
     yield Entry(
         (f"{theirs}.weight",),
@@ -180,7 +212,8 @@ def conv(theirs: str, ours: str) -> Iterator[Entry]:
         lambda leaves: [leaves[0].transpose(3, 2, 0, 1)],
         lambda tensors: [tensors[0].transpose(2, 3, 1, 0)],
     )
-    yield same(f"{theirs}.bias", f"{ours}/bias")
+    if bias:
+        yield same(f"{theirs}.bias", f"{ours}/bias")
 
 
 def fused(
@@ -219,34 +252,42 @@ def flat(theirs: str, ours: str) -> Iterator[Entry]:
     )
 
 
-def tokens(keys: Mapping[str, str], parts: Parts) -> Iterator[Entry]:
-    """Class token, registers and position embeddings; `keys` are theirs by part.
+def tokens(position: str, parts: Parts) -> Iterator[Entry]:
+    """Class token, registers and position embeddings; `position` is the key of these.
 
+    Their tokens, one tensor after another, are our class token and then our registers.
     The positions of theirs may begin with `parts.extra_positions` for the tokens. Ours
     have none: theirs are added to the tokens, and ours give zeros.
     """
-    ours = [p for p in ("cls", "registers", "pos_embedding") if p in parts.has()]
-    if not parts.extra_positions:
-        yield from (same(keys[part], part) for part in ours)
+    has, theirs, extra = parts.has(), parts.tokens, parts.extra_positions
+    ours = tuple(p for p in ("cls", "registers") if p in has)
+    if "pos_embedding" in has and not extra:
+        yield same(position, "pos_embedding")
+    if not ours:
         return
 
     def join(leaves: Arrays) -> Arrays:
-        *others, positions = leaves
-        shape = (1, parts.extra_positions, positions.shape[-1])
-        zeros = np.zeros(shape, positions.dtype)
-        return [*others, np.concatenate([zeros, positions], axis=1)]
+        held = np.concatenate(leaves[: len(ours)], axis=1)
+        made = np.split(held, range(1, len(theirs)), axis=1)
+        if not extra:
+            return made
+        positions = leaves[-1]
+        zeros = np.zeros((1, extra, positions.shape[-1]), positions.dtype)
+        return [*made, np.concatenate([zeros, positions], axis=1)]
 
     def split(tensors: Arrays) -> Arrays:
-        *others, positions = tensors
-        found, start = [], 0
-        for token in others:
-            added = positions[:, start : start + token.shape[1]]
+        held = np.concatenate(tensors[: len(theirs)], axis=1)
+        rest = []
+        if extra:
+            added, rest = tensors[-1][:, :extra], [tensors[-1][:, extra:]]
             # Adding zero would make -0.0 to 0.0, another bit.
-            found.append(np.where(added == 0, token, token + added))
-            start += token.shape[1]
-        return [*found, positions[:, start:]]
+            held = np.where(added == 0, held, held + added)
+        return [*np.split(held, range(1, len(ours)), axis=1), *rest]
 
-    yield Entry(tuple(keys[part] for part in ours), tuple(ours), join, split)
+    last = (position,) if extra else ()
+    yield Entry(
+        theirs + last, ours + (("pos_embedding",) if extra else ()), join, split
+    )
 
 
 def _torch_matrix(kernel: np.ndarray, num_in: int) -> np.ndarray:

@@ -1,9 +1,12 @@
 """timm's VisionTransformer: its state dict. No timm needed.
 
-Its arguments for a model of ours: fc_norm=False (the last LayerNorm stands before the
-pooling), global_pool="avg", "token" or "map", class_token only with "token", and
-no_embed_class=True with registers; norm_layer with eps 1e-6 is its default. GELU is
-exact there unless act_layer says otherwise.
+Its arguments for a model of ours: fc_norm as norm_after_pool, init_values as
+layer_scale, pre_norm, global_pool="avg", "token" or "map", class_token only with
+"token", and no_embed_class=True with registers; norm_layer with eps 1e-6 is its default
+(1e-5 for its CLIP models, all with pre_norm). GELU is exact there unless act_layer says
+otherwise ("quick_gelu" for gelu="quick"). Models of ours with distilled are its
+VisionTransformerDistilled. A class token that is not pooled by (files with fc_norm, as
+MAE's fine-tuned ones) is a register here.
 """
 
 from collections.abc import Iterator
@@ -17,13 +20,17 @@ PARTS = {
     "pos_embedding": "pos_embed",
     "map_head": "attn_pool.latent",
     "head": "head.weight",
+    "layer_scale": "blocks.0.ls1.gamma",
+    "pre_norm": "norm_pre.weight",
+    "pool_norm": "fc_norm.weight",
+    "distilled": "head_dist.weight",
 }
 
 
 def entries(parts: Parts) -> Iterator[Entry]:
     """The table."""
-    yield from table.conv("patch_embed.proj", "embedding")
-    yield from table.tokens(PARTS, parts)
+    yield from table.conv("patch_embed.proj", "embedding", bias=not parts.pre_norm)
+    yield from table.tokens(PARTS["pos_embedding"], parts)
     for i in range(parts.depth):
         theirs, ours = f"blocks.{i}", BLOCK.format(i)
         attention, qkv = f"{ours}/{ATTENTION}", f"{theirs}.attn.qkv"
@@ -33,11 +40,21 @@ def entries(parts: Parts) -> Iterator[Entry]:
         yield from table.norm(f"{theirs}.norm2", f"{ours}/LayerNorm_1")
         yield from table.dense(f"{theirs}.mlp.fc1", f"{ours}/MlpBlock_0/Dense_0")
         yield from table.dense(f"{theirs}.mlp.fc2", f"{ours}/MlpBlock_0/Dense_1")
-    yield from table.norm("norm", "Transformer/encoder_norm")
+        if parts.layer_scale:
+            yield table.same(f"{theirs}.ls1.gamma", f"{ours}/LayerScale_0/gamma")
+            yield table.same(f"{theirs}.ls2.gamma", f"{ours}/LayerScale_1/gamma")
+    if parts.pre_norm:
+        yield from table.norm("norm_pre", "pre_norm")
+    if parts.pool_norm:
+        yield from table.norm("fc_norm", "pool_norm")
+    else:
+        yield from table.norm("norm", "Transformer/encoder_norm")
     if parts.map_head:
         yield from _map_head("attn_pool", "MAPHead_0")
     if parts.head:
         yield from table.dense("head", "head")
+    if parts.distilled:
+        yield from table.dense("head_dist", "head_dist")
 
 
 def _map_head(theirs: str, ours: str) -> Iterator[Entry]:
@@ -58,15 +75,12 @@ FORMAT = Format(
     signature=("patch_embed.proj.weight",),
     block="blocks.{}.",
     parts=PARTS,
+    tokens=("cls_token", "dist_token", "reg_token"),
+    distillation="dist_token",
+    # The published files of DeiT-III.
+    renames=((r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),),
     positions="either",
     unlike=(
-        (
-            r"^fc_norm\.",
-            "its LayerNorm stands after the pooling; vitjax's models, and timm's with "
-            "fc_norm=False, have it before",
-        ),
-        (r"^blocks\.\d+\.ls[12]\.", "vitjax has no LayerScale (init_values)"),
         (r"\.[qk]_norm\.", "vitjax has no normalization of queries and keys (qk_norm)"),
-        (r"^norm_pre\.", "vitjax has no LayerNorm before the blocks (pre_norm)"),
     ),
 )

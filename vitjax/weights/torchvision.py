@@ -48,7 +48,7 @@ def body(parts: Parts) -> Iterator[Entry]:
 def entries(parts: Parts) -> Iterator[Entry]:
     """The table."""
     yield from body(parts)
-    yield from table.tokens(PARTS, parts)
+    yield from table.tokens(PARTS["pos_embedding"], parts)
 
 
 FORMAT = Format(
@@ -57,6 +57,7 @@ FORMAT = Format(
     signature=("conv_proj.weight", "encoder.pos_embedding"),
     block=LAYER + ".",
     parts=PARTS,
+    tokens=("class_token",),
     always=("cls", "pos_embedding", "head"),
     renames=RENAMES,
     positions="all",

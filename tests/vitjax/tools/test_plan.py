@@ -186,3 +186,16 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
         with pytest.raises(SystemExit):
             plan.parse_flags([*SMALL, flag])
     assert "must be above 0" in capsys.readouterr().err
+
+
+def test_a_folder_is_counted_as_training_reads_it(tmp_path):
+    for path in ("ant/1.jpg", "ant/day 1/2.PNG", "bee/3.tif", "__MACOSX/x/4.jpg"):
+        file = tmp_path / "train" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"12345")
+    (tmp_path / "test" / "unknown").mkdir(parents=True)
+    config = load(str(ROOT / "configs" / "transfer.py"), ["input.batch_size=2"])
+    config.input.data.data_dir = str(tmp_path)
+    found = plan.outline(experiment.from_config(config.to_dict()), None, None)
+    assert found.examples == 3
+    assert found.bytes_per_example == 5

@@ -1,6 +1,5 @@
 """python -m vitjax.tools.predict: from a checkpoint and photos to names."""
 
-import io
 import json
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image, ImageOps
+from PIL import Image
 
 from input_pipeline import class_names, pipeline, sources
 from vitjax.tools import photos, predict
@@ -131,12 +130,6 @@ def test_from_a_shell_a_broken_file_is_named_and_the_rest_goes_on(
         assert picture.width == 900
 
 
-def encode(image, file_format, **options):
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
-
-
 PP = "decode|resize_small(40)|central_crop(32)|keep('image', 'label')"
 SECTION = {"pp_fn": PP, "device_pp": "value_range(0, 255)"}
 
@@ -150,57 +143,6 @@ def test_an_ordinary_jpeg_is_fed_to_the_bit_as_by_an_evaluation(mode, tmp_path):
     batches, _ = pipeline.make_eval(data=data, batch_size=1, pp_fn=PP)
     expected = next(iter(batches))["image"]
     np.testing.assert_array_equal(photos.Feed(SECTION).read(path)["image"], expected[0])
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_photo_is_set_upright(orientation, tmp_path):
-    """As PIL does it, of the pixels of the model's own decoder."""
-    exif = Image.Exif()
-    exif[photos.ORIENTATION] = orientation
-    path = tmp_path / "photo.jpg"
-    CAT.save(path, exif=exif, quality=90)
-    with Image.open(path) as photo:
-        expected = np.asarray(ImageOps.exif_transpose(photo))
-    pp = "decode(precise=True)|keep('image', 'label')"
-    found = photos.Feed({"pp_fn": pp}).read(path)["image"]
-    np.testing.assert_array_equal(found, expected)
-
-
-def faded():
-    """A cat that vanishes to the right, and its hidden colours."""
-    photo = CAT.convert("RGBA")
-    ramp = np.linspace(255, 0, CAT.width).astype(np.uint8)
-    photo.putalpha(Image.fromarray(np.tile(ramp, (CAT.height, 1))))
-    return photo
-
-
-def on_white(photo):
-    colours = np.asarray(photo.convert("RGB"), np.float64)
-    alpha = np.asarray(photo.getchannel("A"), np.float64)[..., None] / 255
-    return colours * alpha + 255 * (1 - alpha)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected", "atol"),
-    [
-        (encode(faded(), "PNG"), on_white(faded()), 1),
-        (encode(faded().convert("LA"), "PNG"), on_white(faded().convert("LA")), 1),
-        (encode(faded(), "WEBP", lossless=True), on_white(faded()), 1),
-        (encode(CAT, "WEBP", lossless=True), CAT, 0),
-        (encode(CAT, "WEBP", lossless=True, save_all=True, append_images=[CAT.rotate(9)]),
-         CAT, 0),
-        (encode(CAT.convert("P"), "BMP"), CAT.convert("P").convert("RGB"), 0),
-        (encode(CAT.convert("P"), "PNG"), CAT.convert("P").convert("RGB"), 0),
-        (encode(CAT.convert("CMYK"), "TIFF"), CAT.convert("CMYK").convert("RGB"), 0),
-    ],
-    ids=["RGBA", "LA", "WebP with alpha", "WebP", "animated WebP", "palette BMP",
-         "palette PNG", "CMYK TIFF"],
-)  # fmt: skip
-def test_every_kind_of_file_looks_as_a_person_sees_it(data, expected, atol, tmp_path):
-    path = tmp_path / "photo"
-    path.write_bytes(data)
-    found = photos.Feed({"pp_fn": "decode|keep('image', 'label')"}).read(path)["image"]
-    np.testing.assert_allclose(found, np.asarray(expected), atol=atol)
 
 
 def test_a_photo_that_is_too_small_for_the_crop_is_named(tmp_path):

@@ -64,11 +64,15 @@ def assert_same_bits(a, b):
 
 # (format, arguments of the model, what to say besides): each option that a format has.
 EXPRESSIBLE = [
-    ("mup_vit", {"posemb": "sincos2d"}, {}),
+    ("mup_vit", {"posemb": "learn"}, {}),
     ("mup_vit", {"posemb": "sincos2d"}, {"posemb": "sincos2d", "grid": SQUARE}),
     ("mup_vit", {"posemb": "learn", "rep_size": 7}, {}),
     ("mup_vit", {"posemb": "none"}, {"posemb": "none"}),
-    ("mup_vit", {"posemb": "learn", "pool_type": "tok"}, {}),
+    ("mup_vit", {"posemb": "learn", "pool_type": "tok"}, {"pool_type": "tok"}),
+    ("mup_vit", {"posemb": "learn", "pool_type": "tok", "registers": 2},
+     {"pool_type": "tok"}),
+    ("mup_vit", {"posemb": "sincos2d", "registers": 2},
+     {"posemb": "sincos2d", "grid": SQUARE, "pool_type": "gap"}),
     ("torchvision", {"posemb": "learn", "pool_type": "tok"}, {}),
     ("torchvision", {"posemb": "learn", "pool_type": "tok", "rep_size": 7}, {}),
     (
@@ -85,6 +89,11 @@ EXPRESSIBLE = [
     ("timm", {"posemb": "learn", "pool_type": "map"}, {}),
     ("timm", {"posemb": "sincos2d", "pool_type": "map", "registers": 2},
      {"posemb": "sincos2d", "grid": SQUARE}),
+    ("timm", {"posemb": "learn", "pool_type": "tok", "layer_scale": 1e-5}, {}),
+    ("timm", {"posemb": "learn", "registers": 4, "norm_after_pool": True}, {}),
+    ("timm", {"posemb": "learn", "pool_type": "map", "pre_norm": True}, {}),
+    ("timm", {"posemb": "learn", "pool_type": "tok", "registers": 1,
+      "distilled": True}, {}),
     ("huggingface", {"posemb": "learn", "pool_type": "tok"}, {}),
     (
         "huggingface",
@@ -99,6 +108,17 @@ def label(value):
     if isinstance(value, dict):
         return ",".join(str(v) for v in value.values()).replace(" ", "") or "-"
     return str(value)
+
+
+def write(params, form, say):
+    """to_state_dict with what it has to be told."""
+    told = {k: v for k, v in say.items() if k != "pool_type"}
+    return weights.to_state_dict(params, format=form, **told)
+
+
+def pool(say):
+    """What of it no file tells."""
+    return {k: v for k, v in say.items() if k == "pool_type"}
 
 
 def read(state, form, say, **kw):

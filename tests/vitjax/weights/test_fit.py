@@ -1,9 +1,12 @@
 """What a model starts from: any file or run, fitted to it or refused with a list."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 from scipy import ndimage
 
@@ -15,6 +18,7 @@ from vitjax.sharding import replicated
 from vitjax.step import TrainState
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, fit
+from vitjax.weights.libraries import import_torchvision
 
 FRESH = {"seed": 9}
 
@@ -35,7 +39,10 @@ def save_file(path, params, form=None, **say):
     return path
 
 
-def load(path, mesh, fresh, dont_load=(), stored_grid=None, grid=cases.SQUARE, **kw):
+def load(
+    path, mesh, fresh, dont_load=(), stored_grid=None, grid=cases.SQUARE,
+    channels=None, **kw,
+):  # fmt: skip
     """Into the model of `kw`, whose parameters are `fresh`."""
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
@@ -51,6 +58,7 @@ def load(path, mesh, fresh, dont_load=(), stored_grid=None, grid=cases.SQUARE, *
         model=cases.model(**kw),
         image_shape=size,
         stored_grid=stored_grid,
+        channels=channels,
     )
     for leaf in jax.tree.leaves(got):
         assert leaf.sharding.is_equivalent_to(replicated(mesh), leaf.ndim)
@@ -137,7 +145,9 @@ def test_positions_are_resampled_to_the_models_grid(old, new, tmp_path, mesh):
     table = stored["pos_embedding"].reshape(*old, -1)
     zoom = (new[0] / old[0], new[1] / old[1], 1)
     expected = ndimage.zoom(table, zoom, order=1).reshape(1, -1, cases.WIDTH)
-    say = {} if old == cases.SQUARE else {"stored_grid": old}
+    # Of 9 positions, a model of 8 patches leaves open whether one is the class token's.
+    open_ = old == cases.WIDE or new == (2, 4)
+    say = {"stored_grid": old} if open_ else {}
     paths = [save_file(tmp_path / "x.npz", stored)]
     paths += [save_file(tmp_path / "x.safetensors", stored, "timm")]
     for path in [*paths, save_run(tmp_path / "run", stored)]:
@@ -145,7 +155,7 @@ def test_positions_are_resampled_to_the_models_grid(old, new, tmp_path, mesh):
         np.testing.assert_allclose(got["pos_embedding"], expected, rtol=0, atol=1e-6)
         got["pos_embedding"] = stored["pos_embedding"]
         cases.assert_same_bits(stored, got)
-        if say:
+        if old == cases.WIDE:
             with pytest.raises(ValueError, match=r"6 positions|7 positions"):
                 load(path, mesh, fresh, grid=new, **kw)
         left = load(path, mesh, fresh, ["pos_embedding"], grid=new, **say, **kw)
@@ -187,6 +197,42 @@ def test_other_dtypes_become_the_models(tmp_path, mesh):
     got = load(save_file(tmp_path / "x.npz", stored), mesh, fresh, posemb="learn")
     expected = jax.tree.map(lambda x: x.astype(np.float32), stored)
     cases.assert_same_bits(expected, got)
+
+
+@pytest.mark.parametrize(("old", "new"), [(3, 1), (3, 4), (3, 2), (4, 3), (1, 3)])
+def test_channels_are_fitted_by_timms_rule(old, new):
+    import_torchvision()  # which timm imports
+    from timm.models._manipulate import adapt_input_conv
+
+    kernel = np.random.default_rng(0).standard_normal((4, 2, old, 24))
+    kernel = kernel.astype(np.float32)
+    got = fit.CHANNELS["sum"](kernel, new)
+    base = inspect.signature(adapt_input_conv).parameters.get("base_chans")
+    if old == 3 or base is not None:
+        more = {} if base is None else {"base_chans": old}
+        theirs = torch.tensor(kernel.transpose(3, 2, 0, 1))
+        theirs = adapt_input_conv(new, theirs, **more).permute(2, 3, 1, 0)
+        np.testing.assert_allclose(got, theirs, rtol=1e-6)
+    if old % new == 0 or new % old == 0:  # of grey the embedding is the same
+        np.testing.assert_allclose(got.sum(2), kernel.sum(2), rtol=1e-4, atol=1e-5)
+
+
+def test_channels_are_fitted_if_one_says_so_and_it_is_said(tmp_path, mesh, caplog):
+    stored = cases.params(posemb="learn")
+    path = save_file(tmp_path / "x.npz", stored)
+    fresh = cases.params(posemb="learn", **FRESH)
+    fresh["embedding"]["kernel"] = fresh["embedding"]["kernel"][:, :, :1]
+    with pytest.raises(ValueError, match="which model_init_channels='sum' may fit"):
+        load(path, mesh, fresh, posemb="learn")
+    got = load(path, mesh, fresh, posemb="learn", channels="sum")
+    [said] = [r.getMessage() for r in caplog.records]
+    assert "is for 3 channels: model_init_channels='sum' fits it to 1" in said
+    kernel = stored["embedding"]["kernel"].sum(2, keepdims=True)
+    np.testing.assert_allclose(got["embedding"]["kernel"], kernel, rtol=1e-6)
+    got["embedding"] = stored["embedding"]
+    cases.assert_same_bits(stored, got)
+    with pytest.raises(ValueError, match="unknown model_init_channels 'mean'"):
+        load(path, mesh, fresh, posemb="learn", channels="mean")
 
 
 def test_heads_are_not_mistaken(tmp_path, mesh):

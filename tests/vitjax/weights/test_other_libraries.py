@@ -114,12 +114,16 @@ def test_torchvision_files_of_before_2022():
         cases.read({**old, **state}, "torchvision", {})
 
 
-def timm_model(patch_size=4, image_size=12, **kw):
+def timm_model(patch_size=4, image_size=12, distilled=False, **kw):
     import_torchvision()  # which timm imports
+    from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import VisionTransformer
 
+    cls = VisionTransformerDistilled if distilled else VisionTransformer
+
     # The arguments that vitjax.weights.timm gives for a model of ours.
-    return VisionTransformer(
+    kw = {"fc_norm": False} | kw
+    return cls(
         img_size=image_size,
         patch_size=patch_size,
         embed_dim=cases.WIDTH,
@@ -127,7 +131,6 @@ def timm_model(patch_size=4, image_size=12, **kw):
         num_heads=cases.HEADS,
         mlp_ratio=40 / cases.WIDTH,
         num_classes=cases.CLASSES,
-        fc_norm=False,
         **kw,
     )
 
@@ -150,6 +153,24 @@ MAP = {"class_token": False, "global_pool": "map"}
             GAP | {"reg_tokens": 2, "no_embed_class": True},
         ),
         ({"posemb": "learn", "pool_type": "map"}, {}, MAP),
+        # DINOv2, without and with registers.
+        (TOK | {"layer_scale": 1e-5}, {}, {"init_values": 1e-5}),
+        (
+            TOK | {"layer_scale": 1e-5, "registers": 2},
+            {},
+            {"init_values": 1e-5, "reg_tokens": 2, "no_embed_class": True},
+        ),
+        # vit_*_reg4_gap_256.
+        (
+            {"posemb": "learn", "registers": 4, "norm_after_pool": True},
+            {},
+            GAP | {"reg_tokens": 4, "no_embed_class": True, "fc_norm": None},
+        ),
+        (
+            TOK | {"registers": 1, "distilled": True},
+            {},
+            {"distilled": True},
+        ),
     ],
     ids=cases.label,
 )
@@ -172,15 +193,68 @@ def test_timm_grids_and_patches_that_are_not_square():
     check_both_ways(model, "timm", kw, SINCOS | {"grid": cases.WIDE}, **shape)
 
 
-def test_timm_as_it_comes_without_our_arguments_is_another_model():
-    """Its LayerNorm after the pooling is refused, not silently taken for ours."""
-    import_torchvision()
-    from timm.models.vision_transformer import VisionTransformer
-
-    model = VisionTransformer(12, 4, embed_dim=24, depth=1, num_heads=3, **GAP)
+def test_timm_deit_iii_by_its_own_and_its_published_names():
+    """The class token has no position, which the grid tells."""
+    model = timm_model(init_values=1e-6, no_embed_class=True)
+    kw = TOK | {"layer_scale": 1e-6}
+    say = {"grid": cases.SQUARE}
+    check_their_own_weights(model, "timm", kw, say)
     state = {k: v.numpy() for k, v in model.state_dict().items()}
-    with pytest.raises(ValueError, match="stands after the pooling"):
-        cases.read(state, "timm", {})
+    published = {
+        k.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): v
+        for k, v in state.items()
+    }
+    assert published.keys() != state.keys()
+    expected = cases.read(state, "timm", say)
+    cases.assert_same_bits(expected, cases.read(published, "timm", say))
+
+
+def test_timm_mae_as_fine_tuned_averages_beside_a_class_token():
+    """The token, with its position, is one more register."""
+    model = timm_model(global_pool="avg", fc_norm=None)
+    kw = {"posemb": "learn", "registers": 1, "norm_after_pool": True}
+    check_their_own_weights(model, "timm", kw, {})
+    model = timm_model(global_pool="avg")
+    kw = {"posemb": "learn", "registers": 1}
+    check_their_own_weights(model, "timm", kw, {"pool_type": "gap"})
+
+
+@pytest.mark.parametrize(("act", "gelu"), [("quick_gelu", "quick"), ("gelu", "exact")])
+def test_timm_clip(act, gelu):
+    """Both ways; a LayerNorm before the blocks, no bias in the embedding, eps 1e-5."""
+    norm = functools.partial(torch.nn.LayerNorm, eps=1e-5)
+    model = timm_model(pre_norm=True, act_layer=act, norm_layer=norm)
+    kw = TOK | {"pre_norm": True}
+    ours = kw | {"gelu": gelu, "norm_eps": 1e-5}
+    params = cases.params(dtype=np.float64, **kw)
+    assert "bias" not in params["embedding"]
+    fill(model, weights.to_state_dict(params, format="timm"))
+    image = cases.image()
+    theirs = torch_logits(model, image)
+    assert_close(theirs, cases.logits(params, image, **ours))
+    for change in ({"norm_eps": 1e-6}, {"gelu": "tanh"}):
+        other = cases.logits(params, image, **ours | change)
+        assert np.abs(theirs.numpy() - other).max() > 1e-6
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    cases.assert_same_bits(params, cases.read(state, "timm", {}))
+
+
+@pytest.mark.parametrize(
+    "kw",
+    [
+        TOK | {"registers": 1, "distilled": True, "layer_scale": 0.1},
+        {"posemb": "learn", "norm_after_pool": True, "pre_norm": True, "gelu": "quick"},
+    ],
+    ids=cases.label,
+)
+def test_timms_class_as_export_makes_it(kw):
+    params = cases.params(**{k: v for k, v in kw.items() if k != "gelu"})
+    state = weights.to_state_dict(params, format="timm")
+    image = cases.image().astype(np.float32)
+    model = cases.model(**{"gelu": "exact"} | kw, norm_eps=1e-3)
+    theirs = other_models.logits("timm", model, state, image)
+    ours = cases.logits(params, image, **{"gelu": "exact"} | kw, norm_eps=1e-3)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Which ViT a checkpoint is of, whatever wrote it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitjax import weights
+from vitjax.weights import posemb
+
+# Hugging Face's words for the GELUs.
+HIDDEN_ACTS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}
+CLIP_EPS = 1e-5  # of timm's models with pre_norm
+
+
+def model_of(
+    path: str | Path, *, num_heads: int | None = None, pool_type: str | None = None
+) -> dict[str, Any]:
+    """The arguments of `vitjax.models.vit.Model` for a checkpoint, but for num_classes.
+
+    Of a run, or a file that keeps its config, those of the config. Of others what shapes
+    and format tell: a .npz that stores no positions is taken to have those of sincos2d,
+    a GELU is the usual one of the format. `num_heads` and `pool_type` are as `load` takes
+    them. Raises ValueError as that does, and for a model that is no ViT.
+    """
+    config = weights.beside(path).get("config")
+    if config is not None:
+        name = config.get("model_name", "vit")
+        if name != "vit":
+            raise ValueError(f"{str(path)!r} is of a model {name!r}, not of a ViT")
+        return dict(config.get("model") or {})
+    say: dict[str, Any] = {"num_heads": num_heads, "pool_type": pool_type}
+    try:
+        params, told = weights.load(path, posemb="learn", **say)
+    except posemb.GridUnknown as error:  # which changes no argument
+        params, told = weights.load(path, posemb="learn", grid=(1, error.stored), **say)
+    arguments = weights.model_arguments(params)
+    del arguments["num_classes"]
+    npz = str(path).endswith(".npz") or ".npz:" in str(path)
+    arguments["posemb"] = _posemb(params, npz)
+    arguments["gelu"] = weights.usual_gelu(path, told)
+    if arguments["pre_norm"]:
+        arguments["norm_eps"] = CLIP_EPS
+    return arguments | _told_by_hugging_face(Path(path))
+
+
+def _posemb(params: Mapping[str, Any], npz: bool) -> str:
+    table = params.get("pos_embedding")
+    if table is None:
+        return "sincos2d" if npz else "none"
+    return "learn" if posemb.is_sincos2d(table) is None else "sincos2d"
+
+
+def _told_by_hugging_face(path: Path) -> dict[str, Any]:
+    """GELU and eps of the config.json beside a Hugging Face model's weights."""
+    folder = path if path.is_dir() else path.parent
+    file = folder / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    found = {}
+    if config.get("hidden_act") in HIDDEN_ACTS:
+        found["gelu"] = HIDDEN_ACTS[config["hidden_act"]]
+    if "layer_norm_eps" in config:
+        found["norm_eps"] = config["layer_norm_eps"]
+    return found
