@@ -84,9 +84,7 @@ def _no_backend(error: BaseException) -> bool:
 
 
 def _no_device(error: BaseException) -> str:
-    import jax
-
-    asked = jax.config.jax_platforms or os.environ.get("JAX_PLATFORMS", "")
+    asked = os.environ.get("JAX_PLATFORMS", "")
     reason = _first_line(error).split(" (set JAX_PLATFORMS")[0].rstrip(".")
     found = accelerator()
     if found is None:
