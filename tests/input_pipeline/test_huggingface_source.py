@@ -67,6 +67,24 @@ def open_folder(folder, split, **kwargs):
     )
 
 
+@pytest.mark.parametrize("as_seen", [True, False])
+def test_a_turned_photo_is_read_as_the_flag_says(as_seen, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    photo = Image.fromarray(RNG.integers(0, 256, (8, 9, 3), np.uint8))
+    photo.save(buffer, "JPEG", exif=exif)
+    table([buffer.getvalue()]).save_to_disk(str(tmp_path / "turned"))
+    split = {"split": "train", "as_seen": as_seen}
+    [features] = (
+        open_folder(tmp_path / "turned", **split)
+        .sequential(0, 1)
+        .map(open_folder(tmp_path / "turned", **split).finish)
+    )
+    shape = tf.io.decode_image(features["image"]).shape[:2]
+    assert shape == ((9, 8) if as_seen else (8, 9))
+
+
 def assert_holds(source, images):
     rows = tf.data.Dataset.range(len(source)).map(source.read, num_parallel_calls=4)
     expected = {data: i for i, data in enumerate(images)}
