@@ -7,7 +7,8 @@
 The model is read from the checkpoint: sizes, pooling, positions, head, registers, LayerScale,
 and the GELU and LayerNorm eps as far as the config of its run, or the usual ones of its format,
 tell them; `variant`, `pool`, `posemb`, `mlp_head`, `gelu`, `eps` and `dtype` say otherwise, and
-`heads` where neither a file nor a usual width does. What does not fit is listed. A folder is
+`heads` gives the number of heads where neither the file nor a usual width tells it. What does
+not fit is listed. The checkpoint is read at each start, also when a run goes on. A folder is
 data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others); with
 data=huggingface, data_dir is a folder of `save_to_disk` or of parquet files; else `data` is
 the name of a data set that tfds has prepared. Everything of the checkpoint is
@@ -32,6 +33,7 @@ from configs.common import choose, parse_arg
 DEPTHS = {"mu": 1, "Ti": 12, "S": 12, "M": 12, "B": 12, "L": 24, "So400m": 27, "H": 32}
 # What a variant says of a model.
 SIZES = ("width", "depth", "mlp_dim", "num_heads", "patch_size", "variant")
+ALWAYS = (*SIZES, "pool_type", "posemb", "gelu", "rep_size")  # are in the config
 HEADS = "head(_dist)?/.*"  # two of a distilled model
 GELUS = ("tanh", "exact", "quick")
 
@@ -151,16 +153,25 @@ def _model(chosen: Any) -> dict[str, Any]:
 
 def _of_checkpoint(chosen: Any) -> dict[str, Any]:
     """Its model's arguments; what no file tells may be among the config's arguments."""
-    from vitjax.models.vit import VARIANTS
+    from vitjax.models.vit import VARIANTS, ViT
     from vitjax.weights.checkpoint_model import model_of
     from vitjax.weights.describe import HeadsUnknown
 
     sizes = VARIANTS.get(chosen.variant.partition("/")[0], {})
     num_heads = chosen.heads or sizes.get("num_heads")
     try:
-        return model_of(chosen.ckpt, num_heads=num_heads, pool_type=chosen.pool or None)
+        found = model_of(
+            chosen.ckpt, num_heads=num_heads, pool_type=chosen.pool or None
+        )
     except HeadsUnknown as error:
         raise ValueError(f"{error}, as the config argument heads=N") from None
+    # A key more, though at its default, would be another config than a run began with.
+    defaults = {field.name: field.default for field in dataclasses.fields(ViT)}
+    return {
+        key: value
+        for key, value in found.items()
+        if key in ALWAYS or key not in defaults or value != defaults[key]
+    }
 
 
 def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:

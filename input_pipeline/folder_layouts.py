@@ -160,6 +160,15 @@ def _split(path: str) -> Found:
     if not found.folders:
         hint = f" ({_in_words(found.others)})" if any(found.others.values()) else ""
         raise ValueError(f"{path} has no images in folders of classes{hint}: {ARRANGE}")
+    if len(found.others) == 1 and len(found.folders) > 1:
+        [name] = found.others
+        inner = [os.path.basename(folder.path) for folder in found.folders]
+        if name not in inner:
+            raise ValueError(
+                f"all images of {path} lie below its one folder {name!r}, in folders that "
+                f"look like the classes, {_some(map(repr, inner))}: move them up, or give "
+                f"the data_dir whose {os.path.basename(path)!r} holds the classes"
+            )
     empty = sorted(found.others.keys() - found.classes())
     if empty:
         held = _in_words({name: found.others[name] for name in empty})

@@ -34,7 +34,7 @@ class FolderSource:
     """
 
     def __init__(self, *, data_dir: str, split: str, as_seen: bool = True):
-        self._as_seen = as_seen
+        self.as_seen = as_seen
         root = os.path.expanduser(data_dir)
         self._what = f"{root} {split}"
         if not os.path.isdir(root):
@@ -86,7 +86,7 @@ class FolderSource:
 
     def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """An example of `sequential` as `read` has it."""
-        image = image_files.readable(features["image"], as_seen=self._as_seen)
+        image = image_files.readable(features["image"], as_seen=self.as_seen)
         return {**features, "image": image}
 
     def describe(self, index: int) -> str:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from input_pipeline import image_files, splits
 from input_pipeline.array_source import check_labels
+from input_pipeline.folder_layouts import in_order
 from input_pipeline.splits import DataNotFound
 from input_pipeline.tracing import as_written
 
@@ -33,7 +34,7 @@ class HuggingFaceSource:
       config: which of the hub data set's configurations.
       image: the column of images.
       label: the column of labels: of the type ClassLabel, whole numbers, or names, whose
-        labels are their places in sorted order.
+        labels are their places in order, as of `folder_source.FolderSource`.
       as_seen: as of `folder_source.FolderSource`.
 
     Raises:
@@ -59,7 +60,7 @@ class HuggingFaceSource:
                 "data of kind 'huggingface' needs either data_dir, a folder, or name, a "
                 f"data set on the hub, but has data_dir={data_dir!r} and name={name!r}"
             )
-        self._as_seen = as_seen
+        self.as_seen = as_seen
         what = str(name or os.path.expanduser(str(data_dir)))
         self._what = f"{what} {split}"
         by_split = _open(name, data_dir, config)
@@ -71,7 +72,7 @@ class HuggingFaceSource:
         names = getattr(self._tables[0].features[label], "names", None)
         self._label_of: dict[str, int] | None = None
         if columns[0].dtype == object:
-            names = sorted({name for column in columns for name in column})
+            names = in_order({name for column in columns for name in column})
             self._label_of = {name: number for number, name in enumerate(names)}
         self.class_names = tuple(names) if names else None
         self.num_classes = len(names) if names else None
@@ -97,7 +98,7 @@ class HuggingFaceSource:
 
     def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """An example of `sequential` as `read` has it."""
-        image = image_files.readable(features["image"], as_seen=self._as_seen)
+        image = image_files.readable(features["image"], as_seen=self.as_seen)
         return {**features, "image": image}
 
     def describe(self, index: int) -> str:

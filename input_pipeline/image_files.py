@@ -257,7 +257,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def _pixels(data: bytes, as_seen: bool) -> np.ndarray:
     """PIL's pixels, uint8 (h, w) or (h, w, 3)."""
     try:
-        with Image.open(io.BytesIO(data), formats=_PIL_FORMATS) as photo:
+        with Image.open(io.BytesIO(data), formats=_formats()) as photo:
             photo.load()  # metadata may follow the pixels
             pixels = _eight_bits(photo, as_seen)
             exif = photo.info.get("exif") or b""
@@ -270,8 +270,17 @@ def _pixels(data: bytes, as_seen: bool) -> np.ndarray:
     return _turned(pixels, _orientation(exif)) if as_seen else pixels
 
 
+@functools.cache
+def _formats() -> list[str]:
+    """Of _PIL_FORMATS those of this Pillow; it refuses to open with any other's name."""
+    Image.init()
+    return [name for name in _PIL_FORMATS if name in Image.OPEN]
+
+
 def _eight_bits(photo: Any, as_seen: bool) -> np.ndarray:
     mode, white_is_zero, bits = photo.mode, False, 16
+    if mode == "I" and photo.format == "PPM":  # scaled to 16 bits by PIL
+        return (np.asarray(photo) >> 8).astype(np.uint8)
     if mode in ("I", "F"):
         kind = "float" if mode == "F" else "32-bit or signed"
         raise ValueError(
@@ -303,4 +312,6 @@ def _unknown(data: bytes) -> str:
         return "it is an AVIF image, damaged or not for this Pillow: 11.3 or newer reads it"
     if brand in (b"heic", b"heix", b"mif1", b"msf1"):
         return "it is an HEIC image, which is not read: convert it to JPEG"
+    if data.startswith((_PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")):
+        return "it is damaged"
     return f"it is none of {FORMATS}".replace(" and ", " or ")

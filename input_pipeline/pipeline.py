@@ -272,7 +272,7 @@ class EvalData:
     rows: batching.Rows
     threads: int
     prefetch: int
-    notice: str | None = None  # of how labels were mapped
+    notices: tuple[str, ...] = ()  # of how the data set was read, and labels mapped
 
     @property
     def total_examples(self) -> int:
@@ -409,7 +409,9 @@ def make_train(
             "any time; the operating system keeps in memory what fits"
         )
     source = sources.open_source(**_section(data))
-    _say_notices(source, process_index)
+    if process_index == 0:
+        for notice in source.notices:
+            logging.warning("%s", notice)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
     stream = TrainData(
@@ -447,7 +449,7 @@ def make_eval(
     and errors are those of `make_train`; `pp_fn` is its `pp`.
 
     Labels become those of the model, by the names of the classes, unless pp_fn looks them
-    up itself; what was mapped is the stream's `notice`. `match_classes` in `data` says
+    up itself; what was mapped is among the stream's `notices`. `match_classes` in `data` says
     otherwise: see `relabel.matched`.
 
     Args:
@@ -461,7 +463,6 @@ def make_eval(
     section = dict(_section(data))
     how = section.pop("match_classes", "name")
     source = sources.open_source(**section)
-    _say_notices(source, process_index)
     where = section.get("name") or section.get("data_dir") or section.get("path")
     source, notice = relabel.matched(
         source,
@@ -476,16 +477,9 @@ def make_eval(
         source=source,
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
-        notice=notice,
+        notices=(*source.notices, *([notice] if notice else [])),
     )
     return stream, stream.steps
-
-
-def _say_notices(source: sources.Source, process_index: int) -> None:
-    """The first process says how the data set was read, if there is more to say."""
-    if process_index == 0:
-        for notice in source.notices:
-            logging.warning("%s", notice)
 
 
 def _section(data: Any) -> Any:

@@ -35,6 +35,7 @@ class Relabelled:
         self.num_classes = len(class_names)
         self.describe, self.nbytes = source.describe, source.nbytes
         self.finish, self.notices = source.finish, source.notices
+        self.as_seen = getattr(source, "as_seen", False)
         self._source = source
         self._keys = getattr(source, "label_keys", ("label",))
         with tf.device("CPU"):
@@ -62,12 +63,11 @@ class Relabelled:
 def reordered(source: Any, names: Sequence[str]) -> Any:
     """The source with the labels of `names`, which are its classes in any order.
 
-    The source itself where they are in its order, or names say nothing. Raises
+    The source itself where they are in its order, or it has no names. Raises
     OtherClasses, with what differs, if they are not the same classes.
     """
-    theirs: Any = source.class_names
-    ours = tuple(names)
-    if not _comparable(theirs, ours):
+    theirs, ours = source.class_names, tuple(names)
+    if theirs is None:
         return source
     place, same = _places(theirs, ours)
     added, gone = _differing(theirs, ours, place)
@@ -114,7 +114,15 @@ def matched(
     ours: Any = None if names is None else tuple(names)
     theirs: Any = source.class_names
     if how == "number" or not _comparable(theirs, ours):
-        return source, _by_number(source, count, how, what)
+        notice = _by_number(source, count, how, what)
+        if notice is None and how == "name" and None not in (ours, theirs):
+            notice = (
+                f"labels of {what} are taken as they are numbered, since one side's "
+                f"classes are only counted: {in_short(theirs)} are the model's "
+                f"{in_short(ours)}; if that is wrong, give the model's names in this data "
+                "section as match_classes=[...]"
+            )
+        return source, notice
     place, same = _places(theirs, ours)
     if same:
         return source, None

@@ -168,18 +168,12 @@ class Checkpointer:
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON item of a step. Raises ValueError if it is damaged."""
         error = meta = None
+        folder = self.path / str(step)
         try:
-            folder = self._manager.directory / str(step) / "meta"
-            meta = dict(ocp.JsonCheckpointHandler().restore(folder))
-            if meta.pop("crc32") != _crc32(meta):
-                error = self._damaged(step, "the bytes of meta have changed")
-        except jax.errors.JaxRuntimeError:  # a peer or the memory, not these bytes
-            raise
-        # Of damaged bytes orbax and its readers say all sorts of things.
-        except Exception as e:
-            error = self._damaged(step, f"{type(e).__name__} in meta")
-            error.__cause__ = e
-        together.raise_if_any(error, f"checkpoint {self.path / str(step)}")
+            meta = _meta_of(folder)
+        except ValueError as e:
+            error = e
+        together.raise_if_any(error, f"checkpoint {folder}")
         assert meta is not None
         return meta
 
@@ -325,8 +319,20 @@ def locate(path: str | Path) -> tuple[Path, int]:
 def read_meta(path: str | Path) -> dict[str, Any]:
     """The JSON item of a checkpoint; `path` as `locate` takes it, errors as of `meta`."""
     workdir, step = locate(path)
-    with contextlib.closing(Checkpointer(workdir)) as checkpointer:
-        return checkpointer.meta(step)
+    return _meta_of(workdir / "checkpoints" / str(step))
+
+
+def _meta_of(folder: Path) -> dict[str, Any]:
+    """The JSON item of a step's folder; touches no device, since configs ask for it."""
+    try:
+        meta = dict(ocp.JsonCheckpointHandler().restore(folder / "meta"))
+        whole = meta.pop("crc32") == _crc32(meta)
+    # Of damaged bytes orbax and its readers say all sorts of things.
+    except Exception as error:
+        raise _damaged(folder, f"{type(error).__name__} in meta") from error
+    if not whole:
+        raise _damaged(folder, "the bytes of meta have changed")
+    return meta
 
 
 def read_params(

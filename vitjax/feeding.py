@@ -56,8 +56,8 @@ def eval_data(
         section |= {"class_names": class_names, "num_classes": num_classes}
         section |= processes()
         host_batches, steps = pipeline.make_eval(**section)
-        if host_batches.notice is not None:
-            tell(host_batches.notice)
+        for notice in host_batches.notices:
+            tell(notice)
         return OnDevices(host_batches, mesh), steps
 
     return make_data
@@ -118,6 +118,11 @@ def as_before(
     if before not in (None, now):
         tell(
             f"the data has {now:,} examples, but had {before:,} when {where} was "
-            "written: epochs and the order of examples are others from here on"
+            "written: from here on, epochs and the order of examples differ"
+        )
+    if kept and "data_size" not in kept and getattr(data.source, "as_seen", False):
+        tell(
+            f"{where} is of a version that read images as they are stored, neither turned "
+            "nor composed on white: --config.input.data.as_seen=False goes on so"
         )
     return data

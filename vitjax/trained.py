@@ -29,6 +29,7 @@ from vitjax.lookup import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
+from vitjax.weights.checkpoint_model import settings_of
 from vitjax.weights.describe import HeadsUnknown
 
 
@@ -265,15 +266,19 @@ def _open_file(
     if found["posemb"] == "none":  # constants are no parameters
         found.pop("posemb")
     if told is None:
-        given.setdefault("gelu", weights.usual_gelu(path, told))
+        given = settings_of(path, told, found["pre_norm"]) | given
     return _of_file(path, {**plain, "model": given | found}, params, overrides)
 
 
 def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> None:
     if classes != plain.get("num_classes"):
-        there = "has no head" if classes is None else f"is for {classes} classes"
+        if classes is None:
+            raise ValueError(
+                f"{path} is a backbone, without a head that names classes: train one "
+                f"first, with --config.model_init={path}"
+            )
         raise ValueError(
-            f"{path} {there}, but the config has num_classes="
+            f"{path} is for {classes} classes, but the config has num_classes="
             f"{plain.get('num_classes')}: give another --config"
         )
 
@@ -281,6 +286,9 @@ def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> Non
 def _of_file(
     path: str | Path, plain: dict[str, Any], params: Any, overrides: Sequence[str]
 ) -> Trained:
+    known = _known(weights.beside(path))
+    if len(known["class_names"] or ()) != plain.get("num_classes"):
+        known["class_names"] = None  # of another head
     return _made(
         plain,
         overrides,
@@ -289,7 +297,7 @@ def _of_file(
         step=None,
         params=params,
         source="params",
-        **_known(weights.beside(path)),
+        **known,
     )
 
 

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "input.prefetch",
     "input.num_parallel_calls",
     "input.data.data_dir",
+    "input.data.as_seen",  # as which runs of earlier versions go on
     "evals",
     "batch_size_eval",
     "wandb",

@@ -187,17 +187,17 @@ def test_evaluation_batches_have_the_models_labels(tmp_path):
     stream, labels = evaluated(None)
     assert stream.class_names == ("0", "2", "10")
     assert labels == {"0": 0, "2": 1, "10": 2}
-    assert stream.notice is None
+    assert stream.notices == ()
     text_order = ("0", "10", "2")  # a model of torchvision's ImageFolder
     stream, labels = evaluated(text_order)
     assert (stream.class_names, labels) == (text_order, {"0": 0, "10": 1, "2": 2})
-    assert stream.notice.startswith(f"labels of {tmp_path} val are mapped")
+    assert stream.notices[0].startswith(f"labels of {tmp_path} val are mapped")
     # Labels that pp_fn looks up are nothing of the folder's.
     table = tmp_path / "table.txt"
     table.write_text("0.png\n1.png\n2.png\n")
     pp = f"decode|central_crop(2)|lookup({str(table)!r}, inkey='file_name', outkey='label')"
     stream, _ = evaluated(text_order, pp_fn=f"{pp}|keep('image', 'label')")
-    assert stream.notice is None
+    assert stream.notices == ()
 
 
 def test_a_run_keeps_the_names_of_its_classes(tmp_path):

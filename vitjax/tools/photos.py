@@ -20,7 +20,6 @@ from input_pipeline import (
 )
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in PIL
-DECODES = ("decode", "decode_jpeg_and_inception_crop")
 
 
 def find(paths: Iterable[str | Path]) -> list[Path]:
@@ -67,7 +66,7 @@ class Feed:
         self._on_device = device_ops.get_preprocess_fn(section.get("device_pp", ""))
         self._as_seen = section.get("data", {}).get("as_seen", True)
         calls = spec.parse(pp_fn)
-        self._to_decode = any(call.name in DECODES for call in calls)
+        self._to_decode = any(call.name in ops.DECODERS for call in calls)
         own = [call.text for call in calls if call.name == "decode"]
         self._decode = ops.get_preprocess_fn(own[0] if own else "decode")
         if not self._to_decode:

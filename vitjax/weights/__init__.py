@@ -257,19 +257,14 @@ def _inside(path: Path) -> Path:
 
 def _names_beside(path: Path) -> list[str] | None:
     """`id2label` of a Hugging Face model's config.json, unless it only counts."""
-    file = path.with_name("config.json")
-    labels = json.loads(file.read_text()).get("id2label") if file.is_file() else None
-    names = [
-        name for _, name in sorted((labels or {}).items(), key=lambda x: int(x[0]))
-    ]
+    labels = huggingface.config_beside(path).get("id2label")
+    if not isinstance(labels, dict):
+        return None
+    names = [name for _, name in sorted(labels.items(), key=lambda x: int(x[0]))]
     counted = names == [f"LABEL_{k}" for k in range(len(names))]
     return None if counted else names
 
 
 def _heads_beside(path: Path) -> int | None:
     """What the config.json of a Hugging Face model says, if one lies beside."""
-    file = path.with_name("config.json")
-    match = file.is_file() and re.search(
-        r'"num_attention_heads":\s*(\d+)', file.read_text()
-    )
-    return int(match[1]) if match else None
+    return huggingface.config_beside(path).get("num_attention_heads")

@@ -1,12 +1,11 @@
 """Which ViT a checkpoint is of, whatever wrote it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vitjax import weights
-from vitjax.weights import files, posemb
+from vitjax.weights import files, huggingface, posemb
 
 # Hugging Face's words for the GELUs.
 HIDDEN_ACTS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}
@@ -40,10 +39,24 @@ def model_of(
     del arguments["num_classes"]
     file, _ = files.split(path)
     arguments["posemb"] = _posemb(params, file.suffix == ".npz")
-    arguments["gelu"] = weights.usual_gelu(path, told)
-    if arguments["pre_norm"]:
-        arguments["norm_eps"] = CLIP_EPS
-    return arguments | _told_by_hugging_face(file)
+    return arguments | settings_of(path, told, arguments["pre_norm"])
+
+
+def settings_of(
+    path: str | Path, config: Mapping[str, Any] | None, pre_norm: bool
+) -> dict[str, Any]:
+    """What shapes do not tell: "gelu", and "norm_eps" where another than 1e-6 is known.
+
+    As far as the file's `config` (as `load` returns it), its format and the config.json
+    of a Hugging Face model tell; `pre_norm` is the model's, which is CLIP's.
+    """
+    found: dict[str, Any] = {"gelu": weights.usual_gelu(path, config)}
+    if config is not None:
+        return found
+    if pre_norm:
+        found["norm_eps"] = CLIP_EPS
+    file, _ = files.split(path)
+    return found | _told_by_hugging_face(file)
 
 
 def _posemb(params: Mapping[str, Any], npz: bool) -> str:
@@ -55,14 +68,7 @@ def _posemb(params: Mapping[str, Any], npz: bool) -> str:
 
 def _told_by_hugging_face(path: Path) -> dict[str, Any]:
     """GELU and eps of the config.json beside a Hugging Face model's weights."""
-    folder = path if path.is_dir() else path.parent
-    file = folder / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from None
+    config = huggingface.config_beside(path)
     found = {}
     if config.get("hidden_act") in HIDDEN_ACTS:
         found["gelu"] = HIDDEN_ACTS[config["hidden_act"]]

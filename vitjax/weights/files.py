@@ -88,6 +88,8 @@ def _read_shards(path: Path) -> tuple[Arrays, dict[str, str]]:
         shards = {path.with_name(name) for name in place_of.values()}
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is no index of shards, or is damaged") from None
+    if path in shards:
+        raise ValueError(f"{path} is damaged: it names itself as a shard")
     if missing := sorted(shard.name for shard in shards if not shard.is_file()):
         raise ValueError(
             f"{path} names {len(shards)} shards, of which {', '.join(missing)} "

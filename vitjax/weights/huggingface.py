@@ -6,7 +6,10 @@ keys in memory than in files; both are read, those of files are written. So are 
 a ViTModel, which has no head and no "vit." before its keys.
 """
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from vitjax.weights import table
 from vitjax.weights.table import ATTENTION, BLOCK, QKV, Entry, Format, Parts
@@ -70,3 +73,18 @@ FORMAT = Format(
         (r"^vit\.pooler\.", "vitjax has no layer between its class token and head"),
     ),
 )
+
+
+def config_beside(path: Path) -> dict[str, Any]:
+    """The config.json of a model's folder, or of that which a file lies in; {} if none.
+
+    Raises ValueError if it is no JSON.
+    """
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    return config if isinstance(config, dict) else {}
