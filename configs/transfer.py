@@ -24,6 +24,7 @@ from 30, 60 and 90 per cent of the run on; 500 steps of 512 for less than 20,000
 after it, times 0.75; the head has the whole one (https://arxiv.org/abs/2106.08254).
 """
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict

@@ -276,7 +276,8 @@ def _not_prepared(
         first = f"follow tfds' instructions ({' '.join(manual.split())}) and "
     return (
         f"the data set {name!r} is not prepared: tfds finds none in "
-        f"{builder.data_path}{_there(builder, name.partition(':')[0])}; to prepare it, {first}run: {command}"
+        f"{builder.data_path}{_there(builder, name.partition(':')[0])}; to prepare it, "
+        f"{first}run: {command}"
     )
 
 

@@ -198,6 +198,10 @@ def good():
     }
 
 
+def _flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
 def refused():
     """Name -> (bytes, a part of the reason)."""
     jpeg, float_tiff = encode(PHOTO, "JPEG"), encode(PHOTO.convert("F"), "TIFF")
@@ -213,6 +217,7 @@ def refused():
     files = {name: (data[: len(data) * 2 // 3], "") for name, data in whole.items()}
     return files | {
         "zero bytes.jpg": (b"", "it is empty"),
+        "a bit of its head.png": (_flipped(encode(faded(), "PNG"), 30), "it is damaged"),
         "text.jpg": (b"a text under a wrong name" * 9, "it is none of JPEG"),
         "Finder's.jpg": (b"\0\5\26\7\0\2\0\0Mac OS X" + bytes(99), "it is none of"),
         "Thumbs.png": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "it is none of"),

@@ -29,7 +29,7 @@ from vitjax.lookup import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
-from vitjax.weights.checkpoint_model import settings_of
+from vitjax.weights.checkpoint_model import settings_of, told_beside
 from vitjax.weights.describe import HeadsUnknown
 
 
@@ -266,7 +266,8 @@ def _open_file(
     if found["posemb"] == "none":  # constants are no parameters
         found.pop("posemb")
     if told is None:
-        given = settings_of(path, told, found["pre_norm"]) | given
+        # What only the format tells, the config may know better.
+        given = settings_of(path, told, found["pre_norm"]) | given | told_beside(path)
     return _of_file(path, {**plain, "model": given | found}, params, overrides)
 
 

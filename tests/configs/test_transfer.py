@@ -1,7 +1,11 @@
 """Fine-tuning: what the arguments say, and that it beats training from scratch."""
 
+import contextlib
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +14,15 @@ from sklearn.datasets import load_digits
 from configs import transfer
 from tests.vitjax.weights import cases
 from vitjax import step, train, weights
+from vitjax.checkpoint import Checkpointer
 from vitjax.metrics import read_rows
 from vitjax.models import MODELS
 from vitjax.optim import make_optimizer
+from vitjax.trained import open_trained
 from vitjax.trees import flatten_with_names, match_patterns
 from vitjax.weights import files
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_bit_hyperrule():
@@ -160,6 +168,31 @@ def test_hugging_faces_config_tells_gelu_and_eps(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(told))
     model = transfer.get_config(f"ckpt={tmp_path}").model
     assert (model.gelu, model.norm_eps, model.num_heads) == ("quick", 1e-12, 3)
+    config = (
+        "from configs import vit_s16_i1k\n"
+        "def get_config():\n    config = vit_s16_i1k.get_config()\n"
+        f"    config.num_classes = {cases.CLASSES}\n    return config\n"
+    )
+    (tmp_path / "own.py").write_text(config)
+    opened = open_trained(tmp_path, config=str(tmp_path / "own.py")).model
+    assert (opened.gelu, opened.norm_eps) == ("quick", 1e-12)
+
+
+def test_a_run_is_read_before_any_device(tmp_path):
+    """Several processes join before the first device, and after their config."""
+    arguments = {"width": 32, "depth": 1, "num_heads": 2, "patch_size": (2, 2)}
+    meta = {"config": {"model": arguments}}
+    with contextlib.closing(Checkpointer(tmp_path)) as checkpointer:
+        checkpointer.save(1, {"params": {"x": np.zeros(2)}}, meta)
+        checkpointer.finish()
+    code = (
+        "from configs import transfer\n"
+        f"model = transfer.get_config('ckpt={tmp_path}').model\n"
+        "assert model.width == 32\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 MODEL = {

@@ -429,6 +429,16 @@ def test_wrong_splits(pets):
         open_folder(pets / "none", "train")
 
 
+def test_a_folder_too_many_above_the_classes(pets):
+    (pets / "nested").mkdir()
+    (pets / "val").rename(pets / "nested" / "val")
+    message = (
+        f"all images of {pets / 'nested'} lie below its one folder 'val', in folders that "
+        "look like the classes, 'ant', 'bee', 'cat'"
+    )
+    assert_fails(pets, "nested", message)
+
+
 def test_classes_without_images(pets):
     (pets / "train" / "dog").mkdir()
     for i in range(3):

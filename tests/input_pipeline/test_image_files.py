@@ -30,6 +30,26 @@ def test_avif(orientation):
     np.testing.assert_array_equal(pixels(data), seen(data))
 
 
+def test_a_pillow_without_avif_reads_the_others(monkeypatch):
+    Image.init()
+    data = encode(faded(), "WEBP", lossless=True)
+    expected = seen(data)
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    image_files._formats.cache_clear()
+    np.testing.assert_array_equal(pixels(data), expected)
+    with pytest.raises(damaged.OpError, match=r"11\.3 or newer reads it"):
+        pixels(b"\0\0\0\x18ftypavif" + bytes(99))
+    image_files._formats.cache_clear()
+
+
+@pytest.mark.parametrize(("largest", "shift"), [(65535, 8), (4095, 4)])
+def test_a_grey_picture_of_16_bits_in_netpbms_format(largest, shift):
+    values = np.linspace(0, largest, 48).astype(">u2").reshape(6, 8)
+    data = b"P5 8 6 %d\n" % largest + values.tobytes()
+    found = pixels(data)[..., 0].astype(int)
+    assert np.abs(found - (values >> shift)).max() <= (0 if largest == 65535 else 1)
+
+
 def test_what_is_refused_says_why():
     files = refused()
     del files["1 x 20,000.png"]  # it can be decoded

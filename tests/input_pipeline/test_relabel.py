@@ -69,8 +69,6 @@ def test_labels_are_the_models_of_the_same_name(theirs, ours, said):
     [
         (MODEL, MODEL),
         (MODEL, None),
-        (tuple("012"), MODEL),  # they count
-        (MODEL, tuple("012")),
         (tuple("012"), tuple("012")),
     ],
 )
@@ -114,6 +112,12 @@ def test_without_names_their_number_is_compared():
     found, notice = matched(source_of(MODEL), None, 5)
     assert labels_of(found) == [0, 1, 2, 0, 1, 2]
     assert "has 3 of the model's 5 classes, taken to be the first ones" in notice
+    for names, ours in ((MODEL, tuple("012")), (tuple("012"), MODEL)):  # one counts
+        source = source_of(names)
+        found, notice = matched(source, ours, 3)
+        assert found is source
+        assert "are taken as they are numbered" in notice
+        assert "match_classes" in notice
 
 
 def test_imagenets_variants_have_its_classes_in_its_order_or_get_them():
@@ -148,6 +152,9 @@ def test_the_same_classes_in_another_order_and_others():
         relabel.reordered(source, ("0", "3"))
     with pytest.raises(relabel.OtherClasses, match="it has besides '10'"):
         relabel.reordered(source, ("0", "2"))
+    # Folders that were called 0, 1, 2 have other names now.
+    with pytest.raises(relabel.OtherClasses, match="it lacks '0', '1', '2'"):
+        relabel.reordered(source_of(MODEL), ("0", "1", "2"))
 
 
 def write_folders(root, counts, split="val"):

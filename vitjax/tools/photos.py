@@ -50,8 +50,9 @@ class Feed:
     """Photos, through an evaluator's pp_fn and device_pp.
 
     Files are read as its data set reads them, by its `as_seen`; as a person sees them
-    where the data set is of another kind than files. Where pp_fn decodes nothing, since the data set holds arrays, a photo is brought to
-    the size and the channels of the data set's images first: its middle square, resized.
+    where the data set is of another kind than files. Where pp_fn decodes nothing, since
+    the data set holds arrays, a photo is brought to the size and the channels of the data
+    set's images first: its middle square, resized.
     """
 
     def __init__(self, section: Mapping[str, Any]):

@@ -15,7 +15,6 @@ file has its library's.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -55,8 +55,18 @@ def settings_of(
         return found
     if pre_norm:
         found["norm_eps"] = CLIP_EPS
-    file, _ = files.split(path)
-    return found | _told_by_hugging_face(file)
+    return found | told_beside(path)
+
+
+def told_beside(path: str | Path) -> dict[str, Any]:
+    """GELU and eps that the config.json beside a Hugging Face model's weights tells."""
+    config = huggingface.config_beside(files.split(path)[0])
+    found = {}
+    if config.get("hidden_act") in HIDDEN_ACTS:
+        found["gelu"] = HIDDEN_ACTS[config["hidden_act"]]
+    if "layer_norm_eps" in config:
+        found["norm_eps"] = config["layer_norm_eps"]
+    return found
 
 
 def _posemb(params: Mapping[str, Any], npz: bool) -> str:
@@ -64,14 +74,3 @@ def _posemb(params: Mapping[str, Any], npz: bool) -> str:
     if table is None:
         return "sincos2d" if npz else "none"
     return "learn" if posemb.is_sincos2d(table) is None else "sincos2d"
-
-
-def _told_by_hugging_face(path: Path) -> dict[str, Any]:
-    """GELU and eps of the config.json beside a Hugging Face model's weights."""
-    config = huggingface.config_beside(path)
-    found = {}
-    if config.get("hidden_act") in HIDDEN_ACTS:
-        found["gelu"] = HIDDEN_ACTS[config["hidden_act"]]
-    if "layer_norm_eps" in config:
-        found["norm_eps"] = config["layer_norm_eps"]
-    return found

@@ -549,6 +549,9 @@ def test_shards_of_hugging_face(tmp_path):
     words = rf"names {len(shards)} shards, of which {shards[1].name} is missing"
     with pytest.raises(ValueError, match=words):
         weights.load(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a.b": index.name}}))
+    with pytest.raises(ValueError, match="it names itself as a shard"):
+        weights.load(old)
     index.write_text("{}")
     with pytest.raises(ValueError, match="no index of shards"):
         weights.load(old)
