@@ -16,9 +16,10 @@ from vitjax.tools import command
 DESCRIPTION = f"""\
 Say for each photo, and for each image below a folder, which classes the model finds
 most probable. A photo is prepared by pp_fn and device_pp of the run's first evaluator
-of the type "classification", and read as there: turned as EXIF says, transparent pixels on
-white, unless its folder has as_seen=False. JPEG, PNG, GIF, BMP, WebP, TIFF and AVIF, grey
-and CMYK too. Probabilities are the softmax of the logits, whatever the loss was.
+of the type "classification", and read as there: turned as EXIF says, transparent pixels
+on white, unless its data section has as_seen=False. Files are JPEG, PNG, GIF, BMP, WebP,
+TIFF, AVIF, JPEG 2000 and PPM, grey and CMYK too. Probabilities are the softmax of the
+logits, whatever the loss was.
 
 A file that is no image is named on stderr, the others go on, and the exit status is 1.
 
