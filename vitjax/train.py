@@ -97,8 +97,7 @@ def train_and_evaluate(
         keep_steps=e.steps("keep_ckpt", **sizes, default=None),
     )
     warn = feeding.once(logging.warning)
-    if not e.relabels:
-        data = feeding.as_before(data, *_kept(checkpointer, e), warn)
+    data = feeding.as_before(data, *_kept(checkpointer, e), warn)
     _check_classes(data.num_classes, e)
     program = program_lib.build(e, mesh, element_spec=data.element_spec, **sizes)
     classes = {"class_names": data.class_names, "num_classes": e.num_classes}
