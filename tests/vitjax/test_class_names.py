@@ -205,9 +205,13 @@ def test_a_resumed_run_keeps_the_order_of_its_classes(tmp_path):
         again = feeding.as_before(stream, "there", kept, told.append)
         assert again.class_names == ("0", "10", "2")
         assert labels(again) == {"0": 0, "10": 1, "2": 2}
-        assert told == ["the classes keep the labels that they have in there"]
+        order, stored = told
+        assert order == "the classes keep the labels that they have in there"
+        assert "--config.input.data.as_seen=False goes on so" in stored
     kept = {"class_names": ["0", "2", "10"], "data_size": 9, "data_classes": 3}
+    told = []
     assert feeding.as_before(stream, "there", kept, told.append).source is stream.source
+    assert told == []
 
 
 def test_one_process_says_a_thing_once(monkeypatch):

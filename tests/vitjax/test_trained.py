@@ -137,6 +137,6 @@ def test_one_of_the_models_in_a_file(tmp_path, caplog):
     headless = {k: x for k, x in state.items() if not k.startswith("head.")}
     files.write(path, headless, {})
     with pytest.raises(
-        ValueError, match="has no head, but the config has num_classes=10"
+        ValueError, match="is a backbone, without a head that names classes"
     ):
         open_trained(path, config=QUICKSTART)
