@@ -325,7 +325,8 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 def _meta_of(folder: Path) -> dict[str, Any]:
     """The JSON item of a step's folder; touches no device, since configs ask for it."""
     try:
-        meta = dict(ocp.JsonCheckpointHandler().restore(folder / "meta"))
+        item: Any = folder / "meta"  # orbax takes any kind of path
+        meta = dict(ocp.JsonCheckpointHandler().restore(item))
         whole = meta.pop("crc32") == _crc32(meta)
     # Of damaged bytes orbax and its readers say all sorts of things.
     except Exception as error:
