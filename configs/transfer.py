@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 from configs.common import choose, parse_arg
 
 DEPTHS = {"mu": 1, "Ti": 12, "S": 12, "M": 12, "B": 12, "L": 24, "So400m": 27, "H": 32}
-# What a variant says of a model.
+# The model arguments that a variant sets.
 SIZES = ("width", "depth", "mlp_dim", "num_heads", "patch_size", "variant")
 ALWAYS = (*SIZES, "pool_type", "posemb", "gelu", "rep_size")  # are in the config
 HEADS = "head(_dist)?/.*"  # two of a distilled model

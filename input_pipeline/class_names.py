@@ -26,7 +26,7 @@ def of_data(**data) -> tuple[str, ...] | None:
 def of_run(
     kept: Sequence[str] | None, *, data: Mapping[str, Any], relabels: bool
 ) -> tuple[str, ...] | None:
-    """The names of the classes of a model, None where nobody knows them.
+    """A model's class names in the order of its labels; None if they are unknown.
 
     Args:
       kept: what its checkpoint says.
@@ -66,7 +66,7 @@ def synsets(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _words_of_synsets() -> dict[str, str]:
-    """Of all 1000 classes in order, as tfds ships them."""
+    """Synset -> words of ImageNet's 1000 classes, in the order of their labels (tfds)."""
     try:
         from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST
     except ImportError:  # a part of tfds that it may rearrange

@@ -23,7 +23,8 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"),
     *(".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
 )
-# What systems and programs leave behind, beside all names that begin with a dot.
+# Names, in small letters, of files and folders that operating systems create. Names that
+# begin with a dot are junk too.
 _JUNK = {
     "__macosx",  # macOS, in archives
     "thumbs.db",  # Windows, and the next three
@@ -54,7 +55,7 @@ class Folder:
 
 @dataclasses.dataclass
 class Found:
-    """What a split's folder holds."""
+    """The images of a split's folder, and the other files in it."""
 
     folders: list[Folder]
     others: dict[str, Counter[str]]
