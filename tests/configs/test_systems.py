@@ -44,22 +44,27 @@ def test_the_fmnist_vit_learns_and_its_code_tells_digits_apart(tmp_path):
     assert (tmp_path / "best").is_dir()
 
 
-# Without positions a digit is a bag of patches, and little in too small ones.
+# Without positions a digit is a bag of patches, and little in too small ones. After 400
+# steps `tower` reads between 0.70 and 0.90, by the seed and the order of sums.
 @pytest.mark.parametrize(
-    ("variant", "patch", "lr"), [("tower", 2, 0.1), ("vit", 4, 0.03)]
+    ("variant", "patch", "lr", "steps"), [("tower", 2, 0.1, 600), ("vit", 4, 0.03, 400)]
 )
-def test_tower_vits_learn_by_momentum_at_a_constant_rate(tmp_path, variant, patch, lr):
+def test_tower_vits_learn_by_momentum_at_a_constant_rate(
+    tmp_path, variant, patch, lr, steps
+):
     rows = learn(
         tmp_path,
         f"configs/towervit.py:variant={variant}",
-        "--config.total_steps=400",
+        f"--config.total_steps={steps}",
         f"--config.lr={lr}",
         f"--config.model.patch_size=({patch}, {patch})",
         "--config.model.widths=(16, 16)",
         "--config.model.num_heads=(2, 2)",
         "--config.model.mlp_dims=(32, 32)",
     )
-    assert [row["lr"] for row in rows if "lr" in row] == pytest.approx([lr] * 9)
+    assert [row["lr"] for row in rows if "lr" in row] == pytest.approx(
+        [lr] * (steps // 50 + 1)
+    )
     assert last(rows, "val/prec@1") > 0.75
     assert (tmp_path / "tensorboard").is_dir()
     assert (tmp_path / "best").is_dir()

@@ -56,7 +56,8 @@ def test_all_ways_of_reading_agree_on_every_file(odd, mesh):
         lambda **given: pipeline.make_eval(**given),
         mesh, batch_size=8, pp_fn=PP, device_pp="", feature="pixels", label_key="labels",
     )  # fmt: skip
-    found, _ = features.of(None, features.open(data)[0])
+    [(batches, _)] = features.open(data)
+    found, _ = features.of(None, batches)
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
     # predict, file by file; and what it feeds the exported program.
