@@ -128,10 +128,10 @@ class HuggingFaceSource:
         part = int(np.searchsorted(self._ends, index, side="right"))
         row = self._tables[part][int(self._rows[index])]
         image, label = (row[key] for key in self._keys)
-        if image is None:
-            raise ValueError("it has no image")
         if self._label_of is not None:
             label = self._label_of[label]
+        # Not raised here, since TensorFlow would print the traceback: nothing is no image.
+        image = image or {"bytes": b""}
         data = image["bytes"]
         if data is None:  # only a path was kept
             with open(image["path"], "rb") as file:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from input_pipeline import class_names as lib
 from input_pipeline.folder_layouts import whole_numbers
+from input_pipeline.folder_source import FolderSource
 from input_pipeline.tracing import as_written
 
 WORDS = ("name", "number", "known")
@@ -115,6 +116,8 @@ def matched(
     theirs: Any = source.class_names
     if how == "number" or not _comparable(theirs, ours):
         notice = _by_number(source, count, how, what)
+        if notice is None and how == "name" and ours is None and count:
+            notice = _by_value(source, what)
         if notice is None and how == "name" and None not in (ours, theirs):
             notice = (
                 f"labels of {what} are taken as they are numbered, since one side's "
@@ -171,6 +174,20 @@ def _by_number(source: Any, count: int | None, how: str, what: str) -> str | Non
         f"{what} has {theirs} of the model's {count} classes, taken to be the first ones "
         "since no names tell: give those of the model in this data section as "
         "match_classes=[...] if that is wrong"
+    )
+
+
+def _by_value(source: Any, what: str) -> str | None:
+    """A notice for folders named by numbers, whose order is another one elsewhere."""
+    names = source.class_names
+    numbered = isinstance(source, FolderSource) and whole_numbers(names)
+    if not numbered or list(names) == sorted(names):
+        return None
+    return (
+        f"the classes of {what} are numbered by value, {in_short(names)}, and the model "
+        "has no names: if a library that sorts folders as text trained it, as "
+        "torchvision's ImageFolder does, give this data section match_classes="
+        f"[{', '.join(map(repr, sorted(names)[:3]))}, ...], all in the order of its labels"
     )
 
 

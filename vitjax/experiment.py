@@ -85,7 +85,7 @@ class Experiment:
     @property
     def relabels(self) -> bool:
         """Whether pp may give examples other labels than those of the data set."""
-        return "lookup(" in f"{self.input.get('pp')}|{self.device_pp}"
+        return "lookup(" in str(self.input.get("pp"))
 
     def steps(self, prefix: str, **sizes: Any) -> Any:
         """A duration of the config in steps; see `vitjax.durations.steps`."""

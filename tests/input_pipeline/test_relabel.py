@@ -10,6 +10,7 @@ from PIL import Image
 
 from input_pipeline import class_names, ops, pipeline, relabel, tfds_source
 from input_pipeline.array_source import ArraySource
+from input_pipeline.folder_source import FolderSource
 
 MODEL = ("ant", "bee", "cat")
 
@@ -118,6 +119,22 @@ def test_without_names_their_number_is_compared():
         assert found is source
         assert "are taken as they are numbered" in notice
         assert "match_classes" in notice
+
+
+@pytest.mark.parametrize(("names", "said"), [("2 10", True), ("1 2", False)])
+def test_folders_sorted_by_value_are_told_where_the_model_has_no_names(
+    tmp_path, names, said
+):
+    for name in names.split():
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("L", (1, 1)).save(tmp_path / "val" / name / "a.png")
+    source = FolderSource(data_dir=str(tmp_path), split="val")
+    found, notice = matched(source, None, 2)
+    assert found is source
+    assert ("match_classes=['10', '2', ...]" in str(notice)) == said
+    # What is asked for needs no word, nor does a model of any number of classes.
+    assert matched(source, None, 2, "number") == (source, None)
+    assert matched(source, None) == (source, None)
 
 
 def test_imagenets_variants_have_its_classes_in_its_order_or_get_them():

@@ -99,6 +99,8 @@ def read(path: Path) -> Arrays:
     try:
         with torch.serialization.safe_globals(SAFE):
             stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, PermissionError):
+        raise
     except Exception as error:  # a damaged pickle raises anything
         raise ValueError(_refusal(path, error)) from None
     if not isinstance(stored, Mapping):

@@ -422,7 +422,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     cases = [
         # Not a checkpoint.
         (["tools.export", "--ckpt", note, "--to", "timm", tmp_path / "a.pth"],
-         "note.pth is no file of tensors alone, or is damaged"),
+         "note.pth is no file of torch.save, or is damaged"),
         (["tools.average_checkpoints", empty, "--out", out], "no checkpoint"),
         (["tools.plot", empty, "--out", tmp_path / "a.png"], "no metrics.jsonl"),
         # Another architecture: which keys, which shapes.
