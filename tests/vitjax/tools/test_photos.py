@@ -85,7 +85,7 @@ def test_what_is_refused_is_refused_everywhere_by_name(tmp_path):
         data = folder(tmp_path / name, {name: (content,)})
         [path] = (tmp_path / name).rglob(name)
         if name not in streamed:  # tests/input_pipeline has all of them in a stream
-            with pytest.raises(ValueError, match="is no image|cannot be") as caught:
+            with pytest.raises(ValueError, match=r"is no image|cannot be") as caught:
                 feed.read(path)
             assert str(path) in str(caught.value)
             assert why in str(caught.value)
