@@ -187,7 +187,7 @@ def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
         width=384,
         heads=6,
         att_bias=True,
-        row_norm="correct",  # or original: see vitjax/models/signal_propagation.py
+        row_norm="correct",  # or original: see vitjax/models/reproductions/signal_propagation.py
         init="espa_tat",  # or lecun: neither E-SPA nor TAT
         eta=0.9,  # of TAT; below 7 blocks only less can be had
         out_proj=True,

@@ -15,7 +15,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from input_pipeline import batching, damaged, memory, ops, order, relabel, sources
+from input_pipeline import ops, sources
+from input_pipeline.sources import relabel
+from input_pipeline.stream import batching, damaged, memory, order
 from input_pipeline.tracing import as_written
 
 _ENDLESS = 2**48

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline import home
-from parity.ladder import PRECISIONS, RUNGS, explain
-from vitjax import failures
+from parity.rungs.ladder import PRECISIONS, RUNGS, explain
+from vitjax.devices import failures
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -89,8 +89,9 @@ The exit status is 1 if any line says FAIL.""",
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the rungs and, where asked for, the self-test; the exit status."""
     args = parse_args(argv)
-    from parity import report, self_test
-    from parity.cases import Case, variant_case
+    from parity.faults import self_test
+    from parity.report import run as report
+    from parity.sides.cases import Case, variant_case
     from vitjax.weights.libraries import Unusable
 
     started = time.perf_counter()
@@ -122,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write_page(
     args: argparse.Namespace, results: Sequence[Any], argv: Sequence[str]
 ) -> Path:
-    from parity import figures, page
+    from parity.report import curves, page
 
-    drawn, reasons = figures.figures(results), {}
+    drawn, reasons = curves.figures(results), {}
     if any(RUNGS[name].pixels for name in args.only):
-        from parity import pixels
+        from parity.rungs import pixels
 
         drawn |= {k.replace("_", " "): v for k, v in pixels.figures().items()}
         reasons = pixels.REASONS

@@ -18,17 +18,12 @@ from ml_collections import ConfigDict
 from configs import quickstart, vit_s16_i1k
 from configs.common import parse_arg
 from input_pipeline import device_ops, ops, spec
-from vitjax import (
-    durations,
-    ema,
-    evaluation,
-    experiment,
-    mixup,
-    optim,
-    sections,
-    sharding,
-)
-from vitjax.config import from_big_vision, override, plain
+from vitjax import optim
+from vitjax.config import arguments, durations, experiment
+from vitjax.config.files import from_big_vision, override, plain
+from vitjax.devices import sharding
+from vitjax.evaluators import schedule
+from vitjax.step import ema, mixup
 
 # What code that was not meant to run would do.
 EVENTS = ("exec", "import", "open", "os.", "subprocess.", "socket.", "ctypes.")
@@ -263,10 +258,10 @@ def understood(config, mesh):
     yield lambda: sharding.make_mesh(e.mesh)
     yield lambda: sharding.infer_sharding(SHAPES, mesh, e.sharding_strategy)
     if e.mixup is not None:
-        yield lambda: sections.call("mixup", mixup.check, e.mixup)
+        yield lambda: arguments.call("mixup", mixup.check, e.mixup)
     if e.ema is not None:
-        yield lambda: sections.call("ema", ema.make_update, e.ema)
-    yield lambda: evaluation.make_entries(
+        yield lambda: arguments.call("ema", ema.make_update, e.ema)
+    yield lambda: schedule.make_entries(
         e.evals,
         predict=lambda state, image: (image, {}),
         make_data=fake_data,

@@ -13,7 +13,7 @@ FILES = sorted(
 )  # fmt: skip
 # Module -> what of pickle it may name.
 PICKLE = {
-    "input_pipeline/array_files.py": {"Unpickler", "UnpicklingError"},
+    "input_pipeline/sources/array_files.py": {"Unpickler", "UnpicklingError"},
     "vitjax/weights/torch_files.py": {"UnpicklingError"},
 }
 UNSAFE_MODULES = {"dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitjax.metrics import read_rows
+from vitjax.records.jsonl import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, MIDDLE = 6, 3

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from vitjax import failures
+    from vitjax.devices import failures
 
     failures.leave_on_interrupt()  # the imports take seconds
 
@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline import home
-from vitjax import devices, failures, program, sharding
-from vitjax.experiment import Experiment
-from vitjax.flops import forward_flops
+from vitjax import program
+from vitjax.config.experiment import Experiment
+from vitjax.devices import failures, sharding, startup
 from vitjax.step import check_batch_size
+from vitjax.step.flops import forward_flops
 from vitjax.trees import count
 
 # Dense bf16 peak in TFLOP/s, from the makers' data sheets; parts of device_kind.
@@ -180,7 +181,7 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
     tflops = flops / step_seconds / 1e12 / mesh.size
     memory, memory_source = _memory(compiled)
     return {
-        "device": devices.describe(),
+        "device": startup.describe(),
         "parameters": count(params),
         "batch_size": batch_size,
         "accum_freq": e.accum_freq,
@@ -223,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if flags.json:
             flags.json.touch()  # better refused now than after the run
-        devices.enable_compilation_cache()
+        startup.enable_compilation_cache()
         figures = measure(
             flagship(
                 flags.model,

@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 
-from vitjax import durations, evaluation
-from vitjax.best import Best
-from vitjax.checkpoint import Checkpointer
-from vitjax.interrupts import Stopped, StopSignal
+from vitjax.checkpoints.best import Best
+from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.config import durations
+from vitjax.devices.stopping import Stopped, StopSignal
+from vitjax.evaluators import schedule
 from vitjax.program import Program
-from vitjax.records import Records
-from vitjax.skipped import SkipCount
+from vitjax.records.rows import Records
+from vitjax.records.skipped import SkipCount
 
 
 def run(
@@ -22,7 +23,7 @@ def run(
     records: Records,
     checkpointer: Checkpointer,
     best: Best | None,
-    entries: list[evaluation.Entry],
+    entries: list[schedule.Entry],
     log_steps: int,
     ckpt_steps: int | None,
     meta: dict[str, Any],
@@ -60,7 +61,7 @@ def run(
         if not due:
             return
         records.flush()
-        row = evaluation.run(due, state)
+        row = schedule.run(due, state)
         records.write(step, row)
         progress.evaluation(step, row)
         if best is not None:

@@ -11,11 +11,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from input_pipeline import device_ops
-from vitjax import ema, loss_scale, mixup, optim, sections, step
-from vitjax.experiment import Experiment
-from vitjax.lookup import lookup
+from vitjax import optim, step
+from vitjax.config import arguments as sections
+from vitjax.config.experiment import Experiment
+from vitjax.config.lookup import lookup
+from vitjax.devices.sharding import replicated
 from vitjax.models import MODELS
-from vitjax.sharding import replicated
+from vitjax.step import ema, loss_scale, mixup
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from vitjax import failures
+    from vitjax.devices import failures
 
     failures.leave_on_interrupt()  # the imports take seconds
 
@@ -22,39 +22,32 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from input_pipeline import home
-from vitjax import config as config_lib
-from vitjax import (
-    devices,
-    evaluation,
-    experiment,
-    failures,
-    feeding,
-    loop,
-    metrics,
-    peers,
-    pictures,
-    sections,
-    sinks,
-)
+from vitjax import data as feeding
+from vitjax import loop
 from vitjax import program as program_lib
-from vitjax import sharding as sharding_lib
-from vitjax.best import Best
-from vitjax.checkpoint import Checkpointer, locate
-from vitjax.clock import Clock
+from vitjax.checkpoints.best import Best
+from vitjax.checkpoints.checkpointer import Checkpointer, locate
+from vitjax.config import arguments, experiment
+from vitjax.config import files as config_lib
+from vitjax.devices import failures, peers, startup
+from vitjax.devices import sharding as sharding_lib
+from vitjax.devices.stopping import STATUS, Stopped, StopSignal
+from vitjax.evaluators import schedule
 from vitjax.files import or_without
-from vitjax.interrupts import STATUS, Stopped, StopSignal
-from vitjax.progress import Progress
-from vitjax.records import Records, rate_table
-from vitjax.skipped import SkipCount
-from vitjax.step import copied
-from vitjax.trees import count
-from vitjax.weights.fit import load_into
-from vitjax.workdir import (
+from vitjax.records import jsonl, pictures, sinks
+from vitjax.records.clock import Clock
+from vitjax.records.progress import Progress
+from vitjax.records.rows import Records, rate_table
+from vitjax.records.skipped import SkipCount
+from vitjax.records.workdir import (
     learned_differences,
     locked,
     refuse_other_config,
     write_config,
 )
+from vitjax.step import copied
+from vitjax.trees import count
+from vitjax.weights.fit import load_into
 
 WANDB_GIVEN = ("workdir", "config")
 
@@ -75,10 +68,10 @@ def train_and_evaluate(
     e = experiment.from_config(config.to_dict())
     refuse_other_config(workdir, settings)
     if e.wandb:
-        sections.check("wandb", sinks.WandbSink, e.wandb, WANDB_GIVEN)
+        arguments.check("wandb", sinks.WandbSink, e.wandb, WANDB_GIVEN)
     mesh = sharding_lib.make_mesh(e.mesh)
 
-    data, data_size = sections.call(
+    data, data_size = arguments.call(
         "input",
         pipeline.make_train,
         e.input,
@@ -103,7 +96,7 @@ def train_and_evaluate(
     classes = {"class_names": data.class_names, "num_classes": e.num_classes}
     if e.relabels:  # nobody knows what its labels are called
         classes = dict.fromkeys(classes)
-    entries = evaluation.make_entries(
+    entries = schedule.make_entries(
         e.evals,
         predict=program.predict,
         make_data=feeding.eval_data(mesh, **classes, tell=warn),
@@ -173,7 +166,7 @@ def train_and_evaluate(
         )
     if jax.process_index() == 0:
         with or_without("curves.png"):
-            metrics.plot_curves(workdir)
+            jsonl.plot_curves(workdir)
 
 
 def _announce(
@@ -201,13 +194,13 @@ def _announce(
 def _best(
     e: experiment.Experiment,
     workdir: Path,
-    entries: list[evaluation.Entry],
+    entries: list[schedule.Entry],
     enter: Callable[[Any], Any],
 ) -> Best | None:
     """The keeper of the best checkpoint, if the config asks for one."""
     if e.ckpt_best is None:
         return None
-    best = sections.call("ckpt_best", Best, e.ckpt_best, workdir=workdir)
+    best = arguments.call("ckpt_best", Best, e.ckpt_best, workdir=workdir)
     names = [entry.name for entry in entries]
     if e.ckpt_best["metric"].split("/")[0] not in names:
         raise ValueError(
@@ -298,13 +291,13 @@ def _first_state(
 
 
 def _evaluated(
-    entries: list[evaluation.Entry], workdir: Path, step: int
+    entries: list[schedule.Entry], workdir: Path, step: int
 ) -> Collection[str]:
     """Names of the evaluators whose row of `step` is on disk.
 
     The first process looks, and tells the others: all must run the same ones.
     """
-    names = metrics.names_at(workdir, step) if jax.process_index() == 0 else set()
+    names = jsonl.names_at(workdir, step) if jax.process_index() == 0 else set()
     found = [any(n.startswith(f"{entry.name}/") for n in names) for entry in entries]
     if jax.process_count() > 1:
         found = multihost_utils.broadcast_one_to_all(np.array(found))
@@ -313,14 +306,14 @@ def _evaluated(
 
 def _open_records(
     e: experiment.Experiment, workdir: Path, settings: Any, first_step: int
-) -> metrics.MetricWriter:
+) -> jsonl.MetricWriter:
     """The writer of this run; only the first process records anything."""
     if jax.process_index() != 0:
-        return metrics.MetricWriter([])
+        return jsonl.MetricWriter([])
     workdir.mkdir(parents=True, exist_ok=True)
     write_config(workdir, settings)
     # A run that begins anew evaluates anew: nothing of an earlier start stays.
-    metrics.cut_after(workdir, first_step or -1)
+    jsonl.cut_after(workdir, first_step or -1)
     return sinks.make_writer(
         workdir,
         settings,
@@ -426,16 +419,16 @@ def cli(argv: Sequence[str] | None = None) -> int:
         config, notices = config_lib.from_big_vision(
             config_lib.load(flags.config, overrides)
         )
-        devices.initialize_distributed(
+        startup.initialize_distributed(
             flags.coordinator_address, flags.num_processes, flags.process_id
         )
         print(f"devices: {devices.describe()}", flush=True)
-        idle = devices.idle_accelerator()
+        idle = startup.idle_accelerator()
         if idle and not flags.allow_cpu:
             raise ValueError(idle)
         for notice in notices:
             print(f"note: {notice}", flush=True)
-        devices.enable_compilation_cache()
+        startup.enable_compilation_cache()
         if jax.process_count() > 1:
             or_this = ", or this process failed (see above)"
             peers.leave_on_abort(lambda: peers.farewell(workdir, or_this))

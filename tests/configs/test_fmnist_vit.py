@@ -5,7 +5,7 @@ import pytest
 
 from configs import fmnist_vit
 from input_pipeline import pipeline
-from vitjax import durations
+from vitjax.config import durations
 from vitjax.optim import make_optimizer
 
 

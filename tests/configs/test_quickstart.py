@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vitjax.metrics import read_rows
+from vitjax.records.jsonl import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 

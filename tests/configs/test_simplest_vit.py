@@ -11,8 +11,8 @@ import tensorflow as tf
 from configs import simplest_vit
 from input_pipeline import device_ops, ops
 from vitjax import train
-from vitjax.metrics import read_rows
 from vitjax.models import MODELS
+from vitjax.records.jsonl import read_rows
 
 DIGITS = {"kind": "arrays", "name": "digits"}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from vitjax import train
-from vitjax.metrics import read_rows
+from vitjax.records.jsonl import read_rows
 
 DIGITS = {"kind": "arrays", "name": "digits"}
 

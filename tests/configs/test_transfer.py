@@ -14,11 +14,11 @@ from sklearn.datasets import load_digits
 from configs import transfer
 from tests.vitjax.weights import cases
 from vitjax import step, train, weights
-from vitjax.checkpoint import Checkpointer
-from vitjax.metrics import read_rows
+from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.models import MODELS
 from vitjax.optim import make_optimizer
-from vitjax.trained import open_trained
+from vitjax.records.jsonl import read_rows
+from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names, match_patterns
 from vitjax.weights import files
 

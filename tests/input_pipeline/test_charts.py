@@ -4,7 +4,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from input_pipeline import charts, order, plans, randaug
+from input_pipeline import plans, randaug
+from input_pipeline.look import charts
+from input_pipeline.stream import order
 from tests.input_pipeline.test_randaug import REFERENCES, numpy_policy
 
 RED, CYAN = (192, 64, 64), (64, 192, 192)

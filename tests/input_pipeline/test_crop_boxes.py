@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from input_pipeline import crop_boxes
+from input_pipeline.ops import crop_boxes
 from tests.photographs import seeds
 
 

@@ -5,7 +5,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from input_pipeline import crop_boxes, ops
+from input_pipeline import ops
+from input_pipeline.ops import crop_boxes
 from tests.photographs import PHOTOGRAPHS, encode, pil, run, seeds
 
 

@@ -12,8 +12,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input_pipeline import damaged, order, pipeline, sources
+from input_pipeline import pipeline, sources
 from input_pipeline.prefetch import prefetch
+from input_pipeline.stream import damaged, order
 
 COUNT = 60
 PP = 'decode|random_crop(9)|flip_lr|keep("image", "label")'

@@ -12,7 +12,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from input_pipeline import ops, pipeline, sources, splits
+from input_pipeline import ops, pipeline, sources
+from input_pipeline.sources import splits
 
 RNG = np.random.default_rng(0)
 CLASSES = ("ant", "bee", "cat")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from input_pipeline import benchmark, footprint, order, sources
+from input_pipeline import benchmark, benchmark_memory, sources
+from input_pipeline.stream import order
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def folder(tmp_path_factory):
 
 def test_a_repeated_source_is_as_long_as_it_says(folder):
     few = sources.open_source(kind="folder", data_dir=str(folder), split="train")
-    many = footprint._repeated(few, 1000)
+    many = benchmark_memory._repeated(few, 1000)
     assert len(many) == 1000
     for index in (0, 7, 8, 999):
         one, other = (tf.constant(i, tf.int64) for i in (index, index % 8))
@@ -34,7 +35,7 @@ def test_the_cost_of_a_stream(folder, buffer, monkeypatch):
         return original(positions, seed=seed, size=size)
 
     monkeypatch.setattr(order, "example_at", example_at)
-    found = footprint.cost(folder, 1000, buffer, 1)
+    found = benchmark_memory.cost(folder, 1000, buffer, 1)
     assert found.megabytes > 100
     assert min(found.at_0, found.at_far) > 0
     assert set(steps) == ({1000} if buffer is None else set())
@@ -45,11 +46,11 @@ def test_every_case_is_a_row(folder, monkeypatch, capsys):
 
     def cost(place, size, buffer, batches):
         asked.append((size, buffer))
-        return footprint.Cost(100.0 + len(asked), 0.25, 0.5)
+        return benchmark_memory.Cost(100.0 + len(asked), 0.25, 0.5)
 
-    monkeypatch.setattr(footprint, "_in_another_process", cost)
-    monkeypatch.setattr(footprint, "_JPEGS", 2)
-    assert footprint.main([]) == 0
+    monkeypatch.setattr(benchmark_memory, "_in_another_process", cost)
+    monkeypatch.setattr(benchmark_memory, "_JPEGS", 2)
+    assert benchmark_memory.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(asked)
     assert (1_281_167, None) in asked

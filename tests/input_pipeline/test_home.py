@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from input_pipeline import home, record_index
+from input_pipeline import home
+from input_pipeline.sources import record_index
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image, features
 
-from input_pipeline import damaged, image_files, ops, pipeline, sources
+from input_pipeline import ops, pipeline, sources
+from input_pipeline.sources import image_files
+from input_pipeline.stream import damaged
 from tests.odd_images import PHOTO, encode, exif, faded, folder, good, refused, seen
 
 DECODE = ops.get_preprocess_fn("decode(precise=True)")

@@ -7,7 +7,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from input_pipeline import geometry, ops
+from input_pipeline import ops
+from input_pipeline.randaug import geometry
 from tests.photographs import PHOTOGRAPHS, encode, pil, run, seeds
 
 # --- decoding ---

@@ -2,7 +2,8 @@
 
 import pytest
 
-from input_pipeline import memory, pipeline, sources
+from input_pipeline import pipeline, sources
+from input_pipeline.stream import memory
 
 DIGITS = {"kind": "arrays", "name": "digits", "split": "train"}
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from input_pipeline import image_ops, order, pipeline, sources
+from input_pipeline import pipeline, sources
+from input_pipeline.ops import image
+from input_pipeline.stream import order
 from tests.photographs import PHOTOGRAPHS, encode
 
 COUNT = 1000
@@ -90,7 +92,7 @@ def section(folder, split):
 def reads(path):
     """Whether TensorFlow alone reads all of it."""
     try:
-        image_ops.decode()(tf.constant(path.read_bytes()))
+        image.decode()(tf.constant(path.read_bytes()))
     except tf.errors.OpError:
         return False
     return True

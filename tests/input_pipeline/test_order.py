@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from input_pipeline import order
+from input_pipeline.stream import order
 
 IMAGENET = 1_281_167
 

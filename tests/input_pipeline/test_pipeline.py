@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.python.autograph.impl import api
 
-from input_pipeline import ops, order, pipeline, sources
+from input_pipeline import ops, pipeline, sources
+from input_pipeline.stream import order
 
 DIGITS = {"kind": "arrays", "name": "digits", "split": "train"}  # 1,438
 RANDOM_PP = 'flip_lr|random_crop(6)|keep("image", "label", "_id")'

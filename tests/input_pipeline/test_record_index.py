@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from input_pipeline import record_index
+from input_pipeline.sources import record_index
 
 
 def test_an_index_that_python_stumbles_over_is_read_again(tmp_path, monkeypatch):

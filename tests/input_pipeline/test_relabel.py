@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input_pipeline import class_names, ops, pipeline, relabel, tfds_source
-from input_pipeline.array_source import ArraySource
-from input_pipeline.folder_source import FolderSource
+from input_pipeline import ops, pipeline
+from input_pipeline.sources import class_names, relabel, tfds
+from input_pipeline.sources.arrays import ArraySource
+from input_pipeline.sources.folder import FolderSource
 
 MODEL = ("ant", "bee", "cat")
 
@@ -138,15 +139,15 @@ def test_folders_sorted_by_value_are_told_where_the_model_has_no_names(
 
 
 def test_imagenets_variants_have_its_classes_in_its_order_or_get_them():
-    names = tfds_source.known_class_names("imagenet2012")
+    names = tfds.known_class_names("imagenet2012")
     source = source_of(names)
     for other in ("imagenet_v2", "imagenet2012_real", "imagenet_a", "imagenet_r"):
-        assert matched(source, tfds_source.known_class_names(other)) == (source, None)
-    real = tfds_source.known_features("imagenet2012_real")
-    assert tfds_source._label_keys(real, names) == ("original_label", "real_label")
+        assert matched(source, tfds.known_class_names(other)) == (source, None)
+    real = tfds.known_features("imagenet2012_real")
+    assert tfds._label_keys(real, names) == ("original_label", "real_label")
     # tfds' resized one sorts otherwise; Imagenette has ten of the classes.
     for other in ("imagenet_resized", "imagenette"):
-        theirs = tfds_source.known_class_names(other)
+        theirs = tfds.known_class_names(other)
         found, _ = matched(source_of(theirs), names)
         labels = [int(found.read(tf.constant(i, tf.int64))["label"]) for i in range(10)]
         assert labels == [names.index(name) for name in theirs[:10]]

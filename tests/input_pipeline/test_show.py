@@ -9,7 +9,8 @@ import PIL.Image
 import pytest
 
 import vitjax.config
-from input_pipeline import charts, show, steps
+from input_pipeline.look import charts, story
+from vitjax.tools import show
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = str(ROOT / "configs/quickstart.py")
@@ -159,7 +160,7 @@ def test_a_file_that_is_not_there_needs_no_tensorflow_to_say_so(spec):
             "-X",
             "importtime",
             "-m",
-            "input_pipeline.show",
+            "vitjax.tools.show",
             "--config",
             spec,
             "--index",
@@ -204,9 +205,7 @@ def test_the_help_names_each_flag_and_an_example_that_works(capsys):
     for flag in ("--config", "--out", "--index", "--epoch", "--data"):
         assert flag in text
     assert max(map(len, text.splitlines())) <= 100
-    example = re.sub(
-        r"\s+", " ", text.split("example: python -m input_pipeline.show")[1]
-    )
+    example = re.sub(r"\s+", " ", text.split("example: python -m vitjax.tools.show")[1])
     flags = show.parse_flags(example.split())
     assert (ROOT / flags.config).is_file()
 
@@ -224,5 +223,5 @@ def test_folders_as_people_have_them(tmp_path):
     data = {"kind": "folder", "data_dir": str(tmp_path / "data"), "split": "train"}
     stream, _ = show.open_train(config, repr(data))
     assert stream.total_examples == 8
-    steps.draw_batch(tmp_path / "batch.png", stream)
+    story.draw_batch(tmp_path / "batch.png", stream)
     assert list(written(tmp_path)) == ["batch.png"]

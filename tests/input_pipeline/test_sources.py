@@ -16,7 +16,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 
-from input_pipeline import record_index, sources
+from input_pipeline import sources
+from input_pipeline.sources import record_index
 
 SPLITS = [
     "train",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from input_pipeline import splits
+from input_pipeline.sources import splits
 
 SPECS = [
     "train",

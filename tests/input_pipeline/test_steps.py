@@ -9,12 +9,9 @@ import PIL.ImageEnhance
 import PIL.ImageOps
 import pytest
 
-from input_pipeline import (
-    pipeline,
-    steps,
-    torchvision_policies,
-    torchvision_steps,
-)
+from input_pipeline import pipeline
+from input_pipeline.look import story as steps
+from input_pipeline.randaug import torchvision_policies, torchvision_steps
 from tests.input_pipeline.test_randaug import REFERENCES, grey
 from tests.photographs import PHOTOGRAPHS, encode, pil
 

@@ -12,9 +12,9 @@ import skimage.data
 import tensorflow as tf
 
 from input_pipeline import plans
-from input_pipeline import torchvision_ops as ops
-from input_pipeline import torchvision_policies as policies
-from input_pipeline import torchvision_steps as steps
+from input_pipeline.randaug import torchvision_ops as ops
+from input_pipeline.randaug import torchvision_policies as policies
+from input_pipeline.randaug import torchvision_steps as steps
 
 POLICIES = {
     "randaug_tv": policies.randaug_tv,

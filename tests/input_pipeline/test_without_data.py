@@ -2,7 +2,8 @@
 
 import pytest
 
-from input_pipeline import pipeline, without_data
+from input_pipeline import pipeline
+from input_pipeline.look import outline
 
 PP = "decode_jpeg_and_inception_crop(32)|flip_lr|randaug(2, 10)|keep('image', 'label')"
 
@@ -14,8 +15,8 @@ PP = "decode_jpeg_and_inception_crop(32)|flip_lr|randaug(2, 10)|keep('image', 'l
 def test_shapes_of_imagenet(imagenet_dir, pp):
     data = {"name": "imagenet2012", "split": "train", "data_dir": str(imagenet_dir)}
     stream, _ = pipeline.make_train(data=data, batch_size=8, seed=0, pp=pp)
-    there = without_data.of_stream(stream, "tfds")
-    guessed = without_data.guess(data=data, pp=pp, batch_size=8)
+    there = outline.of_stream(stream, "tfds")
+    guessed = outline.guess(data=data, pp=pp, batch_size=8)
     assert guessed.element_spec == there.element_spec
     assert (there.examples, guessed.examples) == (300, 1_281_167)
     assert there.bytes_per_example > 100
@@ -27,7 +28,7 @@ def test_arrays_are_as_large_as_they_are():
     data = {"kind": "arrays", "name": "digits", "split": "train"}
     pp = "keep('image', 'label')"
     stream, _ = pipeline.make_train(data=data, batch_size=8, seed=0, pp=pp)
-    there = without_data.of_stream(stream, "arrays")
+    there = outline.of_stream(stream, "arrays")
     assert (there.examples, there.bytes_per_example, there.in_memory) == (
         1438,
         64,
@@ -45,20 +46,20 @@ def test_arrays_are_as_large_as_they_are():
 )
 def test_parts_are_counted_as_tfds_counts_them(split, examples):
     data = {"name": "imagenet2012:5.*.*", "split": split}
-    assert without_data.guess(data=data, pp=PP, batch_size=8).examples == examples
+    assert outline.guess(data=data, pp=PP, batch_size=8).examples == examples
 
 
 def test_what_cannot_be_known_is_asked_for():
     folder = {"kind": "folder", "data_dir": "/no", "split": "train"}
     with pytest.raises(ValueError, match="give --examples"):
-        without_data.guess(data=folder, pp=PP, batch_size=8)
+        outline.guess(data=folder, pp=PP, batch_size=8)
     pp = "decode|keep('image', 'label')"
     with pytest.raises(ValueError, match=r"shape \(None, None, 3\)"):
-        without_data.guess(data=folder, pp=pp, batch_size=8, examples=9)
+        outline.guess(data=folder, pp=pp, batch_size=8, examples=9)
     npz = {"kind": "npz", "path": "/no", "split": "train"}
     with pytest.raises(ValueError, match="give --image_size"):
-        without_data.guess(data=npz, batch_size=8, examples=9)
-    given = without_data.guess(
+        outline.guess(data=npz, batch_size=8, examples=9)
+    given = outline.guess(
         data=npz, pp="keep('image')", batch_size=8, examples=9, image_size=20
     )
     assert given.element_spec["image"][0] == (20, 20, 3)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from parity import run_pictures
-from parity.compare_runs import compare, holm, main, numbers, table, welch
-from parity.run_files import Curve, Run, curve, read, recipe_of
+from vitjax.tools import run_pictures
+from vitjax.tools.compare_runs import compare, holm, main, numbers, table, welch
+from vitjax.tools.run_files import Curve, Run, curve, read, recipe_of
 
 
 def write_run(folder, rows):

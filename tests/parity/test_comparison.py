@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parity.comparison import Comparison, Errors, compared, relative_error, worst
+from parity.rungs.comparison import Comparison, Errors, compared, relative_error, worst
 
 
 def test_relative_error():

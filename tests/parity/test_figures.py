@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from parity.comparison import Comparison
-from parity.figures import figures
+from parity.report.curves import figures
+from parity.rungs.comparison import Comparison
 
 
 def test_curves_and_differences_are_drawn():

@@ -11,18 +11,19 @@ import sklearn.datasets
 import torch
 
 from input_pipeline import randaug
-from input_pipeline import torchvision_ops as tv
-from parity import ladder, mutations, pixels, self_test, table
-from parity.cases import Case, digit_batches
-from parity.compare_runs import welch
-from parity.distributions import distance, noise
-from parity.pixel_faults import FACTORS
+from input_pipeline.randaug import torchvision_ops as tv
+from parity.faults import models, self_test
+from parity.faults.pixels import FACTORS
 from parity.reference import crops, train, vit
 from parity.reference.vit import TRUNCATED_STD
+from parity.rungs import ladder, pixels, table
+from parity.rungs.distributions import distance, noise
+from parity.sides.cases import Case, digit_batches
 from tests.photographs import encode, run
-from vitjax import mixup
-from vitjax.durations import steps
-from vitjax.sharding import batch_sharding
+from vitjax.config.durations import steps
+from vitjax.devices.sharding import batch_sharding
+from vitjax.step import mixup
+from vitjax.tools.compare_runs import welch
 
 ROOT = Path(__file__).parents[2]
 LEDGER = (ROOT / "parity" / "README.md").read_text()
@@ -238,7 +239,7 @@ def test_every_reason_and_factor_stands_there():
     for rung, factor in FACTORS.items():
         assert f"{rung} {factor:g}" in text
     assert self_test.Mutation("", (), None, "", None).factor == 1e3
-    lower = {m.title: m.factor for m in mutations.MUTATIONS if m.factor != 1e3}
+    lower = {m.title: m.factor for m in models.MUTATIONS if m.factor != 1e3}
     assert lower == {"truncation not corrected for": 100}
     assert "by 1e3 bounds in float64, by 100 for the truncation of the init" in text
 
@@ -259,9 +260,9 @@ def test_what_it_names_is_there():
         assert (ROOT / path).exists(), path
     titles = {fault.title for fault in table.faults(ladder.RUNGS)}
     lists = re.findall(r'mutations? ((?:"[^"]+"(?:, )?)+)', LEDGER)
-    mutations = {title for words in lists for title in re.findall(r'"([^"]+)"', words)}
-    assert len(mutations) > 10
-    assert mutations <= titles, mutations - titles
+    models = {title for words in lists for title in re.findall(r'"([^"]+)"', words)}
+    assert len(models) > 10
+    assert models <= titles, models - titles
 
 
 def test_tables_are_whole():

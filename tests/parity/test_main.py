@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from parity import ladder, report, self_test, table
 from parity.__main__ import parse_args
-from parity.cases import Case
-from parity.comparison import Comparison
+from parity.faults import self_test
+from parity.report import run as report
+from parity.rungs import ladder, table
+from parity.rungs.comparison import Comparison
+from parity.sides.cases import Case
 
 ROOT = Path(__file__).parents[2]
 OWN_BOUND = "update float64: (schedule|known)|trajectory float64: known|by example"

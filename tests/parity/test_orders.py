@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from parity import ours, theirs
-from parity.cases import Case, random_batch, random_params
-from parity.comparison import compared
-from parity.orders import make_order
 from parity.reference import train
+from parity.rungs.comparison import compared
+from parity.sides import ours, theirs
+from parity.sides.cases import Case, random_batch, random_params
+from parity.sides.orders import make_order
 
 CASES = [
     Case(),

@@ -12,8 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from parity import page
-from parity.comparison import Comparison
+from parity.report import page
+from parity.rungs.comparison import Comparison
 
 VOID = {"meta", "img", "br"}
 

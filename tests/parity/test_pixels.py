@@ -10,19 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 from input_pipeline import randaug
-from parity import (
-    augmentation,
-    decoding,
-    distributions,
-    opinions,
-    ours_pixels,
-    pictures,
-    pixel_figures,
-    pixels,
-    resizing,
-)
-from parity.cases import Case
 from parity.reference import augment, crops, resize
+from parity.report import pixels as pixel_figures
+from parity.rungs import augmentation, decoding, distributions, pixels, resizing
+from parity.sides import others_pixels, ours_pixels, samples
+from parity.sides.cases import Case
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,7 +151,7 @@ def test_the_reference_on_three_values(name, argument, want):
     ],
 )
 def test_the_reference_on_the_calibration_grid(function, want):
-    image = opinions.to_torch(pictures.grid(*pictures.COLOURS))
+    image = others_pixels.to_torch(samples.grid(*samples.COLOURS))
     got = function(image, 1.9)
     assert (tuple(got[:, 28, 28].tolist()), tuple(got[:, 28, 84].tolist())) == want
 
@@ -220,7 +212,7 @@ def test_the_distance_of_samples_is_scipys():
 
 
 def test_the_odd_files_are_odd():
-    files = pictures.odd_jpegs()
+    files = samples.odd_jpegs()
     opened = {name: PIL.Image.open(io.BytesIO(data)) for name, data in files.items()}
     assert {image.mode for image in opened.values()} == {"RGB", "L", "CMYK"}
     assert {image.size for image in opened.values()} >= {(1, 1), (7, 1), (1, 9)}
@@ -235,7 +227,7 @@ def test_the_odd_files_are_odd():
 
 
 def test_a_part_is_found_where_it_was_cut():
-    whole = pictures.photographs()["flower"][100:180, 200:290]
+    whole = samples.photographs()["flower"][100:180, 200:290]
     part = whole[11:60, 7:70].copy()
     assert decoding._nearest_part(part, whole) == 0
     part[20, 20] ^= 8
@@ -244,7 +236,7 @@ def test_a_part_is_found_where_it_was_cut():
 
 
 def test_ties_are_left_out_and_nothing_else():
-    image = pictures.grid(*pictures.COLOURS)
+    image = samples.grid(*samples.COLOURS)
     clear = augmentation.off_ties(image, "ShearX", 0.3)
     assert not clear[5::10].any()
     assert clear[np.arange(224) % 10 != 5].all()

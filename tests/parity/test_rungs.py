@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from parity import initialisation, mutations, theirs, update_rung
-from parity.cases import Case, Recipe
+from parity.faults import models
 from parity.reference import train, vit
+from parity.rungs import initialisation, update
+from parity.sides import theirs
+from parity.sides.cases import Case, Recipe
 
 
 @pytest.mark.parametrize("ending", ["pos_embedding", "cls", "registers", "probe"])
@@ -19,10 +21,10 @@ def test_decay_on_any_one_of_what_is_no_kernel_is_noticed(ending):
         named = model.named_parameters()
         return decayed(model) + [p for name, p in named if name.endswith(ending)]
 
-    cases = update_rung.undecayed_cases(Case(precision="float32"))
+    cases = update.undecayed_cases(Case(precision="float32"))
     at = {"cls": 1, "registers": 1}.get(ending, 0)
     with mock.patch.object(train, "decayed", more):
-        *_, last = update_rung._update_errors(cases[at], Recipe())
+        *_, last = update._update_errors(cases[at], Recipe())
     line = last.line("last step")
     assert line.detail.endswith(ending)
     assert line.factor > 20
@@ -34,7 +36,7 @@ def test_a_pooled_register_changes_only_models_that_have_registers():
         for registers in (0, 2):
             case = base.but(pool_type=pool, registers=registers)
             sound = theirs.forward(case, None)
-            fault = mutations._pooled_register
+            fault = models._pooled_register
             with mock.patch.object(vit, "patch_tokens", fault):
                 found = theirs.forward(case, None)
             same = np.array_equal(found["logits"], sound["logits"])

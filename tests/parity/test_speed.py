@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from parity import mutations, speed
-from parity.cases import Case
+from parity.faults import models
 from parity.reference import vit
-from parity.speed_sides import Problem, Side, make_side, peak_bytes
+from parity.sides.cases import Case
+from parity.speed import __main__ as speed
+from parity.speed.sides import Problem, Side, make_side, peak_bytes
 
 NAMES = ("torch eager", "torch.compile", "vitjax")
 
@@ -40,7 +41,7 @@ def test_all_sides_take_the_same_steps(ours):
 def test_what_computes_something_else_is_noticed(monkeypatch, ours, fault):
     wrong = problem()
     if fault == "model":
-        monkeypatch.setattr(vit.EncoderBlock, "forward", mutations._post_ln)
+        monkeypatch.setattr(vit.EncoderBlock, "forward", models._post_ln)
     elif fault == "lambda":
         wrong.__dict__["lambdas"] = [1.0] * 12
     else:

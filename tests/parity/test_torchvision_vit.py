@@ -7,8 +7,8 @@ import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vitjax import step
-from vitjax.losses import LOSSES
 from vitjax.models import MODELS
+from vitjax.step.losses import LOSSES
 from vitjax.trees import count
 from vitjax.weights.libraries import import_torchvision
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from parity import ours, theirs, weights
-from parity.cases import Case, random_params
+from parity.sides import ours, theirs, weights
+from parity.sides.cases import Case, random_params
 from vitjax.trees import flatten_with_names
 
 CASES = [

@@ -8,7 +8,7 @@ import sys
 import time
 
 from vitjax import train
-from vitjax.checkpoint import Checkpointer
+from vitjax.checkpoints.checkpointer import Checkpointer
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def _child(function, log, devices, env, args):
+def _child(function, log, startup, env, args):
     import jax
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -44,7 +44,7 @@ def _child(function, log, devices, env, args):
     os.dup2(file, 2)
     os.environ.update(env)
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_num_cpu_devices", startup)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     status = function(*args)
     sys.stdout.flush()
@@ -58,7 +58,7 @@ class Fork:
     def __init__(self, function, *args, log, devices=1, env=None):
         self.log = Path(log)
         self._process = CONTEXT.Process(
-            target=_child, args=(function, str(log), devices, env or {}, args)
+            target=_child, args=(function, str(log), startup, env or {}, args)
         )
         self._process.start()
 
@@ -113,12 +113,14 @@ def float64_curve(argv, out, steps):
     import numpy as np
 
     from input_pipeline import pipeline
-    from vitjax import config, experiment, program, sharding
+    from vitjax import program
+    from vitjax.config import experiment, files
+    from vitjax.devices import sharding
 
     jax.config.update("jax_enable_x64", True)
     flags, overrides = vitjax.train.parse_flags(argv)
     overrides += ["model.dtype_mm=float64", f"total_steps={steps}"]
-    e = experiment.from_config(config.load(flags.config, overrides).to_dict())
+    e = experiment.from_config(files.load(flags.config, overrides).to_dict())
     mesh = sharding.make_mesh(e.mesh)
     data, data_size = pipeline.make_train(
         **e.input,
@@ -155,9 +157,9 @@ def agree():
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from vitjax import devices
+    from vitjax.devices import startup
 
-    devices.initialize_distributed(None, None, None)
+    startup.initialize_distributed(None, None, None)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     mine = np.full(jax.local_device_count(), jax.process_index() + 1.0)
     split = NamedSharding(mesh, PartitionSpec("data"))
@@ -170,10 +172,10 @@ def agree():
 
 def join(address, index, seconds):
     """Wait for the other one of two so long."""
-    from vitjax import devices
+    from vitjax.devices import startup
 
-    devices.JOIN_SECONDS = seconds
-    devices.initialize_distributed(address, 2, index)
+    startup.JOIN_SECONDS = seconds
+    startup.initialize_distributed(address, 2, index)
     return 0
 
 
@@ -196,7 +198,7 @@ def asked_twice(argv):
     """The first signal reaches JAX's service, the second ends the process."""
     import signal
 
-    from vitjax.interrupts import StopSignal
+    from vitjax.devices.stopping import StopSignal
 
     _sharded(argv)
     with StopSignal() as stop:
@@ -216,10 +218,10 @@ def _sharded(argv):
     import jax
     import numpy as np
 
-    from vitjax import devices, sharding
+    from vitjax.devices import sharding, startup
 
     flags, _ = vitjax.train.parse_flags(argv)
-    devices.initialize_distributed(
+    startup.initialize_distributed(
         flags.coordinator_address, flags.num_processes, flags.process_id
     )
     home = jax.NamedSharding(sharding.make_mesh([("data", -1)]), jax.P("data"))
@@ -234,7 +236,7 @@ def go_on_from_damaged(argv, workdir):
     import numpy as np
     from jax.experimental import multihost_utils
 
-    from vitjax.checkpoint import Checkpointer
+    from vitjax.checkpoints.checkpointer import Checkpointer
 
     state, mine = _sharded(argv)
     checkpointer = Checkpointer(workdir)
@@ -263,7 +265,7 @@ def save_where_one_disk_is_full(argv, workdir, victim):
 
     import jax
 
-    from vitjax.checkpoint import Checkpointer
+    from vitjax.checkpoints.checkpointer import Checkpointer
 
     state, _ = _sharded(argv)
     checkpointer = Checkpointer(workdir)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vitjax import benchmark, program
-from vitjax.config import load
-from vitjax.experiment import from_config
+from vitjax.config.experiment import from_config
+from vitjax.config.files import load
 
 FLAGSHIP = str(Path(__file__).resolve().parents[2] / "configs" / "vit_s16_i1k.py")
 # What the flagship's input.pp leaves of an example; test_imagenet.py checks it.

@@ -4,8 +4,8 @@ import pytest
 
 from tests.vitjax.test_checkpoint import make_state
 from tests.vitjax.test_train import run
-from vitjax.best import Best
-from vitjax.checkpoint import Checkpointer
+from vitjax.checkpoints.best import Best
+from vitjax.checkpoints.checkpointer import Checkpointer
 
 
 def kept(workdir):
@@ -26,7 +26,7 @@ def test_the_best_one_is_whole_before_the_checkpoint_of_its_step_begins(
     monkeypatch.setattr(Checkpointer, "save", watched)
     # Every evaluation is better than the one before, and each is checkpointed.
     best = "--config.ckpt_best={'metric': 'val/prec@5', 'mode': 'min'}"
-    monkeypatch.setattr("vitjax.evaluation.run", falling())
+    monkeypatch.setattr("vitjax.evaluators.schedule.run", falling())
     assert run(tmp_path, best, "--config.tensorboard=False") == 0
     assert order == [(1, []), (5, ["5"]), (10, ["10"]), (12, ["12"])]
 

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 import pytest
 
-from vitjax import checkpoint
-from vitjax.checkpoint import Checkpointer, locate, read_params
-from vitjax.checksums import checksums
-from vitjax.sharding import infer_sharding
+from vitjax.checkpoints import checkpointer as checkpoint
+from vitjax.checkpoints.checkpointer import Checkpointer, locate, read_params
+from vitjax.checkpoints.checksums import checksums
+from vitjax.devices.sharding import infer_sharding
 from vitjax.step import TrainState
 from vitjax.trees import flatten_with_names
 

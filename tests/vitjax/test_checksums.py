@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vitjax.checksums import changed, checksums
+from vitjax.checkpoints.checksums import changed, checksums
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.int32, np.uint8, np.bool_)
 WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}

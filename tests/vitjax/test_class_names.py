@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from tests.vitjax.test_train import run
-from vitjax import feeding
-from vitjax.checkpoint import read_meta
-from vitjax.metrics import read_rows
+from vitjax import data as feeding
+from vitjax.checkpoints.checkpointer import read_meta
+from vitjax.records.jsonl import read_rows
 from vitjax.tools import evaluate
-from vitjax.trained import open_trained
+from vitjax.tools.trained import open_trained
 
 COLOURS = {"ant": (250, 20, 20), "bee": (20, 250, 20), "cat": (20, 20, 250)}
 COLOURS |= {"dog": (250, 250, 20)}

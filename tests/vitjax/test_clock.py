@@ -1,6 +1,6 @@
 """Throughput and time left, with a clock that the test moves."""
 
-from vitjax.clock import Clock
+from vitjax.records.clock import Clock
 
 
 class Hand:

@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from tests.vitjax.test_train import QUICKSTART, run
-from vitjax.config import load
-from vitjax.metrics import MetricWriter
+from vitjax.config.files import load
+from vitjax.records.jsonl import MetricWriter
 
 LAST = 1  # the first checkpoint's step, after which all has been compiled
 COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -10,8 +10,8 @@ import jax
 import pytest
 
 from tests.vitjax import processes
-from vitjax import devices
-from vitjax.interrupts import STATUS
+from vitjax.devices import startup
+from vitjax.devices.stopping import STATUS
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ from vitjax.interrupts import STATUS
 def test_an_idle_accelerator_comes_with_a_pip_line_that_pip_accepts(
     monkeypatch, path, extra
 ):
-    monkeypatch.setattr(devices.Path, "exists", lambda self: str(self) == path)
-    message = devices.idle_accelerator()
+    monkeypatch.setattr(startup.Path, "exists", lambda self: str(self) == path)
+    message = startup.idle_accelerator()
     assert message is not None
     command = re.search("`(.*)`", message).group(1)
     assert command.endswith(f'pip install -e ".[{extra}]"')
@@ -31,12 +31,12 @@ def test_an_idle_accelerator_comes_with_a_pip_line_that_pip_accepts(
 
 
 def test_libtpu_without_a_tpu_is_told_too(monkeypatch):
-    monkeypatch.setattr(devices.Path, "exists", lambda self: False)
+    monkeypatch.setattr(startup.Path, "exists", lambda self: False)
     found = {"libtpu": object()}
-    monkeypatch.setattr(devices.importlib.util, "find_spec", found.get)
-    assert ".[tpu]" in devices.idle_accelerator()
-    monkeypatch.setattr(devices.importlib.util, "find_spec", {}.get)
-    assert devices.idle_accelerator() is None
+    monkeypatch.setattr(startup.importlib.util, "find_spec", found.get)
+    assert ".[tpu]" in startup.idle_accelerator()
+    monkeypatch.setattr(startup.importlib.util, "find_spec", {}.get)
+    assert startup.idle_accelerator() is None
 
 
 @pytest.fixture
@@ -51,17 +51,17 @@ def calls(monkeypatch):
         made.append((*(a for a in args if a is not None), local_device_ids))
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(devices.peers, "leave_on_abort", lambda say: None)
-    monkeypatch.setattr(devices, "_refuse_taken_port", lambda address: None)
+    monkeypatch.setattr(startup.peers, "leave_on_abort", lambda say: None)
+    monkeypatch.setattr(startup, "_refuse_taken_port", lambda address: None)
     for name in os.environ:
         if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "JAX_LOCAL_")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(devices, "_on_tpu_vm", lambda: False)
+    monkeypatch.setattr(startup, "_on_tpu_vm", lambda: False)
     return made
 
 
 def test_a_plain_single_host_calls_nothing(calls):
-    devices.initialize_distributed(None, None, None)
+    startup.initialize_distributed(None, None, None)
     assert calls == []
 
 
@@ -87,26 +87,26 @@ OMPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "0.0;tcp://a:1"}
     ],
 )
 def test_a_cluster_is_left_to_jax(calls, monkeypatch, variables, called):
-    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    devices.initialize_distributed(None, None, None)
+    startup.initialize_distributed(None, None, None)
     assert calls == called
 
 
 def test_open_mpi_5_needs_the_flags(calls, monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"--process_id \$OMPI_COMM_WORLD_RANK"):
-        devices.initialize_distributed(None, None, None)
+        startup.initialize_distributed(None, None, None)
 
 
 def test_an_address_needs_the_other_two_and_they_need_it(calls):
-    devices.initialize_distributed("host:1", 2, 0)
+    startup.initialize_distributed("host:1", 2, 0)
     assert calls == [("host:1", 2, 0, ALL)]
     with pytest.raises(ValueError, match="needs --num_processes"):
-        devices.initialize_distributed("host:1", None, None)
+        startup.initialize_distributed("host:1", None, None)
     with pytest.raises(ValueError, match="need --coordinator_address"):
-        devices.initialize_distributed(None, 2, 1)
+        startup.initialize_distributed(None, 2, 1)
 
 
 def test_the_compilation_cache_is_on_by_default_and_where_the_user_says(tmp_path):
@@ -131,9 +131,9 @@ def test_the_compilation_cache_is_on_by_default_and_where_the_user_says(tmp_path
 
 def test_without_a_home_programs_are_not_kept(monkeypatch, caplog):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.setattr(devices.home, "cache", lambda: None)
+    monkeypatch.setattr(startup.home, "cache", lambda: None)
     before = jax.config.jax_compilation_cache_dir
-    devices.enable_compilation_cache()
+    startup.enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == before
     [record] = caplog.records
     assert "no home folder: programs are compiled anew" in record.getMessage()
@@ -141,7 +141,7 @@ def test_without_a_home_programs_are_not_kept(monkeypatch, caplog):
 
 def test_an_address_without_a_port_is_refused():
     with pytest.raises(ValueError, match="must be HOST:PORT, got 'localhost'"):
-        devices.initialize_distributed("localhost", 2, 0)
+        startup.initialize_distributed("localhost", 2, 0)
 
 
 def test_a_port_that_is_taken_is_one_sentence():
@@ -150,7 +150,7 @@ def test_a_port_that_is_taken_is_one_sentence():
         s.listen()
         address = f"localhost:{s.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"process 0 cannot listen at {address}"):
-            devices.initialize_distributed(address, 2, 0)
+            startup.initialize_distributed(address, 2, 0)
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -1,7 +1,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from vitjax import durations
+from vitjax.config import durations
 
 IMAGENET = {"batch_size": 1024, "data_size": 1281167}
 

@@ -8,10 +8,10 @@ from flax.traverse_util import flatten_dict
 
 from tests.vitjax.test_step import FSDP, host_batch, make
 from tests.vitjax.test_train import QUICKSTART, error_of, params_of, run, values
-from vitjax import ema
-from vitjax.config import load
-from vitjax.metrics import read_rows
-from vitjax.sharding import batch_sharding
+from vitjax.config.files import load
+from vitjax.devices.sharding import batch_sharding
+from vitjax.records.jsonl import read_rows
+from vitjax.step import ema
 
 
 @pytest.mark.parametrize("every", [1, 3])

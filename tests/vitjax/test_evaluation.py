@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitjax import evaluation
+from vitjax.evaluators import schedule
 
 
 class Norm:
@@ -16,8 +16,8 @@ class Norm:
 
 
 def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
-    monkeypatch.setitem(evaluation.EVALUATORS, "norm", Norm)
-    [entry] = evaluation.make_entries(
+    monkeypatch.setitem(schedule.EVALUATORS, "norm", Norm)
+    [entry] = schedule.make_entries(
         {"mine": {"type": "norm", "scale": 2.0, "log_steps": 3}, "off": None},
         predict=lambda: None,
         make_data=lambda: None,
@@ -28,7 +28,7 @@ def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
         warn=print,
     )
     assert [step for step in range(11) if entry.due(step, 10)] == [0, 3, 6, 9, 10]
-    row = evaluation.run([entry], 21.0)
+    row = schedule.run([entry], 21.0)
     assert row.pop("time/mine") >= 0
     assert row == {"mine/norm": 42.0}
 
@@ -44,9 +44,9 @@ def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
     ],
 )
 def test_a_wrong_section_is_one_sentence(mesh, monkeypatch, section, words):
-    monkeypatch.setitem(evaluation.EVALUATORS, "classification", Norm)
+    monkeypatch.setitem(schedule.EVALUATORS, "classification", Norm)
     with pytest.raises(ValueError, match=words):
-        evaluation.make_entries(
+        schedule.make_entries(
             {"val": section},
             predict=lambda: None,
             make_data=lambda: None,

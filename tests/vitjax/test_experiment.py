@@ -2,8 +2,8 @@
 
 import pytest
 
-from vitjax import durations
-from vitjax.experiment import REFUSED, from_config
+from vitjax.config import durations
+from vitjax.config.experiment import REFUSED, from_config
 
 GOOD = {
     "input": {"batch_size": 8},

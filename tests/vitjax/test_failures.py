@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vitjax import failures, train
+from vitjax import train
+from vitjax.devices import failures
 from vitjax.tools import command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vitjax import step
-from vitjax.flops import forward_flops
 from vitjax.models import MODELS
+from vitjax.step.flops import forward_flops
 
 
 def flops(image_shape, name="vit", num_classes=1000, **model):

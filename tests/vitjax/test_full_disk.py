@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.vitjax.test_train import QUICKSTART, ROOT, SMALL, run, values
-from vitjax.metrics import read_rows
+from vitjax.records.jsonl import read_rows
 
 # Steps without room, and intervals of the checkpoints of 12 steps.
 DEVICES = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}  # as this process

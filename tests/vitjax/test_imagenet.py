@@ -8,7 +8,7 @@ from input_pipeline.pipeline import make_train
 from tests import ilsvrc
 from tests.vitjax.test_benchmark import ELEMENT_SPEC, FLAGSHIP
 from vitjax import train
-from vitjax.metrics import read_rows
+from vitjax.records.jsonl import read_rows
 
 
 def arguments(data_dir, workdir, *extra):

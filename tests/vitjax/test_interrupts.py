@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vitjax.interrupts import StopSignal
+from vitjax.devices.stopping import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -25,7 +25,7 @@ def test_the_first_signal_asks_and_the_handlers_come_back(number, capfd):
 def test_the_second_signal_exits_at_once():
     code = (
         "import os, signal, time\n"
-        "from vitjax.interrupts import StopSignal\n"
+        "from vitjax.devices.stopping import StopSignal\n"
         "with StopSignal():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -8,9 +8,9 @@ import pytest
 
 from tests.vitjax.test_step import FSDP, assert_close, host_batch, make
 from tests.vitjax.test_train import error_of
-from vitjax import loss_scale as loss_scale_lib
-from vitjax.losses import LOSSES
-from vitjax.sharding import batch_sharding
+from vitjax.devices.sharding import batch_sharding
+from vitjax.step import loss_scale as loss_scale_lib
+from vitjax.step.losses import LOSSES
 
 
 def steps(mesh, count, **kw):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.losses import LOSSES
+from vitjax.step.losses import LOSSES
 
 
 def numpy_loss(name, logits, labels):

@@ -9,11 +9,11 @@ import types
 
 import pytest
 
-from vitjax import metrics, sinks
+from vitjax.records import jsonl, sinks
 
 
 def test_each_row_is_one_line_under_its_step(tmp_path):
-    sink = metrics.JsonlSink(tmp_path)
+    sink = jsonl.JsonlSink(tmp_path)
     sink.write(1, {"a": 0.5})
     sink.write(3, {"a": math.nan, "b": math.inf})
     sink.close()
@@ -25,14 +25,14 @@ def test_each_row_is_one_line_under_its_step(tmp_path):
 def test_rows_after_a_step_are_cut_and_a_torn_last_line_too(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2, "a": 1}\n{"step": 3}\n{"step": 4, "a"')
-    metrics.cut_after(tmp_path, 2)
+    jsonl.cut_after(tmp_path, 2)
     assert file.read_text() == '{"step": 1}\n{"step": 2, "a": 1}\n'
-    assert metrics.names_at(tmp_path, 2) == {"step", "a"}
+    assert jsonl.names_at(tmp_path, 2) == {"step", "a"}
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_row_without_room_leaves_nothing(tmp_path):
-    sink = metrics.JsonlSink(tmp_path)
+    sink = jsonl.JsonlSink(tmp_path)
     sink.write(1, {"loss": 0.5})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))
@@ -50,7 +50,7 @@ def test_a_row_without_room_leaves_nothing(tmp_path):
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
-        metrics.read_rows(tmp_path)
+        jsonl.read_rows(tmp_path)
 
 
 def test_tensorboard_event_files_hold_the_scalars(tmp_path):
@@ -79,7 +79,7 @@ def test_tensorboard_that_cannot_be_written_costs_one_warning(tmp_path, caplog):
     [record] = caplog.records
     assert "TensorBoard's files cannot be written" in record.getMessage()
     assert "metrics.jsonl has every row" in record.getMessage()
-    assert [row["step"] for row in metrics.read_rows(tmp_path)] == [7, 8]
+    assert [row["step"] for row in jsonl.read_rows(tmp_path)] == [7, 8]
 
 
 def test_a_disk_that_fills_up_later_ends_tensorboard_only(tmp_path, caplog):
@@ -130,7 +130,7 @@ def test_the_curves_are_drawn_from_the_rows(tmp_path):
         '{"step": 5, "val/prec@1": 0.5, "val/loss": 1.0}\n'
         '{"step": 9, "training_loss": "nan", "lr": 0.1, "l2_grads": 0.5}\n'
     )
-    with Image.open(metrics.plot_curves(tmp_path)) as picture:
+    with Image.open(jsonl.plot_curves(tmp_path)) as picture:
         assert min(picture.size) >= 600
         assert len(picture.convert("RGB").getcolors(10**6)) > 20
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax import mixup
-from vitjax.sharding import batch_sharding, make_mesh
+from vitjax.devices.sharding import batch_sharding, make_mesh
+from vitjax.step import mixup
 
 
 def _mesh(count):

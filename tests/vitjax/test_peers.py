@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from vitjax import peers
-from vitjax.checkpoint import Checkpointer
+from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.devices import peers
 
 
 def test_the_sentence_names_the_last_checkpoint(tmp_path):

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from vitjax import prediction_pictures
-from vitjax.pictures import _caption, draw_batch
-from vitjax.predictions import Predictions
+from vitjax.records.pictures import _caption, draw_batch
+from vitjax.tools import prediction_pictures
+from vitjax.tools.predictions import Predictions
 
 
 def test_the_grid_shows_each_image_in_its_colours(tmp_path):

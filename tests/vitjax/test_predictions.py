@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from vitjax import predictions
-from vitjax.predictions import Predictions
+from vitjax.tools import predictions
+from vitjax.tools.predictions import Predictions
 
 RNG = np.random.default_rng(0)
 truth = RNG.integers(0, 6, 400)

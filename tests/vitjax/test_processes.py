@@ -19,12 +19,13 @@ import pytest
 from tests.vitjax import processes
 from tests.vitjax.checkpoints import state_of
 from tests.vitjax.processes import Fork, finish, start
-from vitjax import experiment, program, step, train
-from vitjax.config import load
-from vitjax.interrupts import STATUS
-from vitjax.metrics import read_rows
+from vitjax import program, step, train
+from vitjax.config import experiment
+from vitjax.config.files import load
+from vitjax.devices.stopping import STATUS
 from vitjax.models import vit
 from vitjax.optim import make_optimizer
+from vitjax.records.jsonl import read_rows
 from vitjax.trees import flatten_with_names
 
 ROOT = Path(__file__).resolve().parents[2]

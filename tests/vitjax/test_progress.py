@@ -2,7 +2,7 @@
 
 import io
 
-from vitjax.progress import Progress
+from vitjax.records.progress import Progress
 
 ROW = {"training_loss": 1.23456, "lr": 1e-3, "img/sec": 1234.5}
 

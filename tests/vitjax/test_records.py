@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.clock import Clock
-from vitjax.metrics import MetricWriter
 from vitjax.optim import make_optimizer
-from vitjax.progress import Progress
-from vitjax.records import NotFinite, Records, rate_table
+from vitjax.records.clock import Clock
+from vitjax.records.jsonl import MetricWriter
+from vitjax.records.progress import Progress
+from vitjax.records.rows import NotFinite, Records, rate_table
 
 
 class Memory:

@@ -17,9 +17,9 @@ import pytest
 import sklearn.datasets
 
 from tests.vitjax.test_train import QUICKSTART, ROOT, params_of, values
-from vitjax import sinks
-from vitjax.config import load
-from vitjax.metrics import read_rows
+from vitjax.config.files import load
+from vitjax.records import sinks
+from vitjax.records.jsonl import read_rows
 
 TOTAL = 24
 PP = "grayscale_to_rgb|resize(16)"

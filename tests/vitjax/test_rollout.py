@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitjax import rollout
+from vitjax.tools import rollout
 
 
 def random_layers(layers=3, b=2, h=4, n=6, seed=0):

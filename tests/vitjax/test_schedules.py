@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.schedules import make_schedule
+from vitjax.optim.schedules import make_schedule
 
 RUN = {"total_steps": 200, "batch_size": 512, "data_size": 5120}
 

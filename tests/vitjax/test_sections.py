@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from vitjax.sections import call, fits
+from vitjax.config.arguments import call, fits
 
 
 def function(*, batch_size: int, pp: str = "", seed: int = 0):

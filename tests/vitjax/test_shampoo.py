@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from vitjax.optim import make_optimizer
-from vitjax.shampoo import inverse_root, merged_shape, scale_by_shampoo
+from vitjax.optim.shampoo import inverse_root, merged_shape, scale_by_shampoo
 
 
 def gradients(shape, steps, seed=0):

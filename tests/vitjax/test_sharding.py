@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vitjax.sharding import infer_sharding, is_replicated, make_mesh
+from vitjax.devices.sharding import infer_sharding, is_replicated, make_mesh
 
 BIG = jax.ShapeDtypeStruct((512, 4096), jnp.float32)  # 8 MiB
 SMALL = jax.ShapeDtypeStruct((512, 8), jnp.float32)

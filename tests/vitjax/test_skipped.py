@@ -6,10 +6,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from input_pipeline import order, sources
+from input_pipeline import sources
+from input_pipeline.stream import order
 from vitjax import train
-from vitjax.metrics import read_rows
-from vitjax.skipped import SkipCount
+from vitjax.records.jsonl import read_rows
+from vitjax.records.skipped import SkipCount
 
 EXAMPLES, BATCH, STEPS, SEED = 20, 8, 10, 3
 DAMAGED = {"a": (4, 7), "b": (1,)}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.vitjax.test_train import QUICKSTART, ROOT, SMALL
-from vitjax.metrics import read_rows
+from vitjax.records.jsonl import read_rows
 
 # Bytes over the second half of a run. To keep every batch would be 192 KiB a step, 96 MiB
 # in the shorter run; what allocators keep has been up to 26 MiB.

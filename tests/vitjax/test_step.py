@@ -11,9 +11,9 @@ import pytest
 from flax import linen as nn
 
 from vitjax import step as step_lib
+from vitjax.devices.sharding import batch_sharding, replicated
 from vitjax.models import MODELS
 from vitjax.optim import make_optimizer
-from vitjax.sharding import batch_sharding, replicated
 
 NUM_CLASSES = 10
 BATCH = 32

@@ -22,9 +22,9 @@ from tests.vitjax.test_train import (  # noqa: F401 (finished is a fixture)
     values,
 )
 from vitjax import loop
-from vitjax.interrupts import STATUS
-from vitjax.metrics import read_rows
-from vitjax.workdir import locked
+from vitjax.devices.stopping import STATUS
+from vitjax.records.jsonl import read_rows
+from vitjax.records.workdir import locked
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.vitjax.test_step import FSDP, MIXUP, host_batch, make, submesh
-from vitjax.checkpoint import Checkpointer
-from vitjax.sharding import batch_sharding
+from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.devices.sharding import batch_sharding
 
 PLACES = {
     "1 device": (1, {}),

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from vitjax import train
-from vitjax.config import load
-from vitjax.interrupts import STATUS
-from vitjax.metrics import MetricWriter, read_rows
+from vitjax.config.files import load
+from vitjax.devices.stopping import STATUS
+from vitjax.records.jsonl import MetricWriter, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")

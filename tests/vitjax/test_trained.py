@@ -9,10 +9,10 @@ import pytest
 from tests.vitjax.test_train import QUICKSTART, SMALL
 from tests.vitjax.weights import cases
 from vitjax import train, weights
-from vitjax.checkpoint import read_params
-from vitjax.config import load, plain
+from vitjax.checkpoints.checkpointer import read_params
+from vitjax.config.files import load, plain
 from vitjax.models import MODELS
-from vitjax.trained import open_trained
+from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files
 

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from input_pipeline import device_ops
-from vitjax.lookup import lookup
-from vitjax.losses import LOSSES
-from vitjax.sharding import replicated
+from vitjax.config.lookup import lookup
+from vitjax.devices.sharding import replicated
+from vitjax.step.losses import LOSSES
 
 MakeData = Callable[..., tuple[Iterable[Mapping[str, Array]], int]]
 
@@ -49,7 +49,7 @@ class Classification:
           data: keyword arguments of a source of `input_pipeline.sources`.
           batch_size: global, a multiple of the number of devices.
           pp_fn: host ops. device_pp: ops inside the step.
-          loss_name: a name of `vitjax.losses.LOSSES`.
+          loss_name: a name of `vitjax.step.losses.LOSSES`.
           label_key: the feature with labels (b k), one-hot or multi-hot.
         """
         loss_of = lookup(LOSSES, loss_name, "loss")

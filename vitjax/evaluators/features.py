@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from input_pipeline import device_ops
+from vitjax.devices.sharding import replicated
 from vitjax.evaluators.classification import MakeData
-from vitjax.sharding import replicated
 
 
 class Features:

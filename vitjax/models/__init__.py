@@ -1,12 +1,12 @@
 """The models, by the name that `config.model_name` gives."""
 
-from vitjax.models import (
+from vitjax.models import vit
+from vitjax.models.reproductions import (
     nanovit,
     simple_vit,
     simplest_vit,
     torchvision_vit,
     tower,
-    vit,
 )
 
 MODELS = {

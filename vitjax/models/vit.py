@@ -54,8 +54,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax import sections
-from vitjax.lookup import lookup, unknown
+from vitjax.config import arguments
+from vitjax.config.lookup import lookup, unknown
 
 # big_vision models/vit.py:389-408, after https://arxiv.org/abs/2106.04560 (Ti to G),
 # https://arxiv.org/abs/2209.06794 (e) and https://arxiv.org/abs/2305.13035 (So400m).
@@ -485,7 +485,7 @@ def Model(num_classes: int | None = None, variant: str | None = None, **kw: Any)
         kw["patch_size"] = _patch_size(kw["patch_size"])
     if "pool_type" in kw:
         kw["pool_type"] = str(kw["pool_type"])  # a command line's 0 is an int
-    sections.check_types("model", typing.get_type_hints(ViT), kw)
+    arguments.check_types("model", typing.get_type_hints(ViT), kw)
     model = ViT(num_classes, **kw)
     _check(model)
     return model

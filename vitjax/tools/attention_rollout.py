@@ -42,7 +42,7 @@ def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from vitjax import rollout
+    from vitjax.tools import rollout
 
     try:
         trained = trained.replace(return_attn=True)
@@ -71,7 +71,7 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from vitjax.pictures import shown
+    from vitjax.records.pictures import shown
 
     [photo] = shown(image[None])
     height, width = photo.shape[:2]
@@ -123,7 +123,7 @@ def draw_posemb(path: Path, trained: Any) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from vitjax import rollout
+    from vitjax.tools import rollout
 
     if "pos_embedding" not in trained.params:
         raise ValueError(
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     import numpy as np
 
-    from vitjax.trained import open_trained
+    from vitjax.tools.trained import open_trained
 
     trained = open_trained(
         flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema

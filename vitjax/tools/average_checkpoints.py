@@ -38,7 +38,7 @@ def average(workdir: Path, first: int | None, last: int | None, out: Path) -> li
     import numpy as np
     from tqdm import tqdm
 
-    from vitjax.checkpoint import Checkpointer, read_meta, read_params
+    from vitjax.checkpoints.checkpointer import Checkpointer, read_meta, read_params
 
     with contextlib.closing(Checkpointer(workdir)) as checkpointer:
         there = checkpointer.steps()
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         first, last = parse_steps(flags.steps)
         command.check_folder("--out", flags.out)
         from vitjax.tools.evaluate import evaluate, tell
-        from vitjax.trained import open_trained
+        from vitjax.tools.trained import open_trained
 
         name = "-".join(["averaged", *filter(None, flags.steps.split(":"))])
         out = flags.out or flags.workdir / name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline import home
-from vitjax import failures
+from vitjax.devices import failures
 
 # Nothing heavy here: --help answers at once.
 WIDTH = 90  # columns of a help text
@@ -121,9 +121,9 @@ def read_config(spec: str, overrides: Sequence[str]) -> Any:
 
     Raises ValueError where the file or an override is wrong.
     """
-    from vitjax import config, experiment
+    from vitjax.config import experiment, files
 
-    loaded, notices = config.from_big_vision(config.load(spec, overrides))
+    loaded, notices = files.from_big_vision(files.load(spec, overrides))
     for notice in notices:
         print(f"note: {notice}", file=sys.stderr)
     return experiment.from_config(loaded.to_dict())

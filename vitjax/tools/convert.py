@@ -109,7 +109,8 @@ def write(
     from vitjax import weights
     from vitjax.models import vit
     from vitjax.trees import count
-    from vitjax.weights import big_vision, files
+    from vitjax.weights import files
+    from vitjax.weights.formats import big_vision
     from vitjax.weights.state_dicts import loop_leaves
 
     target = Path(target)
@@ -139,7 +140,7 @@ def write(
 
 
 def _check_target(target: Path, to: str, scan: bool, force: bool) -> None:
-    from vitjax.lookup import lookup
+    from vitjax.config.lookup import lookup
 
     suffixes = lookup(FORMATS, to, "format")
     if target.suffix not in suffixes:

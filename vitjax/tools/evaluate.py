@@ -54,7 +54,7 @@ def evaluate(
     save_logits: bool = False,
     sizes: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """Write everything of the named evaluators of `trained`, a `vitjax.trained.Trained`.
+    """Write everything of the named evaluators of `trained`, a `vitjax.tools.trained.Trained`.
 
     `names` may be empty: all that classify. `sizes` are `eval_sizes.Size`s, each of which
     is a row of its own; () is the run's own size. Returns what report.json says. Raises
@@ -90,8 +90,8 @@ def _opened(
     trained: Any, names: Sequence[str], sizes: Sequence[Any]
 ) -> dict[str, tuple[Any, ...]]:
     """What `_open` makes of each row of the report, by its name."""
-    from input_pipeline import class_names
-    from vitjax import feeding
+    from input_pipeline.sources import class_names
+    from vitjax import data as feeding
     from vitjax.tools.eval_sizes import Size
 
     e = trained.experiment
@@ -126,8 +126,8 @@ def _draw(
     folder: Path, row: str, trained: Any, predictions: Any, samples: tuple[Any, Any]
 ) -> None:
     """The two pictures of one evaluator."""
-    from vitjax import prediction_pictures
     from vitjax.files import or_without
+    from vitjax.tools import prediction_pictures
 
     of = f"{row} of {trained.name}"
     if trained.source != "params":
@@ -152,7 +152,9 @@ def _open(
 ) -> Any:
     """(parameters, evaluator, data, loss, mesh), or None where data may be missing and is."""
     from input_pipeline.sources import DataNotFound
-    from vitjax import evaluation, sections, sharding
+    from vitjax.config import arguments
+    from vitjax.devices import sharding
+    from vitjax.evaluators import schedule
     from vitjax.evaluators.classification import Classification
     from vitjax.tools import eval_sizes
 
@@ -186,10 +188,10 @@ def _open(
 
     given = {"batch_size": e.batch_size_eval or e.input["batch_size"]}
     try:
-        evaluator = sections.call(
+        evaluator = arguments.call(
             f"evals.{name}",
             Classification,
-            given | evaluation.own_arguments(section),
+            given | schedule.own_arguments(section),
             predict=predict,
             make_data=make_data,
             mesh=mesh,
@@ -212,8 +214,8 @@ def _evaluated(
     from flax.errors import FlaxError
     from tqdm import tqdm
 
-    from vitjax import predictions as lib
-    from vitjax.sharding import replicated
+    from vitjax.devices.sharding import replicated
+    from vitjax.tools import predictions as lib
 
     params = jax.device_put(params, replicated(mesh))
     bar = tqdm(
@@ -307,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         from vitjax.tools.eval_sizes import sizes
-        from vitjax.trained import open_trained
+        from vitjax.tools.trained import open_trained
         from vitjax.weights import files
 
         chosen = sizes(flags.resolution, flags.crop_ratio, flags.resize_method)

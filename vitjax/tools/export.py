@@ -37,7 +37,7 @@ TOLERANCE = 2e-4  # of the largest logit: float32, another order of summation
 
 
 def export(trained: Any, to: str, out: Path) -> str:
-    """Write `trained`, a `vitjax.trained.Trained`, and check it; returns what was checked.
+    """Write `trained`, a `vitjax.tools.trained.Trained`, and check it; returns what was checked.
 
     Raises ValueError, and leaves nothing behind, if something does not fit.
     """
@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
-        from vitjax.trained import open_trained
+        from vitjax.tools.trained import open_trained
 
         trained = open_trained(
             flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema

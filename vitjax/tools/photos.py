@@ -8,16 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from input_pipeline import (
-    damaged,
-    device_ops,
-    folder_layouts,
-    image_files,
-    ops,
-    pipeline,
-    sources,
-    spec,
-)
+from input_pipeline import device_ops, ops, pipeline, sources, spec
+from input_pipeline.sources import folder_layouts, image_files
+from input_pipeline.stream import damaged
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in PIL
 

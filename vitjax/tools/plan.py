@@ -58,11 +58,12 @@ def table(rows: Sequence[Row]) -> None:
 
 def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
     """A `without_data.Outline` of the training stream, whether or not it is there."""
-    from input_pipeline import pipeline, sources, without_data
-    from vitjax import sections
+    from input_pipeline import pipeline, sources
+    from input_pipeline.look import outline as without_data
+    from vitjax.config import arguments
 
     try:
-        stream, _ = sections.call(
+        stream, _ = arguments.call(
             "input", pipeline.make_train, e.input, seed=0, start_step=0
         )
     except sources.DataNotFound:
@@ -72,7 +73,7 @@ def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
     return dataclasses.replace(found, examples=examples or found.examples)
 
 
-def choices(e: Any, flags: argparse.Namespace, devices: int) -> list[Any]:
+def choices(e: Any, flags: argparse.Namespace, startup: int) -> list[Any]:
     """The experiment with each accum_freq and remat_policy that are asked for."""
     import jax
 
@@ -92,7 +93,7 @@ def choices(e: Any, flags: argparse.Namespace, devices: int) -> list[Any]:
         if on_cpu and not by_name:
             model["scan"] = True
     asked = flags.accum_freq or sorted({e.accum_freq, *ACCUM_FREQS})
-    accums = [n for n in asked if batch_size % (n * devices) == 0]
+    accums = [n for n in asked if batch_size % (n * startup) == 0]
     if not accums:
         raise ValueError(
             f"no accum_freq of {', '.join(map(str, asked))} divides a batch of "
@@ -113,13 +114,13 @@ def memory(
     planned: Sequence[Any], spec: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> list[Any]:
     """`estimates.DeviceMemory` of each; a line of the table as soon as it is known."""
-    from vitjax.tools import estimates
+    from vitjax.tools import plan_cost
 
     say("| accum_freq | remat_policy | state GiB | kept GiB | XLA's plan GiB |")
     say("|---|---|---|---|---|")
     rows = []
     for e in planned:
-        row = estimates.device_memory(e, spec, sizes)
+        row = plan_cost.device_memory(e, spec, sizes)
         rows.append(row)
         say(
             f"| {row.accum_freq} | {row.remat_policy or '-'} | {row.state:.3f} | "
@@ -165,7 +166,7 @@ def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
     write_picture(path, figure, dpi=110)
 
 
-def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float, str]:
+def speed(flags: argparse.Namespace, flops: float, startup: int) -> tuple[float, str]:
     """(images a second, where the figure comes from); nan if nothing says so."""
     from vitjax.benchmark import PEAK_TFLOPS
 
@@ -174,26 +175,26 @@ def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float,
     if flags.accelerator is None:
         return float("nan"), ""
     peak = PEAK_TFLOPS[flags.accelerator]
-    rate = devices * peak * 1e12 * flags.mfu / flops
+    rate = startup * peak * 1e12 * flags.mfu / flops
     name = f"{devices} x {flags.accelerator}"
     return rate, f"{name} at an MFU of {flags.mfu:g} of its {peak} bfloat16 TFLOP/s"
 
 
 def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
     """What needs no compiler: sizes, parameters, operations, memory of the host."""
-    from input_pipeline import memory as host_memory
-    from vitjax import devices
-    from vitjax.flops import forward_flops
-    from vitjax.tools import estimates
+    from input_pipeline.stream import memory as host_memory
+    from vitjax.devices import startup
+    from vitjax.step.flops import forward_flops
+    from vitjax.tools import plan_cost
     from vitjax.trees import count
 
     images = sizes["total_steps"] * sizes["batch_size"]
     forward = forward_flops(built.model, built.shapes.params, built.image_shape)
     flops = 3 * forward  # the backward pass is twice as much
     batch_bytes = _bytes_of_example(data) * sizes["batch_size"]
-    host, parts = estimates.host_bytes(e, data, batch_bytes)
+    host, parts = plan_cost.host_bytes(e, data, batch_bytes)
     return {
-        "compiled for": devices.describe(),
+        "compiled for": startup.describe(),
         "examples": data.examples,
         "examples from": data.source,
         "total_steps": sizes["total_steps"],
@@ -232,14 +233,14 @@ def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
     """Print the plan of an experiment, and return its figures."""
     import jax
 
-    from vitjax.records import rate_table
-    from vitjax.tools import estimates
+    from vitjax.records.rows import rate_table
+    from vitjax.tools import plan_cost
 
     data = outline(e, flags.examples, flags.image_size)
     spec, batch_size = data.element_spec, e.input["batch_size"]
     sizes = {"data_size": data.examples, "batch_size": batch_size}
     sizes["total_steps"] = steps = e.steps("total", **sizes)
-    built = estimates.build(e, spec, sizes)
+    built = plan_cost.build(e, spec, sizes)
     figures = facts(e, data, built, sizes)
     rates = rate_table(built.lr_fns, steps, e.optimizer["lr"]) if steps else {}
     if rates:
@@ -248,13 +249,13 @@ def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
             "last": float(rates["lr"][-1]),
         }
     table([(k, _text(v)) for k, v in figures.items()])
-    devices = jax.device_count()
-    rate, source = speed(flags, figures["FLOPs per image"], devices)
+    startup = jax.device_count()
+    rate, source = speed(flags, figures["FLOPs per image"], startup)
     if not math.isnan(rate):
         found = pace(data, steps * batch_size, rate, source)
         table([(k, _text(v)) for k, v in found.items()])
         figures |= found
-    planned = choices(e, flags, devices)
+    planned = choices(e, flags, startup)
     looped = ", scan=True" if planned[0].model.get("scan") else ""
     say(f"Memory of one device, for {jax.default_backend()}{looped}:\n")
     rows = memory(planned, spec, sizes)
@@ -284,7 +285,7 @@ def _text(value: Any) -> str:
 
 def _limit(flags: argparse.Namespace) -> float | None:
     """GiB of one device that a step may take."""
-    from vitjax.tools.estimates import MEMORY_GIB, USABLE
+    from vitjax.tools.plan_cost import MEMORY_GIB, USABLE
 
     if flags.memory_gib is not None:
         return flags.memory_gib
@@ -342,14 +343,14 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     if flags.devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.devices)
-    from vitjax import devices
     from vitjax.benchmark import PEAK_TFLOPS
-    from vitjax.lookup import lookup
+    from vitjax.config.lookup import lookup
+    from vitjax.devices import startup
 
     if flags.accelerator is not None:
         lookup(PEAK_TFLOPS, flags.accelerator, "accelerator")
     command.check_folder("--out", flags.out)
-    devices.enable_compilation_cache()
+    startup.enable_compilation_cache()
     e = command.read_config(flags.config, overrides)
     if not flags.json:
         with _quiet():

@@ -20,7 +20,7 @@ others. A smoothed curve is drawn over its own pale points: an average whose wei
 by half every SMOOTH steps, so that runs which log at different steps can be compared.
 Rates are drawn as they are.
 
-`python -m parity.compare_runs` says whether recipes differ beyond seed noise."""
+`python -m vitjax.tools.compare_runs` says whether recipes differ beyond seed noise."""
 EXAMPLES = (
     "runs/quickstart",
     "runs/lr1 runs/lr2 --smooth 200 --out lr.png",
@@ -68,11 +68,11 @@ def draw(
     """Write the picture. Raises ValueError if a run has no rows, or nothing is shown."""
     from matplotlib.figure import Figure
 
-    from vitjax import metrics
+    from vitjax.records import jsonl
 
     rows = {}
     for run in runs:
-        rows[run] = metrics.read_rows(run)
+        rows[run] = jsonl.read_rows(run)
         if not rows[run]:
             raise ValueError(f"{run} has no {metrics.JSONL} with rows: give a workdir")
     names = sorted({name for found in rows.values() for row in found for name in row})
@@ -94,7 +94,7 @@ def draw(
     for axis, (title, wanted) in zip(axes, shown.items(), strict=False):
         for i, run in enumerate(runs):
             for j, name in enumerate(wanted):
-                steps, values = metrics.series(rows[run], name)
+                steps, values = jsonl.series(rows[run], name)
                 if not steps:
                     continue
                 label = labels[i] if len(wanted) == 1 else f"{labels[i]}: {name}"

@@ -38,7 +38,7 @@ def predict(
 ) -> Iterator[tuple[Path, Any, Any]]:
     """(path, image as fed (y, x, ch), logits (c,)) of each photo that can be read.
 
-    `trained` is a `vitjax.trained.Trained`. The others are put into `broken`, with one
+    `trained` is a `vitjax.tools.trained.Trained`. The others are put into `broken`, with one
     sentence each, and on stderr. All batches have one size, so that the model is
     compiled once: the last is filled up.
     """
@@ -77,7 +77,7 @@ def top(logits: Any, names: Sequence[str] | None, k: int) -> list[Row]:
     """The k classes of the largest logits (c,), the most probable first."""
     import numpy as np
 
-    from vitjax.predictions import Predictions
+    from vitjax.tools.predictions import Predictions
 
     rows = np.asarray(logits)[None]
     [shares] = Predictions(rows, np.zeros_like(rows)).probabilities()
@@ -98,7 +98,7 @@ def class_names(trained: Any) -> Sequence[str] | None:
 
     Those that its checkpoint keeps, else those of its training data.
     """
-    from input_pipeline import class_names as lib
+    from input_pipeline.sources import class_names as lib
 
     e = trained.experiment
     names = lib.of_run(trained.class_names, data=e.input["data"], relabels=e.relabels)
@@ -125,7 +125,7 @@ def draw(path: Path, image: Any, row: Row, title: str) -> None:
     """One photo as fed to the model, and beside it the probabilities of its classes."""
     from matplotlib.figure import Figure
 
-    from vitjax.pictures import shown
+    from vitjax.records.pictures import shown
 
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1))
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     from vitjax.tools import photos
-    from vitjax.trained import open_trained
+    from vitjax.tools.trained import open_trained
 
     command.check_folder("--pictures", flags.pictures)
     paths = photos.find(flags.paths)

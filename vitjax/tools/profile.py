@@ -88,10 +88,13 @@ def profile(e: Any, steps: int, out: Path) -> tuple[Timing, int]:
     import jax
 
     from input_pipeline import pipeline, prefetch
-    from vitjax import feeding, program, sections, sharding
+    from vitjax import data as feeding
+    from vitjax import program
+    from vitjax.config import arguments
+    from vitjax.devices import sharding
 
     mesh = sharding.make_mesh(e.mesh)
-    data, data_size = sections.call(
+    data, data_size = arguments.call(
         "input", pipeline.make_train, e.input, seed=e.seed, start_step=0,
         **feeding.processes(),
     )  # fmt: skip
@@ -237,11 +240,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from vitjax import devices
+    from vitjax.devices import startup
 
     e = command.read_config(flags.config, overrides)
     command.check_folder("--out", flags.out)
-    devices.enable_compilation_cache()
+    startup.enable_compilation_cache()
     notes = sys.stderr if flags.json else sys.stdout
     print(f"devices: {devices.describe()}", file=notes, flush=True)
     timing, batch_size = profile(e, flags.steps, flags.out)

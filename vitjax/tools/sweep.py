@@ -59,7 +59,7 @@ def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _spec(config: str, chosen: Mapping[str, str]) -> str:
-    from vitjax.config import split_spec
+    from vitjax.config.files import split_spec
 
     path, arg = split_spec(config)
     return f"{path}:{','.join(filter(None, [arg, _name(chosen)]))}"
@@ -120,9 +120,9 @@ def last_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(runs: Sequence[tuple[Mapping[str, str], Path, bool]]) -> str:
     """A Markdown table: a column for each argument, then for each metric."""
-    from vitjax import metrics
+    from vitjax.records import jsonl
 
-    found = [last_values(metrics.read_rows(w)) if ok else {} for _, w, ok in runs]
+    found = [last_values(jsonl.read_rows(w)) if ok else {} for _, w, ok in runs]
     # Without any, one column all the same, which says what failed.
     names = sorted({name for values in found for name in values}) or ["metrics"]
     head = [*runs[0][0], *names]
@@ -143,9 +143,9 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
     """A panel for each metric of the evaluators, a curve for each run."""
     from matplotlib.figure import Figure
 
-    from vitjax import metrics
+    from vitjax.records import jsonl
 
-    rows = [metrics.read_rows(workdir) for _, workdir, _ in runs]
+    rows = [jsonl.read_rows(workdir) for _, workdir, _ in runs]
     names = sorted({name for run in rows for name in last_values(run)})
     columns = min(3, max(1, len(names)))
     lines = -(-len(names) // columns) or 1
@@ -156,7 +156,7 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
     for axis, name in zip(axes, names, strict=False):
         for (chosen, _, _), run in zip(runs, rows, strict=True):
             label = _name(chosen)
-            steps, values = metrics.series(run, name)
+            steps, values = jsonl.series(run, name)
             axis.plot(steps, values, marker="o", markersize=2.5, label=label)
         axis.set(title=name, xlabel="step")
         axis.grid(alpha=0.3)
@@ -169,8 +169,8 @@ def sweep(
     config: str, chosen: Sequence[Mapping[str, str]], out: Path, flags: Sequence[str]
 ) -> int:
     """Train every combination, write the table and the picture; the exit status."""
-    from vitjax.config import load
-    from vitjax.interrupts import STATUS
+    from vitjax.config.files import load
+    from vitjax.devices.stopping import STATUS
 
     for combination in chosen:  # what no config takes is said before any run begins
         load(_spec(config, combination))
@@ -210,12 +210,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command.
 
     The exit status is 0; 1 after one sentence on stderr, or if a run failed; 130 after
-    Ctrl-C; `vitjax.interrupts.STATUS` if a signal stopped a run in good order.
+    Ctrl-C; `vitjax.devices.stopping.STATUS` if a signal stopped a run in good order.
     """
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
 
     def work() -> int:
-        from vitjax.config import split_spec
+        from vitjax.config.files import split_spec
 
         out = flags.out or Path("runs") / f"{split_spec(flags.config)[0].stem}-sweep"
         command.check_folder("--out", out)

@@ -24,20 +24,11 @@ import numpy as np
 from absl import logging
 from flax.traverse_util import unflatten_dict
 
-from vitjax.lookup import lookup
+from vitjax.config.lookup import lookup
 from vitjax.models import vit
-from vitjax.weights import (
-    big_vision,
-    files,
-    huggingface,
-    mup_vit,
-    safetensors,
-    state_dicts,
-    timm,
-    torchvision,
-    trainers,
-)
+from vitjax.weights import files, safetensors, state_dicts, trainers
 from vitjax.weights.describe import describe
+from vitjax.weights.formats import big_vision, huggingface, mup_vit, timm, torchvision
 from vitjax.weights.posemb import Grid
 from vitjax.weights.table import our_parts
 
@@ -172,7 +163,7 @@ def load(
         leaves = big_vision.leaves(arrays, asked, grid, model_grid)
         return unflatten_dict(leaves, sep="/"), None
     if not is_file(path):
-        from vitjax.checkpoint import read_params
+        from vitjax.checkpoints.checkpointer import read_params
 
         return read_params(path)
     file = _inside(file)
@@ -224,7 +215,7 @@ def beside(path: str | Path) -> dict[str, Any]:
     if file.suffix == ".safetensors":
         kept = json.loads(safetensors.words(file).get(WORD, "{}"))
     elif not is_file(path):
-        from vitjax.checkpoint import read_meta
+        from vitjax.checkpoints.checkpointer import read_meta
 
         kept = read_meta(path)
     if not kept:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vitjax import weights
-from vitjax.weights import files, huggingface, posemb
+from vitjax.weights import files, posemb
+from vitjax.weights.formats import huggingface
 
 # Hugging Face's words for the GELUs.
 HIDDEN_ACTS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}

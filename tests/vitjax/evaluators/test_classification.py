@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitjax.devices.sharding import batch_sharding, replicated
 from vitjax.evaluators import EVALUATORS
-from vitjax.sharding import batch_sharding, replicated
 
 CLASSES = 12
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import threadpoolctl
 
-from vitjax.models import signal_propagation as sp
+from vitjax.models.reproductions import signal_propagation as sp
 
 # -ln(1 - a^(2 l / 12)) / 2 of a^2 = 1 - exp(-0.01), for the last layer's 0.005.
 GAMMAS_12 = [

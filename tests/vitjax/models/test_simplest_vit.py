@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vitjax import step
-from vitjax.models import MODELS, signal_propagation, simplest_vit
+from vitjax.models import MODELS
+from vitjax.models.reproductions import signal_propagation, simplest_vit
 from vitjax.trees import count, flatten_with_names
 
 IMAGE = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)

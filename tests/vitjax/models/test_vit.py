@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.losses import LOSSES
 from vitjax.models import MODELS
 from vitjax.models.vit import (
     VARIANTS,
@@ -14,6 +13,7 @@ from vitjax.models.vit import (
     posemb_sincos_2d,
     scan_to_loop,
 )
+from vitjax.step.losses import LOSSES
 
 KEY = jax.random.key(0, impl="rbg")  # compiles faster than the default
 IMAGE_224 = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)

@@ -10,11 +10,11 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from vitjax import experiment
-from vitjax.metrics import read_rows
+from vitjax.config import experiment
 from vitjax.models import MODELS, vit
+from vitjax.records.jsonl import read_rows
 from vitjax.tools import attention_rollout, photos
-from vitjax.trained import Trained, open_trained
+from vitjax.tools.trained import Trained, open_trained
 
 ROOT = Path(__file__).resolve().parents[3]
 ON_DEVICE = (

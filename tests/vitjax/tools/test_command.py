@@ -25,7 +25,7 @@ TOOLS = sorted(
     for path in (ROOT / "vitjax" / "tools").glob("*.py")
     if "\ndef main(" in path.read_text()
 )
-PARITY = ["parity.__main__", "parity.compare_runs", "parity.speed"]
+PARITY = ["parity.__main__", "vitjax.tools.compare_runs", "parity.speed"]
 # What several tools have, and does not mean the same: --config is needed, or instead of
 # a checkpoint's own.
 OWN = {"--config", "--posemb", "--steps", "--to"}

@@ -12,7 +12,7 @@ import torch
 
 from tests.vitjax.weights import cases
 from vitjax import weights
-from vitjax.checkpoint import Checkpointer
+from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.models import vit
 from vitjax.step import TrainState
 from vitjax.tools import convert

@@ -15,10 +15,10 @@ from PIL import Image
 from tests.photographs import PHOTOGRAPHS
 from tests.vitjax.test_train import QUICKSTART, run
 from vitjax import train
-from vitjax.checkpoint import Checkpointer, read_params
-from vitjax.metrics import read_rows
+from vitjax.checkpoints.checkpointer import Checkpointer, read_params
+from vitjax.records.jsonl import read_rows
 from vitjax.tools import average_checkpoints, evaluate
-from vitjax.trained import open_trained
+from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files
 
@@ -211,7 +211,7 @@ def test_nothing_is_written_unless_all_is(finished, tmp_path, capsys, monkeypatc
 
 
 def test_json_is_the_report_alone_and_strict(finished, tmp_path, capsys, monkeypatch):
-    from vitjax import predictions
+    from vitjax.tools import predictions
 
     own = predictions.summary
     worst = {"loss": float("nan"), "ece": float("inf")}

@@ -12,7 +12,7 @@ from safetensors import numpy as their_safetensors
 from tests.vitjax.test_train import run, run_tok
 from vitjax.models import MODELS
 from vitjax.tools import convert, evaluate, export, predict
-from vitjax.trained import open_trained
+from vitjax.tools.trained import open_trained
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.vitjax.tools.conftest import SMALL
-from vitjax import experiment
-from vitjax.config import load
-from vitjax.tools import estimates, plan
-from vitjax.trained import open_trained
+from vitjax.config import experiment
+from vitjax.config.files import load
+from vitjax.tools import plan, plan_cost
+from vitjax.tools.trained import open_trained
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGENET = str(ROOT / "configs" / "vit_s16_i1k.py")
@@ -124,7 +124,7 @@ def test_the_flagship_is_outlined_without_imagenet(preset, steps, tmp_path):
         "label": ((), "int64"),
     }
     assert plan.outline(e, 77, None).examples == 77
-    total, parts = estimates.host_bytes(e, found, 1024 * 224 * 224 * 3)
+    total, parts = plan_cost.host_bytes(e, found, 1024 * 224 * 224 * 3)
     # Places of 8 bytes, and the batches that are made ahead: two twice.
     assert parts["places of examples"] == 8 * found.examples
     assert parts["4 batches ahead"] == 4 * 1024 * 150_528
@@ -133,7 +133,7 @@ def test_the_flagship_is_outlined_without_imagenet(preset, steps, tmp_path):
 
 def rows_of(*plans):
     return [
-        estimates.DeviceMemory(accum, remat, 0.0, gib, 0.0)
+        plan_cost.DeviceMemory(accum, remat, 0.0, gib, 0.0)
         for accum, remat, gib in plans
     ]
 
@@ -153,7 +153,7 @@ def test_what_fits_is_suggested():
 def test_every_accelerator_has_its_memory():
     from vitjax.benchmark import PEAK_TFLOPS
 
-    assert estimates.MEMORY_GIB.keys() == PEAK_TFLOPS.keys()
+    assert plan_cost.MEMORY_GIB.keys() == PEAK_TFLOPS.keys()
 
 
 def error_of(capsys, *flags):

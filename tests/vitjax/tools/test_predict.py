@@ -10,9 +10,10 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from input_pipeline import class_names, pipeline, sources
+from input_pipeline import pipeline, sources
+from input_pipeline.sources import class_names
 from vitjax.tools import photos, predict
-from vitjax.trained import open_trained
+from vitjax.tools.trained import open_trained
 
 ROOT = Path(__file__).resolve().parents[3]
 CAT = Image.fromarray(skimage.data.chelsea()[:240, 40:400])

@@ -22,8 +22,8 @@ from PIL import Image
 from input_pipeline import pipeline
 from tests.photographs import PHOTOGRAPHS
 from tests.vitjax.tools.conftest import QUICKSTART
-from vitjax.checkpoint import read_params
-from vitjax.metrics import read_rows
+from vitjax.checkpoints.checkpointer import read_params
+from vitjax.records.jsonl import read_rows
 from vitjax.trees import flatten_with_names
 from vitjax.weights.libraries import import_torchvision
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.vitjax.test_train import QUICKSTART, SMALL
-from vitjax.interrupts import STATUS
-from vitjax.metrics import read_rows
+from vitjax.devices.stopping import STATUS
+from vitjax.records.jsonl import read_rows
 from vitjax.tools import sweep
 
 FLAGS = [flag for flag in SMALL if "batch_size" not in flag and "total" not in flag]

@@ -14,7 +14,8 @@ from tests.vitjax.weights import cases
 from vitjax import weights
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
-from vitjax.weights import big_vision, files
+from vitjax.weights import files
+from vitjax.weights.formats import big_vision
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 

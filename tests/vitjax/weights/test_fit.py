@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from tests.vitjax.weights import cases
 from vitjax import weights
-from vitjax.checkpoint import Checkpointer
+from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.devices.sharding import replicated
 from vitjax.models import vit
-from vitjax.sharding import replicated
 from vitjax.step import TrainState
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, fit

@@ -257,7 +257,7 @@ def test_what_needs_none_of_them_imports_none(trained, tmp_path):
         ["vitjax.benchmark", "--model", "mu/16", *tiny],
         [EXPORT, *ckpt, "--to", "safetensors", str(tmp_path / "w.safetensors")],
         [EXPORT, *ckpt, "--to", "mup_vit", str(tmp_path / "mup.safetensors")],
-        ["parity.compare_runs", workdir, workdir + "2"],
+        ["vitjax.tools.compare_runs", workdir, workdir + "2"],
     )
     for status, out, err in done:
         assert status == 0, out + err

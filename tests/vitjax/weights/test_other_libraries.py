@@ -121,7 +121,7 @@ def timm_model(patch_size=4, image_size=12, distilled=False, **kw):
 
     cls = VisionTransformerDistilled if distilled else VisionTransformer
 
-    # The arguments that vitjax.weights.timm gives for a model of ours.
+    # The arguments that vitjax.weights.formats.timm gives for a model of ours.
     kw = {"fc_norm": False} | kw
     return cls(
         img_size=image_size,

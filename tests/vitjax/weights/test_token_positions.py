@@ -9,10 +9,11 @@ from flax.traverse_util import unflatten_dict
 
 from tests.vitjax.weights import cases
 from vitjax import weights
-from vitjax.trained import open_trained
+from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names
-from vitjax.weights import big_vision, files
-from vitjax.weights.big_vision import VERY_OLD
+from vitjax.weights import files
+from vitjax.weights.formats import big_vision
+from vitjax.weights.formats.big_vision import VERY_OLD
 from vitjax.weights.posemb import GridUnknown
 
 TOK = {"posemb": "learn", "pool_type": "tok"}

@@ -1,0 +1,4 @@
+"""What a stream of examples is like: pictures of every step, charts, a plan without data.
+
+Begin with `story`. May import all else in input_pipeline.
+"""

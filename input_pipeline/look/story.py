@@ -1,0 +1,223 @@
+"""What the training stream does to its examples, shown: one step by step, or a batch."""
+
+import inspect
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline.look import charts
+from input_pipeline.ops import OPS, Preprocess
+from input_pipeline.pipeline import TrainData
+from input_pipeline.spec import OpCall, parse
+from input_pipeline.stream import batching, damaged, order
+
+BATCH_SHOWN = 32
+# Policies whose first argument is a number of layers, which read their plan in order:
+# the first layers of many are what a policy of fewer layers does.
+LAYERED = {"randaug": "num_layers", "randaug_tv": "num_ops"}
+
+
+class Shown(NamedTuple):
+    """One step of an example: an op, or a layer of one."""
+
+    op: str
+    lines: list[str]  # what chance decided
+    features: dict[str, Any]  # after it
+
+
+class Story(NamedTuple):
+    """An example of an epoch, from its source to the batch."""
+
+    name: str  # what the source calls it
+    place: str  # where the stream has it
+    raw: dict[str, Any]
+    steps: list[Shown]
+
+
+def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
+    """Everything that happens to example `index` of the stream in `epoch`.
+
+    `pp` is the text of `data.preprocess`. Raises ValueError for an index or epoch that
+    is not there, or an example that cannot be read.
+    """
+    size = len(data.source)
+    if not 0 <= index < size:
+        raise ValueError(
+            f"the index must be in 0 to {size - 1}, as the data has {size} examples, but "
+            f"it is {index}"
+        )
+    if not 0 <= epoch < 2**32:
+        raise ValueError(f"the epoch is counted from 0, but it is {epoch}")
+    numbers = tf.range(epoch * size, (epoch + 1) * size, dtype=tf.int64)
+    _, indices = order.example_at(numbers, seed=data.seed, size=size)
+    position = epoch * size + int(np.flatnonzero(indices.numpy() == index)[0])
+    step, row = divmod(position, data.rows.batch_size)
+    place = f"row {row} of the batch of step {step}, both counted from 0"
+    if data.shuffle_buffer_size is not None:
+        place += (
+            " (with the global shuffle: with a buffer its place depends on the run)"
+        )
+
+    seeds = (
+        order.example_seed(epoch, index, seed=data.seed),
+        order.batch_seed(tf.constant(step, tf.int64), seed=data.seed),
+    )
+    explained = iter(data.preprocess.explain(data.preprocess.draw(*seeds)).values())
+
+    def after(calls: list[OpCall], last: bool = False) -> dict[str, Any]:
+        preprocess, read = Preprocess("|".join(map(_text, calls))), data.source.read
+        place = tf.constant(epoch, tf.int64), tf.constant(index, tf.int64)
+        asked = place[1], batching.chances(preprocess, *seeds, *place)
+        try:
+            if last:  # in a graph, as the stream does it: seconds for randaug's
+                pairs = tf.data.Dataset.from_tensors(asked)
+                examples = batching.map_examples(pairs, preprocess, 1, read)
+                told: Any = next(examples.as_numpy_iterator())
+                return told
+            features = batching.example_fn(preprocess, read)(*asked)
+            return tf.nest.map_structure(lambda value: value.numpy(), features)
+        except tf.errors.OpError as e:
+            raise ValueError(
+                f"{data.source.describe(index)} cannot be read: {damaged.reason(e)}"
+            ) from None
+
+    calls, steps = parse(pp), []
+    for at, call in enumerate(calls):
+        decided = OPS[call.name].takes in ("policy", "coin")
+        lines = next(explained) if decided else []
+        text, layers = _title(call), _layers(call)
+        for number in range(1, layers):
+            fewer = _with_layers(call, number)
+            name = f"{text}, layer {number}"
+            before = [*calls[:at], fewer]
+            steps.append(Shown(name, lines[number - 1 : number], after(before)))
+        name = f"{text}, layer {layers}" if layers > 1 else text
+        features = after(calls[: at + 1], last=at + 1 == len(calls))
+        steps.append(Shown(name, lines[max(layers - 1, 0) :], features))
+    return Story(data.source.describe(index), place, after([]), steps)
+
+
+def _text(call: OpCall) -> str:
+    """The op, in full, for a spec."""
+    arguments = [*map(repr, call.args), *(f"{k}={v!r}" for k, v in call.kwargs.items())]
+    return f"{call.name}({', '.join(arguments)})"
+
+
+def _title(call: OpCall) -> str:
+    """The op as it was written, or in full where that is shortened."""
+    return _text(call) if call.text.endswith("...") else call.text
+
+
+def _layers(call: OpCall) -> int:
+    """How many layers the op shows one by one; 0 if it has none."""
+    if call.name not in LAYERED:
+        return 0
+    name = LAYERED[call.name]
+    default = inspect.signature(OPS[call.name].make).parameters[name].default
+    return call.args[0] if call.args else {name: default, **call.kwargs}[name]
+
+
+def _with_layers(call: OpCall, number: int) -> OpCall:
+    if call.args:
+        return call._replace(args=(number, *call.args[1:]))
+    return call._replace(kwargs={**call.kwargs, LAYERED[call.name]: number})
+
+
+def report(story: Story, epoch: int, index: int) -> str:
+    """The story in lines of text."""
+    lines = [f"example {index} in epoch {epoch}: {story.name}", story.place, ""]
+    lines += [f"as read: {_sizes(story.raw)}"]
+    for number, shown in enumerate(story.steps, start=1):
+        lines.append(f"{number}. {shown.op}")
+        lines += [f"     {line}" for line in shown.lines]
+        lines.append(f"   -> {_sizes(shown.features)}")
+    return "\n".join(lines)
+
+
+def _sizes(features: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {_size(value)}"
+        for name, value in sorted(features.items())
+        if name != "_id"
+    )
+
+
+def _size(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    value = np.asarray(value)
+    if value.ndim == 0:
+        return f"{value}"
+    sides = " x ".join(map(str, value.shape))
+    if not np.issubdtype(value.dtype, np.number) or not value.size:
+        return f"{value.dtype} {sides}"
+    return f"{value.dtype} {sides} of {value.min():g} to {value.max():g}"
+
+
+def panels(story: Story) -> list[tuple[str, str, np.ndarray]]:
+    """(title, text, image) of each step after which there is an image.
+
+    Steps that do nothing to it, such as keep, have none.
+    """
+    shown: list[tuple[str, str, np.ndarray]] = []
+    first = story.raw.get("image")
+    decoded = any(step.op.split("(")[0] == "decode" for step in story.steps)
+    if isinstance(first, bytes) and not decoded:  # to compare its crop with
+        first = Preprocess("decode")({"image": first})["image"].numpy()
+    if _is_image(first):
+        shown.append(("as read", "", first))
+    for step in story.steps:
+        image = step.features.get("image")
+        if not _is_image(image):
+            continue
+        same = shown and np.array_equal(shown[-1][2], image)
+        if not same or step.lines:
+            shown.append((step.op, "\n".join(step.lines), image))
+    return shown
+
+
+def _is_image(value: Any) -> TypeGuard[np.ndarray]:
+    """Whether it can be shown: grey or coloured, and not bytes."""
+    return isinstance(value, np.ndarray) and (
+        value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (1, 3, 4))
+    )
+
+
+def draw_story(path: Path, story: Story, epoch: int, index: int) -> None:
+    """The image after each step. Raises ValueError if there never is one."""
+    images = panels(story)
+    if not images:
+        raise ValueError("the preprocessing leaves no image to draw: leave out --out")
+    title = f"example {index} in epoch {epoch}\n{story.place}"
+    charts.draw_images(path, title, images, columns=6)
+
+
+def draw_batch(path: Path, data: TrainData) -> None:
+    """The first images of the first training batch, as they leave the host."""
+    batch = next(iter(data))
+    if "image" not in batch or not _is_image(batch["image"][0]):
+        raise ValueError("the preprocessing leaves no image to draw in the batch")
+    images = batch["image"][:BATCH_SHOWN]
+    titles = [""] * len(images)
+    for key in ("label", "labels"):
+        if key in batch:
+            titles = [caption(label, data.class_names) for label in batch[key]]
+    panels = [(t, "", image) for t, image in zip(titles, images, strict=False)]
+    of = f"{len(images)} of " if len(images) < len(batch["image"]) else ""
+    title = f"{of}the {len(batch['image'])} images of the first training batch"
+    charts.draw_images(path, title, panels, columns=8)
+
+
+def caption(label: Any, class_names: tuple[str, ...] | None) -> str:
+    """The class of a number, or of a row of shares the one or two largest."""
+    if np.ndim(label) == 0:
+        classes = [int(label)]
+    else:
+        classes = [
+            int(k) for k in np.argsort(-label, kind="stable")[:2] if label[k] > 0
+        ]
+    if any(k < 0 for k in classes) or not classes:
+        return "no label"
+    return " + ".join(class_names[k] if class_names else str(k) for k in classes)

@@ -1,0 +1,239 @@
+"""Host ops: what a `pp` string does to one example, in TensorFlow.
+
+A feature dict goes in and comes out; `seed`, int32 [2], feeds every random op, which
+folds its own position in the spec into it and draws stateless randomness: equal seeds
+give equal images on any machine, thread or process.
+
+To add an op, write a function of its literal arguments, annotated, that returns what
+`Op.takes` names, and list it in `OPS`. Names, arguments and defaults are big_vision's
+(pp/ops_image.py, pp/ops_general.py) where it has the op.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline import plans
+from input_pipeline import spec as op_spec
+from input_pipeline.ops import crops, image
+from input_pipeline.ops import features as general_ops
+from input_pipeline.randaug import randaug, torchvision_policies
+from input_pipeline.tracing import as_written
+
+Features = dict[str, Any]  # feature name -> tensor
+Step = Callable[[Features, Features], Features]  # of features and seeds
+
+
+class Op(NamedTuple):
+    """An op and what its function takes."""
+
+    make: Callable[..., Any]
+    # Of one feature, and with inkey, outkey and key (both at once) as arguments:
+    # "value": fn(value); "random": fn(value, seed); "coin": fn(value, coin), where the
+    # coin is plans.coin; "policy": a plans.Policy. Of all features: "features":
+    # fn(features); "random_features": fn(features, seed).
+    takes: Literal["value", "random", "coin", "policy", "features", "random_features"]
+
+
+OPS = {
+    "autoaugment_cifar10": Op(torchvision_policies.autoaugment_cifar10, "policy"),
+    "central_crop": Op(crops.central_crop, "value"),
+    "choice": Op(general_ops.choice, "random_features"),
+    "choice_no_replacement": Op(general_ops.choice_no_replacement, "features"),
+    "clip_value_range": Op(image.clip_value_range, "value"),
+    "concat": Op(general_ops.concat, "features"),
+    "copy": Op(general_ops.copy, "features"),
+    "decode": Op(image.decode, "value"),
+    "decode_jpeg_and_inception_crop": Op(
+        crops.decode_jpeg_and_inception_crop, "random"
+    ),
+    "drop": Op(general_ops.drop, "features"),
+    "flatten": Op(general_ops.flatten, "features"),
+    "flip_lr": Op(image.flip_lr, "coin"),
+    "grayscale_to_rgb": Op(image.grayscale_to_rgb, "value"),
+    "inception_crop": Op(crops.inception_crop, "random"),
+    "keep": Op(general_ops.keep, "features"),
+    "lookup": Op(general_ops.lookup, "value"),
+    "normalize": Op(image.normalize, "value"),
+    "onehot": Op(general_ops.onehot, "features"),
+    "pad_crop": Op(crops.pad_crop, "random"),
+    "pad_to_shape": Op(general_ops.pad_to_shape, "value"),
+    "randaug": Op(randaug, "policy"),
+    "randaug_tv": Op(torchvision_policies.randaug_tv, "policy"),
+    "random_affine": Op(image.random_affine, "random"),
+    "random_crop": Op(crops.random_crop, "random"),
+    "random_resized_crop": Op(crops.random_resized_crop, "random"),
+    "reshape": Op(general_ops.reshape, "value"),
+    "resize": Op(image.resize, "value"),
+    "resize_long": Op(image.resize_long, "value"),
+    "resize_small": Op(image.resize_small, "value"),
+    "setdefault": Op(general_ops.setdefault, "features"),
+    "squeeze_last_dim": Op(general_ops.squeeze_last_dim, "value"),
+    "trivial_augment_wide": Op(torchvision_policies.trivial_augment_wide, "policy"),
+    "value_range": Op(image.value_range, "value"),
+    "vgg_value_range": Op(image.vgg_value_range, "value"),
+}
+
+
+DECODERS = ("decode", "decode_jpeg_and_inception_crop")
+
+
+class Preprocess:
+    """The function of a spec: features -> features, for one example, unbatched.
+
+    Policies (randaug and its like) and flip_lr read what chance decides from features
+    such as "randaug_plan" and "flip_lr_coin". Where they are missing they are drawn
+    from `seed`, or from `batch_seed` if all images of a batch share them: with the same
+    result as `draw`, which is the fast way for many examples. A `keep` that names such a
+    feature keeps it.
+    """
+
+    def __init__(self, spec: str):
+        """Raise ValueError for an unknown op or wrong arguments."""
+        self._calls = op_spec.parse(spec)
+        self._chances: dict[str, _Chance] = {}
+        self._steps = [self._build(at) for at in range(len(self._calls))]
+        self.follows_epochs = any(
+            call.name == "choice_no_replacement" for call in self._calls
+        )
+        self.kept = frozenset(
+            name for call in self._calls if call.name == "keep" for name in call.args
+        )
+
+    @as_written
+    def __call__(self, features: Features) -> Features:
+        """One example, preprocessed.
+
+        Raises ValueError, when called or traced, for a missing feature, `seed` included
+        if an op is random.
+        """
+        features = dict(features)
+        # An op may drop these from the features; later ops still need them.
+        seeds = {
+            name: tf.cast(features[name], tf.int32)
+            for name in ("seed", "batch_seed")
+            if name in features
+        }
+        seeds |= {name: features[name] for name in self._chances if name in features}
+        for call, step in zip(self._calls, self._steps, strict=True):
+            try:
+                features = step(features, seeds)
+            except KeyError as e:
+                raise ValueError(
+                    f"op {call.text!r} reads feature {e}, which is not among "
+                    f"{', '.join(map(repr, sorted(features)))}"
+                ) from None
+        return features
+
+    def draw(self, seed: tf.Tensor, batch_seed: tf.Tensor) -> Features:
+        """What chance decides of examples with seeds int32 [..., 2], by feature name.
+
+        Plans are uint32 [..., words], coins uint32 [...].
+        """
+        return {
+            name: chance.draw(batch_seed if chance.per_batch else seed)
+            for name, chance in self._chances.items()
+        }
+
+    def explain(self, drawn: Features) -> dict[str, list[str]]:
+        """What `draw` decided of one example, a line a step."""
+        return {
+            name: chance.explain(np.asarray(drawn[name]))
+            for name, chance in self._chances.items()
+        }
+
+    def _build(self, at: int) -> Step:
+        call = self._calls[at]
+        if call.name not in OPS:
+            raise op_spec.unknown_op(call, OPS, "host")
+        op = OPS[call.name]
+
+        def folded(seeds: Features) -> Any:
+            return tf.random.fold_in(_needed(seeds, "seed", call), at)
+
+        if op.takes in ("features", "random_features"):
+            on_features = op_spec.build(call, op.make)
+            if op.takes == "features":
+                return lambda features, seeds: on_features(features)
+            return lambda features, seeds: on_features(features, folded(seeds))
+
+        fn, inkey, outkey = op_spec.build_keyed(call, op.make)
+        if op.takes in ("policy", "coin"):
+            nth = sum(earlier.name == call.name for earlier in self._calls[:at])
+            name = call.name + ("_plan" if op.takes == "policy" else "_coin")
+            name += f"_{nth}" if nth else ""
+            chance = _chance_of_policy(fn, at) if op.takes == "policy" else _coin(nth)
+            self._chances[name] = chance
+            use = fn.apply if op.takes == "policy" else fn
+
+            def on_chance(features: Features, seeds: Features) -> Features:
+                drawn = seeds.get(name)
+                if drawn is None:
+                    source = "batch_seed" if chance.per_batch else "seed"
+                    drawn = chance.draw(_needed(seeds, source, call))
+                value = _decoded(features, inkey, call)
+                record = {name: drawn} if name in self.kept else {}
+                return features | {outkey: use(value, drawn)} | record
+
+            return on_chance
+
+        def on_value(features: Features, seeds: Features) -> Features:
+            chance = (folded(seeds),) if op.takes == "random" else ()
+            value = _decoded(features, inkey, call)
+            return features | {outkey: fn(value, *chance)}
+
+        return on_value
+
+
+class _Chance(NamedTuple):
+    """What one op of a spec leaves to chance."""
+
+    draw: Callable[[Any], tf.Tensor]  # of seeds int32 [..., 2]
+    explain: Callable[[np.ndarray], list[str]]
+    per_batch: bool = False
+
+
+def _words(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    first, second = tf.unstack(tf.bitcast(seed, tf.uint32), axis=-1, num=2)
+    return first, second
+
+
+def _chance_of_policy(policy: plans.Policy, at: int) -> _Chance:
+    return _Chance(
+        lambda seed: tf.stack(plans.draw(_words(seed), at, policy.words), axis=-1),
+        policy.explain,
+        policy.per_batch,
+    )
+
+
+def _coin(nth: int) -> _Chance:
+    return _Chance(
+        lambda seed: plans.coin(_words(seed), nth),
+        lambda coin: ["mirrored" if coin else "not mirrored"],
+    )
+
+
+def _needed(seeds: Features, name: str, call: op_spec.OpCall) -> tf.Tensor:
+    if name not in seeds:
+        raise ValueError(
+            f"op {call.text!r} is random and needs the feature {name!r} (int32 [2])"
+        )
+    return seeds[name]
+
+
+def _decoded(features: Features, key: str, call: op_spec.OpCall) -> tf.Tensor:
+    """A feature for an op, which may want an image to be decoded."""
+    value = tf.convert_to_tensor(features[key])
+    if key == "image" and value.dtype == tf.string and call.name not in DECODERS:
+        raise ValueError(
+            f"op {call.text!r} takes pixels, but the images of the data are files: put "
+            f"decode before it, such as 'decode|resize(224)|{call.text}'"
+        )
+    return value
+
+
+def get_preprocess_fn(spec: str) -> Preprocess:
+    """The function of a spec. Raises ValueError for an unknown op or wrong arguments."""
+    return Preprocess(spec)

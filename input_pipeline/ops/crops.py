@@ -1,0 +1,186 @@
+"""Host ops that cut a part out of an image, most of them at random.
+
+Each is a function of its literal arguments that returns fn(value), or fn(value, seed)
+where chance decides. Names, arguments and defaults of inception_crop,
+decode_jpeg_and_inception_crop, random_crop and central_crop are big_vision's
+(pp/ops_image.py); their sampler, ratio_min, ratio_max and precise are not in it. Those
+of random_resized_crop are torchvision's.
+"""
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from input_pipeline.ops.crop_boxes import Bounds, Box, sampler_law
+from input_pipeline.ops.image import (
+    PRECISE,
+    Method,
+    Size,
+    decode_other,
+    pair_of,
+    resize_to,
+)
+
+
+def inception_crop(
+    size: Size | None = None,
+    area_min: float = 5,
+    area_max: float = 100,
+    method: Method = "bilinear",
+    antialias: bool = False,
+    ratio_min: float = 0.75,
+    ratio_max: float = 1.33,
+    sampler: str = "tf",
+) -> Callable[..., tf.Tensor]:
+    """Crop a random part (areas in percent), then resize to `size` if given.
+
+    `sampler` is "tf", "torchvision", "power(p)" or "beta(a, b)": see crop_boxes.py.
+    """
+    box = _box(area_min, area_max, ratio_min, ratio_max, sampler)
+    pair = None if size is None else pair_of(size)
+
+    def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        crop = _cut(image, box(tf.shape(image), seed))
+        return crop if pair is None else resize_to(crop, pair, method, antialias)
+
+    return _crop
+
+
+def decode_jpeg_and_inception_crop(
+    size: Size | None = None,
+    area_min: float = 5,
+    area_max: float = 100,
+    ratio_min: float = 0.75,
+    ratio_max: float = 1.33,
+    method: Method = "bilinear",
+    antialias: bool = False,
+    precise: bool = False,
+    sampler: str = "tf",
+) -> Callable[..., tf.Tensor]:
+    """inception_crop of JPEG bytes, decoding only what is kept.
+
+    Other bytes are decoded whole and then cropped: ImageNet has a PNG under a .JPEG
+    name. precise: the pixels are those of PIL's decoder.
+    """
+    box = _box(area_min, area_max, ratio_min, ratio_max, sampler)
+    pair = None if size is None else pair_of(size)
+
+    def _fused(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        shape = tf.io.extract_jpeg_shape(data)
+        y, x, h, w = box(shape, seed)
+        # libjpeg smooths subsampled colours across columns, but not across the edges
+        # of what it decodes, so that the outer columns of a crop differ from those of
+        # the whole image by up to a few levels: precise decodes two more on each side.
+        left = tf.minimum(x, 2) if precise else 0
+        right = tf.minimum(shape[1] - x - w, 2) if precise else 0
+        wide = tf.io.decode_and_crop_jpeg(
+            data,
+            tf.stack([y, x - left, h, left + w + right]),
+            channels=3,
+            dct_method=PRECISE if precise else "",
+        )
+        return wide[:, left : left + w]
+
+    def _whole(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        image = tf.ensure_shape(decode_other(data, 3), [None, None, 3])
+        return _cut(image, box(tf.shape(image), seed))
+
+    def _crop(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        image = tf.cond(
+            tf.io.is_jpeg(data), lambda: _fused(data, seed), lambda: _whole(data, seed)
+        )
+        image = tf.ensure_shape(image, [None, None, 3])
+        return image if pair is None else resize_to(image, pair, method, antialias)
+
+    return _crop
+
+
+def random_resized_crop(
+    size: Size,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    method: Method = "bilinear",
+    antialias: bool = True,
+) -> Callable[..., tf.Tensor]:
+    """torchvision's RandomResizedCrop, with its defaults; areas as fractions.
+
+    The law of inception_crop's sampler="torchvision", other ranges, antialiased. As PIL
+    does, it rounds uint8 images to the nearest value, where resize truncates.
+    """
+    if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1] < math.inf):
+        raise ValueError(
+            "0 < low <= high is needed of scale, at most 1, and of ratio, width / height"
+        )
+    law = sampler_law("torchvision")
+    pair = pair_of(size)
+
+    def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        crop = _cut(image, law(tf.shape(image), seed, scale, ratio))
+        return resize_to(crop, pair, method, antialias, nearest=True)
+
+    return _crop
+
+
+def _box(
+    area_min: float | int,
+    area_max: float | int,
+    ratio_min: float | int,
+    ratio_max: float | int,
+    sampler: str,
+) -> Callable[[tf.Tensor, tf.Tensor], Box]:
+    """fn(image shape, seed) -> (y, x, height, width); areas in percent."""
+    if not 0 < area_min <= area_max <= 100:
+        raise ValueError("0 < area_min <= area_max <= 100 is needed (percent)")
+    if not 0 < ratio_min <= ratio_max < math.inf:
+        raise ValueError("0 < ratio_min <= ratio_max is needed (width / height)")
+    area: Bounds = area_min / 100, area_max / 100
+    law = sampler_law(sampler)
+    return lambda shape, seed: law(shape, seed, area, (ratio_min, ratio_max))
+
+
+def _cut(image: tf.Tensor, box: Box) -> tf.Tensor:
+    y, x, h, w = box
+    return tf.ensure_shape(image[y : y + h, x : x + w], [None, None, image.shape[-1]])
+
+
+def random_crop(crop_size: Size) -> Callable[..., tf.Tensor]:
+    """Crop (height, width) at a uniform place; the image must be as large."""
+    h, w = pair_of(crop_size)
+
+    def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return tf.image.stateless_random_crop(image, (h, w, image.shape[-1]), seed)
+
+    return _crop
+
+
+def pad_crop(size: Size, padding: int = 4, fill: float = 0) -> Callable[..., tf.Tensor]:
+    """Surround by `padding` pixels of `fill`, then random_crop to (height, width).
+
+    torchvision's RandomCrop(size, padding), as small images are trained on; the image
+    is as large as `size` or larger by then.
+    """
+    if padding < 0:
+        raise ValueError("padding is not negative")
+    crop = random_crop(size)
+
+    def _pad_crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        around = [[padding, padding], [padding, padding], [0, 0]]
+        value = tf.cast(fill, image.dtype)
+        return crop(tf.pad(image, around, constant_values=value), seed)
+
+    return _pad_crop
+
+
+def central_crop(crop_size: Size | None = None) -> Callable[..., tf.Tensor]:
+    """Crop the middle, offsets rounded down; None: the largest central square."""
+    pair = None if crop_size is None else pair_of(crop_size)
+
+    def _crop(image: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(image)
+        small = tf.minimum(shape[0], shape[1])
+        h, w = (small, small) if pair is None else pair
+        y, x = (shape[0] - h) // 2, (shape[1] - w) // 2
+        return tf.image.crop_to_bounding_box(image, y, x, h, w)
+
+    return _crop

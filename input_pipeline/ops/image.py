@@ -1,0 +1,241 @@
+"""Host ops on one image: decoding, resizing, flipping, value ranges; see also crops.py.
+
+Each is a function of its literal arguments that returns fn(value), or fn(value, seed)
+where chance decides. Names, arguments and defaults are big_vision's (pp/ops_image.py),
+which has no random_affine, normalize and grayscale_to_rgb. uint8 images stay uint8,
+truncated after resizing, until a value range is set.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from input_pipeline.randaug.geometry import Interpolation, affine, project
+
+Method = Literal["bilinear", "area", "nearest", "bicubic", "lanczos3", "lanczos5"]
+Size = int | tuple[int, int]
+
+# libjpeg's accurate integer transform, which PIL and torchvision use too; TensorFlow's
+# default is faster and differs by a level or two here and there.
+PRECISE = "INTEGER_ACCURATE"
+# Pixels that resize_small and resize_long make at most: 400 MB of float32 RGB. An image
+# of 1 x 20,000 would be 256 x 5,120,000.
+MOST_PIXELS = 2**25
+
+
+def pair_of(size: Size) -> tuple[int, int]:
+    """(height, width) from one number or two.
+
+    Raises:
+      ValueError: a side that is not positive.
+    """
+    h, w = (size, size) if isinstance(size, int) else size
+    if h <= 0 or w <= 0:
+        raise ValueError(f"sizes are positive, got {size!r}")
+    return h, w
+
+
+def decode_other(data: tf.Tensor, channels: int) -> tf.Tensor:
+    """Bytes of any format, JPEG by TensorFlow's default; of a GIF, the first image."""
+    return tf.io.decode_image(data, channels=channels, expand_animations=False)
+
+
+def resize_to(
+    image: tf.Tensor, size: Any, method: Method, antialias: bool, nearest: bool = False
+) -> tf.Tensor:
+    """tf.image.resize, clipped and cast back to the image's dtype.
+
+    Integers are truncated, as in big_vision, or with `nearest` rounded half to even.
+    """
+    out = tf.image.resize(image, size, method=method, antialias=antialias)
+    if image.dtype.is_integer:
+        out = tf.round(out) if nearest else out
+        out = tf.clip_by_value(out, image.dtype.min, image.dtype.max)
+    return tf.cast(out, image.dtype)
+
+
+def decode(channels: int = 3, precise: bool = False) -> Callable[..., tf.Tensor]:
+    """Bytes to a uint8 image: JPEG, PNG, GIF, BMP, WebP; precise: PIL's bits for JPEG.
+
+    All but JPEG are as PIL has them anyway, except for BMP with a palette, which
+    TensorFlow misreads, and animated WebP, which it refuses; image_files.py hands on
+    neither. 1 channel is for JPEG and PNG, 4 are for PNG and BMP.
+    """
+    if channels not in (1, 3, 4):
+        raise ValueError("channels is 1, 3 or 4")
+
+    def _jpeg(data: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_jpeg(data, channels=channels, dct_method=PRECISE)
+
+    def _decode(data: tf.Tensor) -> tf.Tensor:
+        if precise:
+            image = tf.cond(
+                tf.io.is_jpeg(data),
+                lambda: _jpeg(data),
+                lambda: decode_other(data, channels),
+            )
+        else:
+            image = decode_other(data, channels)
+        return tf.ensure_shape(image, [None, None, channels])
+
+    return _decode
+
+
+def resize(
+    size: Size, method: Method = "bilinear", antialias: bool = False
+) -> Callable[..., tf.Tensor]:
+    """Resize to (height, width), or to a square."""
+    pair = pair_of(size)
+    return lambda image: resize_to(image, pair, method, antialias)
+
+
+def _resize_by(
+    goal: int, side: Callable[..., tf.Tensor], method: Method, antialias: bool
+) -> Callable[..., tf.Tensor]:
+    """Scale both sides by goal / side(h, w), each rounded half to even.
+
+    An image that would become larger than MOST_PIXELS is an error, as a damaged one is.
+    """
+    if goal <= 0:
+        raise ValueError(f"sizes are positive, got {goal!r}")
+
+    def _resize(image: tf.Tensor) -> tf.Tensor:
+        hw = tf.cast(tf.shape(image)[:2], tf.float32)
+        ratio = tf.cast(goal, tf.float32) / side(hw[0], hw[1])
+        size = tf.cast(tf.round(hw * ratio), tf.int32)
+        sides = [*tf.unstack(tf.shape(image)[:2]), *tf.unstack(size)]
+        told = tf.strings.format("{} x {} pixels would become {} x {}: too many", sides)
+        fits = tf.reduce_prod(tf.cast(size, tf.int64)) <= MOST_PIXELS
+        check = tf.debugging.Assert(fits, [told])
+        with tf.control_dependencies([check] if check is not None else []):
+            size = tf.identity(size)
+        return resize_to(image, size, method, antialias)
+
+    return _resize
+
+
+def resize_small(
+    smaller_size: int, method: Method = "area", antialias: bool = False
+) -> Callable[..., tf.Tensor]:
+    """Resize so that the smaller side is `smaller_size`; keeps the aspect ratio."""
+    return _resize_by(smaller_size, tf.minimum, method, antialias)
+
+
+def resize_long(
+    longer_size: int, method: Method = "area", antialias: bool = False
+) -> Callable[..., tf.Tensor]:
+    """Resize so that the longer side is `longer_size`; keeps the aspect ratio."""
+    return _resize_by(longer_size, tf.maximum, method, antialias)
+
+
+def flip_lr() -> Callable[..., tf.Tensor]:
+    """Mirror left and right, half of the time: plans.coin decides."""
+
+    def _flip(image: tf.Tensor, coin: tf.Tensor) -> tf.Tensor:
+        # tf.reverse takes a hundredth of the time of image[:, ::-1].
+        return tf.cond(coin == 1, lambda: tf.reverse(image, [1]), lambda: image)
+
+    return _flip
+
+
+def random_affine(
+    degrees: float = 0,
+    translate: tuple[float, float] = (0, 0),
+    scale: tuple[float, float] = (1, 1),
+    fill: float = 0,
+    interpolation: Interpolation = "bilinear",
+) -> Callable[..., tf.Tensor]:
+    """Rotate, enlarge and shift at random; for small images of any channel count.
+
+    Uniform: the angle in -degrees ... degrees, the factor in scale, the shift in
+    -fx * width ... fx * width and -fy * height ... fy * height for translate=(fx, fy).
+    """
+    if not 0 < scale[0] <= scale[1] or degrees < 0 or min(translate) < 0:
+        raise ValueError(
+            "0 < low <= high is needed for scale=(low, high), and degrees and "
+            "translate are not negative"
+        )
+
+    def _affine(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        u = tf.random.stateless_uniform([4], seed, alg="philox")
+        signed = u[:3] * 2.0 - 1.0
+        sides = tf.cast(tf.shape(image), tf.float32)
+        matrix = affine(
+            image,
+            degrees=signed[0] * degrees,
+            scale=scale[0] + u[3] * (scale[1] - scale[0]),
+            dx=signed[1] * translate[0] * sides[1],
+            dy=signed[2] * translate[1] * sides[0],
+        )
+        return project(image, matrix, fill, interpolation)
+
+    return _affine
+
+
+def value_range(
+    vmin: float = -1,
+    vmax: float = 1,
+    in_min: float = 0,
+    in_max: float = 255.0,
+    clip_values: bool = False,
+) -> Callable[..., tf.Tensor]:
+    """Map in_min ... in_max to vmin ... vmax, as float32."""
+    if in_min == in_max:
+        raise ValueError("in_min and in_max differ")
+
+    def _value_range(image: tf.Tensor) -> tf.Tensor:
+        image = (tf.cast(image, tf.float32) - in_min) / (in_max - in_min)
+        image = vmin + image * (vmax - vmin)
+        return tf.clip_by_value(image, vmin, vmax) if clip_values else image
+
+    return _value_range
+
+
+def vgg_value_range(
+    mean: tuple[float, float, float] = (0.485 * 255, 0.456 * 255, 0.406 * 255),
+    std: tuple[float, float, float] = (0.229 * 255, 0.224 * 255, 0.225 * 255),
+) -> Callable[..., tf.Tensor]:
+    """(image - mean) / std for each channel of a 0..255 image, as float32."""
+    if 0 in std:
+        raise ValueError("std holds no 0")
+
+    def _vgg_value_range(image: tf.Tensor) -> tf.Tensor:
+        return (tf.cast(image, tf.float32) - tf.constant(mean)) / tf.constant(std)
+
+    return _vgg_value_range
+
+
+def normalize(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[..., tf.Tensor]:
+    """torchvision's ToTensor and Normalize: (image / 255 - mean) / std, as float32.
+
+    Takes values of 0 ... 255, uint8 or float, never those of value_range(0, 1); `mean`
+    and `std` are meant for 0 ... 1, one for each channel.
+    """
+    if len(mean) != len(std) or 0 in std:
+        raise ValueError("mean and std are as long as each other, and std holds no 0")
+
+    def _normalize(image: tf.Tensor) -> tf.Tensor:
+        if image.shape[-1] != len(mean):
+            raise ValueError(
+                f"normalize has {len(mean)} mean(s), one for each channel, but got an "
+                f"image of shape {image.shape}"
+            )
+        image = tf.cast(image, tf.float32) / 255.0
+        return (image - tf.constant(mean)) / tf.constant(std)
+
+    return _normalize
+
+
+def clip_value_range() -> Callable[..., tf.Tensor]:
+    """The model CLIP's: (image / 255 - mean) / std of its training data, as float32."""
+    return normalize(
+        (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    )
+
+
+def grayscale_to_rgb() -> Callable[..., tf.Tensor]:
+    """One channel three times."""
+    return tf.image.grayscale_to_rgb

@@ -1,0 +1,193 @@
+"""RandAugment as big_vision runs it: 16 ops on uint8 RGB images, none of them identity.
+
+`OPS` holds the single, deterministic ops (augment_ops.py); `randaug` is the random
+policy. Three oddities are kept, since published
+results hold them; each is a reason for an op to do other than its name says:
+
+- Levels are not strengths: Posterize keeps int(level / 10 * 4) bits, so that a higher
+  level changes less; 0 bits and more than 8 keep the top one. Solarize compares with
+  int(level / 10 * 256) modulo 256, so that levels 0 and 10 invert the whole image.
+- Color, Contrast, Brightness and Sharpness never weaken at levels above 5.
+- contrast="legacy" pulls towards height * width / 256 (196 at 224 x 224; white from 256
+  x 256 up), where the mean grey value is meant, which contrast="fixed" takes.
+
+Source of the values: big_vision pp/archive/autoaugment.py:662-700 and github.com/
+google-research/big_vision issues 109 and 110.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline.plans import Policy, uniform
+from input_pipeline.randaug import ops
+from input_pipeline.randaug.geometry import Interpolation
+
+MAX_LEVEL = 10.0
+TRANSLATE_PIXELS = 100.0  # at level 10
+CUTOUT_PIXELS = 40  # at level 10: half of the side
+
+OPS: dict[str, Callable[..., tf.Tensor]] = {
+    "AutoContrast": ops.autocontrast,
+    "Equalize": ops.equalize,
+    "Invert": ops.invert,
+    "Rotate": ops.rotate,
+    "Posterize": ops.posterize,
+    "Solarize": ops.solarize,
+    "Color": ops.color,
+    "Contrast": ops.contrast,
+    "Brightness": ops.brightness,
+    "Sharpness": ops.sharpness,
+    "ShearX": ops.shear_x,
+    "ShearY": ops.shear_y,
+    "TranslateX": ops.translate_x,
+    "TranslateY": ops.translate_y,
+    "Cutout": ops.cutout,
+    "SolarizeAdd": ops.solarize_add,
+}
+SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+
+
+# Bits of the plan's word of a layer.
+_OP, _NEGATE, _Y, _X = (0, 4), (4, 1), (5, 13), (18, 13)  # (lowest, how many)
+
+
+class Layer(NamedTuple):
+    """What chance decides about one layer: a word of the plan, read."""
+
+    op: Any  # 0 ... 15, index into OPS
+    negate: Any  # 0 or 1, for the ops in SIGNED
+    centre: tuple[Any, Any]  # the place of Cutout, (y, x)
+
+
+def read_plan(plan: Any, height: Any, width: Any) -> list[Layer]:
+    """The layers of a plan: ops uniform over the 16, signs fair, places uniform.
+
+    `plan` holds a uint32 word a layer, numbers or arrays of numpy, TensorFlow or JAX;
+    height and width are below 2**19, the latter of uint32 if they are tensors.
+    """
+    return [
+        Layer(
+            op=uniform(word, len(OPS), *_OP),
+            negate=uniform(word, 2, *_NEGATE),
+            centre=(uniform(word, height, *_Y), uniform(word, width, *_X)),
+        )
+        for word in plan
+    ]
+
+
+def level_arguments(level: float) -> dict[str, tuple[float, ...]]:
+    """The arguments of every op at a level (Cutout: without its centre).
+
+    The order of operations is upstream's, since int() of the products depends on it.
+    """
+    share = level / MAX_LEVEL
+    enhance = (share * 1.8 + 0.1,)
+    return {
+        "AutoContrast": (),
+        "Equalize": (),
+        "Invert": (),
+        "Rotate": (share * 30.0,),
+        "Posterize": (int(share * 4),),
+        "Solarize": (int(share * 256),),
+        "Color": enhance,
+        "Contrast": enhance,
+        "Brightness": enhance,
+        "Sharpness": enhance,
+        "ShearX": (share * 0.3,),
+        "ShearY": (share * 0.3,),
+        "TranslateX": (share * TRANSLATE_PIXELS,),
+        "TranslateY": (share * TRANSLATE_PIXELS,),
+        "Cutout": (int(share * CUTOUT_PIXELS),),
+        "SolarizeAdd": (int(share * 110),),
+    }
+
+
+def _branches(
+    level: float, numerics: dict[str, dict[str, Any]]
+) -> list[Callable[[Any, Any], tf.Tensor]]:
+    """fn(image, centre) of each op in OPS, then of each in SIGNED the other way.
+
+    All but Cutout's centre is known beforehand, so that each warp has one table.
+    """
+
+    def branch(name: str, *args: float | int) -> Callable[[Any, Any], tf.Tensor]:
+        keywords = numerics.get(name, {})
+        if name == "Cutout":
+            return lambda image, centre: OPS[name](image, *args, *centre, **keywords)
+        return lambda image, centre: OPS[name](image, *args, **keywords)
+
+    arguments = level_arguments(level)
+    return [branch(name, *arguments[name]) for name in OPS] + [
+        branch(name, -arguments[name][0]) for name in SIGNED
+    ]
+
+
+# Number of the branch of 16 * negate + op.
+_BRANCH = [
+    len(OPS) + SIGNED.index(name) if negate and name in SIGNED else op
+    for negate in range(2)
+    for op, name in enumerate(OPS)
+]
+
+
+def _explain(plan: np.ndarray, level: float) -> list[str]:
+    """A line for each layer."""
+    arguments = level_arguments(level)
+    lines = []
+    # Of an image of 100 x 100: the place in per cent.
+    for layer in read_plan([int(word) for word in plan], 100, 100):
+        name = list(OPS)[layer.op]
+        sign = -1 if name in SIGNED and layer.negate else 1
+        numbers = [f"{sign * value:g}" for value in arguments[name]]
+        if name == "Cutout":
+            y, x = layer.centre
+            numbers.append(f"at {y} % of the height and {x} % of the width")
+        lines.append(" ".join([name, *numbers]))
+    return lines
+
+
+def randaug(
+    num_layers: int = 2,
+    magnitude: float | int = 10,
+    contrast: Literal["legacy", "fixed"] = "legacy",
+    fill: int = 128,
+    interpolation: Interpolation = "nearest",
+) -> Policy:
+    """The random policy, on an image uint8 [h, w, 3]; a word of its plan is a layer.
+
+    `magnitude` is a level of 10, not an index of torchvision's 31 bins: big_vision's
+    randaug(2, 10) and torchvision's RandAugment(2, 10) are not the same.
+    """
+    if num_layers < 0 or not 0 <= magnitude < float("inf") or not 0 <= fill <= 255:
+        raise ValueError("num_layers and magnitude are >= 0, fill is 0 to 255")
+    warp = {"fill": fill, "interpolation": interpolation}
+    numerics = {name: warp for name in SIGNED}
+    numerics |= {"Contrast": {"contrast": contrast}, "Cutout": {"fill": fill}}
+    branches = _branches(float(magnitude), numerics)
+
+    def apply(image: Any, plan: Any) -> tf.Tensor:
+        image, plan = tf.convert_to_tensor(image), tf.convert_to_tensor(plan)
+        if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[-1] != 3:
+            raise ValueError(
+                f"randaug takes one uint8 image [h, w, 3], got {image.dtype.name} "
+                f"{image.shape}: put it after decode and before value_range, and use "
+                "random_affine for images without colour"
+            )
+        sides = tf.unstack(tf.cast(tf.shape(image)[:2], tf.uint32), num=2)
+        for layer in read_plan(tf.unstack(plan)[:num_layers], *sides):
+            number = tf.cast(layer.negate * len(OPS) + layer.op, tf.int32)
+            image = tf.switch_case(
+                tf.gather(_BRANCH, number),
+                [partial(branch, image, layer.centre) for branch in branches],
+            )
+        return image
+
+    return Policy(
+        words=max(num_layers, 1),
+        apply=apply,
+        explain=lambda plan: _explain(plan[:num_layers], float(magnitude)),
+    )

@@ -1,0 +1,156 @@
+"""Where examples come from. Every source is random access: `read(index)`, in graph.
+
+A config's `data` section is the keyword arguments of one source, plus `kind`, its name
+in SOURCES: `dict(name="imagenet2012", split="train[:99%]")` is a tfds data set, the
+default kind; `dict(kind="folder", data_dir="~/pets", split="train[:99%]")` a folder of
+images; `dict(kind="arrays", name="digits", split="train")` needs no files.
+"""
+
+import difflib
+import inspect
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import tensorflow as tf
+
+from input_pipeline.sources import array_files
+from input_pipeline.sources.arrays import ARRAYS, ArraySource
+from input_pipeline.sources.folder import FolderSource
+from input_pipeline.sources.huggingface import HuggingFaceSource
+from input_pipeline.sources.splits import DataNotFound
+from input_pipeline.sources.tfds import TfdsSource
+
+__all__ = ["SOURCES", "DataNotFound", "Source", "arrays", "open_source"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What the pipeline asks of a source."""
+
+    class_names: tuple[str, ...] | None
+    """The names of the classes in the order of their labels, if the source has them."""
+    num_classes: int | None
+    """The number of classes, if the source knows it."""
+    notices: tuple[str, ...]
+    """Sentences for people on how the data set was read, if there is more to say."""
+    # `label_keys`, a tuple, names the features that hold labels; ("label",) without.
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Example `index` (an int64 scalar), with its index in the split as `_id`."""
+        ...
+
+    def sequential(self, start: int, stop: int) -> tf.data.Dataset:
+        """Examples start to stop, each once, in the order that is fastest to read.
+
+        What takes memory may be left to do: `finish` does it.
+        """
+        ...
+
+    def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """An example of `sequential` as `read` has it."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """What to call example `index` in a message, its file included."""
+        ...
+
+    def nbytes(self) -> int:
+        """About how many bytes the examples take, undecoded."""
+        ...
+
+
+def arrays(*, name: str, split: str) -> ArraySource:
+    """A data set held in memory.
+
+    "digits": scikit-learn's 1,797 handwritten digits, grey, 8x8, their values 0 to 16
+    scaled to uint8 0 to 255; "test" is a fixed random fifth (359), "train" the others.
+    """
+    return _lookup(ARRAYS, name, "data set of kind 'arrays'")(split)
+
+
+SOURCES = {
+    "tfds": TfdsSource,
+    "folder": FolderSource,
+    "idx": array_files.idx,
+    "cifar": array_files.cifar,
+    "npz": array_files.npz,
+    "huggingface": HuggingFaceSource,
+    "arrays": arrays,
+}
+
+
+def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
+    """The source that a config's data section describes.
+
+    `origin` is where a person gets the data set, and where its files go: it is said
+    where they are not found.
+
+    Raises:
+      DataNotFound: its files are not there.
+      ValueError: an unknown kind, key, name or split, or damaged files.
+    """
+    source = _lookup(SOURCES, kind, "kind of data")
+    keys = inspect.signature(source).parameters
+    hints = typing.get_type_hints(
+        source.__init__ if inspect.isclass(source) else source
+    )
+    for key in data:
+        _lookup(keys, key, f"key of data of kind {kind!r}:")
+    for key, parameter in keys.items():
+        if parameter.default is parameter.empty and key not in data:
+            raise ValueError(f"the data section lacks a {key}: {data}")
+        if key in data and not _fits(data[key], hints[key]):
+            raise ValueError(
+                f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
+            )
+    if not isinstance(origin, str):
+        raise ValueError(f"origin of a data section must be a string, got {origin!r}")
+    try:
+        opened: Any = source(**data)
+    except DataNotFound as error:
+        if not origin:
+            raise
+        raise DataNotFound(f"{error}; the data set: {origin}") from None
+    return opened
+
+
+def _lookup(table: Mapping, name: str, what: str) -> Any:
+    if not isinstance(name, str) or name not in table:
+        near = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(table)
+        raise ValueError(f"unknown {what} {name!r}{hint} (known: {known})")
+    return table[name]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a source may be given `value` where `hint` is annotated."""
+    if typing.get_origin(hint) is types.UnionType:
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is Sequence:
+        [item] = typing.get_args(hint)
+        return isinstance(value, list | tuple) and all(_fits(x, item) for x in value)
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str | os.PathLike)
+    return isinstance(value, hint) and not isinstance(value, bool)
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is types.UnionType:
+        return " or ".join(map(_name, typing.get_args(hint)))
+    words = {
+        str: "a string",
+        int: "a whole number",
+        bool: "True or False",
+        types.NoneType: "None",
+    }
+    return words.get(hint, "a list of strings")

@@ -1,0 +1,76 @@
+"""Names of classes, also where the data set itself is not on this machine."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from input_pipeline import sources
+from input_pipeline.sources import tfds
+
+
+def of_data(**data) -> tuple[str, ...] | None:
+    """The names of the classes of a data section, None if the data set has none.
+
+    Those of a tfds data set that is not prepared are what tfds knows of it.
+
+    Raises:
+      DataNotFound: the data set is not there, and nobody else knows its names.
+      ValueError: the section is wrong.
+    """
+    try:
+        return sources.open_source(**data).class_names
+    except sources.DataNotFound:
+        if data.get("kind", "tfds") != "tfds":
+            raise
+        return tfds.known_class_names(data["name"])
+
+
+def of_run(
+    kept: Sequence[str] | None, *, data: Mapping[str, Any], relabels: bool
+) -> tuple[str, ...] | None:
+    """A model's class names in the order of its labels; None if they are unknown.
+
+    Args:
+      kept: what its checkpoint says.
+      data: the section of its training data, which is asked if the checkpoint has none.
+      relabels: whether its labels were others than those of that data.
+    """
+    if kept is not None or relabels:
+        return None if kept is None else tuple(kept)
+    try:
+        return of_data(**data)
+    except ValueError:  # the data set is elsewhere
+        return None
+
+
+def in_words(names: Sequence[str]) -> tuple[str, ...]:
+    """ImageNet's synsets as words, "n01440764" as "tench, Tinca tinca".
+
+    Other names stay as they are.
+    """
+    words = _words_of_synsets()
+    return tuple(words.get(name, name) for name in names)
+
+
+def synsets(names: Sequence[str]) -> tuple[str, ...]:
+    """ImageNet's words as synsets, the inverse of `in_words`.
+
+    Lists of all 1000 words differ in spelling, and some call two classes "crane": one
+    that mostly agrees, place by place, in the first of a class's words is such a list.
+    """
+    words = _words_of_synsets()
+    first = lambda text: text.split(",")[0].strip().lower()
+    pairs = zip(map(first, names), map(first, words.values()), strict=False)
+    if len(names) == len(words) and sum(a == b for a, b in pairs) > 0.9 * len(words):
+        return tuple(words)
+    known = dict(zip(words.values(), words.keys(), strict=True))
+    return tuple(known.get(name, name) for name in names)
+
+
+def _words_of_synsets() -> dict[str, str]:
+    """Synset -> words of ImageNet's 1000 classes, in the order of their labels (tfds)."""
+    try:
+        from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST
+    except ImportError:  # a part of tfds that it may rearrange
+        return {}
+    names = tfds.known_class_names("imagenet2012") or ()
+    return dict(zip(names, IMAGENET_LABELS_LIST, strict=True))

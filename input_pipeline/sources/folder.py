@@ -1,0 +1,150 @@
+"""Images in folders: data_dir/SPLIT/CLASS/*.jpg; `folder_layouts` has what else is read."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline.sources import folder_layouts, image_files, splits
+from input_pipeline.sources.folder_layouts import ARRANGE, Folder, Found
+from input_pipeline.sources.splits import DataNotFound
+from input_pipeline.tracing import as_written
+
+
+class FolderSource:
+    """A split of a folder of images; see `sources.Source` for the interface.
+
+    A class is a folder's name; labels are the places of the names in sorted order, by
+    value (2 before 10) if all are whole numbers. The classes are those of the splits that
+    are asked for; other folders beside them are not looked into. A part of a split is one
+    of a fixed random order of its files.
+
+    Args:
+      data_dir: the folder that holds the folders of the splits.
+      split: the name of one, such as "train", or parts such as "train[:99%]".
+      as_seen: images are turned as EXIF says and transparent pixels are white; False: as
+        the files store them. See `image_files.readable`.
+
+    Raises:
+      DataNotFound: no such folder.
+      ValueError: no such split, no images, or a class without images.
+    """
+
+    def __init__(self, *, data_dir: str, split: str, as_seen: bool = True):
+        self.as_seen = as_seen
+        root = os.path.expanduser(data_dir)
+        self._what = f"{root} {split}"
+        if not os.path.isdir(root):
+            raise DataNotFound(f"there is no folder {root}: {ARRANGE}")
+        known = folder_layouts.folders(root)
+        asked = dict.fromkeys(name for name, _ in splits.parts(split, known, root))
+        found, self.class_names = folder_layouts.find(root, asked)
+        self.num_classes = len(self.class_names)
+        notices = (
+            folder_layouts.notice(os.path.join(root, name), found[name])
+            for name in asked
+        )
+        self.notices = tuple(filter(None, notices))
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+
+        def load(name: str) -> tuple[_Files, int]:
+            files = _files(found[name], label_of)
+            return files, len(files.names)
+
+        chosen = splits.select(split, known, root, load)
+        # One table of folders, and for each file its name, folder and label: a file's
+        # name is short enough (22 bytes) to take no memory beside its place in a table.
+        folders, starts = [], []
+        for files, _ in chosen:
+            starts.append(len(folders))
+            folders += files.folders
+        pairs = list(zip(chosen, starts, strict=True))
+        names = np.concatenate([files.names[rows] for (files, rows), _ in pairs])
+        places = [files.folder_of[rows] + start for (files, rows), start in pairs]
+        labels = [files.labels[rows] for (files, rows), _ in pairs]
+        with tf.device("CPU"):
+            self._folders = tf.constant([os.fsencode(folder) for folder in folders])
+            self._names = tf.constant(names)
+            self._folder_of = tf.constant(np.concatenate(places), tf.int32)
+            self._labels = tf.constant(np.concatenate(labels), tf.int32)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Example `index`: image (undecoded), label, file_name and `_id`."""
+        return self.finish(self._file(index))
+
+    def sequential(self, start: int, stop: int) -> tf.data.Dataset:
+        """The files of examples start to stop in order, several at a time."""
+        return tf.data.Dataset.range(start, stop).map(
+            as_written(self._file), num_parallel_calls=16, deterministic=True
+        )
+
+    def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """An example of `sequential` as `read` has it."""
+        image = image_files.readable(features["image"], as_seen=self.as_seen)
+        return {**features, "image": image}
+
+    def describe(self, index: int) -> str:
+        """The folder, the example's index and its file."""
+        path: Any = self._path(tf.constant(index, tf.int64)).numpy()
+        return f"example {index} of {self._what} ({os.fsdecode(path)})"
+
+    def nbytes(self) -> int:
+        """The size of the files; asks the disk for each."""
+        folders: Any = self._folders.numpy()
+        pairs: Any = zip(self._folder_of.numpy(), self._names.numpy(), strict=True)
+        return sum(
+            os.path.getsize(os.path.join(folders[place], name)) for place, name in pairs
+        )
+
+    def _file(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            "image": tf.io.read_file(self._path(index)),
+            "label": tf.cast(tf.gather(self._labels, index), tf.int64),
+            "file_name": tf.gather(self._names, index),
+            "_id": tf.cast(index, tf.int32),
+        }
+
+    def _path(self, index: tf.Tensor) -> tf.Tensor:
+        folder = tf.gather(self._folders, tf.gather(self._folder_of, index))
+        return tf.strings.join([folder, tf.gather(self._names, index)], os.sep)
+
+
+@dataclasses.dataclass
+class _Files:
+    """The images of a split as arrays."""
+
+    folders: list[str]
+    names: np.ndarray  # of bytes; as the next two one for each image
+    folder_of: np.ndarray  # int32: its place in folders
+    labels: np.ndarray  # int32
+
+
+def _files(found: Found, label_of: Mapping[str, int]) -> _Files:
+    counts = [len(folder.names) for folder in found.folders]
+    names = [os.fsencode(name) for folder in found.folders for name in folder.names]
+    labels = [_labels(folder, label_of) for folder in found.folders]
+    return _Files(
+        folders=[folder.path for folder in found.folders],
+        names=np.array(names, object),
+        folder_of=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+        labels=np.concatenate([np.zeros(0, np.int32), *labels]),
+    )
+
+
+def _labels(folder: Folder, label_of: Mapping[str, int]) -> np.ndarray:
+    if isinstance(folder.classes, str):
+        return np.full(len(folder.names), label_of[folder.classes], np.int32)
+    for name, its_class in zip(folder.names, folder.classes, strict=True):
+        if its_class not in label_of:
+            raise ValueError(
+                f"{os.path.join(folder.path, name)} is of the class {its_class}, which "
+                "has no folder beside in the other splits: keep the images of your "
+                f"classes only, and {ARRANGE}"
+            )
+    return np.array([label_of[name] for name in folder.classes], np.int32)

@@ -1,0 +1,139 @@
+"""The steps that training and evaluation share: a process's rows, map, check, batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from input_pipeline.ops import Preprocess
+from input_pipeline.stream import order
+from input_pipeline.tracing import as_written
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """One process's share of each global batch."""
+
+    batch_size: int
+    process_index: int
+    process_count: int
+
+    def __post_init__(self):
+        if self.batch_size >= 2**31:
+            raise ValueError(
+                f"the batch_size must be below 2**31, got {self.batch_size}"
+            )
+        if self.batch_size < 1 or self.batch_size % self.process_count:
+            raise ValueError(
+                "the batch_size must be a positive multiple of the number of processes"
+                f", which is {self.process_count}, but it is {self.batch_size}"
+            )
+        if not 0 <= self.process_index < self.process_count:
+            raise ValueError(
+                f"process_index must be in 0 to {self.process_count - 1}, but it is "
+                f"{self.process_index}"
+            )
+
+    @property
+    def local_batch_size(self) -> int:
+        """How many rows of each batch are this process's."""
+        return self.batch_size // self.process_count
+
+    def positions(self, step: tf.Tensor) -> tf.Tensor:
+        """The positions of this process's rows of the batch of `step`."""
+        return order.local_positions(
+            step,
+            batch_size=self.batch_size,
+            process_index=self.process_index,
+            process_count=self.process_count,
+        )
+
+
+def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], dict]:
+    """(what `read` takes, its `chances`) -> the features of one example, preprocessed."""
+
+    # As it is written, not converted: an error of an op then reads as the op says it.
+    @as_written
+    def one(item, chance):
+        features = preprocess({**read(item), **chance})
+        drop = chance.keys() - preprocess.kept
+        return {name: x for name, x in features.items() if name not in drop}
+
+    return one
+
+
+def chances(
+    preprocess: Preprocess, seed: Any, batch_seed: Any, epoch: Any, index: Any
+) -> dict[str, Any]:
+    """What chance decides of examples: seeds int32 [..., 2], and what ops draw of them.
+
+    A whole batch at once is many times as fast as each op for each example. The epoch
+    and index int64 [...] come along where an op asks for them.
+    """
+    place = {"epoch": epoch, "index": index} if preprocess.follows_epochs else {}
+    return {"seed": seed, **preprocess.draw(seed, batch_seed), **place}
+
+
+def map_examples(
+    pairs: tf.data.Dataset,
+    preprocess: Preprocess,
+    threads: int,
+    read: Callable = lambda features: features,
+) -> tf.data.Dataset:
+    """Preprocess pairs (what `read` takes, chance), in order, `threads` at a time."""
+    one = example_fn(preprocess, read)
+    return pairs.map(one, num_parallel_calls=threads, deterministic=True)
+
+
+def stackable_specs(examples: tf.data.Dataset) -> dict[str, tf.TensorSpec]:
+    """Shapes and dtypes of the features, which must be such as can be stacked.
+
+    Raises:
+      ValueError: a string, or a shape that differs between examples.
+    """
+    specs: Any = examples.element_spec
+    for name, spec in specs.items():
+        if not isinstance(spec, tf.TensorSpec) or spec.dtype == tf.string:
+            if name == "image":
+                raise ValueError(
+                    "the images of the data are files, which cannot be part of a batch "
+                    "before they are decoded: begin the preprocessing with decode, such "
+                    'as \'decode|resize(224)|keep("image", "labels")\''
+                )
+            kind = "a string" if isinstance(spec, tf.TensorSpec) else "no plain tensor"
+            raise ValueError(
+                f"the feature {name!r} is {kind} after preprocessing, which cannot be "
+                'part of a batch: end the preprocessing with keep("image", "labels"), '
+                "or whatever it should keep"
+            )
+        if not spec.shape.is_fully_defined():
+            raise ValueError(
+                f"the feature {name!r} has the shape {spec.shape} after preprocessing, "
+                "which differs between examples: resize or crop it to one size, or "
+                "leave it out with keep"
+            )
+    return specs
+
+
+def batches(
+    examples: tf.data.Dataset, rows: Rows, threads: int, prefetch: int
+) -> tf.data.Dataset:
+    """This process's rows of each batch, `prefetch` batches ahead.
+
+    Raises:
+      ValueError: a feature that cannot be stacked.
+    """
+    stackable_specs(examples)
+    stacked = examples.batch(rows.local_batch_size, drop_remainder=True)
+    return run_ahead(stacked, threads, prefetch)
+
+
+def run_ahead(stacked: tf.data.Dataset, threads: int, prefetch: int) -> tf.data.Dataset:
+    """Batches made in a pool of `threads` threads, `prefetch` of them ahead."""
+    options = tf.data.Options()
+    # As big_vision: one pool of threads, each example on one of them.
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    options.experimental_optimization.inject_prefetch = False
+    return stacked.prefetch(prefetch).with_options(options)

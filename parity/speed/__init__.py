@@ -1,0 +1,4 @@
+"""The speed of both sides, step by step: `python -m parity.speed`.
+
+Begin with `__main__`. May import sides and reference.
+"""

@@ -1,0 +1,89 @@
+"""The checkpoint with the best value of one metric, beside the newest ones."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from absl import logging
+
+from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.devices import agreement
+
+
+class Best:
+    """Keeps one checkpoint in `workdir`/best; `model_init` and `resume` take that path."""
+
+    def __init__(
+        self, *, workdir: Path, metric: str, mode: Literal["max", "min"] = "max"
+    ):
+        """Watch `metric` of the evaluations, such as "val/prec@1".
+
+        A later start goes on from the value that is kept there.
+        """
+        self._metric, self._mode = metric, mode
+        self._checkpointer = Checkpointer(Path(workdir) / "best", max_to_keep=1)
+        self._checkpointer.remove_partial()
+        self._value = self._kept_value()
+        self._offered: float | None = None  # the value whose state is being written
+
+    def _kept_value(self) -> float | None:
+        latest = self._checkpointer.latest_step()
+        # What follows is for all processes or for none.
+        steps = agreement.as_first_sees([] if latest is None else [latest])
+        if not steps:
+            return None
+        [step] = steps
+        try:
+            return self._checkpointer.meta(step)["value"]
+        except ValueError as error:
+            logging.warning("%s; the best checkpoint is looked for anew", error)
+            self._checkpointer.set_aside(step)
+            return None
+
+    def offer(
+        self, step: int, row: Mapping[str, float], state: Any, meta: dict[str, Any]
+    ) -> None:
+        """Keep the state of `step` if its row of values is better than all before it.
+
+        A row without the metric's evaluator says nothing, and neither does step 0, nor a
+        value that is not finite. If it cannot be written there is a warning.
+        Raises ValueError if the evaluator has no such metric.
+        """
+        evaluator = self._metric.split("/")[0]
+        names = sorted(name for name in row if name.startswith(f"{evaluator}/"))
+        if step == 0 or not names:
+            return
+        if self._metric not in names:
+            raise ValueError(
+                f"ckpt_best: there is no metric {self._metric!r}, but there are "
+                f"{', '.join(names)}"
+            )
+        value = float(row[self._metric])
+        if not math.isfinite(value):
+            return
+        self.settle()
+        if self._value is not None:
+            gain = value - self._value if self._mode == "max" else self._value - value
+            if not gain > 0:
+                return
+        self._offered = value
+        with contextlib.suppress(ValueError):  # of failures in a row: each has warned
+            # A start from an earlier checkpoint may find one of this step or later.
+            self._checkpointer.remove_from(step)
+            self._checkpointer.save(step, state, meta | {"value": value})
+
+    def settle(self) -> None:
+        """Wait until what `offer` has begun to write is whole.
+
+        If it cannot be written, the one before it is still the best.
+        """
+        with contextlib.suppress(ValueError):
+            if self._checkpointer.poll(wait=True) is not None:
+                self._value = self._offered
+        self._offered = None
+
+    def close(self) -> None:
+        """Wait, then let go of orbax's threads."""
+        self._checkpointer.close()

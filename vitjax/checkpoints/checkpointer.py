@@ -1,0 +1,389 @@
+"""Checkpoints of a run, by orbax: atomic, asynchronous, one folder a step."""
+
+import contextlib
+import itertools
+import json
+import shutil
+import textwrap
+import time
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+from vitjax.checkpoints.checksums import changed, checksums
+from vitjax.devices import agreement
+from vitjax.trees import flatten_with_names
+
+FAILURES = 3
+PARTIAL = ".orbax-checkpoint-tmp"  # in the name of what orbax has not finished
+
+
+class Checkpointer:
+    """The checkpoints under `workdir`/checkpoints.
+
+    Each holds the train state (arrays) and a JSON item beside it (everything else).
+    A step's folder appears only when it is complete.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        max_to_keep: int | None = 2,
+        keep_steps: int | None = None,
+    ):
+        """Keep the newest `max_to_keep`, and every multiple of `keep_steps` for ever.
+
+        `max_to_keep=None` keeps all.
+        """
+        if max_to_keep is not None and max_to_keep < 1:
+            raise ValueError(
+                f"max_to_keep must be at least 1, or None for all, got {max_to_keep}"
+            )
+        if keep_steps is not None and keep_steps < 1:
+            raise ValueError(
+                f"keep_ckpt_steps must be at least 1, or None for none, got {keep_steps}"
+            )
+        self.path = Path(workdir).resolve() / "checkpoints"
+        several = jax.process_count() > 1
+        self._commit = agreement.Commit(self.path.parent.name) if several else None
+        self._manager = ocp.CheckpointManager(
+            self.path,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=max_to_keep,
+                keep_period=keep_steps,
+                create=False,
+                async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._commit),
+            ),
+            item_names=("state", "meta"),
+        )
+        self._pending: int | None = None  # the step that is being written
+        self._failures = 0  # in a row
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, None if there is none."""
+        return self._manager.latest_step() if self.path.is_dir() else None
+
+    def steps(self) -> list[int]:
+        """Those of all complete checkpoints, in order."""
+        return sorted(self._manager.all_steps()) if self.path.is_dir() else []
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Start writing; returns when the state has left the devices.
+
+        orbax does not notice a flipped bit, so checksums of all leaves come along.
+        What goes wrong is told by `poll` or `finish`.
+        """
+        self.poll(wait=True)
+        self._pending = step
+        if self._commit is not None:
+            self._commit.begin(step)
+        meta = {**meta, "checksums": checksums(state)}
+        meta = {"crc32": _crc32(meta), **meta}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+        )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._manager.save(step, args=args, force=True)
+        except Exception as error:  # a full disk has many names
+            self._failed(error)
+
+    def last_good(self) -> int | None:
+        """`latest_step` after what is being written is whole, or given up."""
+        with contextlib.suppress(ValueError):
+            self.poll(wait=True)
+        return self.latest_step()
+
+    def poll(self, wait: bool = False) -> int | None:
+        """Look after what is being written; returns at once unless `wait`.
+
+        Returns the step whose checkpoint has just become whole. One that cannot be
+        written leaves a warning and nothing on the disk. Raises ValueError, naming the
+        last good one, after FAILURES in a row.
+        """
+        step, saving = self._pending, self._manager.is_saving_in_progress
+        if step is None or (not wait and saving()):
+            return None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed(error)
+            return None
+        self._pending, self._failures = None, 0
+        return step
+
+    def finish(self) -> None:
+        """Wait for the last one. Raises ValueError if it could not be written."""
+        self.poll(wait=True)
+        if self._failures:
+            raise ValueError(self._cannot_go_on("the last checkpoint"))
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise error  # not the disk's fault
+        step, self._pending = self._pending, None
+        assert step is not None
+        self._failures += 1
+        why = _first_line(error)
+        if jax.process_index() == 0:
+            self._remove_partial(step)
+        logging.warning("the checkpoint of step %d cannot be written: %s", step, why)
+        if self._failures >= FAILURES:
+            what = f"{FAILURES} checkpoints in a row"
+            raise ValueError(self._cannot_go_on(what)) from error
+
+    def _remove_partial(self, step: int) -> None:
+        """Remove what is there of a failed checkpoint, until nothing comes back.
+
+        Threads that wrote other parts of it do not know yet, and cannot be waited for.
+        """
+        absent = 0
+        for _ in range(20 * 60):
+            folders = list(self.path.glob(f"{step}.*"))
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            absent = 0 if folders else absent + 1
+            if absent == 20:
+                return
+            time.sleep(0.05)
+
+    def _cannot_go_on(self, what: str) -> str:
+        good = self.latest_step()
+        last = (
+            "there is none" if good is None else f"the last good one is of step {good}"
+        )
+        return (
+            f"{what} could not be written to {self.path}; {last}: make room there, "
+            "then the same command goes on from it"
+        )
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON item of a step. Raises ValueError if it is damaged."""
+        error = meta = None
+        folder = self.path / str(step)
+        try:
+            meta = _meta_of(folder)
+        except ValueError as e:
+            error = e
+        agreement.raise_if_any(error, f"checkpoint {folder}")
+        assert meta is not None
+        return meta
+
+    def newest_meta(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest step whose JSON item is whole, and this; None if there is none."""
+        for step in reversed(agreement.as_first_sees(self.steps())):
+            with contextlib.suppress(ValueError):
+                return step, self.meta(step)
+        return None
+
+    def restore(self, step: int, shapes: Any) -> Any:
+        """The state of a step, placed as the shardings of `shapes` say.
+
+        Raises ValueError if it is damaged, or the tree or a shape does not fit.
+        """
+        expected = self.meta(step)["checksums"]
+        here = {name for name, _ in flatten_with_names(shapes)}
+        unlike = _some("lacks", here - expected.keys())
+        unlike += _some("has besides", expected.keys() - here)
+        if unlike:
+            raise ValueError(
+                f"checkpoint {self.path / str(step)} does not fit the model and "
+                f"optimizer of this config: it {' and '.join(unlike)}"
+            )
+        error = state = None
+        try:
+            # The handler alone: orbax's manager ends with a barrier, at which the other
+            # processes would wait for ever for one that has failed.
+            state = ocp.StandardCheckpointHandler().restore(
+                self._manager.directory / str(step) / "state",
+                args=ocp.args.StandardRestore(shapes),
+            )
+        except jax.errors.JaxRuntimeError:  # see above
+            raise
+        except Exception as e:  # see above
+            why = e.__cause__ or e  # orbax's own may not name the array
+            error = ValueError(
+                f"checkpoint {self.path / str(step)} does not fit the model and "
+                "optimizer of this config, or is damaged: "
+                f"{type(why).__name__}, {_first_line(why)}"
+            )
+            error.__cause__ = e
+        agreement.raise_if_any(error, f"checkpoint {self.path / str(step)}")
+        wrong = changed(state, expected)
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise self._damaged(step, f"the bits of {wrong[0]}{more} have changed")
+        return state
+
+    def restore_newest(self, shapes: Any) -> tuple[Any, dict[str, Any]] | None:
+        """(state, meta) of the newest checkpoint that is whole; None if there is none.
+
+        Damaged ones after it are named in a warning, and moved to `workdir`/damaged.
+        Raises the newest one's ValueError if there are checkpoints and none is whole.
+        """
+        steps = agreement.as_first_sees(
+            sorted(self._manager.all_steps() if self.path.is_dir() else [])
+        )
+        errors: dict[int, ValueError] = {}
+        for step in reversed(steps):
+            try:
+                found = self.restore(step, shapes), self.meta(step)
+            except ValueError as error:
+                errors[step] = error
+                continue
+            for damaged, error in errors.items():
+                logging.warning("%s; going on from step %d", error, step)
+                self.set_aside(damaged)
+            return found
+        if errors:
+            raise errors[steps[-1]]
+        return None
+
+    def _damaged(self, step: int, what: str) -> ValueError:
+        return _damaged(self.path / str(step), what)
+
+    def set_aside(self, step: int) -> None:
+        """Make room for another checkpoint of that step, and lose nothing."""
+        if jax.process_index() == 0:
+            place = self.path.parent / "damaged"
+            place.mkdir(exist_ok=True)
+            free = (
+                n for n in itertools.count() if not (place / f"{step}-{n}").exists()
+            )
+            (self.path / str(step)).rename(place / f"{step}-{next(free)}")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager.reload()
+
+    def remove_partial(self) -> None:
+        """Remove what a killed process has begun to write; nobody else may be writing."""
+        if jax.process_index() == 0:
+            for folder in self.path.glob(f"*{PARTIAL}*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_from(self, step: int) -> None:
+        """Remove the checkpoints of `step` and after it."""
+        for later in self._manager.all_steps() if self.path.is_dir() else []:
+            if later >= step:
+                self._manager.delete(later)
+
+    def close(self) -> None:
+        """Wait, then let go of orbax's threads."""
+        with contextlib.suppress(Exception):  # told by `finish`, if anybody asked
+            self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _some(what: str, names: Collection[str]) -> list[str]:
+    """[what and the first names], nothing if there are none."""
+    first, more = sorted(names)[:3], len(names) - 3
+    text = f"{what} {', '.join(first)}" + (f" and {more} more" if more > 0 else "")
+    return [text] if first else []
+
+
+def _first_line(error: BaseException) -> str:
+    # tensorstore goes on to tell all that it was asked.
+    text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
+    return textwrap.shorten(text, 400)
+
+
+def _crc32(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def locate(path: str | Path) -> tuple[Path, int]:
+    """(workdir, step) of a workdir (its newest checkpoint) or of one step's folder.
+
+    Raises ValueError if no checkpoint is there.
+    """
+    path = Path(path).resolve()
+    if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
+        return path.parent.parent, int(path.name)
+    steps = [int(p.name) for p in (path / "checkpoints").glob("*") if p.name.isdigit()]
+    if not steps:
+        raise ValueError(
+            f"no checkpoint at {str(path)!r}: expected the workdir of a run, or "
+            "workdir/checkpoints/STEP"
+        )
+    return path, max(steps)
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The JSON item of a checkpoint; `path` as `locate` takes it, errors as of `meta`."""
+    workdir, step = locate(path)
+    return _meta_of(workdir / "checkpoints" / str(step))
+
+
+def _meta_of(folder: Path) -> dict[str, Any]:
+    """The JSON item of a step's folder; touches no device, since configs ask for it."""
+    try:
+        item: Any = folder / "meta"  # orbax takes any kind of path
+        meta = dict(ocp.JsonCheckpointHandler().restore(item))
+        whole = meta.pop("crc32") == _crc32(meta)
+    # Of damaged bytes orbax and its readers say all sorts of things.
+    except Exception as error:
+        raise _damaged(folder, f"{type(error).__name__} in meta") from error
+    if not whole:
+        raise _damaged(folder, "the bytes of meta have changed")
+    return meta
+
+
+def read_params(
+    path: str | Path, source: str = "params"
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(parameters in numpy, config) of a checkpoint; `path` as `locate` takes it.
+
+    The config is the run's, as plain values. `source` is the part of the state: "ema"
+    for averaged parameters. Raises ValueError if there is none, or it is damaged.
+    """
+    workdir, step = locate(path)
+    meta, start = read_meta(path), f"{source}/"
+    stored = {k: v for k, v in meta["checksums"].items() if k.startswith(start)}
+    if not stored:
+        raise ValueError(
+            f"the checkpoint of step {step} of {workdir} has no {source!r}: only runs "
+            "whose config has a section of that name keep it"
+        )
+    try:
+        folder = workdir / "checkpoints" / str(step) / "state"
+        params = _params_in_numpy(folder, source)
+    except Exception as error:  # of damaged bytes orbax says all sorts of things
+        raise _damaged(path, _first_line(error)) from error
+    wrong = changed({source: params}, stored)
+    if wrong:
+        raise _damaged(path, f"the bits of {wrong[0]} have changed")
+    return params, meta.get("config")
+
+
+def _params_in_numpy(folder: Path, source: str) -> dict[str, Any]:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        verbosity = logging.get_verbosity()
+        try:
+            logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
+            stored = checkpointer.metadata(folder).item_metadata.tree[source]
+        finally:
+            logging.set_verbosity(verbosity)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
+        to_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
+        )
+        return checkpointer.restore(
+            folder,
+            args=ocp.args.PyTreeRestore(
+                item={source: target},
+                restore_args={source: to_numpy},
+                partial_restore=True,
+            ),
+        )[source]
+
+
+def _damaged(path: Any, what: str) -> ValueError:
+    return ValueError(f"checkpoint {path} is damaged: {what}")

@@ -1,0 +1,139 @@
+"""What a config may say at its top level, and what holds where it says nothing."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vitjax import optim
+from vitjax.config import arguments, durations
+from vitjax.config.lookup import unknown
+
+# Handed to vitjax.optim.make_optimizer as they are; its signature has the defaults.
+OPTIMIZER_KEYS = frozenset(
+    {
+        "lr",
+        "wd",
+        "schedule",
+        "optax_name",
+        "optax",
+        "grad_clip_norm",
+        "l2",
+        "l2_mults",
+        "sam",
+        "lr_mults",
+        "wd_mults",
+    }
+)
+# Each in four spellings: PREFIX_steps, _examples, _epochs or _percent.
+DURATIONS = ("total", "log_training", "ckpt", "keep_ckpt")
+# Keys of big_vision that vitjax refuses, with what to do instead.
+REFUSED = {
+    "eval_only": "evaluation without training is a tool of its own",
+    "force_eval": "evaluations run again only where their row is missing",
+    "fewshot": "big_vision does not read it either; put evaluators under evals",
+    "init_shapes": "the image shape is read off the first op string's result",
+    "init_types": "the image type is read off the first op string's result",
+    "model_load": "model_init reads every format; dont_load takes regexes",
+    "sharding_rules": "logical axis rules are not supported; use sharding_strategy",
+    "ocdbt": "orbax writes the checkpoints",
+    "ckpt_timeout": "orbax waits for an unfinished checkpoint by itself",
+    "pp_modules": "every op is always known",
+    "grad_clip_per_example": "only the norm of the whole gradient is clipped",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The top-level keys of a config under big_vision's names, with their defaults."""
+
+    input: Mapping[str, Any]  # keyword arguments of input_pipeline.pipeline.make_train
+    num_classes: int
+    batch_size_eval: int | None = None  # of evals; None is input.batch_size
+    seed: int = 0
+    device_pp: str = ""  # ops on the training batch inside the step
+    # Model.
+    model_name: str = "vit"
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    init_head_bias: int | float | None = None
+    # Loss and step.
+    loss: str = "sigmoid_xent"
+    label_smoothing: int | float = 0.0
+    mixup: Mapping[str, Any] | None = (
+        None  # keyword arguments of vitjax.step.mixup.check
+    )
+    accum_freq: int = 1
+    ema: Mapping[str, Any] | None = (
+        None  # keyword arguments of vitjax.step.ema.make_update
+    )
+    loss_scale: Mapping[str, Any] | None = None  # keyword arguments of loss_scale.make
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Devices.
+    mesh: Sequence[tuple[str, int]] = (("data", -1),)
+    sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),)
+    prefetch_to_device: int = 2
+    # Where to start from, if the workdir has no checkpoint.
+    resume: str | None = None  # full state of another run
+    model_init: str | None = None  # parameters only, of a run or a file
+    model_init_grid: Sequence[int] | None = None  # of its patches, if not a square
+    model_init_channels: str | None = None  # "sum": fit it to images of other channels
+    dont_load: Sequence[str] = ()  # regexes of parameters that model_init leaves fresh
+    # Evaluation and records.
+    evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_to_keep: int | None = 2
+    ckpt_best: Mapping[str, Any] | None = None  # keyword arguments of best.Best
+    tensorboard: bool = True
+    wandb: Mapping[str, Any] | None = None  # keyword arguments of sinks.WandbSink
+    durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def relabels(self) -> bool:
+        """Whether pp may give examples other labels than those of the data set."""
+        return "lookup(" in str(self.input.get("pp"))
+
+    def steps(self, prefix: str, **sizes: Any) -> Any:
+        """A duration of the config in steps; see `vitjax.config.durations.steps`."""
+        return durations.steps(prefix, self.durations, **sizes)
+
+
+def from_config(config: Mapping[str, Any]) -> Experiment:
+    """Read a config's top level; ValueError names a key that is unknown or missing."""
+    arguments.check_values("", config)
+    duration_keys = {key for prefix in DURATIONS for key in durations.keys(prefix)}
+    fields = {f.name: f for f in dataclasses.fields(Experiment)}
+    own = fields.keys() - {"optimizer", "durations"}
+    known = own | OPTIMIZER_KEYS | duration_keys
+    groups: dict[str, dict[str, Any]] = {"optimizer": {}, "durations": {}, "own": {}}
+    for key, value in config.items():
+        if key in REFUSED:
+            raise ValueError(f"config key {key!r} is not supported: {REFUSED[key]}")
+        if key not in known:
+            raise unknown(key, known, "config key")
+        if key in OPTIMIZER_KEYS:
+            groups["optimizer"][key] = value
+        elif key in duration_keys:
+            groups["durations"][key] = value
+        else:
+            groups["own"][key] = value
+    for key in ("input", "num_classes"):
+        if groups["own"].get(key) is None:
+            raise ValueError(f"the config lacks {key!r}")
+    for key in ("lr", "optax_name"):
+        if key not in groups["optimizer"]:
+            raise ValueError(f"the config lacks {key!r}")
+    arguments.check_types(
+        "", arguments.annotations(optim.make_optimizer), groups["optimizer"]
+    )
+    # A section that was switched off with None is as good as absent; elsewhere None may
+    # be a value of its own.
+    hints = typing.get_type_hints(Experiment)
+    own_values: dict[str, Any] = {
+        key: value
+        for key, value in groups["own"].items()
+        if value is not None or types.NoneType in typing.get_args(hints[key])
+    }
+    arguments.check_types("", hints, own_values)
+    return Experiment(
+        **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
+    )

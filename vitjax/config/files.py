@@ -1,0 +1,198 @@
+"""Config files: loading, command line overrides, and reading big_vision's own files."""
+
+import ast
+import importlib.util
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ml_collections import ConfigDict
+
+from vitjax.config import arguments, durations
+
+
+def split_spec(spec: str) -> tuple[Path, str | None]:
+    """("configs/x.py", "a=1,b") of "configs/x.py:a=1,b"; None where no argument is."""
+    path, colon, arg = spec.partition(":")
+    return Path(path), arg if colon else None
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a Python file with `get_config(arg)`, overrides applied.
+
+    Args:
+      spec: "path/to/file.py" or "path/to/file.py:argument".
+      overrides: "a.b=VALUE" each; see `override`.
+
+    Raises ValueError, in one sentence, where the file or an override is wrong.
+    """
+    path, arg = split_spec(spec)
+    if not path.is_file():
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(
+            f"config file {str(path)!r} {state}; give a file such as "
+            "configs/quickstart.py"
+        )
+    module_spec = importlib.util.spec_from_file_location("vitjax_config_file", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"config file {str(path)!r} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(module_spec)
+    # A config file may import its neighbours by package, installed or not.
+    root = str(path.resolve().parent.parent)
+    sys.path.append(root)
+    try:
+        module_spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ValueError(f"config file {str(path)!r} cannot be read: {error}") from None
+    finally:
+        sys.path.remove(root)
+    config = _call(module, path, arg)
+    with config.unlocked(), config.ignore_type():
+        # A duration of the command line replaces the file's, whatever its unit.
+        for text in overrides:
+            _drop_other_units(config, text.partition("=")[0].split("."))
+        for text in overrides:
+            override(config, text)
+    return config
+
+
+def _drop_other_units(config: ConfigDict, keys: list[str]) -> None:
+    prefix, _, unit = keys[-1].rpartition("_")
+    section: Any = config
+    for key in keys[:-1]:
+        section = section.get(key) if isinstance(section, ConfigDict) else None
+    if unit in durations.UNITS and isinstance(section, ConfigDict):
+        for other in durations.keys(prefix):
+            if other in section and other != keys[-1]:
+                del section[other]
+
+
+def _call(module: Any, path: Path, arg: str | None) -> ConfigDict:
+    """`module.get_config`, with the argument if there is one."""
+    function = getattr(module, "get_config", None)
+    if function is None:
+        raise ValueError(f"config file {str(path)!r} has no function get_config(arg)")
+    takes_arg = bool(inspect.signature(function).parameters)
+    if arg is not None and not takes_arg:
+        raise ValueError(f"config file {str(path)!r} takes no argument, got {arg!r}")
+    config = function(arg) if arg is not None else function()
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"get_config of {str(path)!r} must return a ConfigDict, got "
+            f"{type(config).__name__}"
+        )
+    return config
+
+
+def override(config: ConfigDict, text: str) -> None:
+    """Apply "a.b=VALUE" to an unlocked config, whether or not it names the key.
+
+    VALUE is read as a Python literal, else kept as a string. None removes a section
+    and is an ordinary value otherwise.
+    """
+    dotted, equals, value_text = text.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise ValueError(
+            f"cannot read the override {f'--config.{text}'!r}: expected "
+            "--config.key=VALUE"
+        )
+    section = config
+    for key in keys[:-1]:
+        # A section that the file leaves out, or sets to None, begins empty.
+        if key not in section or section[key] is None:
+            section[key] = ConfigDict()
+        section = section[key]
+        if not isinstance(section, ConfigDict):
+            raise ValueError(
+                f"cannot set {f'--config.{dotted}'!r}: {key!r} is a value, not a "
+                "section"
+            )
+        section = section.unlock()
+    try:
+        value = ast.literal_eval(value_text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if value_text.strip()[:1] in ("[", "{"):
+            raise ValueError(
+                f"cannot read {f'--config.{text}'!r}: expected a Python literal, so "
+                "{'key': 1} and not dict(key=1), strings in quotes"
+            ) from None
+        value = value_text
+    arguments.check_values(dotted, value)
+    with section.ignore_type():
+        if value is None and isinstance(section.get(keys[-1]), ConfigDict):
+            del section[keys[-1]]
+        else:
+            section[keys[-1]] = value
+
+
+def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
+    """(config in vitjax's spelling, one notice for each key that was changed).
+
+    Pure. Whatever big_vision's configs spell differently is settled here, once.
+    """
+    changed: Any = ConfigDict(config.to_dict())
+    notices = []
+    section = changed.get("input")
+    # What ought to be a section and is none is left to those who read it.
+    if isinstance(section, ConfigDict) and "accum_freq" in section:
+        with changed.ignore_type():
+            changed.accum_freq = section.accum_freq
+        del section.accum_freq
+        notices.append("input.accum_freq is read as the top-level accum_freq")
+    if "pp_modules" in changed:
+        del changed.pp_modules
+        notices.append("pp_modules is dropped: every op is always known")
+    if isinstance(changed.get("mixup"), ConfigDict) and "fold_in" in changed.mixup:
+        del changed.mixup.fold_in
+        notices.append("mixup.fold_in is dropped: big_vision does not read it either")
+    evals = changed.get("evals")
+    each: Any = evals.items() if isinstance(evals, ConfigDict) else ()
+    for name, section in each:
+        data = section.get("data") if isinstance(section, ConfigDict) else None
+        hard_to_get = ("imagenet_v2", "imagenet2012_real")
+        if not isinstance(data, ConfigDict) or "required" in section:
+            continue
+        if data.get("name") in hard_to_get:
+            section.required = False
+            notices.append(
+                f"evals.{name} is skipped where {data.name} is not prepared "
+                "(required=False)"
+            )
+    return changed, notices
+
+
+def plain(config: Any) -> Any:
+    """A config as plain JSON values: dicts, lists, numbers, strings, None."""
+    if isinstance(config, ConfigDict):
+        config = config.to_dict()
+    if isinstance(config, dict):
+        return {str(k): plain(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(v) for v in config]
+    return config
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_ABSENT: Final = _Absent()
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """ "a.b: old -> new" for every key in which two plain configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(
+                old.get(key, _ABSENT),
+                new.get(key, _ABSENT),
+                f"{prefix}.{key}".strip("."),
+            )
+        ]
+    return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]

@@ -1,0 +1,150 @@
+"""The evaluators of a run: which there are and when each is due."""
+
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from vitjax.config import arguments, durations
+from vitjax.config.lookup import lookup, unknown
+from vitjax.evaluators import EVALUATORS
+
+# Keys of big_vision's evaluators that vitjax refuses, with what to do instead.
+REFUSED = {
+    "cache": "not supported; the operating system keeps in memory what fits",
+    "cache_final": "not supported; the operating system keeps in memory what fits",
+    "cache_raw": "not supported; the operating system keeps in memory what fits",
+    "pred": "not supported; the model's logits are evaluated",
+    "prefetch": "not supported; two batches are always made ahead",
+}
+
+# What a section may hold beside the evaluator's own arguments and its durations.
+WHEN = {"type": str, "required": bool, "skip_first": bool, "params": str}
+
+
+def own_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's arguments of the evaluator itself, without what decides when it runs."""
+    when = {*WHEN, *durations.keys("log")}
+    return {key: value for key, value in section.items() if key not in when}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One section of `evals`."""
+
+    name: str
+    evaluator: Any
+    log_steps: int | None
+    skip_first: bool
+    params: str = "params"  # the field of the state that is evaluated
+
+    def due(self, step: int, total_steps: int) -> bool:
+        """At step 0 unless `skip_first`, every `log_steps`, and at the end."""
+        if step == 0:
+            return not self.skip_first
+        return durations.due(step, self.log_steps, total_steps, first=False)
+
+
+def _entry(
+    name: str,
+    evaluator: type,
+    given: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    batch_size: int,
+    section: Mapping[str, Any],
+) -> Entry:
+    """Split the section into what decides when, and the evaluator's own arguments."""
+    section = dict(section)
+    when = {k: section.pop(k) for k in durations.keys("log") if k in section}
+    skip_first = bool(section.pop("skip_first", False))
+    params = section.pop("params", "params")
+    if params not in ("params", "ema"):
+        raise unknown(params, ("params", "ema"), f"evals.{name}.params")
+    if "batch_size" in inspect.signature(evaluator).parameters:
+        section = {"batch_size": batch_size} | section
+        arguments.check_types(f"evals.{name}", {"batch_size": int}, section)
+        if section["batch_size"] % given["mesh"].size:
+            raise ValueError(
+                f"evals.{name}: batch_size {section['batch_size']} is not divisible "
+                f"by {given['mesh'].size} device(s); set evals.{name}.batch_size"
+            )
+    try:
+        log_steps = durations.steps("log", when, **sizes, default=None)
+    except ValueError as error:
+        raise ValueError(f"evals.{name}: {error}") from error
+    return Entry(
+        name=name,
+        evaluator=arguments.call(f"evals.{name}", evaluator, section, **given),
+        log_steps=log_steps,
+        skip_first=skip_first,
+        params=params,
+    )
+
+
+def make_entries(
+    evals: Mapping[str, Any],
+    *,
+    predict: Callable[..., Any],
+    make_data: Callable[..., Any],
+    mesh: Mesh,
+    sizes: Mapping[str, int],
+    batch_size: int,
+    missing: type[Exception],
+    warn: Callable[[str], None],
+    ema: bool = False,
+) -> list[Entry]:
+    """Open every evaluator of the config's `evals`.
+
+    Args:
+      sizes: data_size, batch_size and total_steps of the run.
+      batch_size: of the evaluators that do not say.
+      missing: what `make_data` raises if a data set is not prepared; an evaluator with
+        `required=False` is then left out and `warn` is told why.
+      ema: whether the state has averaged parameters, which `params="ema"` evaluates.
+    """
+    given = {"predict": predict, "make_data": make_data, "mesh": mesh}
+    entries = []
+    for name, section in evals.items():
+        if section is None:
+            continue
+        if not isinstance(section, Mapping):
+            raise ValueError(
+                f"config section evals.{name} must be a section, got {section!r}"
+            )
+        for key in REFUSED.keys() & section.keys():
+            raise ValueError(f"config key evals.{name}.{key}: {REFUSED[key]}")
+        arguments.check_types(f"evals.{name}", WHEN, section)
+        if section.get("params") == "ema" and not ema:
+            raise ValueError(
+                f"evals.{name}: params='ema' needs averaged parameters, and this config "
+                "makes none; set ema, e.g. to dict(decay=0.9999)"
+            )
+        section = dict(section)
+        required = section.pop("required", True)
+        evaluator = lookup(
+            EVALUATORS, section.pop("type", "classification"), "evaluator"
+        )
+        try:
+            entries.append(_entry(name, evaluator, given, sizes, batch_size, section))
+        except missing as error:
+            if required:
+                raise
+            warn(f"evals.{name} is skipped: {error}")
+    return entries
+
+
+def run(entries: list[Entry], state: Any) -> dict[str, float]:
+    """Run evaluators on a state; one row of "name/metric" values."""
+    row = {}
+    for entry in entries:
+        start = time.monotonic()
+        evaluated = state
+        if entry.params != "params":
+            evaluated = dataclasses.replace(state, params=getattr(state, entry.params))
+        for metric, value in entry.evaluator.run(evaluated):
+            row[f"{entry.name}/{metric}"] = value
+        row[f"time/{entry.name}"] = time.monotonic() - start
+    return row

@@ -1,0 +1,9 @@
+"""From gradients to updates: optimizer chains under big_vision's names.
+
+Begin with `make_optimizer` in `chain`; `schedules` has the learning rates and `shampoo` an
+optimizer that optax lacks. May import config and trees.
+"""
+
+from vitjax.optim.chain import frozen_mask, make_optimizer
+
+__all__ = ["frozen_mask", "make_optimizer"]

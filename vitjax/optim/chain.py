@@ -1,0 +1,292 @@
+"""The optimizer: big_vision's chain of transforms, schedules and parameter groups.
+
+    clip -> + l2 * params -> optimizer -> x lr -> x lr_mults
+         -> + wd * params -> x schedule -> x -1
+
+So an update is -schedule * (lr * adam + wd * params): decay follows the schedule but
+not the learning rate, and torch's AdamW has it as weight_decay = wd / lr. `l2` is the
+coupled decay that torch's Adam calls weight_decay; big_vision has none. Parameters
+that a schedule of None freezes get a zero update, have no optimizer state and do not
+count in the norm that is clipped (big_vision optax.py:78-149).
+"""
+
+import contextlib
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax as ox
+from absl import logging
+
+from vitjax import trees
+from vitjax.config import arguments
+from vitjax.config.durations import Section
+from vitjax.config.lookup import unknown
+from vitjax.optim.schedules import Schedule, make_schedule
+from vitjax.optim.shampoo import scale_by_shampoo
+
+Pairs: TypeAlias = Sequence[tuple[str, Any]]
+Mults: TypeAlias = Sequence[tuple[str, int | float]]
+
+
+def make_optimizer(
+    params: Any,
+    *,
+    total_steps: int,
+    batch_size: int | None,
+    data_size: int | None,
+    lr: int | float,
+    optax_name: str,
+    optax: Section | None = None,
+    schedule: Section | Pairs | None = None,
+    wd: int | float | None = None,
+    wd_mults: Mults = ((".*/kernel$", 1.0),),
+    lr_mults: Mults | None = None,
+    grad_clip_norm: int | float | None = None,
+    l2: int | float | None = None,
+    l2_mults: Mults = ((".*/kernel$", 1.0),),
+    sam: Section | None = None,
+) -> tuple[ox.GradientTransformation, list[Schedule]]:
+    """The transform, and the rate lr * schedule of each group that is trained.
+
+    `params` is a tree of arrays or of their shapes. `optax_name` names a transform of
+    optax ("scale_by_adam", "contrib.scale_by_ademamix") or one of `OURS`; `optax` is its
+    keyword arguments. `schedule` is the keyword arguments of `make_schedule` for all
+    parameters, or a list of (pattern, such a section or None to freeze) that covers them
+    all; None means a constant rate. `lr_mults`, `wd_mults` and `l2_mults` are lists
+    of (pattern, factor), and leave alone what no pattern matches. In every list a
+    pattern must match the whole name, and the first that does counts. A global gradient
+    norm of at least `grad_clip_norm` is scaled down to it.
+
+    `sam` is the keyword arguments of `sharpness_aware`. The transform's update then needs
+    `grad_fn(params, i)`, as `vitjax.step` gives it.
+    """
+    run = dict(total_steps=total_steps, batch_size=batch_size, data_size=data_size)
+    _warn_of_idle(params, _pairs(schedule), "schedule")
+    _warn_of_idle(params, lr_mults or (), "lr_mults")
+    _warn_of_idle(params, wd_mults if wd else (), "wd_mults")
+    _warn_of_idle(params, l2_mults if l2 else (), "l2_mults")
+    groups = _schedule_groups(params, schedule, run)
+    frozen = frozen_mask(params, schedule)
+    trained = jax.tree.map(operator.not_, frozen)
+
+    chain = []
+    if grad_clip_norm:
+        if not grad_clip_norm > 0:
+            raise ValueError(f"grad_clip_norm must be above 0, got {grad_clip_norm}")
+        chain.append(ox.masked(ox.clip_by_global_norm(grad_clip_norm), trained))
+    if l2:
+        for mask, mult in _groups(params, l2_mults, "l2_mults"):
+            # Frozen parameters' must not reach an optimizer that looks at all at once.
+            mask = jax.tree.map(operator.and_, mask, trained)
+            chain.append(ox.add_decayed_weights(l2 * mult, mask))
+    chain.append(_transform(optax_name, dict(optax or {}), params, trained))
+    chain.append(ox.scale(lr))
+    for mask, mult in _groups(params, lr_mults or (), "lr_mults"):
+        if not mult > 0:
+            raise ValueError(
+                f"lr_mults must be above 0, got {mult!r}; to freeze parameters, give "
+                f"them the schedule None"
+            )
+        chain.append(ox.masked(ox.scale(mult), mask))
+    if wd:
+        for mask, mult in _groups(params, wd_mults, "wd_mults"):
+            chain.append(ox.add_decayed_weights(wd * mult, mask))
+    for mask, fn in groups:
+        chain.append(ox.masked(ox.scale_by_schedule(fn), mask))
+    # Weight decay reaches frozen parameters too, so they are zeroed after it.
+    chain.append(ox.masked(ox.set_to_zero(), frozen))
+    chain.append(ox.scale(-1.0))
+    tx = ox.chain(*chain)
+    if sam is not None:
+        arguments.check("sam", sharpness_aware, dict(sam), {"tx": tx})
+        tx = sharpness_aware(tx, **dict(sam))
+    return tx, [_rate(lr, fn) for _, fn in groups]
+
+
+def sharpness_aware(
+    tx: ox.GradientTransformation, *, rho: int | float = 0.05
+) -> ox.GradientTransformationExtraArgs:
+    """`tx` on the gradient at params + rho * gradient / |gradient|.
+
+    Sharpness-aware minimization (https://arxiv.org/abs/2010.01412): each step costs two
+    gradients, and flat minima are preferred. Raises ValueError unless rho is above 0.
+    """
+    if not rho > 0:
+        raise ValueError(f"sam.rho must be above 0, got {rho}")
+    uphill = ox.chain(ox.contrib.normalize(), ox.sgd(rho))
+    return ox.contrib.sam(tx, uphill, opaque_mode=True)
+
+
+def _warn_of_idle(params: Any, pairs: Pairs, what: str) -> None:
+    for pattern, _ in pairs:
+        (mask,) = trees.match_patterns(params, [pattern], what=what)
+        if not any(jax.tree.leaves(mask)):
+            logging.warning("%s: %r matches no parameter", what, pattern)
+
+
+def frozen_mask(params: Any, schedule: Section | Pairs | None) -> Any:
+    """A tree of bools: True where `schedule` freezes a parameter."""
+    frozen = jax.tree.map(lambda _: False, params)
+    for mask, section in _groups(params, _pairs(schedule), "schedule", strict=True):
+        if section is None:
+            frozen = jax.tree.map(operator.or_, frozen, mask)
+    return frozen
+
+
+def _pairs(schedule: Section | Pairs | None) -> Pairs:
+    if schedule is None:
+        schedule = {}
+    return [(".*", schedule)] if isinstance(schedule, Section) else schedule
+
+
+def _rate(lr: int | float, schedule: Schedule) -> Schedule:
+    return lambda step: lr * schedule(step)
+
+
+def _groups(
+    params: Any, pairs: Pairs, what: str, *, strict: bool = False
+) -> list[tuple[Any, Any]]:
+    """The mask of each pattern with its value."""
+    patterns = [pattern for pattern, _ in pairs]
+    masks = trees.match_patterns(params, patterns, strict=strict, what=what)
+    return [(mask, value) for mask, (_, value) in zip(masks, pairs, strict=True)]
+
+
+def _schedule_groups(
+    params: Any, schedule: Section | Pairs | None, run: dict[str, Any]
+) -> list[tuple[Any, Schedule]]:
+    """The mask and the schedule of each group that is not frozen."""
+    groups = []
+    for mask, section in _groups(params, _pairs(schedule), "schedule", strict=True):
+        if section is None:
+            continue
+        if not isinstance(section, Section):
+            raise ValueError(
+                f"schedule must be a section, or None to freeze, got {section!r}"
+            )
+        if clash := sorted(run.keys() & set(section.keys())):
+            raise ValueError(f"schedule cannot set {clash[0]}: the run has its own")
+        arguments.check("schedule", make_schedule, dict(section), run)
+        groups.append((mask, make_schedule(**run, **dict(section))))
+    return groups
+
+
+def _transform(
+    name: str, kwargs: dict[str, Any], params: Any, trained: Any
+) -> ox.GradientTransformation:
+    """The transform of this name and arguments, applied to what is trained."""
+    factory = _factory(name)
+    parameters = inspect.signature(factory).parameters
+    if "learning_rate" in parameters:
+        # Such a factory scales by -learning_rate itself: two signs make an ascent.
+        raise ValueError(
+            f"optax_name={name!r} is a whole optimizer with its own learning rate; "
+            f'name the transform within it, like "scale_by_adam" for "adam"'
+        )
+    if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
+        for key in kwargs:
+            if key not in parameters:
+                raise unknown(key, parameters, f"key of config.optax for {name}")
+    with _explained(name, kwargs):
+        tx = factory(**kwargs)
+    if not isinstance(tx, ox.GradientTransformation):
+        raise ValueError(
+            f"optax_name={name!r} must make a gradient transformation, but makes "
+            f"a {type(tx).__name__}"
+        )
+    tx = ox.masked(tx, trained)
+    # optax looks at most arguments in the first update only.
+    with _explained(name, kwargs):
+        jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
+    return tx
+
+
+@contextlib.contextmanager
+def _explained(name: str, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Whatever a transform raises at odd arguments becomes a sentence."""
+    try:
+        yield
+    except Exception as error:
+        why = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"optax_name={name!r} with {kwargs} fails: {why}") from error
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if name in OURS:
+        return OURS[name]
+    try:
+        factory = operator.attrgetter(name)(ox)
+    except AttributeError:
+        factory = None
+    if not callable(factory):
+        modules = {"": ox, "contrib.": ox.contrib}
+        scalers = [
+            prefix + key
+            for prefix, module in modules.items()
+            for key in dir(module)
+            if key.startswith("scale_by_")
+        ]
+        known = [*OURS, *scalers, "ema", "identity", "trace"]
+        raise unknown(name, known, "optax_name")
+    return factory
+
+
+def scale_by_adafactor(
+    *,
+    min_dim_size_to_factor: int = 32,
+    decay_rate: float = 0.8,
+    decay_offset: int = 0,
+    beta2_cap: float = 0.999,
+    clipping_threshold: float | None = None,
+    momentum: float | None = 0.9,
+    dtype_momentum: Any = "bfloat16",
+    eps: float = 1e-30,
+) -> ox.GradientTransformation:
+    """big_vision's Adafactor (arXiv 2106.04560, section 3.4; optax.py:187-214).
+
+    Second moments are factored over the two largest dims where both have at least
+    `min_dim_size_to_factor`; their decay at step t = 1, 2, ... is
+    min(beta2_cap, 1 - t ** -decay_rate). A lower cap (0.95) cures instabilities.
+    Momentum is an average without bias correction. Updates whose root mean square
+    is above `clipping_threshold` are scaled down to it, parameter by parameter.
+    """
+
+    def decay(count: Any, exponent: Any) -> Any:
+        t = jnp.asarray(count + 1, jnp.float32)
+        return jnp.minimum(beta2_cap, 1.0 - t**-exponent)
+
+    chain = [
+        ox.scale_by_factored_rms(
+            decay_rate=decay_rate,
+            step_offset=decay_offset,
+            min_dim_size_to_factor=min_dim_size_to_factor,
+            epsilon=eps,
+            decay_rate_fn=decay,
+        )
+    ]
+    if clipping_threshold:
+        chain.append(ox.clip_by_block_rms(clipping_threshold))
+    if momentum:
+        chain.append(ox.ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
+    return ox.chain(*chain)
+
+
+def momentum_hp(
+    *, momentum: float = 0.9, dtype: Any = "bfloat16", nesterov: bool = False
+) -> ox.GradientTransformation:
+    """SGD momentum whose accumulator is kept in half precision."""
+    return ox.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=dtype)
+
+
+BIG_VISION: Final[Mapping[str, Callable[..., ox.GradientTransformation]]] = {
+    "big_vision.momentum_hp": momentum_hp,
+    "big_vision.scale_by_adafactor": scale_by_adafactor,
+}
+OURS: Final[Mapping[str, Callable[..., ox.GradientTransformation]]] = {
+    **BIG_VISION,
+    "vitjax.scale_by_shampoo": scale_by_shampoo,
+}

@@ -1,0 +1,207 @@
+"""Learning-rate schedules: a factor for each step, with warm-up, decay and cooldown.
+
+*n: any shape of step counts.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from vitjax.config import arguments, durations
+from vitjax.config.lookup import lookup, unknown
+
+# From the number of updates already made (0 for the first) to a factor or a rate.
+Schedule: TypeAlias = Callable[[Any], Array]
+
+
+def _progress(step: Array, warmup: int, total: int) -> Array:
+    # A run of 0 or 1 steps may be no longer than its warm-up.
+    return jnp.clip((step - warmup) / max(1, total - warmup), 0.0, 1.0)
+
+
+def _polynomial(
+    base: int | float,
+    step: Array,
+    warmup: int,
+    total: int,
+    *,
+    end: int | float = 0.0,
+    power: int | float = 1.0,
+) -> Array:
+    return end + (base - end) * (1.0 - _progress(step, warmup, total)) ** power
+
+
+def _cosine(
+    base: int | float,
+    step: Array,
+    warmup: int,
+    total: int,
+    *,
+    end: int | float = 0.0,
+) -> Array:
+    to_0 = base * 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, warmup, total)))
+    return end * base + (1.0 - end) * to_0
+
+
+def _odd_cosine(
+    base: int | float,
+    step: Array,
+    warmup: int,
+    total: int,
+    *,
+    end: int | float = 0.1,
+) -> Array:
+    # nanoViT's, before its last step: what it meant is _cosine. The rate is neither
+    # shifted by the warm-up nor raised by the right amount.
+    cosine = jnp.cos(jnp.pi * step / max(1, total - warmup))
+    return base * jnp.where(step < warmup, 1.0, (1.0 - end) * (0.5 * cosine + 1.0))
+
+
+def _rsqrt(
+    base: int | float,
+    step: Array,
+    warmup: int,
+    total: int,
+    *,
+    timescale: int | float = 10_000,
+    shift: int | float = 0,
+) -> Array:
+    del total
+    return base / jnp.sqrt(1 + (jnp.maximum(step - warmup, 0) + shift) / timescale)
+
+
+def _stair(
+    base: int | float,
+    step: Array,
+    warmup: int,
+    total: int,
+    *,
+    steps: Sequence[int] = (),
+    mults: Sequence[int | float] = (),
+) -> Array:
+    del warmup, total
+    if len(steps) != len(mults) or list(steps) != sorted(steps):
+        raise ValueError(
+            f"a stair schedule needs ascending steps and one of mults for each, got "
+            f"steps={list(steps)}, mults={list(mults)}"
+        )
+    stair = jnp.searchsorted(jnp.asarray(steps), step, side="right")
+    return base * jnp.asarray([1.0, *mults])[stair]
+
+
+DECAYS: Final[Mapping[str, Callable[..., Array]]] = {
+    "cosine": _cosine,
+    "odd_cosine": _odd_cosine,
+    "linear": _polynomial,
+    "polynomial": _polynomial,
+    "rsqrt": _rsqrt,
+    "stair": _stair,
+}
+
+
+def make_schedule(
+    *,
+    total_steps: int,
+    batch_size: int | None,
+    data_size: int | None,
+    mult: int | float = 1.0,
+    decay_type: str = "stair",
+    scale_with_batchsize: bool = False,
+    warmup_offset: int = 0,
+    **settings: Any,
+) -> Schedule:
+    """The factor on the learning rate as a function of the updates already made.
+
+    It starts at `mult` (times batch_size / 256 under `scale_with_batchsize`) and decays
+    over the steps that follow the warm-up:
+
+    - "stair": mults[i] from step steps[i] on; constant without `steps` and `mults`
+    - "cosine": half a cosine down to `end` (0), a fraction of where it starts
+    - "odd_cosine": nanoViT's, for comparison: (1 - `end` (0.1)) * (1 + cos(pi * step /
+      (total - warmup)) / 2) after the warm-up. It leaps to up to 1.35 there and ends
+      near 0.45
+    - "linear", "polynomial": down to `end` (0), as (1 - progress) ** `power` (1)
+    - "rsqrt": 1 / sqrt(1 + (step - warmup + `shift` (0)) / `timescale` (10,000))
+
+    `settings` are these keywords and the durations `warmup` and `cooldown` (for rsqrt
+    `timescale` and `shift` too) in any unit, as in "warmup_steps". Warm-up multiplies by
+    step / warmup, so the first update is zero, and cooldown by (total - step) / cooldown
+    (big_vision utils.py:1070-1143). With `warmup_offset=1` the warm-up is by (step + 1) /
+    warmup.
+    """
+    decay = lookup(DECAYS, decay_type, "decay_type")
+    parameters = inspect.signature(decay).parameters.values()
+    own = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    timed = [name for name in own if name in ("timescale", "shift")]
+    keys = [k for n in ("warmup", "cooldown", *timed) for k in durations.keys(n)]
+    known = [
+        "mult",
+        "decay_type",
+        "scale_with_batchsize",
+        "warmup_offset",
+        *own,
+        *keys,
+    ]
+    for key in settings:
+        if key not in known:
+            raise unknown(key, known, f"key of a {decay_type} schedule")
+
+    arguments.check_types("schedule", arguments.annotations(decay), settings)
+
+    def span(name: str, default: Any) -> Any:
+        return durations.steps(
+            name,
+            settings,
+            data_size=data_size,
+            batch_size=batch_size,
+            total_steps=total_steps,
+            default=default,
+        )
+
+    if warmup_offset not in (0, 1):
+        raise ValueError(f"warmup_offset must be 0 or 1, got {warmup_offset}")
+    warmup, cooldown = span("warmup", 0), span("cooldown", 0)
+    decay_kw = {key: value for key, value in settings.items() if key in own}
+    for name in timed:
+        if (steps := span(name, None)) is None:
+            continue
+        if name in decay_kw:
+            raise ValueError(f"{name} is given twice: keep one of its keys")
+        decay_kw[name] = steps
+    # Runs of 0 or 1 steps, for evaluation and debugging, may keep a longer warm-up.
+    if warmup >= total_steps > 1:
+        raise ValueError(
+            f"the warm-up of {warmup} steps must be shorter than the run of "
+            f"{total_steps}: shorten the schedule's warm-up (warmup_steps or the like) or "
+            "lengthen the run"
+        )
+    if scale_with_batchsize:
+        if batch_size is None:
+            raise ValueError(
+                "scale_with_batchsize needs batch_size, which is not known"
+            )
+        mult = mult * batch_size / 256  # arXiv 1706.02677
+
+    def schedule(step: Int[ArrayLike, " *n"]) -> Float[Array, " *n"]:
+        step = jnp.asarray(
+            step
+        )  # so that an int gives the values that a traced one does
+        factor = decay(mult, step, warmup, total_steps, **decay_kw)
+        if warmup:
+            factor = factor * jnp.minimum(1.0, (step + warmup_offset) / warmup)
+        if cooldown:
+            factor = factor * jnp.minimum(1.0, (total_steps - step) / cooldown)
+        return jnp.asarray(factor, jnp.float32)
+
+    # Wrong settings of the decay fail here, not in the first step.
+    try:
+        jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+    except (TypeError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"a {decay_type} schedule with {settings} fails: {error}"
+        ) from error
+    return schedule

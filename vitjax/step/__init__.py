@@ -1,0 +1,31 @@
+"""One step: the training state, and the compiled functions that advance or evaluate it.
+
+Begin with `make_train_step` in `train_step`; `losses`, `mixup`, `ema` and `loss_scale` are
+its parts. May import config, devices.sharding and trees; models and optimizers are handed in.
+"""
+
+from vitjax.step.train_step import (
+    TrainState,
+    check_batch_size,
+    copied,
+    init_state,
+    make_eval_step,
+    make_prepare,
+    make_preview,
+    make_train_step,
+    param_shapes,
+    step_keys,
+)
+
+__all__ = [
+    "TrainState",
+    "check_batch_size",
+    "copied",
+    "init_state",
+    "make_eval_step",
+    "make_prepare",
+    "make_preview",
+    "make_train_step",
+    "param_shapes",
+    "step_keys",
+]

@@ -1,0 +1,293 @@
+"""Do two recipes differ beyond seed noise? `python -m vitjax.tools.compare_runs A_s0 A_s1 B`.
+
+Runs of one recipe are its seeds. Of each curve, two numbers per run are compared: its
+value at the last step that all runs have, and its mean over the 10 % of steps before it.
+The test is Welch's t (unequal variances, normal across seeds, two-sided), with
+Holm's correction over all lines of the table.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline import home
+from vitjax.tools.run_files import SYNONYMS, Curve, Run, curve, read
+
+TITLES = {
+    "training_loss": "training loss",
+    "l2_grads": "gradient norm",
+    "val/prec@1": "validation accuracy",
+}
+TAIL = 0.1  # the share of the run that the mean is taken over
+TAIL_POINTS = 4  # fewer are no curve, as of an evaluation every few epochs
+Samples = Sequence[float] | np.ndarray
+LONE = "cannot say: one run each, no seed noise known; give 2 or more of each"
+
+
+@dataclasses.dataclass(frozen=True)
+class Test:
+    """A difference b - a, half its confidence interval, and p; or `why` there is none.
+
+    With p, `why` is "1 run" where the noise of one side had to be borrowed.
+    """
+
+    difference: float
+    half: float | None = None
+    p: float | None = None
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of the table: one number of two recipes, seed by seed."""
+
+    what: str
+    a: str
+    b: str
+    a_values: np.ndarray
+    b_values: np.ndarray
+    test: Test
+
+
+def welch(a: Samples, b: Samples, level: float) -> Test:
+    """Whether two samples have the same mean; with one run on a side, see below.
+
+    A single run is taken to be as noisy as the other recipe's runs are. The interval
+    has the confidence 1 - level. scipy gives Student's distribution only.
+    """
+    from scipy.stats import t as student
+
+    difference = float(np.mean(b) - np.mean(a))
+    if len(a) < 2 and len(b) < 2:
+        return Test(difference, why=LONE)
+    variances = [np.var(x, ddof=1) if len(x) > 1 else None for x in (a, b)]
+    known = [v for v in variances if v is not None]
+    if not any(known):
+        return Test(difference, why="cannot say: the seeds of a recipe are all equal")
+    why = "" if len(known) == 2 else "1 run"
+    squares = [
+        (known[0] if v is None else v) / len(x)
+        for v, x in zip(variances, (a, b), strict=True)
+    ]
+    se = math.sqrt(sum(squares))
+    if len(known) == 1:
+        df = max(len(a), len(b)) - 1
+    else:
+        parts = [q**2 / (len(x) - 1) for q, x in zip(squares, (a, b), strict=True)]
+        df = se**4 / sum(parts)
+    p = float(2 * student.sf(abs(difference) / se, df))
+    return Test(difference, float(student.isf(level / 2, df) * se), p, why)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p values: the least level at which each would be rejected."""
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def finite(c: Curve) -> Curve:
+    """The curve without values that are NaN or infinite."""
+    keep = np.isfinite(c.values)
+    return Curve(c.steps[keep], c.values[keep])
+
+
+def numbers(curves: Sequence[Curve]) -> tuple[dict[str, np.ndarray], int]:
+    """({"final": a value per curve, "last 10 %": likewise}, the step that they end at).
+
+    The end is the last step that all curves have, or if they share none, the end of the
+    shortest. The mean is the area under the curve by its width; without enough points
+    it is left out.
+    """
+    shared = set.intersection(*(set(c.steps.tolist()) for c in curves))
+    end = max(shared) if shared else min(int(c.steps[-1]) for c in curves)
+    finals, means = [], []
+    for c in curves:
+        steps, values = c.steps[c.steps <= end], c.values[c.steps <= end]
+        finals.append(values[-1] if len(values) else math.nan)
+        tail = steps >= (1 - TAIL) * end
+        x, y = steps[tail], values[tail]
+        enough = len(x) >= TAIL_POINTS
+        means.append(np.trapezoid(y, x) / (x[-1] - x[0]) if enough else math.nan)
+    found = {"final": np.array(finals), "last 10 %": np.array(means)}
+    return {k: v for k, v in found.items() if np.isfinite(v).all()}, end
+
+
+def compare(
+    runs: Sequence[Run], metrics: Sequence[str], level: float
+) -> tuple[list[Line], list[str]]:
+    """The lines of the table, and a sentence on all that was left out or cut short."""
+    lines, notes = [], []
+    for metric in metrics:
+        title = TITLES.get(metric, metric)
+        curves = _usable(runs, metric, title, notes)
+        if not curves:
+            notes.append(f"{title}: no run has it, so it is not compared")
+            continue
+        found, end = numbers(list(curves.values()))
+        ends = sorted((int(c.steps[-1]), name) for (_, name), c in curves.items())
+        (least, low), (most, high) = ends[0], ends[-1]
+        if least < most:
+            notes.append(
+                f"{title}: runs differ in length ({low} ends at step {least:,}, {high} at "
+                f"{most:,}); compared at step {end:,}"
+            )
+        if "final" not in found:
+            notes.append(f"{title}: a run begins after step {end:,}, so not compared")
+        recipes: dict[str, list[int]] = {}
+        for i, (recipe, _) in enumerate(curves):
+            recipes.setdefault(recipe, []).append(i)
+        for kind, values in found.items():
+            of = {recipe: values[rows] for recipe, rows in recipes.items()}
+            lines += _lines(f"{title}, {kind}", of, level)
+    return lines, notes
+
+
+def _lines(what: str, of: Mapping[str, np.ndarray], level: float) -> Iterator[Line]:
+    for a, b in itertools.combinations(of, 2):
+        yield Line(what, a, b, of[a], of[b], welch(of[a], of[b], level))
+
+
+def _usable(
+    runs: Sequence[Run], metric: str, title: str, notes: list[str]
+) -> dict[tuple[str, str], Curve]:
+    """By (recipe, run), the curves that end in a finite value; notes say what is not."""
+    usable, missing = {}, []
+    for run in runs:
+        found = curve(run, metric)
+        if found is None:
+            missing.append(run.name)
+            continue
+        clean = finite(found)
+        lost = len(found.steps) - len(clean.steps)
+        if not math.isfinite(found.values[-1]):
+            notes.append(
+                f"{title}: {run.name} is not finite at its end (step "
+                f"{found.steps[-1]:,}); it diverged and is not among the seeds"
+            )
+            continue
+        if lost:
+            notes.append(f"{title}: {lost} value(s) of {run.name} are not finite")
+        usable[run.recipe, run.name] = clean
+    if missing and usable:
+        notes.append(f"{title}: not in {', '.join(missing)}")
+    return usable
+
+
+def table(lines: Sequence[Line], level: float) -> tuple[list[str], list[list[str]]]:
+    """Head and rows, as text."""
+    adjusted = iter(holm([x.test.p for x in lines if x.test.p is not None]))
+    head = ["metric", "recipe A", "recipe B", "B - A", "p", "p (Holm)", "verdict"]
+    rows = []
+    for x in lines:
+        t = x.test
+        row = [x.what, _spread(x.a, x.a_values), _spread(x.b, x.b_values)]
+        if t.p is None:
+            rows.append([*row, f"{t.difference:+.4g}", "", "", t.why])
+            continue
+        p = next(adjusted)
+        verdict = "differ" if p <= level else "no difference shown"
+        between = f"{t.difference:+.4g} ± {t.half:.2g}"
+        why = f" ({t.why})" if t.why else ""
+        rows.append([*row, between, f"{t.p:.2g}", f"{p:.2g}", verdict + why])
+    return head, rows
+
+
+def _spread(name: str, values: np.ndarray) -> str:
+    spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+    return f"{name}: {np.mean(values):.4g}{spread} ({len(values)})"
+
+
+def as_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table in columns of spaces."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    )
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vitjax.tools.compare_runs",
+        description="Overlay the curves of training runs, and say whether recipes differ "
+        "beyond seed noise. Runs whose names differ in a seed at the end (_s0, -seed1) "
+        "are one recipe, and so are all that are given the same NAME.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]PATH",
+        help="a workdir, a metrics.jsonl, or a CSV export of wandb or TensorBoard",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write runs.png and runs.html here"
+    )
+    parser.add_argument(
+        "--metrics",
+        default=",".join(SYNONYMS),
+        metavar="NAME,...",
+        help="what to compare; by default %(default)s, under any of their usual names",
+    )
+    parser.add_argument(
+        "--level",
+        type=float,
+        default=0.05,
+        help="how often at most the table as a whole may say 'differ' of recipes that "
+        "do not; default %(default)s",
+    )
+    args = parser.parse_args(home.expanded(argv))
+    args.metrics = [name.strip() for name in args.metrics.split(",")]
+    if not 0 < args.level < 1:
+        parser.error(f"--level must lie between 0 and 1, got {args.level:g}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; the exit status."""
+    args = parse_args(argv)
+    try:
+        runs = read(args.runs)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    recipes: dict[str, list[str]] = {}
+    for run in runs:
+        recipes.setdefault(run.recipe, []).append(run.name)
+    summary = [f"{name}: {', '.join(names)}" for name, names in recipes.items()]
+    lines, notes = compare(runs, args.metrics, args.level)
+    head, rows = table(lines, args.level)
+    method = (
+        f"After B - A, half of its {1 - args.level:.0%} interval. 'differ': p by Welch's "
+        f"t, corrected by Holm's method for the {len(lines)} line(s), is at most "
+        f"{args.level:g}; no more than that is said by 'no difference shown'."
+    )
+    if any(x.test.why == "1 run" for x in lines):
+        method += " A single run is taken to be as noisy as the runs beside it."
+    if len(recipes) < 2:
+        method = "One recipe only; give another to compare it with."
+    print("\n".join(["recipes and their runs:", *(f"  {s}" for s in summary), ""]))
+    if rows:
+        print(as_text(head, rows) + "\n")
+    print("\n".join([*(f"note: {note}" for note in notes), method]))
+    if args.out:
+        from vitjax.tools import run_pictures
+
+        path = run_pictures.write(
+            args.out, runs, args.metrics, summary, head, rows, [*notes, method]
+        )
+        print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""What a run will cost, computed before it: operations, memory of devices and host."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitjax import program
+from vitjax.config.experiment import Experiment
+from vitjax.devices import sharding
+from vitjax.step import check_batch_size
+
+# GiB of one device in its smallest form, from the makers' data sheets; keys as in
+# benchmark.PEAK_TFLOPS.
+MEMORY_GIB = {
+    "H200": 141,
+    "H100": 80,
+    "A100": 40,
+    "V100": 16,
+    "L40S": 48,
+    "NVIDIA L4": 24,
+    "RTX 4090": 24,
+    "TPU v6": 32,
+    "TPU v5p": 95,
+    "TPU v5": 16,
+    "TPU v4": 32,
+}
+USABLE = (
+    0.9  # of an accelerator's memory: its runtime and the compiler's work take some
+)
+# Resident MB of the host as `python -m input_pipeline.benchmark_memory` measures them for a
+# small data set, and what each further example takes: its place, or its name and place.
+HOST_MB = 850
+PLACE_BYTES = {"tfds": 8, "folder": 30}
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceMemory:
+    """GiB of one device that a step takes."""
+
+    accum_freq: int
+    remat_policy: str  # "" of a model that has none
+    state: float  # parameters, moments, average
+    plan: float  # XLA's plan of the whole step, the state included
+    kept: float  # what the forward pass keeps for the backward pass, unfused
+
+
+def build(
+    e: Experiment, spec: Mapping[str, Any], sizes: Mapping[str, int]
+) -> program.Program:
+    """The program of an experiment; ValueError where it has none."""
+    mesh = sharding.make_mesh(e.mesh)
+    return program.build(e, mesh, element_spec=spec, **sizes)
+
+
+def device_memory(
+    e: Experiment, spec: Mapping[str, Any], sizes: Mapping[str, int]
+) -> DeviceMemory:
+    """Compile the step of an experiment and read XLA's plan of its memory.
+
+    Raises ValueError if accum_freq does not divide.
+    """
+    mesh = sharding.make_mesh(e.mesh)
+    check_batch_size(sizes["batch_size"], mesh, e.accum_freq)
+    built = program.build(e, mesh, element_spec=spec, **sizes)
+    home = sharding.batch_sharding(mesh)
+    rows = sizes["batch_size"]
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (rows, *shape), jax.dtypes.canonicalize_dtype(dtype), sharding=home
+        )
+        for name, (shape, dtype) in spec.items()
+    }
+    state = jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+        built.shapes,
+        built.shardings,
+    )
+    lowered = built.train_step.lower(state, batch, built.key)
+    try:
+        compiled = lowered.compile(compiler_options=_options())
+    except jax.errors.JaxRuntimeError:  # another version of XLA, with other options
+        compiled = lowered.compile()
+    m: Any = compiled.memory_analysis()
+    size = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
+    at_once = rows // mesh.size // e.accum_freq
+    return DeviceMemory(
+        accum_freq=e.accum_freq,
+        remat_policy=str(getattr(built.model, "remat_policy", None) or ""),
+        state=_state_bytes(built) / 2**30,
+        plan=(size - m.alias_size_in_bytes) / 2**30,
+        kept=_kept_bytes(built, at_once) / 2**30,
+    )
+
+
+def _options() -> dict[str, Any]:
+    """Compiler options that make a CPU plan as an accelerator does, and faster."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {
+        "xla_backend_optimization_level": 0,  # of the machine code, which nobody runs
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    }
+
+
+def _state_bytes(built: program.Program) -> int:
+    """Of the state's part on one device."""
+    sizes = jax.tree.map(
+        lambda s, where: np.prod(where.shard_shape(s.shape)) * s.dtype.itemsize,
+        built.shapes,
+        built.shardings,
+    )
+    return int(sum(jax.tree.leaves(sizes)))
+
+
+def _kept_bytes(built: program.Program, rows: int) -> int:
+    """Of what autodiff keeps of `rows` images, the parameters not counted twice."""
+    image = jax.ShapeDtypeStruct((rows, *built.image_shape), jnp.float32)
+
+    def backward(params: Any, image: Any, key: Any) -> Any:
+        def out(params: Any) -> Any:
+            rngs = {"dropout": key}
+            return built.model.apply({"params": params}, image, train=True, rngs=rngs)[
+                0
+            ]
+
+        return jax.vjp(out, params)[1]  # its leaves are what is kept
+
+    params = built.shapes.params
+    kept = jax.eval_shape(backward, params, image, built.key)
+    total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+    own = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+    return max(0, total - own)
+
+
+def host_bytes(
+    e: Experiment, outline: Any, batch_bytes: int
+) -> tuple[int, dict[str, int]]:
+    """(bytes of host memory, of what), by the measured footprint of the pipeline."""
+    section = e.input
+    data = section["data"]
+    kind = data.get("kind", "tfds")
+    n, each = outline.examples, outline.bytes_per_example
+    parts = {
+        "programme, TensorFlow, compiler": HOST_MB * 10**6,
+        "places of examples": PLACE_BYTES.get(kind, 0) * n,
+    }
+    if outline.in_memory:
+        parts["examples, held whole"] = int(n * each)
+    buffer = section.get("shuffle_buffer_size")
+    if buffer:
+        parts["shuffle buffer"] = int(min(buffer, n) * each)
+        if section.get("cache_raw"):
+            parts["cache_raw"] = int(n * each)
+    ahead = 2 + e.prefetch_to_device
+    parts[f"{ahead} batches ahead"] = ahead * batch_bytes
+    return sum(parts.values()), {k: v for k, v in parts.items() if v}

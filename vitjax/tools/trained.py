@@ -1,0 +1,328 @@
+"""The model of a run, or of a file of weights, for tools that ask it something.
+
+    trained = open_trained("runs/vit_s16_i1k")      # or .../checkpoints/STEP, .../best
+    trained = open_trained("vit.npz", config="configs/vit_s16_i1k.py")
+    logits, out = trained.apply(image)              # float images, as the model gets them
+
+Knows nothing of data: the tools bring it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import linen as nn
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from vitjax import program, weights
+from vitjax.checkpoints.checkpointer import locate, read_meta, read_params
+from vitjax.config import experiment as experiment_lib
+from vitjax.config import files as config_lib
+from vitjax.config.lookup import lookup
+from vitjax.models import vit
+from vitjax.trees import flatten_with_names
+from vitjax.weights import files, posemb
+from vitjax.weights.checkpoint_model import settings_of, told_beside
+from vitjax.weights.describe import HeadsUnknown
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A model and its parameters, of one of a run's checkpoints or of a file."""
+
+    workdir: Path  # of a file: the folder that it is in
+    name: str  # for people: "runs/vit, step 12"
+    step: int | None  # None of a file
+    config: dict[str, Any]  # the run's, in plain values, with the overrides
+    experiment: experiment_lib.Experiment
+    model: nn.Module
+    params: Any  # numpy
+    source: str  # of `params` in the checkpoint: "params", or "ema", their average
+    image_shape: tuple[int, ...] | None  # it was trained on; None: nothing tells it
+    class_names: tuple[str, ...] | None = None  # of its training data, likewise
+
+    def apply(self, image: Float[Array | np.ndarray, "b y x ch"]) -> Any:
+        """(logits, intermediates) without dropout; jitted.
+
+        Raises ValueError for images of a size that the parameters are not for.
+        """
+        if image.shape[1:] not in self._checked:
+            self.check(image.shape[1:])
+            self._checked.add(image.shape[1:])
+        return self._apply(self.params, image)
+
+    def check(self, image_shape: Sequence[int]) -> None:
+        """Raise ValueError unless the parameters are for images of (height, width, ch)."""
+        there = {name: x.shape for name, x in flatten_with_names(self.params)}
+        for name, shape in self._shapes(tuple(image_shape)).items():
+            if there.get(name) != shape:
+                size = " x ".join(map(str, image_shape))
+                raise ValueError(
+                    f"{self.name} does not fit its model and images of {size}: {name} is "
+                    f"{there.get(name, 'missing')} there, and would be {shape}"
+                )
+
+    def replace(self, **fields: Any) -> "Trained":
+        """The same with other arguments of the model, which has the same parameters.
+
+        `return_attn=True` turns a fused attention into the one that shows its
+        probabilities. Raises ValueError if the model has no such argument.
+        """
+        known = {f.name for f in dataclasses.fields(self.model)}
+        for name in fields:
+            if name not in known:
+                raise ValueError(
+                    f"the model {self.experiment.model_name!r} has no argument {name!r}"
+                )
+        if fields.get("return_attn") and "attn_impl" in known:
+            fields = {"attn_impl": "flax", **fields}
+        return dataclasses.replace(self, model=self.model.clone(**fields))
+
+    def evaluator(self, name: str | None = None) -> tuple[str, Mapping[str, Any]]:
+        """Name and section of an evaluator; by default of the first that classifies.
+
+        Its pp_fn and device_pp say how the model is fed. Raises ValueError if there is
+        none.
+        """
+        evals = {k: v for k, v in self.experiment.evals.items() if v is not None}
+        if name is not None:
+            return name, lookup(evals, name, "evaluator of the run")
+        for key in sorted(evals, key=lambda key: key != "val"):
+            if evals[key].get("type", "classification") == "classification":
+                return key, evals[key]
+        raise ValueError(
+            f"the config of {self.name} has no evaluator of the type 'classification', "
+            "whose pp_fn and device_pp would say how the model is fed; give one, as in "
+            "--config.evals.val.pp_fn='decode|resize(224)|value_range(-1, 1)'"
+        )
+
+    def at_size(self, height: int, width: int) -> "Trained":
+        """The same for images of another size: learned positions are resampled.
+
+        They are taken to be of a square grid, or of `image_shape`'s. Raises ValueError if
+        the model is no `vit` and has learned positions, or the size does not divide.
+        """
+        table = self.params.get("pos_embedding")
+        if not hasattr(self.model, "patch_size"):  # convolutions; `check` tells
+            return self
+        ph, pw = self.model.patch_size
+        floor = getattr(self.model, "floor_patches", False)
+        if (height % ph or width % pw) and not floor:
+            raise ValueError(
+                f"images of {height} x {width} do not divide into patches of {ph} x {pw}"
+            )
+        new, count = (height // ph, width // pw), 0 if table is None else table.shape[1]
+        if table is None or count == new[0] * new[1]:
+            return self
+        if not isinstance(self.model, vit.ViT):
+            raise ValueError(
+                f"the positions of the model {self.experiment.model_name!r} are for one "
+                f"size of images; {height} x {width} needs other ones"
+            )
+        old = None
+        if self.image_shape is not None:
+            old = (self.image_shape[0] // ph, self.image_shape[1] // pw)
+        old = posemb.grid_of(count, old, f"pos_embedding of {self.name}")
+        table = posemb.resample(np.asarray(table), old, new)
+        params = {**self.params, "pos_embedding": table}
+        return dataclasses.replace(self, params=params)
+
+    def beside(self) -> dict[str, Any]:
+        """What a file of the parameters keeps beside them: `vitjax.weights.BESIDE`."""
+        found = {key: getattr(self, key) for key in weights.BESIDE}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def for_images(self, pixels: int) -> "Trained":
+        """The same, said to be for square images of so many pixels a side.
+
+        Of as many channels as those that it was trained on, or else as fit the shapes of
+        its parameters. Raises ValueError if they do not fit.
+        """
+        known = self.image_shape
+        errors = []
+        for channels in (3, 1, 2, 4) if known is None else known[2:]:
+            shape = (pixels, pixels, channels)
+            try:
+                self.check(shape)
+                return dataclasses.replace(self, image_shape=shape)
+            except ValueError as error:
+                errors.append(error)
+        raise errors[0]
+
+    @functools.cached_property
+    def _checked(self) -> set[tuple[int, ...]]:
+        return set()
+
+    @functools.cached_property
+    def _apply(self) -> Any:
+        return jax.jit(lambda p, x: self.model.apply({"params": p}, x, train=False))
+
+    def _shapes(self, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), image)["params"]
+        return {name: x.shape for name, x in flatten_with_names(shapes)}
+
+
+def open_trained(
+    path: str | Path,
+    *,
+    config: str | None = None,
+    overrides: Sequence[str] = (),
+    ema: bool = False,
+) -> Trained:
+    """The model and the parameters of a checkpoint.
+
+    Args:
+      path: the workdir of a run (its newest checkpoint), its folder `best`,
+        WORKDIR/checkpoints/STEP, or a file that `vitjax.weights.load` reads.
+      config: "FILE[:ARG]" instead of the config that the checkpoint keeps. Its model is
+        then the checkpoint's all the same; a file's is inferred from its shapes, and
+        what they do not say (GELU, dtypes, constant positions) is the config's.
+      overrides: "a.b=VALUE" each, on that config.
+      ema: the averaged parameters of a run with `ema`, instead of the last ones.
+
+    Raises ValueError, in one sentence, if there is no checkpoint, it is damaged, or the
+    config does not make its model.
+    """
+    if weights.is_file(path):
+        return _open_file(path, config, overrides, ema)
+    workdir, step = locate(path)
+    source = "ema" if ema else "params"
+    meta, (params, kept) = read_meta(path), read_params(path, source)
+    if kept is None:
+        raise ValueError(f"the checkpoint of step {step} of {workdir} keeps no config")
+    plain = kept
+    if config is not None:
+        own = {key: kept[key] for key in ("model_name", "model") if key in kept}
+        plain = {**_loaded(config), "model_name": "vit", **own}
+        _check_classes(str(path), kept.get("num_classes"), plain)
+    return _made(
+        plain,
+        overrides,
+        workdir=workdir,
+        name=f"{path}, step {step}",
+        step=step,
+        params=params,
+        source=source,
+        **_known(meta),
+    )
+
+
+def _known(beside: Mapping[str, Any]) -> dict[str, tuple[Any, ...] | None]:
+    """`image_shape` and `class_names` of what stands beside parameters."""
+    found = {key: beside.get(key) for key in ("image_shape", "class_names")}
+    return {key: tuple(x) if x else None for key, x in found.items()}
+
+
+def _open_file(
+    path: str | Path, config: str | None, overrides: Sequence[str], ema: bool
+) -> Trained:
+    if ema:
+        raise ValueError(f"{path} is a file, which has no averaged parameters beside")
+    plain: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    if config is not None:
+        plain = _loaded(config)
+        given = dict(plain.get("model") or {})
+    settled = _overridden(plain, overrides).to_dict()
+    model = settled.get("model") or {}
+    say: dict[str, Any] = {"grid": settled.get("model_init_grid")}
+    if model.get("pool_type") == "tok" or model.get("registers"):
+        say["pool_type"] = model.get("pool_type")
+    try:
+        params, told = weights.load(path, **say)
+    except HeadsUnknown as error:
+        if "num_heads" not in given:
+            raise ValueError(f"{error} in the model of a --config") from None
+        params, told = weights.load(path, num_heads=given["num_heads"], **say)
+    if config is None and told is None:
+        raise ValueError(
+            f"{path} says nothing of how images are prepared: give --config, such as "
+            "configs/vit_s16_i1k.py"
+        )
+    if config is None:
+        plain = dict(told or {})
+        given = dict(plain.get("model") or {})
+    if told is not None and told.get("model_name", "vit") != "vit":
+        own = {key: told[key] for key in ("model_name", "model") if key in told}
+        _check_classes(str(path), told.get("num_classes"), plain)
+        return _of_file(path, plain | own, params, overrides)
+    if plain.get("model_name", "vit") != "vit":
+        raise ValueError(
+            f"a file of weights is of a model 'vit', but the config's model_name is "
+            f"{plain['model_name']!r}"
+        )
+    found = weights.model_arguments(params)
+    classes = found.pop("num_classes")
+    _check_classes(str(path), classes, plain)
+    given.pop("variant", None)
+    if found["posemb"] == "none":  # constants are no parameters
+        found.pop("posemb")
+    if told is None:
+        # What only the format tells, the config may know better.
+        given = settings_of(path, told, found["pre_norm"]) | given | told_beside(path)
+    return _of_file(path, {**plain, "model": given | found}, params, overrides)
+
+
+def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> None:
+    if classes != plain.get("num_classes"):
+        if classes is None:
+            raise ValueError(
+                f"{path} is a backbone, without a head that names classes: train one "
+                f"first, with --config.model_init={path}"
+            )
+        raise ValueError(
+            f"{path} is for {classes} classes, but the config has num_classes="
+            f"{plain.get('num_classes')}: give another --config"
+        )
+
+
+def _of_file(
+    path: str | Path, plain: dict[str, Any], params: Any, overrides: Sequence[str]
+) -> Trained:
+    known = _known(weights.beside(path))
+    if len(known["class_names"] or ()) != plain.get("num_classes"):
+        known["class_names"] = None  # of another head
+    return _made(
+        plain,
+        overrides,
+        workdir=files.split(path)[0].parent,
+        name=str(path),
+        step=None,
+        params=params,
+        source="params",
+        **known,
+    )
+
+
+def _loaded(config: str) -> dict[str, Any]:
+    loaded, notices = config_lib.from_big_vision(config_lib.load(config))
+    for notice in notices:
+        logging.warning("%s", notice)
+    return config_lib.plain(loaded)
+
+
+def _overridden(plain: dict[str, Any], overrides: Sequence[str]) -> ConfigDict:
+    config = ConfigDict(plain)
+    with config.unlocked(), config.ignore_type():
+        for text in overrides:
+            config_lib.override(config, text)
+    return config
+
+
+def _made(plain: dict[str, Any], overrides: Sequence[str], **fields: Any) -> Trained:
+    config = _overridden(plain, overrides)
+    experiment = experiment_lib.from_config(config.to_dict())
+    return Trained(
+        config=config_lib.plain(config),
+        experiment=experiment,
+        model=program.make_model(experiment),
+        **fields,
+    )
