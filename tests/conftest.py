@@ -35,7 +35,7 @@ def imagenet_dir(tmp_path_factory):
     300 training images of 10 classes and 50 validation images, 4 shards each. Several
     test processes share the first one that is ready.
     """
-    from tests import ilsvrc
+    from tests.helpers import ilsvrc
 
     own = tmp_path_factory.mktemp("ilsvrc") / "root"
     base = tmp_path_factory.getbasetemp()

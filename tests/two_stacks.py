@@ -26,7 +26,7 @@ from vitjax.records.jsonl import read_rows
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, MIDDLE = 6, 3
 # Relative. Float32 sums in another order differ as between one process and two, whose
-# bound over 30 steps this is, in tests/vitjax/test_processes.py.
+# bound over 30 steps this is, in tests/runs/test_processes.py.
 LOSS = 1e-5
 LINE = "{:<7} {:<64} {}"
 
@@ -50,7 +50,7 @@ def main(argv=None):
 
 
 def _compare(pythons, folder):
-    from tests import ilsvrc
+    from tests.helpers import ilsvrc
 
     data = ilsvrc.prepare(folder / "imagenet", train_per_class=4, num_classes=10, val=9)
     runs = [folder / "a", folder / "b"]
@@ -126,7 +126,7 @@ def _write_side(run, out):
     import itertools
 
     from input_pipeline import pipeline
-    from tests.vitjax.checkpoints import state_of
+    from tests.helpers.checkpoints import state_of
     from vitjax.trees import flatten_with_names
 
     config = json.loads((run / "config.json").read_text())

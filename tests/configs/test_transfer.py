@@ -12,7 +12,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from configs import transfer
-from tests.vitjax.weights import cases
+from tests.helpers import weights_cases
 from vitjax import step, train, weights
 from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.models import MODELS
@@ -93,7 +93,7 @@ TOK = {"posemb": "learn", "pool_type": "tok"}
 
 def stored(path, form=None, say=(), **kw):
     """A small model's parameters as a file."""
-    params = cases.params(**kw)
+    params = weights_cases.params(**kw)
     leaves = dict(flatten_with_names(params))
     if form is not None:
         leaves = weights.to_state_dict(params, format=form, **dict(say))
@@ -121,10 +121,10 @@ def test_the_model_is_the_checkpoints(tmp_path, name, form, kw, arg, other):
     path = stored(tmp_path / name, form, **kw)
     c = transfer.get_config(f"ckpt={path}{arg},classes=5")
     made = MODELS["vit"](num_classes=5, **c.model.to_dict())
-    assert made == cases.model(**kw, **other)
+    assert made == weights_cases.model(**kw, **other)
     assert c.model_init == str(path)
     # What is trained and what starts fresh are the heads.
-    names = [n for n, _ in flatten_with_names(cases.params(**kw))]
+    names = [n for n, _ in flatten_with_names(weights_cases.params(**kw))]
     [heads] = c.dont_load
     fresh = {n for n in names if re.fullmatch(heads, n)}
     assert fresh == {n for n in names if n.startswith("head")}
@@ -146,7 +146,7 @@ def test_what_no_file_tells_is_an_argument(tmp_path):
     path = stored(tmp_path / "y.pth", "timm", grid=(4, 6), **TOK)
     model = transfer.get_config(f"ckpt={path},heads=3").model
     assert (model.pool_type, model.posemb) == ("tok", "learn")
-    say = {"posemb": "sincos2d", "grid": cases.SQUARE}
+    say = {"posemb": "sincos2d", "grid": weights_cases.SQUARE}
     path = stored(tmp_path / "z.pth", "timm", say, posemb="sincos2d")
     assert transfer.get_config(f"ckpt={path},heads=3").model.posemb == "sincos2d"
     with pytest.raises(ValueError, match="there is no file"):

@@ -19,7 +19,7 @@ from parity.reference.vit import TRUNCATED_STD
 from parity.rungs import ladder, pixels, table
 from parity.rungs.distributions import distance, noise
 from parity.sides.cases import Case, digit_batches
-from tests.photographs import encode, run
+from tests.helpers.photographs import encode, run
 from vitjax.config.durations import steps
 from vitjax.devices.sharding import batch_sharding
 from vitjax.step import mixup

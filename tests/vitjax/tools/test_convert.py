@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vitjax.weights import cases
+from tests.helpers import weights_cases
 from vitjax import weights
 from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.models import vit
@@ -33,7 +33,7 @@ def save_run(path, params, config=None):
 
 @pytest.fixture
 def npz(tmp_path):
-    params = cases.params(**TOK)
+    params = weights_cases.params(**TOK)
     files.write(tmp_path / "in.npz", dict(flatten_with_names(params)), {})
     return tmp_path / "in.npz"
 
@@ -43,7 +43,7 @@ def run(*argv):
 
 
 def test_a_run_goes_through_every_format_and_comes_back(tmp_path, capsys):
-    params = cases.params(**TOK)
+    params = weights_cases.params(**TOK)
     source = save_run(tmp_path / "run", params, {"lr": 0.5})
     for form, suffix in [
         ("timm", ".safetensors"),
@@ -63,30 +63,30 @@ def test_a_run_goes_through_every_format_and_comes_back(tmp_path, capsys):
         assert "num_heads=3" in told.out
         assert told.err == ""
         source = target
-    cases.assert_same_bits(params, weights.load(source)[0])
+    weights_cases.assert_same_bits(params, weights.load(source)[0])
     assert not list(tmp_path.glob(".*"))
 
 
 def test_safetensors_remember_what_a_state_dict_does_not_say(tmp_path):
-    params = cases.params(cases.WIDE, posemb="sincos2d", scan=True)
+    params = weights_cases.params(weights_cases.WIDE, posemb="sincos2d", scan=True)
     run_dir = save_run(tmp_path / "run", params, CONFIG)
     target = tmp_path / "x.safetensors"
     assert run(run_dir, target, "--to", "timm", "--grid", 2, 3) == 0
     got, config = weights.load(target)  # neither heads, nor grid, nor posemb
-    cases.assert_same_bits(vit.scan_to_loop(params), got)
+    weights_cases.assert_same_bits(vit.scan_to_loop(params), got)
     assert config == CONFIG
     back = tmp_path / "back.npz"
     assert run(target, back, "--to", "big_vision", "--scan") == 0
-    cases.assert_same_bits(params, weights.load(back)[0])
+    weights_cases.assert_same_bits(params, weights.load(back)[0])
     _, words = files.read(target)
     assert words["format"] == "pt"
     assert json.loads(words["vitjax"])["posemb"] == "sincos2d"
 
 
 def test_constants_of_another_library_stay_a_table_for_the_next(tmp_path):
-    params = cases.params(posemb="sincos2d", pool_type="tok")
+    params = weights_cases.params(posemb="sincos2d", pool_type="tok")
     state = weights.to_state_dict(
-        params, format="timm", posemb="sincos2d", grid=cases.SQUARE
+        params, format="timm", posemb="sincos2d", grid=weights_cases.SQUARE
     )
     files.write(tmp_path / "timm.pth", state, {})
     target = tmp_path / "hf.safetensors"
@@ -97,12 +97,12 @@ def test_constants_of_another_library_stay_a_table_for_the_next(tmp_path):
     assert run(target, back, "--to", "big_vision") == 0
     got = weights.load(back)[0]
     table = got.pop("pos_embedding")
-    cases.assert_same_bits(params, got)
-    assert table.shape == (1, 9, cases.WIDTH)
+    weights_cases.assert_same_bits(params, got)
+    assert table.shape == (1, 9, weights_cases.WIDTH)
 
 
 def test_one_of_the_state_dicts_of_a_trainers_file(tmp_path, caplog):
-    averaged, last = cases.params(**TOK), cases.params(**TOK, seed=1)
+    averaged, last = weights_cases.params(**TOK), weights_cases.params(**TOK, seed=1)
     stored = {
         name: {k: torch.tensor(x) for k, x in state.items()}
         for name, state in (
@@ -119,7 +119,9 @@ def test_one_of_the_state_dicts_of_a_trainers_file(tmp_path, caplog):
     assert run(asked, tmp_path / "y.npz", *more, "--num_heads", 3) == 0
     assert len(caplog.records) == 1
     for name, params in (("x", last), ("y", averaged)):
-        cases.assert_same_bits(params, weights.load(tmp_path / f"{name}.npz")[0])
+        weights_cases.assert_same_bits(
+            params, weights.load(tmp_path / f"{name}.npz")[0]
+        )
 
 
 def test_nothing_is_replaced_unless_one_says_so(npz, tmp_path, capsys):

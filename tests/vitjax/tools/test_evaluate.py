@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.photographs import PHOTOGRAPHS
-from tests.vitjax.test_train import QUICKSTART, run
+from tests.helpers.photographs import PHOTOGRAPHS
+from tests.runs.test_train import QUICKSTART, run
 from vitjax import train
 from vitjax.checkpoints.checkpointer import Checkpointer, read_params
 from vitjax.records.jsonl import read_rows

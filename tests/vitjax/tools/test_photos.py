@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import device_ops, pipeline
-from tests.odd_images import PHOTO, encode, exif, folder, good, refused
+from tests.helpers.odd_images import PHOTO, encode, exif, folder, good, refused
 from vitjax.evaluators.features import Features
 from vitjax.tools import export, photos
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from input_pipeline import ops
-from tests import ilsvrc
+from tests.helpers import ilsvrc
 from vitjax.weights.libraries import import_torchvision
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from tests.vitjax.test_train import QUICKSTART, SMALL
+from tests.runs.test_train import QUICKSTART, SMALL
 from vitjax.devices.stopping import STATUS
 from vitjax.records.jsonl import read_rows
 from vitjax.tools import sweep

@@ -10,7 +10,7 @@ import torch
 from safetensors import numpy as safetensors_numpy
 from safetensors import torch as safetensors_torch
 
-from tests.vitjax.weights import cases
+from tests.helpers import weights_cases
 from vitjax import weights
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
@@ -36,7 +36,7 @@ def test_every_kind_of_file_keeps_every_bit(suffix, tmp_path):
     made = arrays()
     files.write(path, made, {"format": "pt"})
     back, words = files.read(path)
-    cases.assert_same_bits(made, back)
+    weights_cases.assert_same_bits(made, back)
     assert words == ({"format": "pt"} if suffix == ".safetensors" else {})
 
 
@@ -53,7 +53,7 @@ def test_safetensors_are_what_their_own_library_reads_and_writes(tmp_path):
     some = {k: v for k, v in made.items() if v.dtype != BFLOAT16}
     safetensors_numpy.save_file(some, tmp_path / "theirs.safetensors", {"a": "b"})
     back, words = files.read(tmp_path / "theirs.safetensors")
-    cases.assert_same_bits(some, back)
+    weights_cases.assert_same_bits(some, back)
     assert words == {"a": "b"}
 
 
@@ -127,24 +127,26 @@ def save_npz(path, params, prefix="", **more):
 @pytest.mark.parametrize("prefix", ["", "params/", "opt/target/"])
 @pytest.mark.parametrize("scan", [False, True])
 def test_npz_of_big_vision(prefix, scan, tmp_path):
-    params = cases.params(posemb="learn", pool_type="map", rep_size=True, scan=scan)
+    params = weights_cases.params(
+        posemb="learn", pool_type="map", rep_size=True, scan=scan
+    )
     params["pos_embedding"] = params["pos_embedding"].astype(BFLOAT16)
     more = {"opt/0/count": np.int32(3), "chrono": np.ones(2)} if prefix else {}
     path = save_npz(tmp_path / "x.npz", params, prefix, **more)
     got, config = weights.load(path)
-    cases.assert_same_bits(params, got)
+    weights_cases.assert_same_bits(params, got)
     assert config is None
     assert weights.model_arguments(got)["scan"] == scan
 
 
 def test_one_tree_of_an_npz(tmp_path):
-    params = cases.params(posemb="learn", pool_type="map")
+    params = weights_cases.params(posemb="learn", pool_type="map")
     path = save_npz(
         tmp_path / "x.npz", {"img": {"vit": params}, "t": {"a": np.ones(1)}}
     )
-    cases.assert_same_bits(params, weights.load(f"{path}:img/vit")[0])
+    weights_cases.assert_same_bits(params, weights.load(f"{path}:img/vit")[0])
     path = save_npz(tmp_path / "y.npz", {"img": params}, "params/")
-    cases.assert_same_bits(params, weights.load(f"{path}:img")[0])
+    weights_cases.assert_same_bits(params, weights.load(f"{path}:img")[0])
     with pytest.raises(ValueError, match=r"no 'txt' in the file, only \['img'\]"):
         weights.load(f"{path}:txt")
 
@@ -162,61 +164,63 @@ def old_names(name):
 
 def test_the_old_names_of_vision_transformer(tmp_path):
     """Their models add positions with the class token already in front."""
-    params = cases.params(posemb="learn", pool_type="tok")
+    params = weights_cases.params(posemb="learn", pool_type="tok")
     leaves = {old_names(k): v for k, v in flatten_with_names(params)}
     at = "Transformer/posembed_input/pos_embedding"
     own = np.random.default_rng(3).standard_normal((1, 1, 24)).astype(np.float32)
     leaves[at] = np.concatenate([own, leaves[at]], axis=1)
     files.write(tmp_path / "x.npz", leaves, {})
     expected = {**params, "cls": params["cls"] + own}
-    cases.assert_same_bits(expected, weights.load(tmp_path / "x.npz")[0])
+    weights_cases.assert_same_bits(expected, weights.load(tmp_path / "x.npz")[0])
     # Between those and today's: positions in the encoder, without the class token.
     leaves = dict(flatten_with_names(params))
     leaves["Transformer/pos_embedding"] = leaves.pop("pos_embedding")
     files.write(tmp_path / "y.npz", leaves, {})
-    got = weights.load(tmp_path / "y.npz", grid=cases.SQUARE)[0]
-    cases.assert_same_bits(params, got)
+    got = weights.load(tmp_path / "y.npz", grid=weights_cases.SQUARE)[0]
+    weights_cases.assert_same_bits(params, got)
     # Positions of a grid that is no square need it.
-    params = cases.params(cases.WIDE, posemb="learn", pool_type="tok")
+    params = weights_cases.params(weights_cases.WIDE, posemb="learn", pool_type="tok")
     wide = dict(flatten_with_names(params))
     wide["pos_embedding"] = np.concatenate([own, wide["pos_embedding"]], axis=1)
     files.write(tmp_path / "z.npz", wide, {})
     expected = {**params, "cls": params["cls"] + own}
-    got = weights.load(tmp_path / "z.npz", grid=cases.WIDE)[0]
-    cases.assert_same_bits(expected, got)
+    got = weights.load(tmp_path / "z.npz", grid=weights_cases.WIDE)[0]
+    weights_cases.assert_same_bits(expected, got)
 
 
 def test_a_map_head_that_stood_at_the_top():
-    params = cases.params(posemb="learn", pool_type="map")
+    params = weights_cases.params(posemb="learn", pool_type="map")
     leaves = {k.removeprefix("MAPHead_0/"): v for k, v in flatten_with_names(params)}
     assert "probe" in leaves
-    cases.assert_same_bits(dict(flatten_with_names(params)), big_vision.leaves(leaves))
+    weights_cases.assert_same_bits(
+        dict(flatten_with_names(params)), big_vision.leaves(leaves)
+    )
     with pytest.raises(ValueError, match="'MAPHead_0/probe' under two names"):
         big_vision.leaves({**leaves, "MAPHead_0/probe": leaves["probe"]})
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
 def test_load_finds_out_the_format(suffix, tmp_path):
-    for form, kw, say in cases.EXPRESSIBLE[::3]:
-        params = cases.params(**kw)
-        state, pool = cases.write(params, form, say), cases.pool(say)
+    for form, kw, say in weights_cases.EXPRESSIBLE[::3]:
+        params = weights_cases.params(**kw)
+        state, pool = weights_cases.write(params, form, say), weights_cases.pool(say)
         path = tmp_path / f"{form}{suffix}"
         files.write(path, state, {})
-        got, config = weights.load(path, num_heads=cases.HEADS, **pool)
-        cases.assert_same_bits(params, got)
+        got, config = weights.load(path, num_heads=weights_cases.HEADS, **pool)
+        weights_cases.assert_same_bits(params, got)
         assert config is None
         with pytest.raises(ValueError, match="say num_heads"):
             weights.load(path, **pool)
 
 
 def test_a_hugging_face_folder_tells_its_heads_and_classes(tmp_path):
-    params = cases.params(posemb="learn", pool_type="tok")
+    params = weights_cases.params(posemb="learn", pool_type="tok")
     state = weights.to_state_dict(params, format="huggingface")
     files.write(tmp_path / "model.safetensors", state, {})
-    config: dict = {"hidden_size": 24, "num_attention_heads": cases.HEADS}
+    config: dict = {"hidden_size": 24, "num_attention_heads": weights_cases.HEADS}
     config["id2label"] = {k: f"class {k}" for k in sorted(map(str, range(12)))}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    cases.assert_same_bits(params, weights.load(tmp_path)[0])
+    weights_cases.assert_same_bits(params, weights.load(tmp_path)[0])
     names = [f"class {k}" for k in range(12)]
     assert weights.beside(tmp_path) == {"class_names": names}
     # The keys that transformers 5 has in memory.
@@ -231,11 +235,11 @@ def test_a_hugging_face_folder_tells_its_heads_and_classes(tmp_path):
         key = key.replace("intermediate.dense.", "mlp.fc1.")
         new[key.replace(".output.dense.", ".mlp.fc2.")] = value
     assert "vit.layers.1.attention.q_proj.weight" in new
-    cases.assert_same_bits(params, cases.read(new, "huggingface", {}))
+    weights_cases.assert_same_bits(params, weights_cases.read(new, "huggingface", {}))
 
 
 def test_loops_and_scans_are_vit_pys_own():
-    params = cases.params(posemb="learn")
+    params = weights_cases.params(posemb="learn")
     stacked = vit.loop_to_scan(params)
     assert set(big_vision.flat(stacked)) != set(big_vision.flat(params))
-    cases.assert_same_bits(params, vit.scan_to_loop(stacked))
+    weights_cases.assert_same_bits(params, vit.scan_to_loop(stacked))

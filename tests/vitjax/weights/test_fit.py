@@ -10,7 +10,7 @@ import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 from scipy import ndimage
 
-from tests.vitjax.weights import cases
+from tests.helpers import weights_cases
 from vitjax import weights
 from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.devices.sharding import replicated
@@ -40,7 +40,7 @@ def save_file(path, params, form=None, **say):
 
 
 def load(
-    path, mesh, fresh, dont_load=(), stored_grid=None, grid=cases.SQUARE,
+    path, mesh, fresh, dont_load=(), stored_grid=None, grid=weights_cases.SQUARE,
     channels=None, **kw,
 ):  # fmt: skip
     """Into the model of `kw`, whose parameters are `fresh`."""
@@ -55,7 +55,7 @@ def load(
         shapes,
         fresh,
         dont_load,
-        model=cases.model(**kw),
+        model=weights_cases.model(**kw),
         image_shape=size,
         stored_grid=stored_grid,
         channels=channels,
@@ -67,7 +67,7 @@ def load(
 
 def test_every_source_gives_the_same_start(tmp_path, mesh):
     kw = {"posemb": "learn", "pool_type": "tok"}
-    stored = cases.params(**kw)
+    stored = weights_cases.params(**kw)
     sources = [
         save_run(tmp_path / "run", stored),
         tmp_path / "run" / "checkpoints" / "4",
@@ -76,17 +76,17 @@ def test_every_source_gives_the_same_start(tmp_path, mesh):
         save_file(tmp_path / "x.pth", stored, "torchvision"),
         *(save_file(tmp_path / f"{f}.safetensors", stored, f) for f in weights.FORMATS),
     ]
-    fresh = cases.params(**kw, **FRESH)
+    fresh = weights_cases.params(**kw, **FRESH)
     for source in sources:
-        cases.assert_same_bits(stored, load(source, mesh, fresh, **kw))
+        weights_cases.assert_same_bits(stored, load(source, mesh, fresh, **kw))
     scanned = vit.loop_to_scan(fresh)
     got = load(sources[0], mesh, scanned, **kw, scan=True)
-    cases.assert_same_bits(vit.loop_to_scan(stored), got)
+    weights_cases.assert_same_bits(vit.loop_to_scan(stored), got)
 
 
 def test_dont_load_leaves_some_fresh(tmp_path, mesh):
     kw = {"posemb": "learn"}
-    stored, fresh = cases.params(**kw), cases.params(**kw, **FRESH)
+    stored, fresh = weights_cases.params(**kw), weights_cases.params(**kw, **FRESH)
     del stored["head"]["bias"]
     stored["extra"] = {"a": np.ones(3, np.float32)}
     path = save_file(tmp_path / "x.npz", stored)
@@ -105,7 +105,7 @@ def test_dont_load_leaves_some_fresh(tmp_path, mesh):
 
 def test_everything_that_does_not_fit_is_listed(tmp_path, mesh):
     kw = {"posemb": "learn"}
-    leaves = flatten_dict(cases.params(**kw), sep="/")
+    leaves = flatten_dict(weights_cases.params(**kw), sep="/")
     block = "Transformer/encoderblock_{}/MlpBlock_0/Dense_0"
     for i in range(2):
         del leaves[f"{block.format(i)}/bias"]
@@ -114,7 +114,7 @@ def test_everything_that_does_not_fit_is_listed(tmp_path, mesh):
         leaves[f"Transformer/encoderblock_{i}/LayerNorm_0/scale"] = np.zeros(24)
     leaves["extra"] = np.zeros(3)
     path = save_file(tmp_path / "x.npz", unflatten_dict(leaves, sep="/"))
-    fresh = cases.params(**kw, **FRESH)
+    fresh = weights_cases.params(**kw, **FRESH)
     with pytest.raises(ValueError, match="does not fit the model") as error:
         load(path, mesh, fresh, **kw)
     message = str(error.value)
@@ -137,16 +137,16 @@ def test_long_lists_are_told_briefly_but_whole():
 
 
 @pytest.mark.parametrize("new", [(5, 5), (2, 4)])
-@pytest.mark.parametrize("old", [cases.SQUARE, cases.WIDE])
+@pytest.mark.parametrize("old", [weights_cases.SQUARE, weights_cases.WIDE])
 def test_positions_are_resampled_to_the_models_grid(old, new, tmp_path, mesh):
     kw = {"posemb": "learn", "pool_type": "tok"}
-    stored = cases.params(old, **kw)
-    fresh = cases.params(new, **kw, **FRESH)
+    stored = weights_cases.params(old, **kw)
+    fresh = weights_cases.params(new, **kw, **FRESH)
     table = stored["pos_embedding"].reshape(*old, -1)
     zoom = (new[0] / old[0], new[1] / old[1], 1)
-    expected = ndimage.zoom(table, zoom, order=1).reshape(1, -1, cases.WIDTH)
+    expected = ndimage.zoom(table, zoom, order=1).reshape(1, -1, weights_cases.WIDTH)
     # Of 9 positions, a model of 8 patches leaves open whether one is the class token's.
-    open_ = old == cases.WIDE or new == (2, 4)
+    open_ = old == weights_cases.WIDE or new == (2, 4)
     say = {"stored_grid": old} if open_ else {}
     paths = [save_file(tmp_path / "x.npz", stored)]
     paths += [save_file(tmp_path / "x.safetensors", stored, "timm")]
@@ -154,19 +154,22 @@ def test_positions_are_resampled_to_the_models_grid(old, new, tmp_path, mesh):
         got = load(path, mesh, fresh, grid=new, **say, **kw)
         np.testing.assert_allclose(got["pos_embedding"], expected, rtol=0, atol=1e-6)
         got["pos_embedding"] = stored["pos_embedding"]
-        cases.assert_same_bits(stored, got)
-        if old == cases.WIDE:
+        weights_cases.assert_same_bits(stored, got)
+        if old == weights_cases.WIDE:
             with pytest.raises(ValueError, match=r"6 positions|7 positions"):
                 load(path, mesh, fresh, grid=new, **kw)
         left = load(path, mesh, fresh, ["pos_embedding"], grid=new, **say, **kw)
-        cases.assert_same_bits(
+        weights_cases.assert_same_bits(
             {"x": left["pos_embedding"]}, {"x": fresh["pos_embedding"]}
         )
 
 
 def test_grids_of_as_many_patches_are_still_two_grids(tmp_path, mesh):
     kw = {"posemb": "learn"}
-    stored, fresh = cases.params((2, 3), **kw), cases.params((3, 2), **kw, **FRESH)
+    stored, fresh = (
+        weights_cases.params((2, 3), **kw),
+        weights_cases.params((3, 2), **kw, **FRESH),
+    )
     path = save_file(tmp_path / "x.npz", stored)
     got = load(path, mesh, fresh, stored_grid=[2, 3], grid=(3, 2), **kw)
     assert not np.array_equal(got["pos_embedding"], stored["pos_embedding"])
@@ -175,28 +178,28 @@ def test_grids_of_as_many_patches_are_still_two_grids(tmp_path, mesh):
 
 
 def test_constant_positions_of_a_file_are_no_parameters(tmp_path, mesh):
-    stored = cases.params(posemb="sincos2d")
-    say = {"posemb": "sincos2d", "grid": cases.SQUARE}
+    stored = weights_cases.params(posemb="sincos2d")
+    say = {"posemb": "sincos2d", "grid": weights_cases.SQUARE}
     path = save_file(tmp_path / "x.safetensors", stored, "timm", **say)
-    fresh = cases.params(posemb="sincos2d", **FRESH)
-    cases.assert_same_bits(stored, load(path, mesh, fresh, posemb="sincos2d"))
+    fresh = weights_cases.params(posemb="sincos2d", **FRESH)
+    weights_cases.assert_same_bits(stored, load(path, mesh, fresh, posemb="sincos2d"))
     # A model that learns them starts from the constants.
-    fresh = cases.params(posemb="learn", **FRESH)
+    fresh = weights_cases.params(posemb="learn", **FRESH)
     got = load(path, mesh, fresh, posemb="learn")
-    expected = vit.posemb_sincos_2d(3, 3, cases.WIDTH).astype(np.float32)
+    expected = vit.posemb_sincos_2d(3, 3, weights_cases.WIDTH).astype(np.float32)
     np.testing.assert_array_equal(got["pos_embedding"], expected)
-    learned = save_file(tmp_path / "y.npz", cases.params(posemb="learn"))
-    fresh = cases.params(posemb="sincos2d", **FRESH)
+    learned = save_file(tmp_path / "y.npz", weights_cases.params(posemb="learn"))
+    fresh = weights_cases.params(posemb="sincos2d", **FRESH)
     with pytest.raises(ValueError, match="left over there: pos_embedding"):
         load(learned, mesh, fresh, posemb="sincos2d")
 
 
 def test_other_dtypes_become_the_models(tmp_path, mesh):
-    stored = cases.params(posemb="learn", dtype=np.dtype(jnp.bfloat16))
-    fresh = cases.params(posemb="learn", **FRESH)
+    stored = weights_cases.params(posemb="learn", dtype=np.dtype(jnp.bfloat16))
+    fresh = weights_cases.params(posemb="learn", **FRESH)
     got = load(save_file(tmp_path / "x.npz", stored), mesh, fresh, posemb="learn")
     expected = jax.tree.map(lambda x: x.astype(np.float32), stored)
-    cases.assert_same_bits(expected, got)
+    weights_cases.assert_same_bits(expected, got)
 
 
 @pytest.mark.parametrize(("old", "new"), [(3, 1), (3, 4), (3, 2), (4, 3), (1, 3)])
@@ -218,9 +221,9 @@ def test_channels_are_fitted_by_timms_rule(old, new):
 
 
 def test_channels_are_fitted_if_one_says_so_and_it_is_said(tmp_path, mesh, caplog):
-    stored = cases.params(posemb="learn")
+    stored = weights_cases.params(posemb="learn")
     path = save_file(tmp_path / "x.npz", stored)
-    fresh = cases.params(posemb="learn", **FRESH)
+    fresh = weights_cases.params(posemb="learn", **FRESH)
     fresh["embedding"]["kernel"] = fresh["embedding"]["kernel"][:, :, :1]
     with pytest.raises(ValueError, match="which model_init_channels='sum' may fit"):
         load(path, mesh, fresh, posemb="learn")
@@ -230,7 +233,7 @@ def test_channels_are_fitted_if_one_says_so_and_it_is_said(tmp_path, mesh, caplo
     kernel = stored["embedding"]["kernel"].sum(2, keepdims=True)
     np.testing.assert_allclose(got["embedding"]["kernel"], kernel, rtol=1e-6)
     got["embedding"] = stored["embedding"]
-    cases.assert_same_bits(stored, got)
+    weights_cases.assert_same_bits(stored, got)
     with pytest.raises(ValueError, match="unknown model_init_channels 'mean'"):
         load(path, mesh, fresh, posemb="learn", channels="mean")
 
@@ -238,24 +241,26 @@ def test_channels_are_fitted_if_one_says_so_and_it_is_said(tmp_path, mesh, caplo
 def test_heads_are_not_mistaken(tmp_path, mesh):
     """Six heads' numbers would fit into three, in the wrong places."""
     kw = {"posemb": "learn"}
-    state = weights.to_state_dict(cases.params(**kw), format="timm")
+    state = weights.to_state_dict(weights_cases.params(**kw), format="timm")
     words = {weights.WORD: '{"num_heads": 6}'}
     files.write(tmp_path / "x.safetensors", state, words)
     with pytest.raises(ValueError, match="is of 6 heads, not of 3"):
-        load(tmp_path / "x.safetensors", mesh, cases.params(**kw, **FRESH), **kw)
+        load(
+            tmp_path / "x.safetensors", mesh, weights_cases.params(**kw, **FRESH), **kw
+        )
 
 
 def test_blocks_that_cannot_be_stacked(tmp_path, mesh):
-    stored = cases.params(posemb="learn")
+    stored = weights_cases.params(posemb="learn")
     del stored["Transformer"]["encoderblock_1"]["LayerNorm_0"]
     path = save_file(tmp_path / "x.npz", stored)
-    fresh = cases.params(posemb="learn", scan=True, **FRESH)
+    fresh = weights_cases.params(posemb="learn", scan=True, **FRESH)
     with pytest.raises(ValueError, match=r"blocks of .* differ from each other"):
         load(path, mesh, fresh, posemb="learn", scan=True)
 
 
 def test_nothing_there(tmp_path, mesh):
-    fresh = cases.params(posemb="learn", **FRESH)
+    fresh = weights_cases.params(posemb="learn", **FRESH)
     for name, message in [
         ("nowhere", "no checkpoint at"),
         ("nowhere.npz", "there is no file"),
@@ -272,7 +277,7 @@ def test_another_gelu_is_said(tmp_path, mesh, caplog):
     with pytest.raises(ValueError, match="no checkpoint"):
         weights.load(tmp_path / "none")
     kw = {"posemb": "learn", "pool_type": "tok"}
-    stored = cases.params(**kw)
+    stored = weights_cases.params(**kw)
     theirs = save_file(tmp_path / "x.pth", stored, "torchvision")
     ours = save_file(tmp_path / "x.npz", stored)
     for path, gelu in ((theirs, "exact"), (ours, "tanh")):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vitjax.test_train import QUICKSTART, SMALL, run_tok
+from tests.runs.test_train import QUICKSTART, SMALL, run_tok
 from vitjax.weights.libraries import MATCHING, Unusable, importing
 
 ROOT = Path(__file__).parents[3]

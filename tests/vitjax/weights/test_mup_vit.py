@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.vitjax.weights import cases
+from tests.helpers import weights_cases
 from vitjax import weights
 from vitjax.models.vit import posemb_sincos_2d
 from vitjax.weights import files
 
-GRID = cases.SQUARE
+GRID = weights_cases.SQUARE
 
 
 class Block(nn.Module):
@@ -33,7 +33,7 @@ class Vit(nn.Module):
 
     def __init__(self, posemb="sincos2d", pool_type="gap", register=0, mlp_head=0):
         super().__init__()
-        width, n = cases.WIDTH, GRID[0] * GRID[1]
+        width, n = weights_cases.WIDTH, GRID[0] * GRID[1]
         self.conv_proj = nn.Conv2d(3, width, 4, 4)
         if posemb == "learn":
             self.pos_embedding = nn.Parameter(torch.zeros(1, n, width))
@@ -52,14 +52,16 @@ class Vit(nn.Module):
         self.encoder = nn.Module()
         self.encoder.layers = nn.Sequential()
         for i in range(2):
-            block = Block(width, cases.HEADS, 40)
+            block = Block(width, weights_cases.HEADS, 40)
             self.encoder.layers.add_module(f"encoder_layer_{i}", block)
         self.encoder.ln = nn.LayerNorm(width, eps=1e-6)
         self.heads = nn.Sequential()
         if mlp_head:
             self.heads.add_module("pre_logits", nn.Linear(width, mlp_head))
             self.heads.add_module("act", nn.Tanh())
-        self.heads.add_module("head", nn.Linear(mlp_head or width, cases.CLASSES))
+        self.heads.add_module(
+            "head", nn.Linear(mlp_head or width, weights_cases.CLASSES)
+        )
 
     def forward(self, image):
         x = self.conv_proj(image).flatten(2).transpose(1, 2)
@@ -74,7 +76,7 @@ class Vit(nn.Module):
 
 @torch.no_grad()
 def logits(model):
-    image = torch.tensor(cases.image(GRID)).permute(0, 3, 1, 2)
+    image = torch.tensor(weights_cases.image(GRID)).permute(0, 3, 1, 2)
     return model.double().eval()(image).numpy()
 
 
@@ -92,7 +94,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("kw", CASES, ids=cases.label)
+@pytest.mark.parametrize("kw", CASES, ids=weights_cases.label)
 @torch.no_grad()
 def test_logits_are_its_own_in_both_directions(kw):
     ours = {"posemb": kw["posemb"], "pool_type": kw.get("pool_type", "gap")}
@@ -105,21 +107,21 @@ def test_logits_are_its_own_in_both_directions(kw):
         if not constant and not (name == "reg" and tensor.shape[1] == 1):
             tensor.normal_(std=0.3, generator=generator)
     say = {"pool_type": ours["pool_type"]}
-    params = cases.read(arrays(model), "mup_vit", say)
+    params = weights_cases.read(arrays(model), "mup_vit", say)
     assert ("pos_embedding" in params) == (kw["posemb"] == "learn")
-    got = cases.logits(params, cases.image(GRID), gelu="exact", **ours)
+    got = weights_cases.logits(params, weights_cases.image(GRID), gelu="exact", **ours)
     # Its table of sincos2d is of float32.
     bound = 1e-6 if kw["posemb"] == "sincos2d" else 1e-9
     np.testing.assert_allclose(logits(model), got, rtol=0, atol=bound)
     # Ours there: every key, no other, of the same shapes.
-    params = cases.params(GRID, dtype=np.float64, **ours)
+    params = weights_cases.params(GRID, dtype=np.float64, **ours)
     told = {"posemb": kw["posemb"], "grid": GRID}
     state = weights.to_state_dict(params, format="mup_vit", **told)
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in arrays(model).items()
     }
     model.load_state_dict({k: torch.tensor(v) for k, v in state.items()}, strict=True)
-    got = cases.logits(params, cases.image(GRID), gelu="exact", **ours)
+    got = weights_cases.logits(params, weights_cases.image(GRID), gelu="exact", **ours)
     np.testing.assert_allclose(logits(model), got, rtol=0, atol=1e-9)
     assert np.abs(got).max() > 0.1
 
@@ -130,17 +132,17 @@ def test_its_checkpoints_and_what_they_do_not_say(tmp_path):
     torch.save({**kept, "optimizer": {}, "scheduler": {}}, tmp_path / "x.pth")
     path = tmp_path / "x.pth"
     with pytest.raises(ValueError, match=r"reg .* holds 2 tokens.*say pool_type='tok'"):
-        weights.load(path, num_heads=cases.HEADS)
+        weights.load(path, num_heads=weights_cases.HEADS)
     reg = model.reg.detach().numpy()
-    got, _ = weights.load(path, num_heads=cases.HEADS, pool_type="tok")
+    got, _ = weights.load(path, num_heads=weights_cases.HEADS, pool_type="tok")
     np.testing.assert_array_equal(got["cls"], reg[:, :1])
     np.testing.assert_array_equal(got["registers"], reg[:, 1:])
-    got, _ = weights.load(path, num_heads=cases.HEADS, pool_type="gap")
+    got, _ = weights.load(path, num_heads=weights_cases.HEADS, pool_type="gap")
     np.testing.assert_array_equal(got["registers"], reg)
     # A file of ours remembers it.
     from vitjax.tools.convert import convert
 
     out = tmp_path / "y.safetensors"
-    convert(path, out, to="mup_vit", num_heads=cases.HEADS, pool_type="tok")
+    convert(path, out, to="mup_vit", num_heads=weights_cases.HEADS, pool_type="tok")
     np.testing.assert_array_equal(weights.load(out)[0]["cls"], reg[:, :1])
     assert files.read(out)[0].keys() == model.state_dict().keys()

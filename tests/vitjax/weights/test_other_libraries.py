@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vitjax.weights import cases
+from tests.helpers import weights_cases
 from vitjax import weights
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, other_models, state_dicts, table
@@ -39,29 +39,31 @@ def assert_close(theirs, ours):
     np.testing.assert_allclose(theirs.numpy(), ours, rtol=0, atol=BOUND)
 
 
-def check_both_ways(model, form, kw, say, grid=cases.SQUARE, patch_size=(4, 4)):
+def check_both_ways(model, form, kw, say, grid=weights_cases.SQUARE, patch_size=(4, 4)):
     """Our weights in their model, and back out of it."""
     size = {"grid": grid, "patch_size": patch_size}
-    params = cases.params(dtype=np.float64, **size, **kw)
+    params = weights_cases.params(dtype=np.float64, **size, **kw)
     fill(model, weights.to_state_dict(params, format=form, **say))
-    image = cases.image(**size)
-    ours = functools.partial(cases.logits, image=image, patch_size=patch_size, **kw)
+    image = weights_cases.image(**size)
+    ours = functools.partial(
+        weights_cases.logits, image=image, patch_size=patch_size, **kw
+    )
     assert_close(torch_logits(model, image), ours(params, gelu="exact"))
     assert np.abs(ours(params, gelu="tanh") - ours(params, gelu="exact")).max() > 1e-5
     state = {k: v.numpy() for k, v in model.state_dict().items()}
-    cases.assert_same_bits(params, cases.read(state, form, say))
+    weights_cases.assert_same_bits(params, weights_cases.read(state, form, say))
 
 
 @torch.no_grad()
-def check_their_own_weights(model, form, kw, say, grid=cases.SQUARE):
+def check_their_own_weights(model, form, kw, say, grid=weights_cases.SQUARE):
     """Random weights of theirs: each tensor has another part in our logits."""
     generator = torch.Generator().manual_seed(0)
     for tensor in model.double().eval().state_dict().values():
         tensor.normal_(std=0.3, generator=generator)
     state = {k: v.numpy() for k, v in model.state_dict().items()}
-    params = cases.read(state, form, say)
-    image = cases.image(grid)
-    ours = cases.logits(params, image, gelu="exact", **kw)
+    params = weights_cases.read(state, form, say)
+    image = weights_cases.image(grid)
+    ours = weights_cases.logits(params, image, gelu="exact", **kw)
     assert_close(torch_logits(model, image), ours)
 
 
@@ -73,16 +75,16 @@ def torchvision_model(**kw):
         image_size=12,
         patch_size=4,
         num_layers=2,
-        num_heads=cases.HEADS,
-        hidden_dim=cases.WIDTH,
+        num_heads=weights_cases.HEADS,
+        hidden_dim=weights_cases.WIDTH,
         mlp_dim=40,
-        num_classes=cases.CLASSES,
+        num_classes=weights_cases.CLASSES,
         **kw,
     )
 
 
 TOK = {"posemb": "learn", "pool_type": "tok"}
-SINCOS = {"posemb": "sincos2d", "grid": cases.SQUARE}
+SINCOS = {"posemb": "sincos2d", "grid": weights_cases.SQUARE}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ SINCOS = {"posemb": "sincos2d", "grid": cases.SQUARE}
         (TOK | {"rep_size": 7}, {}, {"representation_size": 7}),
         (TOK | {"posemb": "sincos2d"}, SINCOS, {}),
     ],
-    ids=cases.label,
+    ids=weights_cases.label,
 )
 def test_torchvision(kw, say, theirs):
     check_both_ways(torchvision_model(**theirs), "torchvision", kw, say)
@@ -102,16 +104,16 @@ def test_torchvision(kw, say, theirs):
 
 def test_torchvision_files_of_before_2022():
     """The published weights name the MLP's layers linear_1 and linear_2."""
-    params = cases.params(**TOK)
+    params = weights_cases.params(**TOK)
     state = weights.to_state_dict(params, format="torchvision")
     old = {
         k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v
         for k, v in state.items()
     }
     assert old.keys() != state.keys()
-    cases.assert_same_bits(params, cases.read(old, "torchvision", {}))
+    weights_cases.assert_same_bits(params, weights_cases.read(old, "torchvision", {}))
     with pytest.raises(ValueError, match="under two names"):
-        cases.read({**old, **state}, "torchvision", {})
+        weights_cases.read({**old, **state}, "torchvision", {})
 
 
 def timm_model(patch_size=4, image_size=12, distilled=False, **kw):
@@ -126,11 +128,11 @@ def timm_model(patch_size=4, image_size=12, distilled=False, **kw):
     return cls(
         img_size=image_size,
         patch_size=patch_size,
-        embed_dim=cases.WIDTH,
+        embed_dim=weights_cases.WIDTH,
         depth=2,
-        num_heads=cases.HEADS,
-        mlp_ratio=40 / cases.WIDTH,
-        num_classes=cases.CLASSES,
+        num_heads=weights_cases.HEADS,
+        mlp_ratio=40 / weights_cases.WIDTH,
+        num_classes=weights_cases.CLASSES,
         **kw,
     )
 
@@ -172,7 +174,7 @@ MAP = {"class_token": False, "global_pool": "map"}
             {"distilled": True},
         ),
     ],
-    ids=cases.label,
+    ids=weights_cases.label,
 )
 def test_timm(kw, say, theirs):
     check_both_ways(timm_model(**theirs), "timm", kw, say)
@@ -188,16 +190,19 @@ def test_timm_registers_that_have_positions():
 
 
 def test_timm_grids_and_patches_that_are_not_square():
-    kw, shape = {"posemb": "sincos2d"}, {"grid": cases.WIDE, "patch_size": (4, 6)}
+    kw, shape = (
+        {"posemb": "sincos2d"},
+        {"grid": weights_cases.WIDE, "patch_size": (4, 6)},
+    )
     model = timm_model(patch_size=(4, 6), image_size=(8, 18), **GAP)
-    check_both_ways(model, "timm", kw, SINCOS | {"grid": cases.WIDE}, **shape)
+    check_both_ways(model, "timm", kw, SINCOS | {"grid": weights_cases.WIDE}, **shape)
 
 
 def test_timm_deit_iii_by_its_own_and_its_published_names():
     """The class token has no position, which the grid tells."""
     model = timm_model(init_values=1e-6, no_embed_class=True)
     kw = TOK | {"layer_scale": 1e-6}
-    say = {"grid": cases.SQUARE}
+    say = {"grid": weights_cases.SQUARE}
     check_their_own_weights(model, "timm", kw, say)
     state = {k: v.numpy() for k, v in model.state_dict().items()}
     published = {
@@ -205,8 +210,8 @@ def test_timm_deit_iii_by_its_own_and_its_published_names():
         for k, v in state.items()
     }
     assert published.keys() != state.keys()
-    expected = cases.read(state, "timm", say)
-    cases.assert_same_bits(expected, cases.read(published, "timm", say))
+    expected = weights_cases.read(state, "timm", say)
+    weights_cases.assert_same_bits(expected, weights_cases.read(published, "timm", say))
 
 
 def test_timm_mae_as_fine_tuned_averages_beside_a_class_token():
@@ -226,17 +231,17 @@ def test_timm_clip(act, gelu):
     model = timm_model(pre_norm=True, act_layer=act, norm_layer=norm)
     kw = TOK | {"pre_norm": True}
     ours = kw | {"gelu": gelu, "norm_eps": 1e-5}
-    params = cases.params(dtype=np.float64, **kw)
+    params = weights_cases.params(dtype=np.float64, **kw)
     assert "bias" not in params["embedding"]
     fill(model, weights.to_state_dict(params, format="timm"))
-    image = cases.image()
+    image = weights_cases.image()
     theirs = torch_logits(model, image)
-    assert_close(theirs, cases.logits(params, image, **ours))
+    assert_close(theirs, weights_cases.logits(params, image, **ours))
     for change in ({"norm_eps": 1e-6}, {"gelu": "tanh"}):
-        other = cases.logits(params, image, **ours | change)
+        other = weights_cases.logits(params, image, **ours | change)
         assert np.abs(theirs.numpy() - other).max() > 1e-6
     state = {k: v.numpy() for k, v in model.state_dict().items()}
-    cases.assert_same_bits(params, cases.read(state, "timm", {}))
+    weights_cases.assert_same_bits(params, weights_cases.read(state, "timm", {}))
 
 
 @pytest.mark.parametrize(
@@ -245,15 +250,15 @@ def test_timm_clip(act, gelu):
         TOK | {"registers": 1, "distilled": True, "layer_scale": 0.1},
         {"posemb": "learn", "norm_after_pool": True, "pre_norm": True, "gelu": "quick"},
     ],
-    ids=cases.label,
+    ids=weights_cases.label,
 )
 def test_timms_class_as_export_makes_it(kw):
-    params = cases.params(**{k: v for k, v in kw.items() if k != "gelu"})
+    params = weights_cases.params(**{k: v for k, v in kw.items() if k != "gelu"})
     state = weights.to_state_dict(params, format="timm")
-    image = cases.image().astype(np.float32)
-    model = cases.model(**{"gelu": "exact"} | kw, norm_eps=1e-3)
+    image = weights_cases.image().astype(np.float32)
+    model = weights_cases.model(**{"gelu": "exact"} | kw, norm_eps=1e-3)
     theirs = other_models.logits("timm", model, state, image)
-    ours = cases.logits(params, image, **{"gelu": "exact"} | kw, norm_eps=1e-3)
+    ours = weights_cases.logits(params, image, **{"gelu": "exact"} | kw, norm_eps=1e-3)
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
 
 
@@ -267,36 +272,36 @@ def test_huggingface(act, gelu, tmp_path):
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
-        hidden_size=cases.WIDTH,
+        hidden_size=weights_cases.WIDTH,
         num_hidden_layers=2,
-        num_attention_heads=cases.HEADS,
+        num_attention_heads=weights_cases.HEADS,
         intermediate_size=40,
         hidden_act=act,
         layer_norm_eps=1e-6,
         image_size=12,
         patch_size=4,
-        num_labels=cases.CLASSES,
+        num_labels=weights_cases.CLASSES,
     )
     config.save_pretrained(tmp_path / "unnamed")
-    names = [f"class {k}, or so" for k in range(cases.CLASSES)]
+    names = [f"class {k}, or so" for k in range(weights_cases.CLASSES)]
     config.id2label = dict(enumerate(names))
-    params = cases.params(dtype=np.float64, **TOK)
+    params = weights_cases.params(dtype=np.float64, **TOK)
     state = weights.to_state_dict(params, format="huggingface")
     config.save_pretrained(tmp_path)
     files.write(tmp_path / "model.safetensors", state, {"format": "pt"})
     model = ViTForImageClassification.from_pretrained(tmp_path, dtype=torch.float64)
-    image = cases.image()
+    image = weights_cases.image()
     theirs = torch_logits(lambda x: model.eval()(x).logits, image)
-    assert_close(theirs, cases.logits(params, image, gelu=gelu, **TOK))
+    assert_close(theirs, weights_cases.logits(params, image, gelu=gelu, **TOK))
     # config.json tells the heads, and the names of the classes.
     assert weights.beside(tmp_path) == {"class_names": names}
     files.write(tmp_path / "unnamed" / "model.safetensors", state, {"format": "pt"})
     assert weights.beside(tmp_path / "unnamed") == {}
-    cases.assert_same_bits(params, weights.load(tmp_path)[0])
+    weights_cases.assert_same_bits(params, weights.load(tmp_path)[0])
     own = {k: v.numpy() for k, v in model.state_dict().items()}
-    cases.assert_same_bits(params, cases.read(own, "huggingface", {}))
+    weights_cases.assert_same_bits(params, weights_cases.read(own, "huggingface", {}))
     model.save_pretrained(tmp_path / "again")
-    cases.assert_same_bits(params, weights.load(tmp_path / "again")[0])
+    weights_cases.assert_same_bits(params, weights.load(tmp_path / "again")[0])
 
 
 @pytest.fixture
@@ -312,7 +317,7 @@ def offline(monkeypatch):
 
 
 def written_for_huggingface(seed=0):
-    params = cases.params(seed=seed, **TOK)
+    params = weights_cases.params(seed=seed, **TOK)
     return params, weights.to_state_dict(params, format="huggingface")
 
 
@@ -324,10 +329,10 @@ def test_huggingfaces_class_as_export_makes_it(gelu):
     logging = transformers.utils.logging
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     params, state = written_for_huggingface()
-    image = cases.image().astype(np.float32)
-    model = cases.model(gelu=gelu, **TOK)
+    image = weights_cases.image().astype(np.float32)
+    model = weights_cases.model(gelu=gelu, **TOK)
     theirs = other_models.logits("huggingface", model, state, image)
-    ours = cases.logits(params, image, gelu=gelu, **TOK)
+    ours = weights_cases.logits(params, image, gelu=gelu, **TOK)
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
@@ -354,9 +359,9 @@ def test_what_huggingfaces_class_would_only_warn_of_is_refused(change, words):
     pytest.importorskip("transformers")
     _, state = written_for_huggingface()
     change(state)
-    image = cases.image().astype(np.float32)
+    image = weights_cases.image().astype(np.float32)
     with pytest.raises(RuntimeError, match=words):
-        other_models.logits("huggingface", cases.model(**TOK), state, image)
+        other_models.logits("huggingface", weights_cases.model(**TOK), state, image)
 
 
 def _simple_vit(parts):
@@ -408,7 +413,7 @@ def default_dtype(dtype):
         torch.set_default_dtype(before)
 
 
-@pytest.mark.parametrize("grid", [cases.SQUARE, cases.WIDE])
+@pytest.mark.parametrize("grid", [weights_cases.SQUARE, weights_cases.WIDE])
 def test_vit_pytorch(grid):
     """The third opinion on sincos2d and on the order of pixels inside a patch.
 
@@ -422,31 +427,33 @@ def test_vit_pytorch(grid):
     model = SimpleViT(
         image_size=(grid[0] * 4, grid[1] * 4),
         patch_size=4,
-        num_classes=cases.CLASSES,
-        dim=cases.WIDTH,
+        num_classes=weights_cases.CLASSES,
+        dim=weights_cases.WIDTH,
         depth=2,
-        heads=cases.HEADS,
-        dim_head=cases.WIDTH // cases.HEADS,
+        heads=weights_cases.HEADS,
+        dim_head=weights_cases.WIDTH // weights_cases.HEADS,
         mlp_dim=40,
     )
     model.to_patch_embedding[1] = model.to_patch_embedding[3] = torch.nn.Identity()
     for module in model.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = 1e-6
-    params = cases.params(grid, dtype=np.float64, posemb="sincos2d")
+    params = weights_cases.params(grid, dtype=np.float64, posemb="sincos2d")
     for name, leaf in flatten_with_names(params):
         if ATTENTION in name and name.endswith("/bias"):
             leaf[:] = 0
     state = state_dicts.write(params, SIMPLE_VIT, posemb="sincos2d")
-    back = state_dicts.read(state, SIMPLE_VIT, num_heads=cases.HEADS)
-    cases.assert_same_bits(params, back)
+    back = state_dicts.read(state, SIMPLE_VIT, num_heads=weights_cases.HEADS)
+    weights_cases.assert_same_bits(params, back)
     # Its own function, of whose table it keeps float32.
     with default_dtype(torch.float64):
-        model.pos_embedding = posemb_sincos_2d(*grid, cases.WIDTH, dtype=torch.float64)
+        model.pos_embedding = posemb_sincos_2d(
+            *grid, weights_cases.WIDTH, dtype=torch.float64
+        )
     state = {k: v for k, v in state.items() if not k.endswith(("qkv.bias", "out.bias"))}
     fill(model, state)
     kw = {"posemb": "sincos2d", "gelu": "exact"}
-    ours = cases.logits(params, cases.image(grid), **kw)
-    assert_close(torch_logits(model, cases.image(grid)), ours)
-    turned = cases.logits(params, cases.image(grid)[:, ::-1], **kw)
+    ours = weights_cases.logits(params, weights_cases.image(grid), **kw)
+    assert_close(torch_logits(model, weights_cases.image(grid)), ours)
+    turned = weights_cases.logits(params, weights_cases.image(grid)[:, ::-1], **kw)
     assert np.abs(turned - ours).max() > 1e-2

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vitjax.weights import cases
+from tests.helpers import weights_cases
 from tests.vitjax.weights.test_other_libraries import (
     TOK,
     assert_close,
@@ -44,7 +44,7 @@ def drawn(model, seed=0):
 @functools.cache
 def program(**kw):
     """vitjax's model as one program, however many parameters it is given."""
-    made = cases.model(dtype="float64", gelu="exact", **kw)
+    made = weights_cases.model(dtype="float64", gelu="exact", **kw)
     return jax.jit(lambda params, image: made.apply({"params": params}, image)[0])
 
 
@@ -52,13 +52,13 @@ def check(model, path, said=(), **say):
     """The file's model gives what the module gives; the notice has all these words."""
     notices = []
     params, config = weights.load(
-        path, num_heads=cases.HEADS, say=notices.append, **say
+        path, num_heads=weights_cases.HEADS, say=notices.append, **say
     )
     assert config is None
     kw = weights.model_arguments(params)
     if kw["num_classes"] is None:
         params, model = {**params, "head": unit_head()}, Features(model)
-    image = cases.image()
+    image = weights_cases.image()
     with jax.enable_x64(True):
         kw = {key: kw[key] for key in ("posemb", "pool_type")}
         ours = np.asarray(program(**kw)(params, image))
@@ -71,8 +71,8 @@ def check(model, path, said=(), **say):
 
 def unit_head():
     """A head whose logits are the first features."""
-    kernel = np.eye(cases.WIDTH, cases.CLASSES)
-    return {"kernel": kernel, "bias": np.zeros(cases.CLASSES)}
+    kernel = np.eye(weights_cases.WIDTH, weights_cases.CLASSES)
+    return {"kernel": kernel, "bias": np.zeros(weights_cases.CLASSES)}
 
 
 class Features(torch.nn.Module):
@@ -83,7 +83,7 @@ class Features(torch.nn.Module):
         self.backbone = backbone
 
     def forward(self, x):
-        return self.backbone(x)[:, : cases.CLASSES]
+        return self.backbone(x)[:, : weights_cases.CLASSES]
 
 
 # ------------------------------------------------- what a file holds beside its tensors
@@ -388,7 +388,7 @@ class Dino(torch.nn.Module):
         self.backbone = timm_model(**kw)
         self.backbone.head = torch.nn.Identity()
         self.dino_head = torch.nn.Sequential(
-            torch.nn.Linear(cases.WIDTH, 8), torch.nn.Linear(8, 9)
+            torch.nn.Linear(weights_cases.WIDTH, 8), torch.nn.Linear(8, 9)
         )
 
 
@@ -417,7 +417,7 @@ def test_mae_before_fine_tuning(tmp_path):
     model = timm_model()
     model.head = torch.nn.Identity()
     model.mask_token = torch.nn.Parameter(torch.zeros(1, 1, 16))
-    model.decoder_embed = torch.nn.Linear(cases.WIDTH, 16)
+    model.decoder_embed = torch.nn.Linear(weights_cases.WIDTH, 16)
     model.decoder_pos_embed = torch.nn.Parameter(torch.zeros(1, 10, 16))
     model.decoder_blocks = torch.nn.ModuleList([torch.nn.Linear(16, 16)])
     model.decoder_pred = torch.nn.Linear(16, 48)
@@ -445,10 +445,13 @@ def test_lists_of_what_is_left_out_are_short_and_of_one_line():
 @pytest.mark.parametrize(
     "heads",
     [
-        lambda: torch.nn.Linear(cases.WIDTH, cases.CLASSES),
-        lambda: torch.nn.Sequential(torch.nn.Linear(cases.WIDTH, cases.CLASSES)),
+        lambda: torch.nn.Linear(weights_cases.WIDTH, weights_cases.CLASSES),
         lambda: torch.nn.Sequential(
-            torch.nn.Dropout(), torch.nn.Linear(cases.WIDTH, cases.CLASSES)
+            torch.nn.Linear(weights_cases.WIDTH, weights_cases.CLASSES)
+        ),
+        lambda: torch.nn.Sequential(
+            torch.nn.Dropout(),
+            torch.nn.Linear(weights_cases.WIDTH, weights_cases.CLASSES),
         ),
         torch.nn.Identity,
         None,
@@ -464,12 +467,12 @@ def test_torchvision_with_its_heads_replaced(heads, tmp_path):
     drawn(model)
     torch.save(model.state_dict(), tmp_path / "x.pth")
     check(model, tmp_path / "x.pth")
-    params = weights.load(tmp_path / "x.pth", num_heads=cases.HEADS)[0]
+    params = weights.load(tmp_path / "x.pth", num_heads=weights_cases.HEADS)[0]
     back = weights.to_state_dict(params, format="torchvision")
-    cases.assert_same_bits(params, cases.read(back, "torchvision", {}))
+    weights_cases.assert_same_bits(params, weights_cases.read(back, "torchvision", {}))
     if "head" not in params:  # and is what torchvision's class holds without its heads
         kw = weights.model_arguments(params) | {"gelu": "exact"}
-        image = cases.image().astype(np.float32)
+        image = weights_cases.image().astype(np.float32)
         theirs = other_models.logits("torchvision", vit.Model(**kw), back, image)
         features = torch_logits(model, image.astype(np.float64))
         np.testing.assert_allclose(theirs, features, rtol=0, atol=1e-5)
@@ -477,13 +480,15 @@ def test_torchvision_with_its_heads_replaced(heads, tmp_path):
 
 def test_torchvision_with_more_layers_for_its_head_is_refused(tmp_path):
     model = torchvision_model()
-    layers = [torch.nn.Linear(cases.WIDTH, cases.WIDTH) for _ in range(2)]
+    layers = [
+        torch.nn.Linear(weights_cases.WIDTH, weights_cases.WIDTH) for _ in range(2)
+    ]
     model.heads = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1])
     torch.save(model.state_dict(), tmp_path / "x.pth")
     with pytest.raises(
         ValueError, match=r"two names, 'heads.0.weight' and 'heads.2.weight'"
     ):
-        weights.load(tmp_path / "x.pth", num_heads=cases.HEADS)
+        weights.load(tmp_path / "x.pth", num_heads=weights_cases.HEADS)
 
 
 # ----------------------------------------------------------------------- Hugging Face
@@ -494,14 +499,14 @@ def hugging_face(name, **kw):
     transformers = pytest.importorskip("transformers")
     import_torchvision()  # which transformers imports where it is installed
     config = transformers.ViTConfig(
-        hidden_size=cases.WIDTH,
+        hidden_size=weights_cases.WIDTH,
         num_hidden_layers=2,
-        num_attention_heads=cases.HEADS,
+        num_attention_heads=weights_cases.HEADS,
         intermediate_size=40,
         layer_norm_eps=1e-6,
         image_size=12,
         patch_size=4,
-        num_labels=cases.CLASSES,
+        num_labels=weights_cases.CLASSES,
     )
     return drawn(getattr(transformers, name)(config, **kw))
 
@@ -589,20 +594,22 @@ def test_a_backbone_gets_a_fresh_head(tmp_path, mesh, caplog):
     """Of the config's number of classes; of what else is missing, each is named."""
     from tests.vitjax.weights import test_fit
 
-    stored = cases.params(**TOK)
-    fresh = cases.params(**TOK, **test_fit.FRESH)
+    stored = weights_cases.params(**TOK)
+    fresh = weights_cases.params(**TOK, **test_fit.FRESH)
     state = weights.to_state_dict(stored, format="timm")
     state = {f"net.{k}": x for k, x in state.items() if not k.startswith("head.")}
     path = tmp_path / "x.safetensors"
     files.write(path, {**state, "net.mask_token": np.zeros((1, 24))}, {})
     load = functools.partial(test_fit.load, gelu="exact", **TOK)
-    cases.assert_same_bits({**stored, "head": fresh["head"]}, load(path, mesh, fresh))
+    weights_cases.assert_same_bits(
+        {**stored, "head": fresh["head"]}, load(path, mesh, fresh)
+    )
     taken, headless = (record.getMessage() for record in caplog.records)
     assert taken == f"{path}: 'net.' taken off its keys; left out: net.mask_token"
     assert headless == f"{path} has no head: the model's own starts fresh"
     caplog.clear()
     load(path, mesh, fresh, ["head/.*"])
     assert len(caplog.records) == 1
-    wider = cases.params(**TOK, rep_size=7, **test_fit.FRESH)
+    wider = weights_cases.params(**TOK, rep_size=7, **test_fit.FRESH)
     with pytest.raises(ValueError, match=r"dont_load .*missing there: pre_logits/bias"):
         load(path, mesh, wider, rep_size=7)

@@ -1,0 +1,219 @@
+"""The four packages come from one place, and every dependency is used and pinned."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import configs
+import input_pipeline
+import parity
+import vitjax
+from constraints import keep, write
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINS = sorted((ROOT / "constraints").glob("python*.txt"))
+# Distribution -> import name, where they differ; None: used without an import.
+IMPORT_NAMES = {
+    "absl-py": "absl",
+    "importlib-resources": None,  # by tensorflow-datasets
+    "orbax-checkpoint": "orbax",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "tensorboardx": "tensorboardX",
+    "tensorflow-cpu": "tensorflow",
+    "tensorflow-datasets": "tensorflow_datasets",
+    "ml-collections": "ml_collections",
+}
+
+
+def _canonical(requirement):
+    name = re.match(r"[A-Za-z0-9._-]+", requirement).group()
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _used():
+    names = set()
+    for package in ("vitjax", "input_pipeline", "configs", "parity"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    names.add(node.module.split(".")[0])
+    return names
+
+
+def test_the_four_packages_share_a_parent():
+    homes = {
+        Path(m.__file__).resolve().parent.parent
+        for m in (vitjax, input_pipeline, configs, parity)
+    }
+    assert homes == {ROOT}
+
+
+def test_nothing_is_required_that_is_not_used():
+    used = _used()
+    for requirement in PROJECT["dependencies"]:
+        name = _canonical(requirement)
+        name = IMPORT_NAMES.get(name, name)
+        assert name is None or name in used, requirement
+
+
+def test_nothing_is_used_that_is_not_required():
+    extras = PROJECT["optional-dependencies"]
+    optional = extras["parity"] + extras["huggingface"] + extras["transformers"]
+    # An export is compared with timm where it is installed.
+    optional += [r for r in extras["dev"] if r.startswith("timm")]
+    required = {_canonical(r) for r in PROJECT["dependencies"] + optional}
+    known = {IMPORT_NAMES.get(name, name) for name in required}
+    ours = {"vitjax", "input_pipeline", "configs", "parity"}
+    # flax brings nothing else that we import by name.
+    assert _used() - set(sys.stdlib_module_names) - ours <= known
+
+
+def _pins(path):
+    pins = write.parse_pins(path.read_text())
+    return {_canonical(name): version for name, version in pins.items()}
+
+
+@pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
+def test_every_requirement_is_pinned(path):
+    extras = PROJECT["optional-dependencies"]
+    optional = extras["parity"] + extras["huggingface"] + extras["dev"]
+    optional += extras["transformers"]
+    wanted = PROJECT["dependencies"] + optional
+    assert {_canonical(r) for r in wanted} <= _pins(path).keys()
+
+
+@pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
+def test_no_library_of_cuda_is_pinned(path):
+    """torch and jax name those that they need, and need different ones."""
+    names = _pins(path).keys()
+    assert [n for n in names if n.startswith(("nvidia", "cuda", "jax-cuda"))] == []
+
+
+def test_the_pins_are_what_is_tested():
+    running = "python{}.{}.txt".format(*sys.version_info[:2])
+    [path] = [path for path in PINS if path.name == running]
+    for name, version in _pins(path).items():
+        if name in keep.FAMILY:  # make test leaves the ones that are there
+            continue
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        assert installed.split("+")[0] == version, name
+
+
+def test_what_is_supported_is_said_alike_everywhere():
+    minors = sorted(int(path.stem.removeprefix("python3.")) for path in PINS)
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert PROJECT["requires-python"] == f">=3.{minors[0]},<3.{minors[-1] + 1}"
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"SUPPORTED := {' '.join(f'3.{minor}' for minor in minors)}\n" in makefile
+
+
+def _applies(requirement, extras):
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": e}) for e in extras or {""})
+
+
+def _brought(requirements):
+    """All that these bring, by what the installed packages say."""
+    waiting = [r for r in map(Requirement, requirements) if _applies(r, ())]
+    seen = set()
+    while waiting:
+        requirement = waiting.pop()
+        key = _canonical(requirement.name), frozenset(requirement.extras)
+        if key not in seen:
+            seen.add(key)
+            lines = importlib.metadata.requires(requirement.name) or ()
+            waiting += [
+                r for r in map(Requirement, lines) if _applies(r, requirement.extras)
+            ]
+    return {name for name, _ in seen}
+
+
+def test_quickstart_fetches_no_torch():
+    brought = _brought(PROJECT["dependencies"])
+    assert {"jaxlib", "tensorstore"} <= brought  # what others bring is seen
+    assert not any(name in keep.FAMILY or name.startswith("nvidia") for name in brought)
+
+
+def test_a_built_wheel_holds_the_four_packages_and_imports_elsewhere(tmp_path):
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            tmp_path / "dist",
+            ROOT,
+        ],
+        check=True,
+    )
+    [wheel] = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"vitjax", "input_pipeline", "configs", "parity"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    code = (
+        "import vitjax.train, vitjax.benchmark, vitjax.models, input_pipeline, parity\n"
+        "import configs.vit_s16_i1k as c\n"
+        "c.get_config()\n"
+        "print(vitjax.__file__)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert out.returncode == 0, out.stderr
+    assert Path(out.stdout.strip()).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["DESIGN.md", "shared/", "/work/", "/root/"])
+def test_the_project_speaks_of_itself_only(word):
+    own = {
+        path
+        for folder in (
+            "configs",
+            "constraints",
+            "input_pipeline",
+            "parity",
+            "tests",
+            "vitjax",
+        )
+        for path in (ROOT / folder).rglob("*.py")
+    } - {Path(__file__).resolve()}
+    for path in [*own, ROOT / "README.md", ROOT / "Makefile"]:
+        assert word not in path.read_text(), path
+
+
+def test_the_readme_lists_every_module_and_no_other():
+    layout = (ROOT / "README.md").read_text().split("## Layout")[1].split("```")[1]
+    listed = set(re.findall(r"[a-z0-9_]+\.py", layout)) - {"test_floors.py"}
+    packages = [ROOT / "vitjax", ROOT / "input_pipeline", ROOT / "parity"]
+    files = {path.name for package in packages for path in package.glob("*.py")}
+    for folder in ("models", "weights", "tools"):
+        files |= {path.name for path in (ROOT / "vitjax" / folder).glob("*.py")}
+    assert listed == files - {"__init__.py"}

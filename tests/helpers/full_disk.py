@@ -1,0 +1,37 @@
+"""`python -m vitjax.train` on a disk that is full while checkpoints of STEPS are written.
+
+python tests/helpers/full_disk.py STEP,... [arguments of vitjax.train]
+"""
+
+import resource
+import sys
+import time
+
+from vitjax import train
+from vitjax.checkpoints.checkpointer import Checkpointer
+
+
+def main() -> int:
+    """Run with a limit on the size of files in place of a full disk; the exit status."""
+    steps = {int(step) for step in sys.argv[1].split(",")}
+    save = Checkpointer.save
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_on_full_disk(self, step, *args):
+        if step not in steps:
+            return save(self, step, *args)
+        self.poll(wait=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        try:
+            save(self, step, *args)
+            while self._manager.is_saving_in_progress():
+                time.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    Checkpointer.save = save_on_full_disk
+    return train.main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""The story of an example is what the training stream does to it, step by step."""
+
+import itertools
+import re
+
+import numpy as np
+import PIL.Image
+import PIL.ImageEnhance
+import PIL.ImageOps
+import pytest
+
+from input_pipeline import pipeline
+from input_pipeline.look import story as steps
+from input_pipeline.randaug import torchvision_policies, torchvision_steps
+from tests.helpers.photographs import PHOTOGRAPHS, encode, pil
+from tests.input_pipeline.randaug.test_randaug import REFERENCES, grey
+
+SIZE, BATCH = 9, 4  # so that batches 2 and 6 begin and end with an epoch's border
+# (epoch, step, row): the last example of epoch 0, the first of epoch 3.
+BORDERS = ((0, 2, 0), (3, 6, 3))
+KEEP = "keep('image', 'label', '_id')|"
+PP = {
+    "randaug": KEEP + "decode(precise=True)|random_crop((60, 90))|flip_lr|"
+    "randaug(2, 10, contrast='fixed')",
+    "per_batch": "decode_jpeg_and_inception_crop(48)|copy('image', 'rows')|"
+    "choice(n=7, key='rows')|trivial_augment_wide(per_batch=True)|drop('file_name')",
+    "autoaugment": KEEP + "decode|resize(40)|autoaugment_cifar10|pad_crop(40, 4)|"
+    "flip_lr|value_range(-1, 1)",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photographs")
+    for i, image in zip(range(SIZE), itertools.cycle(PHOTOGRAPHS.values())):
+        path = root / "train" / "ab"[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(image[i::2, ::2]))
+    return {"kind": "folder", "data_dir": str(root), "split": "train"}
+
+
+def open_stream(data, pp, **kwargs):
+    arguments = {"data": data, "batch_size": BATCH, "seed": 5, "prefetch": 0, "pp": pp}
+    return pipeline.make_train(**arguments | kwargs)[0]
+
+
+@pytest.fixture(scope="module")
+def stories(folder):
+    """By the name of the spec: [(story, epoch, index, batch, step, row)]."""
+    told = {}
+    for name, pp in PP.items():
+        stream = open_stream(folder, pp)
+        batches = list(itertools.islice(stream, 7))
+        told[name] = []
+        for epoch, step, row in BORDERS:
+            index = int(batches[step]["_id"][row])
+            story = steps.tell(stream, pp, epoch, index)
+            told[name].append((story, epoch, index, batches[step], step, row))
+    return told
+
+
+@pytest.mark.parametrize("name", PP)
+def test_the_end_is_the_row_of_the_stream_that_is_named(stories, name):
+    for story, epoch, index, batch, step, row in stories[name]:
+        assert step * BATCH + row in (epoch * SIZE + SIZE - 1, epoch * SIZE)
+        assert story.place.startswith(f"row {row} of the batch of step {step},")
+        last = story.steps[-1].features
+        assert last.keys() == batch.keys()
+        assert last["_id"] == index
+        for feature, value in batch.items():
+            assert np.asarray(last[feature]).dtype == value.dtype
+            np.testing.assert_array_equal(last[feature], value[row], err_msg=feature)
+
+
+def images(story):
+    """(op, lines, image before, image after) of each step."""
+    before = story.raw["image"]
+    for op, lines, features in story.steps:
+        yield op, lines, before, features["image"]
+        before = features["image"]
+
+
+def is_window(part, whole):
+    """Whether `part` is somewhere in `whole`."""
+    h, w = part.shape[:2]
+    rooms = [n - m + 1 for n, m in zip(whole.shape, (h, w), strict=False)]
+    return any(
+        np.array_equal(whole[y : y + h, x : x + w], part)
+        for y, x in itertools.product(*map(range, rooms))
+    )
+
+
+def cutouts(image, half, y, x):
+    """Cutout at each pixel that is y % of the height and x % of the width."""
+    places = [
+        [p for p in range(n) if n * share // 100 <= p <= n * (share + 1) // 100]
+        for n, share in zip(image.shape, (y, x), strict=False)
+    ]
+    return [REFERENCES["Cutout"](image, half, *p) for p in itertools.product(*places)]
+
+
+def by_randaug(line, image):
+    """What a line of randaug says, by numpy: all images that it may mean."""
+    name, *numbers = line.split()
+    if name == "Cutout":
+        return cutouts(image, int(numbers[0]), int(numbers[2]), int(numbers[7]))
+    args = [float(n) if "." in n or name == "Rotate" else int(n) for n in numbers]
+    if name == "Contrast":
+        luma = grey(image).astype(np.int64)
+        args.append(int(luma.sum() // luma.size))
+    return [REFERENCES[name](image, *args)]
+
+
+def test_layers_of_randaug_by_hand(stories):
+    seen = set()
+    for story, *_ in stories["randaug"]:
+        told = list(images(story))
+        kept, decoded, cropped, flipped, *layers = told
+        assert kept[3] == kept[2]
+        np.testing.assert_array_equal(decoded[3], pil(decoded[2]))
+        assert cropped[3].shape == (60, 90, 3)
+        assert is_window(*cropped[3:1:-1])
+        assert flipped[1] in (["mirrored"], ["not mirrored"])
+        sign = -1 if flipped[1] == ["mirrored"] else 1
+        np.testing.assert_array_equal(flipped[3], flipped[2][:, ::sign])
+        spec = "randaug(2, 10, contrast='fixed')"
+        assert [op for op, *_ in layers] == [f"{spec}, layer {n}" for n in (1, 2)]
+        for _, lines, before, after in layers:
+            [line] = lines
+            assert any(np.array_equal(x, after) for x in by_randaug(line, before)), line
+            seen.add(line.split()[0])
+    assert len(seen) > 2
+
+
+ENHANCERS = {
+    name: getattr(PIL.ImageEnhance, name)
+    for name in ("Brightness", "Color", "Contrast", "Sharpness")
+}
+
+
+def by_torchvision(line, image, space):
+    """What a line of torchvision's policies says, by PIL or the op that it names."""
+    name, _, rest = line.partition(" ")
+    picture = PIL.Image.fromarray(image)
+    if name == "Identity":
+        return image
+    if not rest:
+        return np.asarray(getattr(PIL.ImageOps, name.lower())(picture))
+    number = float(re.search(r"[-+]?[0-9.]+", rest).group())
+    if name in ("Posterize", "Solarize"):
+        return np.asarray(getattr(PIL.ImageOps, name.lower())(picture, int(number)))
+
+    def exactly(rounded, table):
+        """The line is rounded: it means the value of the table that is nearest."""
+        return np.copysign(table[np.abs(table - abs(rounded)).argmin()], rounded).item()
+
+    if name in ENHANCERS:
+        factor = 1 + exactly(number - 1, space.tables[name])
+        return np.asarray(ENHANCERS[name](picture).enhance(factor))
+    if "%" in rest:  # of the side, rounded down to pixels
+        side = image.shape[1 if name == "TranslateX" else 0]
+        shares = 150 / 331 * np.arange(space.bins) / (space.bins - 1)
+        share = exactly(number / 100, shares)
+        pixels = int(np.copysign(int(abs(share) * side + 1e-9), share))
+        return np.asarray(torchvision_steps.TRANSLATIONS[name](image, pixels))
+    if name in torchvision_steps.TRANSLATIONS:
+        return np.asarray(torchvision_steps.TRANSLATIONS[name](image, int(number)))
+    op = torchvision_steps.WARPS[name]
+    return np.asarray(op(image, exactly(number, space.tables[name])))
+
+
+SPACES = {
+    "per_batch": torchvision_steps.wide_space(31),
+    "autoaugment": torchvision_steps.randaugment_space(
+        10, torchvision_policies.CIFAR10_OPS
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_torchvisions_policies_by_hand(stories, name):
+    checked = 0
+    for story, *_ in stories[name]:
+        for op, lines, before, after in images(story):
+            if op.startswith(("trivial", "autoaugment")):
+                for line in lines:
+                    before = by_torchvision(line, before, SPACES[name])
+                np.testing.assert_array_equal(after, before, err_msg=f"{lines}")
+                checked += len(lines)
+            elif op == "flip_lr":
+                sign = -1 if lines == ["mirrored"] else 1
+                np.testing.assert_array_equal(after, before[:, ::sign])
+            elif op.startswith("value_range"):
+                np.testing.assert_allclose(after, before / 127.5 - 1, atol=1e-6)
+            else:
+                assert lines == []
+    assert checked == {"per_batch": 2, "autoaugment": 4}[name]
+
+
+def test_layers_of_randaug_tv_by_hand_and_a_plan_that_is_kept(folder):
+    pp = (
+        "decode|resize(40)|randaug_tv(magnitude=9, num_ops=2)|"
+        "keep('image', 'randaug_tv_plan')"
+    )
+    story = steps.tell(open_stream(folder, pp), pp, 3, 1)
+    *_, first, second, last = images(story)
+    space = torchvision_steps.randaugment_space(31)
+    for number, (op, [line], before, after) in enumerate((first, second), start=1):
+        assert op == f"randaug_tv(magnitude=9, num_ops=2), layer {number}"
+        np.testing.assert_array_equal(after, by_torchvision(line, before, space))
+    np.testing.assert_array_equal(last[2], last[3])
+    features = story.steps[-1].features
+    assert set(features) == {"image", "randaug_tv_plan"}
+    words = features["randaug_tv_plan"]
+    policy = torchvision_policies.randaug_tv(2, 9)
+    assert policy.explain(words) == [*first[1], *second[1]]
+
+
+def test_crops_are_told_as_they_are_drawn(stories):
+    """A choice of rows, and a crop after a pad, are of the image before them.
+
+    The end, compared with the stream, shows that they are those of training.
+    """
+    for story, *_ in stories["per_batch"]:
+        rows = {s.op.split("(")[0]: s.features.get("rows") for s in story.steps}
+        whole = rows["copy"]
+        chosen = [np.flatnonzero((whole == row).all((1, 2))) for row in rows["choice"]]
+        assert len(chosen) == 7
+        assert all(len(found) for found in chosen)
+    for story, *_ in stories["autoaugment"]:
+        for op, _, before, after in images(story):
+            if op.startswith("pad_crop"):
+                padded = np.pad(before, ((4, 4), (4, 4), (0, 0)))
+                assert is_window(after, padded)
+
+
+def test_the_report_names_what_was_done(stories):
+    story, epoch, index, *_ = stories["randaug"][1]
+    text = steps.report(story, epoch, index)
+    lines = text.splitlines()
+    assert lines[0].startswith(f"example {index} in epoch 3: ")
+    assert str(story.name) in lines[0]
+    assert ".jpg" in lines[0]
+    assert lines[1] == "row 3 of the batch of step 6, both counted from 0"
+    assert "image " in text
+    assert " bytes" in lines[3]
+    for number, step in enumerate(story.steps, start=1):
+        at = lines.index(f"{number}. {step.op}")
+        assert lines[at + 1 : at + 1 + len(step.lines)] == [
+            f"     {line}" for line in step.lines
+        ]
+        image = step.features["image"]
+        if not isinstance(image, bytes):
+            h, w, c = image.shape
+            size = f"image uint8 {h} x {w} x {c} of {image.min()} to {image.max()}"
+            assert size in lines[at + 1 + len(step.lines)]
+
+
+def test_a_long_op_is_told_in_full(folder):
+    pp = (
+        "decode_jpeg_and_inception_crop(24, area_min=5, antialias=False, "
+        "precise=False, sampler='torchvision')|keep('image')"
+    )
+    story = steps.tell(open_stream(folder, pp), pp, 0, 0)
+    assert story.steps[0].op == pp.split("|")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "titles"),
+    [
+        # What keep, copy, choice and drop do is not to be seen.
+        ("randaug", "decode random_crop flip_lr randaug randaug"),
+        ("per_batch", "as_read decode_jpeg_and_inception_crop trivial_augment_wide"),
+    ],
+)
+def test_panels_begin_with_the_whole_image_and_leave_out_what_did_nothing(
+    stories, name, titles
+):
+    story, *_ = stories[name][0]
+    panels = steps.panels(story)
+    seen = [title.split("(")[0].replace(" ", "_") for title, *_ in panels]
+    assert seen == titles.split()
+    whole = pil(story.raw["image"]).astype(int)
+    np.testing.assert_allclose(panels[0][2], whole, atol=40)  # another decoder's
+    np.testing.assert_array_equal(panels[-1][2], story.steps[-1].features["image"])
+    for title, text, _ in panels:
+        assert bool(text) == title.startswith(("flip", "randaug", "trivial"))
+
+
+def test_pictures_of_an_example_and_of_a_batch(folder, stories, tmp_path):
+    story, *_ = stories["randaug"][0]
+    steps.draw_story(tmp_path / "story.png", story, 0, 1)
+    stream = open_stream(folder, "decode|resize(32)|keep('image', 'label')")
+    steps.draw_batch(tmp_path / "batch.png", stream)
+    for name in ("story", "batch"):
+        with PIL.Image.open(tmp_path / f"{name}.png") as image:
+            assert image.format == "PNG"
+            assert 250 < min(image.size) < max(image.size) < 2000
+
+
+def test_an_image_that_is_nowhere_is_not_drawn(folder, tmp_path):
+    pp = "keep('label', '_id')"
+    stream = open_stream({"kind": "arrays", "name": "digits", "split": "train"}, pp)
+    with pytest.raises(ValueError, match="no image to draw"):
+        steps.draw_batch(tmp_path / "a.png", stream)
+    story = steps.Story("x", "y", {"label": 1}, [])
+    with pytest.raises(ValueError, match="no image to draw: leave out --out"):
+        steps.draw_story(tmp_path / "a.png", story, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "index", "message"),
+    [
+        (0, SIZE, "in 0 to 8, as the data has 9 examples, but it is 9"),
+        (0, -1, "in 0 to 8, .* it is -1"),
+        (-1, 0, "epoch is counted from 0, but it is -1"),
+        (2**32, 0, "epoch is counted from 0"),
+    ],
+)
+def test_what_is_not_there(folder, epoch, index, message):
+    stream = open_stream(folder, "decode")
+    with pytest.raises(ValueError, match=message):
+        steps.tell(stream, "decode", epoch, index)
+
+
+def test_an_example_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "bad.jpg").write_bytes(b"no image")
+    data = {"kind": "folder", "data_dir": str(tmp_path), "split": "train"}
+    stream = open_stream(data, "decode", batch_size=1)
+    with pytest.raises(ValueError, match=r"(?s)bad\.jpg.* cannot be read: [^\n]*$"):
+        steps.tell(stream, "decode", 0, 0)
+
+
+def test_a_place_in_a_shuffle_buffer_is_not_promised(folder):
+    stream = open_stream(folder, "decode", shuffle_buffer_size=5)
+    assert "depends on the run" in steps.tell(stream, "decode", 0, 2).place
+
+
+@pytest.mark.parametrize(
+    ("label", "names", "want"),
+    [
+        (3, None, "3"),
+        (1, ("cat", "dog"), "dog"),
+        (-1, None, "no label"),
+        (np.float32([0, 0.2, 0.8]), ("a", "b", "c"), "c + b"),
+        (np.float32([0, 1, 0]), None, "1"),
+        (np.zeros(4), None, "no label"),
+    ],
+)
+def test_captions(label, names, want):
+    assert steps.caption(label, names) == want

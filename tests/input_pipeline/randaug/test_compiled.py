@@ -1,0 +1,56 @@
+"""What XLA makes of the ops does not depend on how hard it optimizes.
+
+The tests of this project run with little optimization, trainings with all of it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline import randaug
+from tests.helpers.photographs import PHOTOGRAPHS
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def sums():
+    """By op and level: the checksum of what it makes of a photograph, in a dataset."""
+    image = np.ascontiguousarray(PHOTOGRAPHS["china"][:96, :128])
+    found = {}
+    for level in (3.0, 10.0):
+        for name, arguments in randaug.level_arguments(level).items():
+            place = (40, 70) if name == "Cutout" else ()
+
+            @tf.autograph.experimental.do_not_convert
+            def op(image, name=name, arguments=arguments, place=place):
+                image = tf.ensure_shape(image, [96, 128, 3])
+                return randaug.OPS[name](image, *arguments, *place)
+
+            data = tf.data.Dataset.from_tensors(image).map(op)
+            (after,) = data.as_numpy_iterator()
+            found[f"{name} {level}"] = zlib.crc32(after.tobytes())
+    return found
+
+
+def test_full_optimization_gives_the_same_bits():
+    assert "optimization_level=0" in os.environ["XLA_FLAGS"]
+    code = (
+        "import json, os, sys\n"
+        "from tests.input_pipeline.randaug.test_compiled import sums\n"
+        "assert not os.environ.get('XLA_FLAGS')\n"
+        "print(json.dumps(sums()))\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    expected = sums()
+    assert len(set(expected.values())) > 20
+    assert json.loads(done.stdout) == expected

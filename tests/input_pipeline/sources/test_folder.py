@@ -1,0 +1,460 @@
+"""Folders of images: real files, ILSVRC's own layout, and arrangements that fail."""
+
+import io
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from input_pipeline import ops, pipeline, sources
+from input_pipeline.sources import splits
+
+RNG = np.random.default_rng(0)
+CLASSES = ("ant", "bee", "cat")
+SUFFIXES = ("jpg", "JPEG", "png", "webp", "WebP", "PNG")
+
+
+def open_folder(root, split):
+    return sources.open_source(kind="folder", data_dir=str(root), split=split)
+
+
+def read(source, index):
+    return source.read(tf.constant(index, tf.int64))
+
+
+def files_of(source):
+    """(path, label) of each example, by what describe says."""
+    pairs = []
+    for i in range(len(source)):
+        text = source.describe(i)
+        pairs.append((Path(re.search(r"\((.*)\)$", text)[1]), source._labels[i]))
+    return [(path, int(label)) for path, label in pairs]
+
+
+def encoded(suffix):
+    image = Image.fromarray(RNG.integers(0, 256, (13, 17, 3), np.uint8))
+    buffer = io.BytesIO()
+    kind = {"jpg": "jpeg"}.get(suffix.lower(), suffix.lower())
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+PIXEL = encoded("png")
+
+
+def touch(path, content=PIXEL):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Eight images of each class in train, two in val; and files that are no images."""
+    for split, count in (("train", 8), ("val", 2)):
+        for name in CLASSES:
+            for i in range(count):
+                suffix = SUFFIXES[i % len(SUFFIXES)]
+                path = tmp_path / split / name / f"ä {i:02}.{suffix}"
+                touch(path, encoded(suffix))
+    touch(tmp_path / "train" / "ant" / "Thumbs.db")
+    touch(tmp_path / "train" / "ant" / ".hidden.jpg")
+    touch(tmp_path / "train" / ".git" / "x.jpg")
+    touch(tmp_path / "readme.txt")
+    touch(tmp_path / "notes" / "more" / "readme.txt")
+    return tmp_path
+
+
+def test_examples_are_the_files(pets):
+    source = open_folder(pets, "train")
+    assert len(source) == 24
+    assert source.class_names == CLASSES
+    assert source.num_classes == 3
+    paths = [path for path in (pets / "train").rglob("ä *") if path.is_file()]
+    assert sorted(path for path, _ in files_of(source)) == sorted(paths)
+    decode = ops.get_preprocess_fn("decode")
+    for i, (path, label) in enumerate(files_of(source)):
+        features = read(source, i)
+        assert features["image"].numpy() == path.read_bytes()
+        assert features["file_name"].numpy().decode() == path.name
+        assert int(features["label"]) == label == CLASSES.index(path.parent.name)
+        assert int(features["_id"]) == i
+        # Every kind of file is decoded, and as PIL does it where no rounding is free.
+        image = decode({"image": features["image"]})["image"].numpy()
+        expected = np.array(Image.open(path).convert("RGB"), np.int32)
+        bound = 0 if path.suffix.lower() in (".png", ".webp") else 8
+        assert np.abs(image - expected).max() <= bound
+    size = sum(path.stat().st_size for path in paths)
+    assert source.nbytes() == size
+    sequential = source.sequential(3, 20).as_numpy_iterator()
+    assert [int(features["_id"]) for features in sequential] == list(range(3, 20))
+
+
+def test_batches_of_a_folder(pets):
+    data = {"kind": "folder", "data_dir": str(pets), "split": "val"}
+    pp = 'decode|resize(8)|keep("image", "label")'
+    stream, steps = pipeline.make_eval(data=data, batch_size=4, pp_fn=pp)
+    batches = list(stream)
+    assert steps == len(batches) == 2
+    labels = np.concatenate([batch["label"] for batch in batches])
+    assert sorted(labels[:6]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_parts_are_taken_at_random_and_not_by_class(tmp_path):
+    for name in range(10):
+        for i in range(100):
+            touch(tmp_path / "train" / f"class {name}" / f"{i}.jpg", b"")
+    whole = files_of(open_folder(tmp_path, "train"))
+    first = files_of(open_folder(tmp_path, "train[:90%]"))
+    rest = files_of(open_folder(tmp_path, "train[90%:]"))
+    assert first + rest == whole
+    assert len(set(whole)) == 1000
+    counts = np.bincount([label for _, label in rest], minlength=10)
+    # 100 of 1,000 without putting back: mean 10, variance 10 * 0.9 * 900 / 999.
+    assert np.abs(counts - 10).max() <= 4 * np.sqrt(10 * 0.9 * 900 / 999)
+    assert len(set(counts)) > 1  # not stratified either
+    # The same files elsewhere are split alike.
+    moved = tmp_path / "train" / ".." / "." / "train" / ".."
+    names = [path.name for path, _ in files_of(open_folder(moved, "train[90%:]"))]
+    assert names == [path.name for path, _ in rest]
+
+
+# ------------------------------------------------- folders as people have them
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Three classes: nested, of every suffix, and with files that are no images."""
+    train = tmp_path / "train"
+    for name in ("a.BMP", "b.tif", "c.gif", "d.jfif", "e.jpe", "f.tiff", "g.AVIF"):
+        touch(train / "ant" / name)
+    for day in ("day 1", "day 10", "day 2"):
+        touch(train / "bee" / day / "morning" / "1.jpeg")
+        touch(train / "bee" / day / "0.webp")
+    touch(train / "bee" / "z.png")
+    touch(train / "cat" / "$1" / "ö.JPG")
+    return tmp_path
+
+
+def test_all_images_below_a_class_are_read(odd):
+    source = open_folder(odd, "train")
+    assert source.notices == ()
+    assert source.class_names == CLASSES
+    files = [path for path in (odd / "train").rglob("*") if path.is_file()]
+    expected = sorted(
+        (path, CLASSES.index(path.relative_to(odd / "train").parts[0]))
+        for path in files
+    )
+    assert len(expected) == 15
+    assert sorted(files_of(source)) == expected
+    for i, (path, _) in enumerate(files_of(source)):
+        assert read(source, i)["file_name"].numpy().decode() == path.name
+
+
+def test_the_order_of_files_is_fixed(odd, tmp_path_factory):
+    """By folder and name, then the one random order: also where a disk lists otherwise."""
+    listed = [
+        *(odd / "train" / "ant" / n for n in ("a.BMP", "b.tif", "c.gif", "d.jfif")),
+        *(odd / "train" / "ant" / n for n in ("e.jpe", "f.tiff", "g.AVIF")),
+        odd / "train" / "bee" / "z.png",
+        *(
+            odd / "train" / "bee" / day / name
+            for day in ("day 1", "day 10", "day 2")
+            for name in ("0.webp", "morning/1.jpeg")
+        ),
+        odd / "train" / "cat" / "$1" / "ö.JPG",
+    ]
+    found = [path for path, _ in files_of(open_folder(odd, "train"))]
+    assert found == [listed[i] for i in splits.fixed_order(len(listed))]
+    other = tmp_path_factory.mktemp("other")
+    for path in reversed(listed):
+        touch(other / path.relative_to(odd))
+    again = [path for path, _ in files_of(open_folder(other, "train"))]
+    assert [p.relative_to(other) for p in again] == [p.relative_to(odd) for p in found]
+
+
+def test_what_systems_leave_behind_is_no_class_and_no_image(odd):
+    expected = files_of(open_folder(odd, "train"))
+    for folder in ("__MACOSX", ".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN"):
+        touch(odd / "train" / folder / "ant" / "1.jpg")
+        touch(odd / "train" / "bee" / folder / "1.jpg")
+        touch(odd / folder / "ant" / "1.jpg")
+    for name in ("._a.jpg", "Thumbs.db", "desktop.ini", ".DS_Store"):
+        touch(odd / "train" / "ant" / name)
+        touch(odd / "train" / name)
+    source = open_folder(odd, "train")
+    assert files_of(source) == expected
+    assert source.notices == ()
+    assert_fails(odd, "tain", "(known: train, and parts")
+
+
+def test_files_that_are_no_images_are_counted_in_one_notice(odd, caplog):
+    train = odd / "train"
+    for i in range(4):
+        touch(train / "ant" / f"{i}.HEIC")
+        touch(train / "bee" / "day 1" / f"{i // 2}{i % 2}.heic")
+    touch(train / "cat" / "LICENSE")
+    source = open_folder(odd, "train")
+    assert len(source) == 15
+    sentence = (
+        f"{train}: 9 file(s) that are no images by their suffix are passed over: "
+        "8 .heic (4 in ant, 4 in bee), 1 without a suffix (1 in cat)"
+    )
+    assert source.notices == (sentence,)
+    data = {"kind": "folder", "data_dir": str(odd), "split": "train"}
+    for process in (0, 1):
+        pipeline.make_train(
+            data=data,
+            batch_size=2,
+            seed=0,
+            process_index=process,
+            process_count=2,
+        )
+    assert [record.getMessage() for record in caplog.records] == [sentence]
+
+
+def test_only_splits_that_are_asked_for_are_looked_into(odd, monkeypatch):
+    touch(odd / "test" / "unknown" / "1.jpg")
+    touch(odd / "val" / "cat" / "1.jpg")
+    looked_into = []
+    scandir = os.scandir
+
+    def remembered(path):
+        looked_into.append(Path(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", remembered)
+    assert open_folder(odd, "train").class_names == CLASSES
+    assert {path.relative_to(odd).parts[:1] for path in looked_into} == {
+        (),
+        ("train",),
+    }
+    assert open_folder(odd, "test").class_names == ("unknown",)
+    assert open_folder(odd, "val").class_names == ("cat",)
+    both = open_folder(odd, "val+test")
+    assert both.class_names == ("cat", "unknown")
+    labels = {path.parent.name: label for path, label in files_of(both)}
+    assert labels == {"cat": 0, "unknown": 1}
+
+
+def test_a_link_to_a_folder_above_is_not_followed_for_ever(odd):
+    elsewhere = odd / "elsewhere"
+    touch(elsewhere / "2.jpg")
+    (odd / "train" / "cat" / "link").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(odd / "train" / "cat")
+    names = [
+        path.name for path, label in files_of(open_folder(odd, "train")) if label == 2
+    ]
+    assert sorted(names) == ["2.jpg", "ö.JPG"]
+
+
+def test_files_that_nothing_decodes_are_one_sentence(pets):
+    """As with the data of a person and a config whose data set holds pixels."""
+    data = {"kind": "folder", "data_dir": str(pets), "split": "train"}
+    messages = {
+        "flip_lr|keep('image', 'label')": "'flip_lr' takes pixels, but the images of the",
+        "keep('image', 'label')": "are files, which cannot be part of a batch before",
+    }
+    for pp, message in messages.items():
+        stream, _ = pipeline.make_train(data=data, batch_size=4, seed=0, pp=pp)
+        with pytest.raises(ValueError, match=message) as caught:
+            next(iter(stream))
+        assert "decode|resize(224)" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        stream, _ = pipeline.make_eval(data=data, batch_size=4, pp_fn=pp)
+        with pytest.raises(ValueError, match=message):
+            next(iter(stream))
+
+
+# ------------------------------------------------------------------------- ILSVRC
+
+
+@pytest.fixture(scope="module")
+def ilsvrc_dir(imagenet_dir, tmp_path_factory):
+    """The tars behind imagenet_dir, unpacked as ILSVRC's instructions say."""
+    from tests.helpers import ilsvrc
+
+    root = tmp_path_factory.mktemp("ilsvrc_folders")
+    ilsvrc.write_tars(root, train_per_class=30, num_classes=10, val=50)
+    train_tar, val_tar = (root / f"ILSVRC2012_img_{s}.tar" for s in ("train", "val"))
+    with tarfile.open(val_tar) as tar:
+        tar.extractall(root / "val", filter="data")
+    with tarfile.open(train_tar) as tar:
+        for member in tar.getmembers():
+            with tarfile.open(fileobj=tar.extractfile(member)) as inner:
+                folder = root / "train" / member.name.removesuffix(".tar")
+                inner.extractall(folder, filter="data")
+    return root
+
+
+def labels_of_tfds(imagenet_dir, split):
+    """File name -> synset, as tfds has prepared it."""
+    source = sources.open_source(
+        name="imagenet2012", split=split, data_dir=str(imagenet_dir)
+    )
+    rows = (read(source, i) for i in range(len(source)))
+    return {
+        row["file_name"].numpy(): source.class_names[int(row["label"])] for row in rows
+    }
+
+
+def names_and_synsets(source):
+    return {
+        path.name.encode(): source.class_names[label]
+        for path, label in files_of(source)
+    }
+
+
+def test_ilsvrc_train(ilsvrc_dir, imagenet_dir):
+    source = open_folder(ilsvrc_dir, "train")
+    assert names_and_synsets(source) == labels_of_tfds(imagenet_dir, "train")
+
+
+def test_ilsvrc_validation_images_need_no_folders(ilsvrc_dir, imagenet_dir, tmp_path):
+    """Alone in a folder they have ILSVRC's 1,000 classes, in tfds' order."""
+    (tmp_path / "val").symlink_to(ilsvrc_dir / "val")
+    source = open_folder(tmp_path, "val")
+    assert names_and_synsets(source) == labels_of_tfds(imagenet_dir, "validation")
+    names = tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split()
+    assert source.class_names == tuple(names)
+
+
+def test_ilsvrc_validation_images_of_some_classes(ilsvrc_dir, imagenet_dir, tmp_path):
+    """Beside a train of ten classes, labels are places among these ten."""
+    with pytest.raises(
+        ValueError, match=r"is of the class n0.*has no folder"
+    ) as caught:
+        open_folder(ilsvrc_dir, "val")
+    assert "\n" not in str(caught.value)
+    known = set(open_folder(ilsvrc_dir, "train").class_names)
+    labels = labels_of_tfds(imagenet_dir, "validation")
+    # tfds' list for the first 50 has few of the ten classes; name some files anew.
+    full = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    synsets = full.read_text().split()
+    numbers = [i + 1 for i, synset in enumerate(synsets) if synset in known][:40]
+    for number in numbers:
+        touch(tmp_path / "val" / f"ILSVRC2012_val_{number:08}.JPEG")
+    (tmp_path / "train").symlink_to(ilsvrc_dir / "train")
+    source = open_folder(tmp_path, "val")
+    assert len(source) == 40
+    assert source.class_names == tuple(sorted(known))
+    for path, label in files_of(source):
+        number = int(path.stem.split("_")[-1])
+        assert source.class_names[label] == synsets[number - 1]
+        assert (
+            labels.get(path.name.encode(), synsets[number - 1]) == synsets[number - 1]
+        )
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Tiny ImageNet's archive as it unpacks, of three classes; wnids.txt is unsorted."""
+    root = tmp_path / "tiny-imagenet-200"
+    for name in CLASSES:
+        for i in range(3):
+            touch(
+                root / "train" / name / "images" / f"{name}_{i}.JPEG", encoded("JPEG")
+            )
+        touch(root / "train" / name / f"{name}_boxes.txt", b"ant_0.JPEG\t0\t0\t9\t9\n")
+    of = {"val_0.JPEG": "cat", "val_1.JPEG": "ant", "val_10.JPEG": "cat"}
+    rows = [f"{name}\t{label}\t0\t0\t9\t9\n" for name, label in of.items()]
+    touch(root / "val" / "val_annotations.txt", "".join(rows).encode())
+    for name in of:
+        touch(root / "val" / "images" / name, encoded("JPEG"))
+    touch(root / "test" / "images" / "test_0.JPEG", encoded("JPEG"))
+    touch(root / "wnids.txt", b"cat\nant\nbee\n")
+    touch(root / "words.txt", b"ant\tan ant\n")
+    return root
+
+
+def test_tiny_imagenet_as_it_unpacks(tiny):
+    train, val = open_folder(tiny, "train"), open_folder(tiny, "val")
+    assert train.class_names == val.class_names == CLASSES
+    assert len(train) == 9
+    for path, label in files_of(train):
+        assert path.name.startswith(CLASSES[label])
+        assert path.parent == tiny / "train" / CLASSES[label] / "images"
+    named = {path.name: CLASSES[label] for path, label in files_of(val)}
+    assert named == {"val_0.JPEG": "cat", "val_1.JPEG": "ant", "val_10.JPEG": "cat"}
+    assert read(val, 0)["image"].numpy() == files_of(val)[0][0].read_bytes()
+    assert len(open_folder(tiny, "train+val[:1]")) == 10
+
+
+def test_tiny_imagenet_whose_validation_somebody_sorted_into_classes(tiny):
+    for name in CLASSES:
+        touch(tiny / "val" / name / "a.JPEG")
+    (tiny / "val" / "val_annotations.txt").unlink()
+    found = [
+        (path.parent.name, label) for path, label in files_of(open_folder(tiny, "val"))
+    ]
+    assert sorted(found) == [("ant", 0), ("bee", 1), ("cat", 2)]
+
+
+def test_what_tiny_imagenet_lacks_is_one_sentence(tiny):
+    assert_fails(
+        tiny, "test", f"{tiny / 'test'} has neither val_annotations.txt nor ant/"
+    )
+    touch(tiny / "val" / "images" / "val_7.JPEG")
+    message = f"{tiny / 'val' / 'images' / 'val_7.JPEG'} has no class of wnids.txt in"
+    assert_fails(tiny, "val", message)
+
+
+# ------------------------------------------------------------------------- errors
+
+
+def assert_fails(root, split, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        open_folder(root, split)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_splits(pets):
+    known = "(known: notes, train, val, and parts"
+    assert_fails(
+        pets, "vall", f"{pets} has no split 'vall'; did you mean 'val'? {known}"
+    )
+    assert_fails(pets, "train[5:5]", "the split 'train[5:5]' of")
+    message = (
+        f"{pets / 'notes'} has no images in folders of classes (1 .txt (1 in more))"
+    )
+    assert_fails(pets, "notes", message)
+    touch(pets / "bare" / "readme.txt")
+    message = f"{pets / 'bare'} has no images in folders of classes: arrange images"
+    assert_fails(pets, "bare", message)
+    with pytest.raises(sources.DataNotFound, match=r"there is no folder .*/none"):
+        open_folder(pets / "none", "train")
+
+
+def test_a_folder_too_many_above_the_classes(pets):
+    (pets / "nested").mkdir()
+    (pets / "val").rename(pets / "nested" / "val")
+    message = (
+        f"all images of {pets / 'nested'} lie below its one folder 'val', in folders that "
+        "look like the classes, 'ant', 'bee', 'cat'"
+    )
+    assert_fails(pets, "nested", message)
+
+
+def test_classes_without_images(pets):
+    (pets / "train" / "dog").mkdir()
+    for i in range(3):
+        touch(pets / "train" / "eel" / "deep" / f"{i}.HEIC")
+    message = (
+        f"{pets / 'train'} has 2 class(es) without images that can be read: 'dog', 'eel' "
+        "(but 3 .heic (3 in eel)); convert or add images there, or take the folder away"
+    )
+    assert_fails(pets, "train", message)
+    assert open_folder(pets, "val").class_names == CLASSES
+
+
+def test_images_without_a_class(pets):
+    touch(pets / "flat" / "1.jpg")
+    message = f"{pets / 'flat' / '1.jpg'} lies in no folder of a class, and is no"
+    assert_fails(pets, "flat", message)
+    touch(pets / "train" / "1.jpg")
+    assert_fails(pets, "train", f"{pets / 'train'} has both images, such as 1.jpg, and")

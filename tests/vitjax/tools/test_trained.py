@@ -1,0 +1,142 @@
+"""A run's model again, from its checkpoint alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers import weights_cases
+from tests.runs.test_train import QUICKSTART, SMALL
+from vitjax import train, weights
+from vitjax.checkpoints.checkpointer import read_params
+from vitjax.config.files import load, plain
+from vitjax.models import MODELS
+from vitjax.tools.trained import open_trained
+from vitjax.trees import flatten_with_names
+from vitjax.weights import files
+
+FLAGS = [
+    *SMALL,
+    "--config.total_steps=4",
+    "--config.ema={'decay': 0.5}",
+    "--config.model.scan=True",
+    "--config.model.attn_impl=xla",
+    "--config.model.registers=1",
+]
+IMAGE = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Of a run of four steps, its blocks scanned and its attention fused."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    flags = ["--config", QUICKSTART, "--workdir", str(workdir), *FLAGS]
+    assert train.cli(flags) == 0
+    return workdir
+
+
+def test_it_is_the_model_of_the_config_with_the_checkpoints_parameters(workdir):
+    trained = open_trained(workdir)
+    assert (trained.workdir, trained.step, trained.source) == (workdir, 4, "params")
+    assert trained.image_shape == (8, 8, 1)
+    given = [flag.removeprefix("--config.") for flag in FLAGS]
+    assert trained.config == plain(load(QUICKSTART, given))
+    arguments = trained.config["model"]
+    model = MODELS["vit"](num_classes=10, **arguments)
+    params, _ = read_params(workdir / "checkpoints" / "4")
+    expected, _ = model.apply({"params": params}, IMAGE)
+    found, _ = trained.apply(IMAGE)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected).max() > 1e-3
+
+
+def test_a_step_the_average_and_other_values_of_the_config(workdir):
+    latest, averaged = open_trained(workdir), open_trained(workdir, ema=True)
+    pairs = zip(
+        flatten_with_names(latest.params),
+        flatten_with_names(averaged.params),
+        strict=True,
+    )
+    assert any(np.abs(a - b).max() > 0 for (_, a), (_, b) in pairs)
+    other = open_trained(
+        workdir / "checkpoints" / "4",
+        overrides=["evals.val.pp_fn=decode", "model.gelu=exact", "mixup=None"],
+    )
+    assert other.evaluator()[1]["pp_fn"] == "decode"
+    assert other.model == dataclasses.replace(latest.model, gelu="exact")
+    assert other.experiment.mixup is None
+
+
+def test_attention_can_be_asked_for(workdir):
+    """Of the scanned and fused model; the logits stay what they are."""
+    trained = open_trained(workdir)
+    shown = trained.replace(return_attn=True)
+    assert shown.model.attn_impl == "flax"
+    logits, out = shown.apply(IMAGE)
+    np.testing.assert_allclose(logits, trained.apply(IMAGE)[0], atol=1e-5)
+    assert out["encoder"]["block00"]["attn"].shape == (3, 2, 17, 17)
+    with pytest.raises(ValueError, match="model 'vit' has no argument 'return_atn'"):
+        trained.replace(return_atn=True)
+
+
+def test_images_of_another_size_are_one_sentence(workdir):
+    trained = open_trained(workdir, overrides=["model.posemb=learn"])
+    with pytest.raises(ValueError, match="pos_embedding is missing there"):
+        trained.apply(IMAGE)
+    grey = open_trained(workdir)
+    with pytest.raises(ValueError, match="images of 8 x 8 x 3: embedding/kernel is"):
+        grey.apply(np.repeat(IMAGE, 3, axis=-1))
+
+
+def test_the_evaluator_that_classifies(workdir):
+    probe = "evals.probe={'type': 'svc_probe', 'pp_fn': ''}"
+    trained = open_trained(workdir, overrides=[probe])
+    assert trained.evaluator()[0] == "val"
+    assert trained.evaluator("probe")[1]["type"] == "svc_probe"
+    with pytest.raises(ValueError, match="evaluator of the run 'vall'"):
+        trained.evaluator("vall")
+    none = open_trained(workdir, overrides=[probe, "evals.val=None"])
+    with pytest.raises(ValueError, match="no evaluator of the type 'classification'"):
+        none.evaluator()
+
+
+def test_what_is_no_checkpoint_is_one_sentence(workdir, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        open_trained(tmp_path)
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        open_trained(workdir / "checkpoints" / "3")
+    with pytest.raises(ValueError, match="did you mean 'width'"):
+        open_trained(workdir, overrides=["model.widht=3"])
+    with pytest.raises(ValueError, match="has no 'opt'"):
+        read_params(workdir, "opt")
+
+
+def test_nothing_is_put_on_a_device_until_it_is_applied(workdir):
+    leaves = jax.tree.leaves(open_trained(workdir).params)
+    assert all(type(leaf) is np.ndarray for leaf in leaves)
+
+
+def test_one_of_the_models_in_a_file(tmp_path, caplog):
+    """The choice is said once, though the heads are only found with the config."""
+    params = weights_cases.params(posemb="learn", pool_type="tok")
+    state = weights.to_state_dict(params, format="timm")
+    state |= {"head.weight": np.ones((10, 24)), "head.bias": np.ones(10)}
+    several = {f"{name}.{k}": x for name in ("model", "ema") for k, x in state.items()}
+    path = tmp_path / "x.safetensors"
+    files.write(path, several, {})
+    trained = open_trained(path, config=QUICKSTART)
+    assert trained.params["head"]["bias"].shape == (10,)
+    assert trained.model.num_heads == 4
+    assert trained.workdir == tmp_path
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith(
+        f"{path}: the weights are those at 'model'; 'ema' can be ask"
+    )
+    assert open_trained(f"{path}:ema", config=QUICKSTART).workdir == tmp_path
+    headless = {k: x for k, x in state.items() if not k.startswith("head.")}
+    files.write(path, headless, {})
+    with pytest.raises(
+        ValueError, match="is a backbone, without a head that names classes"
+    ):
+        open_trained(path, config=QUICKSTART)
