@@ -4,6 +4,10 @@ A plan is a few uint32 words, threefry-2x32 of an example's seed: the same bits 
 numpy, TensorFlow and JAX, for one example or for a batch of them. A policy (randaug and
 its like) reads its plan and applies it; applying is deterministic, so an image can be
 made again, elsewhere or later, and explained.
+
+Threefry-2x32 (Salmon et al. 2011) is a counter-based generator of random bits, the one
+behind JAX's keys. It is written here in operators alone, so that its bits are the same
+for arrays of numpy, TensorFlow and JAX.
 """
 
 from collections.abc import Callable
@@ -11,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from input_pipeline.threefry import threefry2x32
-
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
 _FLIPS = 0x666C6970  # "flip"
 
 
@@ -26,6 +30,25 @@ class Policy(NamedTuple):
     explain: Callable[[np.ndarray], list[str]]
     # Every image of a batch has the same plan.
     per_batch: bool = False
+
+
+def threefry2x32(key: tuple, counter: tuple) -> tuple:
+    """Twenty rounds of threefry-2x32: two words of 32 random bits per counter.
+
+    `key` and `counter` are pairs of uint32 arrays that broadcast, of numpy, TensorFlow
+    or JAX, or of ints below 2**32 beside such arrays: only operators are used. For a
+    fixed key it is a bijection of the counter.
+    """
+    keys = (*key, key[0] ^ key[1] ^ _PARITY)
+    x, y = counter[0] + keys[0], counter[1] + keys[1]
+    for group in range(5):
+        for by in _ROTATIONS[group % 2]:
+            x = x + y
+            # Rotated to the left: the two products have no bit in common.
+            y = (y * 2**by + y // 2 ** (32 - by)) ^ x
+        x = x + keys[(group + 1) % 3]
+        y = y + keys[(group + 2) % 3] + (group + 1)
+    return x, y
 
 
 def draw(seed: tuple, op: int, words: int) -> list:

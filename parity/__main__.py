@@ -127,9 +127,10 @@ def _write_page(
 
     drawn, reasons = curves.figures(results), {}
     if any(RUNGS[name].pixels for name in args.only):
+        from parity.report.pixels import figures
         from parity.rungs import pixels
 
-        drawn |= {k.replace("_", " "): v for k, v in pixels.figures().items()}
+        drawn |= {k.replace("_", " "): v for k, v in figures().items()}
         reasons = pixels.REASONS
     about = {title: RUNGS[title.split()[0]].about for title, _ in results}
     return page.write(

@@ -16,11 +16,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from input_pipeline.ops.image import PRECISE
-
 FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM"
 # Those that PIL may try: some of its others start programs.
 _PIL_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_PRECISE = "INTEGER_ACCURATE"  # as decode(precise=True) has it, in ops.image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
@@ -129,7 +128,7 @@ def _looked_at(data: tf.Tensor, as_seen: bool) -> tf.Tensor:
         turn = tf.identity(turn)
 
     def turned() -> tf.Tensor:
-        pixels = tf.io.decode_jpeg(data, dct_method=PRECISE)
+        pixels = tf.io.decode_jpeg(data, dct_method=_PRECISE)
         return tf.numpy_function(_turned_png, [pixels, turn], tf.string)
 
     return tf.ensure_shape(tf.cond(turn > 1, turned, lambda: found), [])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.stream.order import threefry2x32
+from input_pipeline.plans import threefry2x32
 
 _PART = re.compile(
     r"\s*(?P<split>[^\[\]+:]+?)\s*"

@@ -5,7 +5,7 @@ position p is example `permutation[epoch](p mod n)` of epoch `p // n`. The permu
 and each example's seed are functions of (seed, epoch, index) alone, so nothing has to
 be stored to go on from any position, and nobody has to agree on anything.
 
-Seeds come from threefry-2x32 (threefry.py): for a fixed key it is a bijection of its
+Seeds come from threefry-2x32 (plans.py): for a fixed key it is a bijection of its
 64-bit counter, here (epoch, index), so no two examples of a run share a seed. Keys for
 orders, for examples and for batches keep their streams apart.
 """
@@ -13,7 +13,7 @@ orders, for examples and for batches keep their streams apart.
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.threefry import threefry2x32
+from input_pipeline.plans import threefry2x32
 
 _WORD = 0xFFFFFFFF
 _ORDER, _EXAMPLE, _BATCH = 0, 1, 2  # the streams

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import PIL.Image
@@ -13,7 +14,10 @@ import torch
 from parity.faults.self_test import Mutation
 from parity.reference import augment, crops, resize
 from parity.rungs import decoding
+from parity.rungs import pixels as rungs
+from parity.rungs.comparison import Comparison
 from parity.sides import ours_pixels
+from parity.sides.cases import Case
 from parity.sides.samples import Image
 from vitjax.weights.libraries import import_torchvision
 
@@ -178,3 +182,12 @@ MUTATIONS = tuple(
     dataclasses.replace(fault, factor=min(FACTORS[rung] for rung in fault.rungs))
     for fault in _FAULTS
 )
+
+
+def caught(mutation: Mutation, rung: str) -> Comparison | None:
+    """The first comparison that exceeds its bound by the fault's factor, under it."""
+    with mock.patch.object(mutation.owner, mutation.name, mutation.value):
+        for comparison in rungs.RUNGS[rung](Case()):
+            if comparison.factor >= mutation.factor:
+                return comparison
+    return None

@@ -11,15 +11,14 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 from unittest import mock
 
-from parity.rungs.comparison import Comparison
+from parity.rungs.comparison import RungFn
 from parity.sides import ours
 from parity.sides.cases import Case
 
 DRAWS = 100.0
-RungFn: TypeAlias = Callable[[Case], Iterator[Comparison]]
 
 
 @dataclasses.dataclass(frozen=True)

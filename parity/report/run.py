@@ -207,12 +207,12 @@ def summary(found: Sequence[Result]) -> list[str]:
 
 def run_self_test(names: Sequence[str], case: Case) -> int:
     """Plant the faults that concern these rungs; the number that went unnoticed."""
-    from parity.faults import self_test
+    from parity.faults import faults, self_test
     from parity.rungs import table
 
     if is_wide(case):  # so far all was done in other processes
         _jobs(names, ["float64"])[0].prepare(case)
-    return self_test.run(table.faults(names), table.rungs(names), case)
+    return self_test.run(faults(names), table.rungs(names), case)
 
 
 def line(title: str, comparison: Comparison) -> str:

@@ -13,10 +13,11 @@ argument changes, against a bound that is derived and not measured.
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from parity.sides.cases import Case
 from parity.sides.weights import check_shape
 
 FLOAT64_BOUND = 1e-9
@@ -51,6 +52,9 @@ class Comparison:
         if self.bound == 0:
             return np.inf if self.measured else 0.0
         return self.measured / self.bound
+
+
+RungFn: TypeAlias = Callable[[Case], Iterator[Comparison]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,16 +5,10 @@ rungs do and does not look at it.
 """
 
 from collections.abc import Iterator
-from unittest import mock
 
-from parity.faults.pixels import MUTATIONS
-from parity.faults.self_test import Mutation, RungFn
-from parity.report import pixels
 from parity.rungs import augmentation, decoding, distributions, resizing
-from parity.rungs.comparison import Comparison
+from parity.rungs.comparison import Comparison, RungFn
 from parity.sides.cases import Case
-
-__all__ = ["MUTATIONS", "REASONS", "RUNGS", "figures"]
 
 
 def augmented(case: Case) -> Iterator[Comparison]:
@@ -36,13 +30,3 @@ REASONS = {
     **augmentation.REASONS,
     **distributions.REASONS,
 }
-figures = pixels.figures
-
-
-def caught(mutation: Mutation, rung: str) -> Comparison | None:
-    """The first comparison that exceeds its bound by the fault's factor, under it."""
-    with mock.patch.object(mutation.owner, mutation.name, mutation.value):
-        for comparison in RUNGS[rung](Case()):
-            if comparison.factor >= mutation.factor:
-                return comparison
-    return None

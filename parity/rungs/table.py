@@ -1,10 +1,9 @@
-"""Which modules' rungs and mutations make up the ladder."""
+"""Which modules' rungs make up the ladder."""
 
 from collections.abc import Iterable
 
-from parity.faults import models
-from parity.faults.self_test import Mutation, RungFn
 from parity.rungs import ladder, model, training
+from parity.rungs.comparison import RungFn
 
 _OF_MODELS = {**model.RUNGS, **training.RUNGS}
 
@@ -19,14 +18,3 @@ def rungs(names: Iterable[str]) -> dict[str, RungFn]:
         known |= pixels.RUNGS
     assert known.keys() <= ladder.RUNGS.keys()
     return {name: known[name] for name in names}
-
-
-def faults(names: Iterable[str]) -> list[Mutation]:
-    """Those that concern some of these rungs."""
-    names = set(names)
-    known = [*models.MUTATIONS]
-    if not _OF_MODELS.keys() >= names:
-        from parity.rungs import pixels
-
-        known += pixels.MUTATIONS
-    return [fault for fault in known if names & set(fault.rungs)]

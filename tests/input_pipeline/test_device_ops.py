@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import device_ops, ops
-from input_pipeline.threefry import threefry2x32
+from input_pipeline.plans import threefry2x32
 
 # Every uint8 value, in images that are neither square nor alike.
 IMAGES = (

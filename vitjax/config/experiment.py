@@ -6,11 +6,11 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitjax import optim
 from vitjax.config import arguments, durations
 from vitjax.config.lookup import unknown
 
-# Handed to vitjax.optim.make_optimizer as they are; its signature has the defaults.
+# Handed to vitjax.optim.make_optimizer as they are: its signature has the defaults, and
+# `program.build` checks the types.
 OPTIMIZER_KEYS = frozenset(
     {
         "lr",
@@ -122,9 +122,6 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     for key in ("lr", "optax_name"):
         if key not in groups["optimizer"]:
             raise ValueError(f"the config lacks {key!r}")
-    arguments.check_types(
-        "", arguments.annotations(optim.make_optimizer), groups["optimizer"]
-    )
     # A section that was switched off with None is as good as absent; elsewhere None may
     # be a value of its own.
     hints = typing.get_type_hints(Experiment)

@@ -11,7 +11,8 @@ import numpy as np
 from vitjax.records.clock import Clock
 from vitjax.records.jsonl import MetricWriter
 from vitjax.records.progress import Progress
-from vitjax.step.loss_scale import PATIENCE
+
+PATIENCE = 20
 
 
 class NotFinite(ValueError):

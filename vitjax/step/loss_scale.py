@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax.training.dynamic_scale import DynamicScale
 from jaxtyping import Array, Bool
 
-PATIENCE = 20
 """So many skipped updates in a row mean that it is not the scale's fault."""
 
 

@@ -17,13 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline import home
-from vitjax.tools.run_files import SYNONYMS, Curve, Run, curve, read
+from vitjax.tools.run_files import SYNONYMS, TITLES, Curve, Run, curve, finite, read
 
-TITLES = {
-    "training_loss": "training loss",
-    "l2_grads": "gradient norm",
-    "val/prec@1": "validation accuracy",
-}
 TAIL = 0.1  # the share of the run that the mean is taken over
 TAIL_POINTS = 4  # fewer are no curve, as of an evaluation every few epochs
 Samples = Sequence[float] | np.ndarray
@@ -92,12 +87,6 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
         adjusted[i] = largest
     return adjusted
-
-
-def finite(c: Curve) -> Curve:
-    """The curve without values that are NaN or infinite."""
-    keep = np.isfinite(c.values)
-    return Curve(c.steps[keep], c.values[keep])
 
 
 def numbers(curves: Sequence[Curve]) -> tuple[dict[str, np.ndarray], int]:
@@ -230,7 +219,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a workdir, a metrics.jsonl, or a CSV export of wandb or TensorBoard",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write runs.png and runs.html here"
+        "--out", type=Path, metavar="DIR", help="write runs.png and runs.md here"
     )
     parser.add_argument(
         "--metrics",

@@ -29,6 +29,11 @@ SYNONYMS = {
     "l2_grads": ("l2_grads", "grad_norm", "train/grad_norm", "train/l2_grads"),
     "val/prec@1": ("val/prec@1", "val/acc@1", "val/acc1", "val/accuracy", "acc@1"),
 }
+TITLES = {
+    "training_loss": "training loss",
+    "l2_grads": "gradient norm",
+    "val/prec@1": "validation accuracy",
+}
 SEED = re.compile(r"(?<!vit)[-_,.](?:s|seed)[-_=]?\d+$", re.IGNORECASE)
 TENSORBOARD_FILE = re.compile(r"run-(?P<run>.+)-tag-(?P<metric>.+)")
 
@@ -39,6 +44,12 @@ class Curve:
 
     steps: np.ndarray
     values: np.ndarray
+
+
+def finite(c: Curve) -> Curve:
+    """The curve without values that are NaN or infinite."""
+    keep = np.isfinite(c.values)
+    return Curve(c.steps[keep], c.values[keep])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The curves of several recipes over each other, with bands where there are seeds."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from parity.report import page
-from vitjax.files import no_formulas
-from vitjax.tools.compare_runs import TITLES, finite
-from vitjax.tools.run_files import Curve, Run, curve
+from vitjax.files import write_picture, write_whole
+from vitjax.tools.run_files import TITLES, Curve, Run, curve, finite
 
 BINS = 100  # a curve of more than twice as many points is averaged in so many parts
 
@@ -57,7 +54,6 @@ def draw(runs: Sequence[Run], metrics: Sequence[str]) -> Figure:
     axes = figure.subplots(num_rows, max(1, len(shown)), squeeze=False)
     for metric, column in zip(shown, axes.T, strict=False):
         _draw_metric(runs, recipes, metric, column)
-    no_formulas(figure)
     return figure
 
 
@@ -123,22 +119,26 @@ def write(
     rows: Sequence[Sequence[str]],
     notes: Sequence[str],
 ) -> Path:
-    """Write runs.png and, with the table and every sentence, runs.html; its path."""
+    """Write runs.png and, with the table and every sentence, runs.md; its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure = draw(runs, metrics)
-    figure.savefig(folder / "runs.png", dpi=140, facecolor="white")
+    write_picture(folder / "runs.png", draw(runs, metrics), dpi=140)
     caption = (
         "Thin: runs. Thick: the mean of a recipe's seeds, with one standard deviation to "
-        "each side. Below: each recipe less the first, with one standard error"
+        "each side. Below: each recipe less the first, with one standard error."
     )
-    paragraphs = [f"<p>{html.escape(text)}</p>" for text in notes]
-    body = [
-        "<h1>Runs compared</h1>",
-        *(f"<p>{html.escape(text)}</p>" for text in summary),
-        page.rows(head, rows) if rows else "",
-        *paragraphs,
-        page.pictures({caption: figure}, "Curves", beside=False),
+    table = [head, ["---"] * len(head), *rows] if rows else []
+    lines = [
+        "# Runs compared",
+        "\n".join(f"- {text}" for text in summary),
+        "\n".join(f"| {' | '.join(_cell(x) for x in row)} |" for row in table),
+        *notes,
+        "![Curves](runs.png)",
+        caption,
     ]
-    path = folder / "runs.html"
-    path.write_text(page.document("vitjax: runs compared", "\n".join(body)))
+    path = folder / "runs.md"
+    write_whole(path, "\n\n".join(filter(None, lines)) + "\n")
     return path
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

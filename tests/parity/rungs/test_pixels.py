@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from input_pipeline import randaug
+from parity.faults import pixels as pixel_faults
 from parity.reference import augment, crops, resize
 from parity.report import pixels as pixel_figures
 from parity.rungs import augmentation, decoding, distributions, pixels, resizing
@@ -101,19 +102,19 @@ def test_every_known_difference_exceeds_what_counts_as_equal(lines):
         assert corner[name] > ties[name]
 
 
-@pytest.mark.parametrize("mutation", pixels.MUTATIONS, ids=lambda m: m.title)
+@pytest.mark.parametrize("mutation", pixel_faults.MUTATIONS, ids=lambda m: m.title)
 def test_every_fault_is_caught(mutation):
     assert mutation.rungs
     for rung in mutation.rungs:
-        assert pixels.caught(mutation, rung) is not None
+        assert pixel_faults.caught(mutation, rung) is not None
 
 
 def test_a_fault_that_changes_nothing_is_missed():
-    fault = pixels.MUTATIONS[0]
+    fault = pixel_faults.MUTATIONS[0]
     nothing = type(fault)(
         "nothing", ("decoding",), decoding, "pil_pixels", decoding.pil_pixels
     )
-    assert pixels.caught(nothing, "decoding") is None
+    assert pixel_faults.caught(nothing, "decoding") is None
 
 
 # --- the reference, on values that are known ---
@@ -264,7 +265,7 @@ def test_sizes_that_differ_are_no_match():
 
 def test_figures(monkeypatch):
     monkeypatch.setattr(pixel_figures, "SPECTRUM_IMAGES", 100)
-    figures = pixels.figures()
+    figures = pixel_figures.figures()
     assert "calibration_grids" in figures
     assert "spectra" in figures
     assert "crops" in figures

@@ -295,9 +295,9 @@ def test_the_command_writes_a_page_and_a_picture(tmp_path, capsys):
     assert (
         "note: training loss: runs differ in length (lone ends at step 300" in printed
     )
-    page = (out / "runs.html").read_text()
-    assert page.count("<img") == 1
-    assert page.count("<tr>") == 1 + 12  # 3 pairs of 2 metrics' 2 numbers
+    page = (out / "runs.md").read_text()
+    assert page.count("](runs.png)") == 1
+    assert page.count("\n|") == 2 + 12  # 3 pairs of 2 metrics' 2 numbers
     assert "Holm" in page
     assert (out / "runs.png").stat().st_size > 10_000
 

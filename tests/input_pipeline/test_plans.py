@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from jax.extend.random import threefry2x32_p
 
-from input_pipeline.threefry import threefry2x32
+from input_pipeline.plans import threefry2x32
 
 
 @pytest.mark.parametrize(
