@@ -422,7 +422,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
         startup.initialize_distributed(
             flags.coordinator_address, flags.num_processes, flags.process_id
         )
-        print(f"devices: {devices.describe()}", flush=True)
+        print(f"devices: {startup.describe()}", flush=True)
         idle = startup.idle_accelerator()
         if idle and not flags.allow_cpu:
             raise ValueError(idle)

@@ -118,7 +118,7 @@ def matched(
         notice = _by_number(source, count, how, what)
         if notice is None and how == "name" and ours is None and count:
             notice = _by_value(source, what)
-        if notice is None and how == "name" and None not in (ours, theirs):
+        if notice is None and how == "name" and ours and theirs:
             notice = (
                 f"labels of {what} are taken as they are numbered, since one side's "
                 f"classes are only counted: {in_short(theirs)} are the model's "

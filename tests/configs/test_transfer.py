@@ -171,7 +171,7 @@ def test_hugging_faces_config_tells_gelu_and_eps(tmp_path):
     config = (
         "from configs import vit_s16_i1k\n"
         "def get_config():\n    config = vit_s16_i1k.get_config()\n"
-        f"    config.num_classes = {cases.CLASSES}\n    return config\n"
+        f"    config.num_classes = {weights_cases.CLASSES}\n    return config\n"
     )
     (tmp_path / "own.py").write_text(config)
     opened = open_trained(tmp_path, config=str(tmp_path / "own.py")).model

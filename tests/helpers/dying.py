@@ -1,4 +1,4 @@
-"""The trainer, with a SIGKILL at a chosen moment: python -m tests.helpers.dying MOMENT ...
+"""The trainer, with a SIGKILL at a chosen moment.
 
 The moments are too short to be met from outside. The signal is the real one, and what
 is killed is the whole process, in the middle of what it does.
@@ -8,21 +8,9 @@ import functools
 import itertools
 import os
 import signal
-import sys
 
-import input_pipeline  # noqa: F401  sets what TensorFlow reads at its import
-
-# What these two import where they can takes half of a short start.
-unused = ("keras", "torch")
-sys.modules.update(dict.fromkeys(unused))
-import tensorboardX  # noqa: E402, F401
-import tensorflow  # noqa: E402, F401
-
-for name in unused:
-    del sys.modules[name]
-
-from vitjax import train  # noqa: E402
-from vitjax.evaluators.classification import Classification  # noqa: E402
+from vitjax import train
+from vitjax.evaluators.classification import Classification
 
 
 def die():
@@ -89,7 +77,9 @@ MOMENTS = {
     "after_cut": functools.partial(in_the_cut, before=False),
 }
 
-if __name__ == "__main__":
-    moment, _, step = sys.argv[1].partition(":")
-    MOMENTS[moment](int(step or 0))
-    sys.exit(train.cli(sys.argv[2:]))
+
+def run(moment, argv):
+    """The command with these arguments, killed at a moment such as "evaluation:9"."""
+    name, _, step = moment.partition(":")
+    MOMENTS[name](int(step or 0))
+    return train.cli(argv)

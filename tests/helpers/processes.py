@@ -36,7 +36,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def _child(function, log, startup, env, args):
+def _child(function, log, devices, env, args):
     import jax
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -44,7 +44,7 @@ def _child(function, log, startup, env, args):
     os.dup2(file, 2)
     os.environ.update(env)
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", startup)
+    jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     status = function(*args)
     sys.stdout.flush()
@@ -58,7 +58,7 @@ class Fork:
     def __init__(self, function, *args, log, devices=1, env=None):
         self.log = Path(log)
         self._process = CONTEXT.Process(
-            target=_child, args=(function, str(log), startup, env or {}, args)
+            target=_child, args=(function, str(log), devices, env or {}, args)
         )
         self._process.start()
 
@@ -71,6 +71,9 @@ class Fork:
 
     def alive(self):
         return self._process.is_alive()
+
+    def kill(self):
+        self._process.kill()
 
     def status(self, timeout=400):
         """The exit status, negative for a signal; a process that hangs is killed."""

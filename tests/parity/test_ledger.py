@@ -12,11 +12,11 @@ import torch
 
 from input_pipeline import randaug
 from input_pipeline.randaug import torchvision_ops as tv
-from parity.faults import models, self_test
+from parity.faults import faults, models, self_test
 from parity.faults.pixels import FACTORS
 from parity.reference import crops, train, vit
 from parity.reference.vit import TRUNCATED_STD
-from parity.rungs import ladder, pixels, table
+from parity.rungs import ladder, pixels
 from parity.rungs.distributions import distance, noise
 from parity.sides.cases import Case, digit_batches
 from tests.helpers.photographs import encode, run
@@ -258,7 +258,7 @@ def test_what_it_names_is_there():
         assert f"def {name}(" in tests, name
     for path in re.findall(r"`((?:tests|parity)/[\w/]+\.py)`", LEDGER):
         assert (ROOT / path).exists(), path
-    titles = {fault.title for fault in table.faults(ladder.RUNGS)}
+    titles = {fault.title for fault in faults(ladder.RUNGS)}
     lists = re.findall(r'mutations? ((?:"[^"]+"(?:, )?)+)', LEDGER)
     models = {title for words in lists for title in re.findall(r'"([^"]+)"', words)}
     assert len(models) > 10

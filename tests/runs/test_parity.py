@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from parity.__main__ import parse_args
+from parity import faults
 from parity.faults import self_test
 from parity.report import run as report
 from parity.rungs import ladder, table
@@ -63,7 +64,7 @@ REQUIRED = (
 
 
 def test_required_faults_are_planted():
-    titles = [fault.title for fault in table.faults(ladder.RUNGS)]
+    titles = [fault.title for fault in faults.faults(ladder.RUNGS)]
     assert set(REQUIRED) <= set(titles)
     assert len(set(titles)) == len(titles)
 
@@ -146,15 +147,15 @@ def test_evaluations_agree_example_by_example(lines):
 
 def test_every_fault_is_caught(lines):
     caught = [line for line in lines if line.startswith("caught")]
-    faults = table.faults(MODELS)
-    assert len(caught) == sum(len(m.rungs) for m in faults)
-    for mutation in faults:
+    planted = faults.faults(MODELS)
+    assert len(caught) == sum(len(m.rungs) for m in planted)
+    for mutation in planted:
         assert any(f"  {mutation.title}  " in line for line in caught)
 
 
 def test_every_rung_has_a_fault_that_it_notices():
-    faults = table.faults(ladder.RUNGS)
-    assert {rung for m in faults for rung in m.rungs} == set(ladder.RUNGS)
+    planted = faults.faults(ladder.RUNGS)
+    assert {rung for m in planted for rung in m.rungs} == set(ladder.RUNGS)
 
 
 def test_known_differences_are_there(lines):
@@ -230,7 +231,7 @@ def test_a_rung_of_pixels_runs_once_in_a_process_of_its_own(tmp_path):
 def test_a_missed_fault_is_counted(capsys):
     """A fault that changes nothing measurable."""
     rungs = {"loss": lambda case: iter([Comparison("a", 1e-8, 1e-9)])}
-    missed = self_test.run(table.faults(["loss"]), rungs, Case())
+    missed = self_test.run(faults.faults(["loss"]), rungs, Case())
     out = capsys.readouterr().out.splitlines()
     assert missed == len(out) == 2
     assert all(line.startswith("MISSED") for line in out)

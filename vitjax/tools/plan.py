@@ -73,7 +73,7 @@ def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
     return dataclasses.replace(found, examples=examples or found.examples)
 
 
-def choices(e: Any, flags: argparse.Namespace, startup: int) -> list[Any]:
+def choices(e: Any, flags: argparse.Namespace, devices: int) -> list[Any]:
     """The experiment with each accum_freq and remat_policy that are asked for."""
     import jax
 
@@ -93,7 +93,7 @@ def choices(e: Any, flags: argparse.Namespace, startup: int) -> list[Any]:
         if on_cpu and not by_name:
             model["scan"] = True
     asked = flags.accum_freq or sorted({e.accum_freq, *ACCUM_FREQS})
-    accums = [n for n in asked if batch_size % (n * startup) == 0]
+    accums = [n for n in asked if batch_size % (n * devices) == 0]
     if not accums:
         raise ValueError(
             f"no accum_freq of {', '.join(map(str, asked))} divides a batch of "
@@ -166,7 +166,7 @@ def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
     write_picture(path, figure, dpi=110)
 
 
-def speed(flags: argparse.Namespace, flops: float, startup: int) -> tuple[float, str]:
+def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float, str]:
     """(images a second, where the figure comes from); nan if nothing says so."""
     from vitjax.benchmark import PEAK_TFLOPS
 
@@ -175,7 +175,7 @@ def speed(flags: argparse.Namespace, flops: float, startup: int) -> tuple[float,
     if flags.accelerator is None:
         return float("nan"), ""
     peak = PEAK_TFLOPS[flags.accelerator]
-    rate = startup * peak * 1e12 * flags.mfu / flops
+    rate = devices * peak * 1e12 * flags.mfu / flops
     name = f"{devices} x {flags.accelerator}"
     return rate, f"{name} at an MFU of {flags.mfu:g} of its {peak} bfloat16 TFLOP/s"
 
@@ -249,13 +249,13 @@ def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
             "last": float(rates["lr"][-1]),
         }
     table([(k, _text(v)) for k, v in figures.items()])
-    startup = jax.device_count()
-    rate, source = speed(flags, figures["FLOPs per image"], startup)
+    devices = jax.device_count()
+    rate, source = speed(flags, figures["FLOPs per image"], devices)
     if not math.isnan(rate):
         found = pace(data, steps * batch_size, rate, source)
         table([(k, _text(v)) for k, v in found.items()])
         figures |= found
-    planned = choices(e, flags, startup)
+    planned = choices(e, flags, devices)
     looped = ", scan=True" if planned[0].model.get("scan") else ""
     say(f"Memory of one device, for {jax.default_backend()}{looped}:\n")
     rows = memory(planned, spec, sizes)

@@ -74,7 +74,7 @@ def draw(
     for run in runs:
         rows[run] = jsonl.read_rows(run)
         if not rows[run]:
-            raise ValueError(f"{run} has no {metrics.JSONL} with rows: give a workdir")
+            raise ValueError(f"{run} has no {jsonl.JSONL} with rows: give a workdir")
     names = sorted({name for found in rows.values() for row in found for name in row})
     shown = {
         title: [n for pattern in wanted for n in matching(names, pattern)]

@@ -246,7 +246,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     command.check_folder("--out", flags.out)
     startup.enable_compilation_cache()
     notes = sys.stderr if flags.json else sys.stdout
-    print(f"devices: {devices.describe()}", file=notes, flush=True)
+    print(f"devices: {startup.describe()}", file=notes, flush=True)
     timing, batch_size = profile(e, flags.steps, flags.out)
     if flags.json:
         figures = {**dataclasses.asdict(timing), "bound": timing.bound}
