@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from vitjax.config import arguments
+from vitjax.config.experiment import Experiment
 from vitjax.devices.sharding import batch_sharding
 
 
@@ -27,6 +29,52 @@ class OnDevices:
         from input_pipeline.prefetch import prefetch
 
         return prefetch(self.host_batches, batch_sharding(self.mesh), size=self.size)
+
+
+def open_train(e: Experiment) -> tuple[Any, dict[str, int]]:
+    """(training data, sizes) of a run: data_size, batch_size and total_steps.
+
+    The data is an `input_pipeline.pipeline.TrainData`. Raises ValueError where the
+    section `input` is wrong.
+    """
+    from input_pipeline import pipeline
+
+    data, data_size = arguments.call(
+        "input",
+        pipeline.make_train,
+        e.input,
+        seed=e.seed,
+        start_step=0,
+        **processes(),
+    )
+    sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
+    return data, sizes | {"total_steps": e.steps("total", **sizes)}
+
+
+def train_batches(
+    data: Any, first_step: int, mesh: jax.sharding.Mesh, size: int
+) -> Iterator[Mapping[str, jax.Array]]:
+    """The batches after `first_step` steps on the devices, `size` of them made ahead."""
+    return iter(OnDevices(data.from_step(first_step), mesh, size))
+
+
+def model_classes(data: Any, e: Experiment) -> dict[str, Any]:
+    """`class_names` and `num_classes` of the model, None where a lookup changes labels."""
+    if e.relabels:
+        return {"class_names": None, "num_classes": None}
+    return {"class_names": data.class_names, "num_classes": e.num_classes}
+
+
+def check_classes(found: int | None, e: Experiment) -> None:
+    """Raise ValueError if the data has labels that no output of the model is for.
+
+    onehot makes rows of zeros of them, without a word. A lookup may have changed them.
+    """
+    if found is not None and found > e.num_classes and not e.relabels:
+        raise ValueError(
+            f"the data has {found} classes, but num_classes is {e.num_classes}: set it, "
+            "and the depth of onehot(...), to at least as many"
+        )
 
 
 def processes() -> dict[str, int]:

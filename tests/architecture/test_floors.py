@@ -23,7 +23,7 @@ ROOMS = {
         ("step", ("config", "devices", "trees")),
         ("records", ("config", "devices", "trees", "files")),
         ("checkpoints", ("config", "devices", "trees", "files")),
-        ("data", ("devices",)),
+        ("data", ("config", "devices")),
         ("weights", ("config", "models", "checkpoints", "trees", "files")),
         ("evaluators", ("config", "step", "devices")),
         ("program", ("config", "models", "optim", "step", "devices")),

@@ -116,6 +116,7 @@ def float64_curve(argv, out, steps):
     import numpy as np
 
     from input_pipeline import pipeline
+    from vitjax import data as data_lib
     from vitjax import program
     from vitjax.config import experiment, files
     from vitjax.devices import sharding
@@ -145,7 +146,7 @@ def float64_curve(argv, out, steps):
         lambda state: jax.tree.map(wide, state), out_shardings=made.shardings
     )(made.init())
     losses = []
-    batches = iter(vitjax.feeding.OnDevices(data, mesh))
+    batches = iter(data_lib.OnDevices(data, mesh))
     for _ in range(steps):
         state, metrics = made.train_step(state, next(batches), made.key)
         losses.append(float(metrics["training_loss"]))

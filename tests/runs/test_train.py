@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from vitjax import train
+from vitjax.config import files
 from vitjax.config.files import load
 from vitjax.devices.stopping import STATUS
 from vitjax.records.jsonl import MetricWriter, read_rows
@@ -398,7 +399,7 @@ def test_a_file_as_workdir_is_refused(tmp_path, capsys):
 def test_an_accelerator_that_jax_does_not_see_stops_the_run(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(train.devices, "idle_accelerator", lambda: "pip install this")
+    monkeypatch.setattr(train.startup, "idle_accelerator", lambda: "pip install this")
     assert "pip install this" in error_of(capsys, tmp_path / "new")
     assert run(tmp_path / "new", "--allow_cpu") == 0
 
@@ -423,13 +424,13 @@ def test_an_interrupt_is_one_sentence(tmp_path, capsys, monkeypatch):
 def test_a_signal_during_the_first_evaluation_ends_the_run_after_it(
     tmp_path, capsys, monkeypatch
 ):
-    real = train.loop.evaluation.run
+    real = train.schedule.run
 
     def interrupted(due, state):
         os.kill(os.getpid(), signal.SIGTERM)
         return real(due, state)
 
-    monkeypatch.setattr(train.loop.evaluation, "run", interrupted)
+    monkeypatch.setattr(train.schedule, "run", interrupted)
     assert run(tmp_path) == STATUS
     assert "after step 0, with nothing new to save" in capsys.readouterr().err
     [row] = read_rows(tmp_path)
@@ -452,8 +453,8 @@ def test_help_is_for_people():
 
 
 def test_default_workdirs_are_named_after_the_config():
-    assert train.default_workdir("configs/a.py") == os.path.join("runs", "a")
-    name = train.default_workdir("configs/a.py:preset=fixed")
+    assert files.default_workdir("configs/a.py") == os.path.join("runs", "a")
+    name = files.default_workdir("configs/a.py:preset=fixed")
     assert name == os.path.join("runs", "a-preset=fixed")
 
 

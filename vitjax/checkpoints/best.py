@@ -2,13 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from absl import logging
 
 from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.config import arguments
 from vitjax.devices import agreement
 
 
@@ -87,3 +88,25 @@ class Best:
     def close(self) -> None:
         """Wait, then let go of orbax's threads."""
         self._checkpointer.close()
+
+
+@contextlib.contextmanager
+def best_of(
+    section: Mapping[str, Any] | None, workdir: Path, evaluators: Sequence[str]
+) -> Iterator[Best | None]:
+    """The keeper that the config's `ckpt_best` asks for; None without the section.
+
+    Raises ValueError if its metric is of none of these evaluators.
+    """
+    if section is None:
+        yield None
+        return
+    best = arguments.call("ckpt_best", Best, section, workdir=workdir)
+    if section["metric"].split("/")[0] not in evaluators:
+        raise ValueError(
+            f"ckpt_best: {section['metric']!r} is no metric of an evaluator of this "
+            f"run ({', '.join(evaluators) or 'there is none'}): name another, or set "
+            "ckpt_best=None"
+        )
+    with contextlib.closing(best):
+        yield best

@@ -2,22 +2,19 @@
 
 import contextlib
 import itertools
-import json
 import shutil
-import textwrap
 import time
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
 from vitjax.checkpoints.checksums import changed, checksums
+from vitjax.checkpoints.read import crc32, damaged, first_line, meta_of
 from vitjax.devices import agreement
 from vitjax.trees import flatten_with_names
 
@@ -86,7 +83,7 @@ class Checkpointer:
         if self._commit is not None:
             self._commit.begin(step)
         meta = {**meta, "checksums": checksums(state)}
-        meta = {"crc32": _crc32(meta), **meta}
+        meta = {"crc32": crc32(meta), **meta}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )
@@ -132,7 +129,7 @@ class Checkpointer:
         step, self._pending = self._pending, None
         assert step is not None
         self._failures += 1
-        why = _first_line(error)
+        why = first_line(error)
         if jax.process_index() == 0:
             self._remove_partial(step)
         logging.warning("the checkpoint of step %d cannot be written: %s", step, why)
@@ -170,7 +167,7 @@ class Checkpointer:
         error = meta = None
         folder = self.path / str(step)
         try:
-            meta = _meta_of(folder)
+            meta = meta_of(folder)
         except ValueError as e:
             error = e
         agreement.raise_if_any(error, f"checkpoint {folder}")
@@ -213,14 +210,16 @@ class Checkpointer:
             error = ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 "optimizer of this config, or is damaged: "
-                f"{type(why).__name__}, {_first_line(why)}"
+                f"{type(why).__name__}, {first_line(why)}"
             )
             error.__cause__ = e
         agreement.raise_if_any(error, f"checkpoint {self.path / str(step)}")
         wrong = changed(state, expected)
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            raise self._damaged(step, f"the bits of {wrong[0]}{more} have changed")
+            raise damaged(
+                self.path / str(step), f"the bits of {wrong[0]}{more} have changed"
+            )
         return state
 
     def restore_newest(self, shapes: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -239,16 +238,13 @@ class Checkpointer:
             except ValueError as error:
                 errors[step] = error
                 continue
-            for damaged, error in errors.items():
+            for bad, error in errors.items():
                 logging.warning("%s; going on from step %d", error, step)
-                self.set_aside(damaged)
+                self.set_aside(bad)
             return found
         if errors:
             raise errors[steps[-1]]
         return None
-
-    def _damaged(self, step: int, what: str) -> ValueError:
-        return _damaged(self.path / str(step), what)
 
     def set_aside(self, step: int) -> None:
         """Make room for another checkpoint of that step, and lose nothing."""
@@ -287,103 +283,3 @@ def _some(what: str, names: Collection[str]) -> list[str]:
     first, more = sorted(names)[:3], len(names) - 3
     text = f"{what} {', '.join(first)}" + (f" and {more} more" if more > 0 else "")
     return [text] if first else []
-
-
-def _first_line(error: BaseException) -> str:
-    # tensorstore goes on to tell all that it was asked.
-    text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
-    return textwrap.shorten(text, 400)
-
-
-def _crc32(meta: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
-
-
-def locate(path: str | Path) -> tuple[Path, int]:
-    """(workdir, step) of a workdir (its newest checkpoint) or of one step's folder.
-
-    Raises ValueError if no checkpoint is there.
-    """
-    path = Path(path).resolve()
-    if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
-        return path.parent.parent, int(path.name)
-    steps = [int(p.name) for p in (path / "checkpoints").glob("*") if p.name.isdigit()]
-    if not steps:
-        raise ValueError(
-            f"no checkpoint at {str(path)!r}: expected the workdir of a run, or "
-            "workdir/checkpoints/STEP"
-        )
-    return path, max(steps)
-
-
-def read_meta(path: str | Path) -> dict[str, Any]:
-    """The JSON item of a checkpoint; `path` as `locate` takes it, errors as of `meta`."""
-    workdir, step = locate(path)
-    return _meta_of(workdir / "checkpoints" / str(step))
-
-
-def _meta_of(folder: Path) -> dict[str, Any]:
-    """The JSON item of a step's folder; touches no device, since configs ask for it."""
-    try:
-        item: Any = folder / "meta"  # orbax takes any kind of path
-        meta = dict(ocp.JsonCheckpointHandler().restore(item))
-        whole = meta.pop("crc32") == _crc32(meta)
-    # Of damaged bytes orbax and its readers say all sorts of things.
-    except Exception as error:
-        raise _damaged(folder, f"{type(error).__name__} in meta") from error
-    if not whole:
-        raise _damaged(folder, "the bytes of meta have changed")
-    return meta
-
-
-def read_params(
-    path: str | Path, source: str = "params"
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """(parameters in numpy, config) of a checkpoint; `path` as `locate` takes it.
-
-    The config is the run's, as plain values. `source` is the part of the state: "ema"
-    for averaged parameters. Raises ValueError if there is none, or it is damaged.
-    """
-    workdir, step = locate(path)
-    meta, start = read_meta(path), f"{source}/"
-    stored = {k: v for k, v in meta["checksums"].items() if k.startswith(start)}
-    if not stored:
-        raise ValueError(
-            f"the checkpoint of step {step} of {workdir} has no {source!r}: only runs "
-            "whose config has a section of that name keep it"
-        )
-    try:
-        folder = workdir / "checkpoints" / str(step) / "state"
-        params = _params_in_numpy(folder, source)
-    except Exception as error:  # of damaged bytes orbax says all sorts of things
-        raise _damaged(path, _first_line(error)) from error
-    wrong = changed({source: params}, stored)
-    if wrong:
-        raise _damaged(path, f"the bits of {wrong[0]} have changed")
-    return params, meta.get("config")
-
-
-def _params_in_numpy(folder: Path, source: str) -> dict[str, Any]:
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        verbosity = logging.get_verbosity()
-        try:
-            logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
-            stored = checkpointer.metadata(folder).item_metadata.tree[source]
-        finally:
-            logging.set_verbosity(verbosity)
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
-        to_numpy = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
-        )
-        return checkpointer.restore(
-            folder,
-            args=ocp.args.PyTreeRestore(
-                item={source: target},
-                restore_args={source: to_numpy},
-                partial_restore=True,
-            ),
-        )[source]
-
-
-def _damaged(path: Any, what: str) -> ValueError:
-    return ValueError(f"checkpoint {path} is damaged: {what}")

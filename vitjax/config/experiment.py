@@ -1,12 +1,15 @@
 """What a config may say at its top level, and what holds where it says nothing."""
 
 import dataclasses
+import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitjax.config import arguments, durations
+from vitjax.config.files import differences
 from vitjax.config.lookup import unknown
 
 # Handed to vitjax.optim.make_optimizer as they are: its signature has the defaults, and
@@ -42,6 +45,30 @@ REFUSED = {
     "pp_modules": "every op is always known",
     "grad_clip_per_example": "only the norm of the whole gradient is clipped",
 }
+
+# Keys that may change between two starts of one run, with all below them: they decide
+# where it computes and what it records, not what it learns.
+MAY_CHANGE = (
+    "mesh",
+    "sharding_strategy",
+    "accum_freq",
+    "prefetch_to_device",
+    "input.prefetch",
+    "input.num_parallel_calls",
+    "input.data.data_dir",
+    "input.data.as_seen",  # as which runs of earlier versions go on
+    "evals",
+    "batch_size_eval",
+    "wandb",
+    "tensorboard",
+    "max_to_keep",
+    "ckpt_best",
+    *(
+        f"{prefix}_{unit}"
+        for prefix in ("log_training", "ckpt", "keep_ckpt")
+        for unit in ("steps", "examples", "epochs", "percent")
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,3 +161,12 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     return Experiment(
         **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
     )
+
+
+def learned_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """ "key: old -> new" for what two runs of these plain configs learn differently."""
+    return [
+        line
+        for line in differences(old, json.loads(json.dumps(new)))
+        if not any(re.match(rf"{re.escape(key)}[.:]", line) for key in MAY_CHANGE)
+    ]

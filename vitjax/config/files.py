@@ -1,5 +1,6 @@
 """Config files: loading, command line overrides, and reading big_vision's own files."""
 
+import argparse
 import ast
 import importlib.util
 import inspect
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from ml_collections import ConfigDict
 
+from input_pipeline import home
 from vitjax.config import arguments, durations
 
 
@@ -196,3 +198,22 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             )
         ]
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
+
+
+def parse_with_overrides(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """(flags, the "KEY=VALUE" of every --config.KEY=VALUE)."""
+    argv = home.expanded(argv)
+    overrides = [a for a in argv if a.startswith("--config.")]
+    for text in overrides:
+        if "=" not in text:
+            parser.error(f"{text} needs its value after an equals sign: {text}=VALUE")
+    flags = parser.parse_args([a for a in argv if not a.startswith("--config.")])
+    return flags, [text.removeprefix("--config.") for text in overrides]
+
+
+def default_workdir(config_spec: str) -> str:
+    """runs/NAME of configs/NAME.py, with the argument, if any, in the name."""
+    path, arg = split_spec(config_spec)
+    return f"runs/{'-'.join(filter(None, [path.stem, arg]))}"

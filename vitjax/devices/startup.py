@@ -1,13 +1,15 @@
 """What this run computes on: finding processes and devices before the first array."""
 
 import importlib.util
+import logging
 import os
 import platform
 import socket
+import sys
 from pathlib import Path
 
 import jax
-from absl import logging
+from absl import logging as absl_logging
 
 from input_pipeline import home
 from vitjax.devices import failures, peers
@@ -164,7 +166,27 @@ def enable_compilation_cache() -> None:
     if cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "vitjax/xla"))
     elif jax.process_index() == 0:
-        logging.warning(
+        absl_logging.warning(
             "there is no home folder: programs are compiled anew at each start; "
             "XDG_CACHE_HOME or JAX_COMPILATION_CACHE_DIR may name a folder for them"
         )
+
+
+def quiet_checkpoint_threads() -> None:
+    """Leave out what orbax's and tensorstore's threads print of a failed checkpoint.
+
+    The trainer reports the failure once. Orbax also logs each thread's traceback, asyncio
+    the failures of the other arrays' writes, and tensorstore's late writes find the event
+    loop closed, one by one.
+    """
+    absl_logging.get_absl_logger().addFilter(
+        lambda record: "orbax" not in Path(record.pathname).parts
+    )
+    logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
+    )
+    sys.unraisablehook = lambda found: (
+        None
+        if str(found.exc_value) == "Event loop is closed"
+        else sys.__unraisablehook__(found)
+    )

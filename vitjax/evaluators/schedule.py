@@ -3,9 +3,12 @@
 import dataclasses
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vitjax.config import arguments, durations
@@ -136,7 +139,46 @@ def make_entries(
     return entries
 
 
-def run(entries: list[Entry], state: Any) -> dict[str, float]:
+class Schedule:
+    """When a run evaluates what.
+
+    Args:
+      total_steps: the length of the run.
+      first_step: the step that it starts from.
+      recorded: names of the metrics of that step that are on disk already, as the
+        first process sees it.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        total_steps: int,
+        first_step: int,
+        recorded: Collection[str],
+    ):
+        self._entries, self._total_steps = entries, total_steps
+        self._first_step = first_step
+        found = [
+            any(name.startswith(f"{entry.name}/") for name in recorded)
+            for entry in entries
+        ]
+        if jax.process_count() > 1:
+            found = multihost_utils.broadcast_one_to_all(np.array(found))
+        self._done = [
+            e.name for e, is_there in zip(entries, found, strict=True) if is_there
+        ]
+
+    def due(self, step: int) -> list[Entry]:
+        """The entries to run after `step` steps."""
+        done = self._done if step == self._first_step else ()
+        return [
+            entry
+            for entry in self._entries
+            if entry.due(step, self._total_steps) and entry.name not in done
+        ]
+
+
+def run(entries: Sequence[Entry], state: Any) -> dict[str, float]:
     """Run evaluators on a state; one row of "name/metric" values."""
     row = {}
     for entry in entries:

@@ -1,12 +1,14 @@
 """Pictures of what the model is really fed; train_batch.png."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from vitjax.files import write_picture
+from vitjax.files import or_without, write_picture
 
 
 def _caption(labels: np.ndarray, class_names: Sequence[str] | None) -> str:
@@ -33,6 +35,25 @@ def shown(images: Float[np.ndarray, "b h w c"]) -> list[np.ndarray]:
         span = np.maximum(images.max((0, 1, 2), keepdims=True) - bottom, 1e-6)
     scaled = np.clip((images.astype(np.float32) - bottom) / span, 0, 1)
     return [x[..., 0] if x.shape[-1] == 1 else x[..., :3] for x in scaled]
+
+
+def first_batch(
+    workdir: Path, program: Any, class_names: Sequence[str] | None
+) -> Callable[[Any], None]:
+    """A function of the first batch that draws train_batch.png, as the model gets it.
+
+    All processes call it; `program` is a `vitjax.program.Program`.
+    """
+
+    def draw(batch: Any) -> None:
+        step = jax.device_put(np.int32(0), program.key.sharding)
+        image, labels = program.preview(batch, program.key, step)
+        if jax.process_index() == 0:
+            image, labels = jax.device_get((image, labels))
+            with or_without("train_batch.png"):
+                draw_batch(workdir / "train_batch.png", image, labels, class_names)
+
+    return draw
 
 
 def draw_batch(

@@ -1,7 +1,7 @@
 """Turning a step's metrics into rows, one step late, so that no step waits for them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from vitjax.records.clock import Clock
 from vitjax.records.jsonl import MetricWriter
 from vitjax.records.progress import Progress
+from vitjax.records.skipped import SkipCount
 
 PATIENCE = 20
 
@@ -48,8 +49,20 @@ class Records:
         rates: dict[str, np.ndarray],
         first_step: int,
         last_good: Callable[[], int | None],
+        skips: SkipCount | None = None,
+        recorded: Collection[str] = (),
+        draw: Callable[[Any], None] = lambda batch: None,
     ):
-        """`last_good()` is the step of the newest checkpoint, for messages."""
+        """Collect for `writer`, `clock` and `progress`.
+
+        Args:
+          rates: see `rate_table`.
+          first_step: the step of the state that the run starts from.
+          last_good: gives the step of the newest checkpoint, for messages.
+          skips: the count of replaced examples, if there may be any.
+          recorded: names of the metrics of `first_step` that are on disk already.
+          draw: is shown the run's first batch.
+        """
         self.writer = writer
         self.clock = clock
         self.progress = progress
@@ -57,10 +70,23 @@ class Records:
         self._rates = rates
         self._held: tuple[int, Any] | None = None
         self._finite_step = first_step
+        self._skips = skips
+        self.recorded, self.draw = recorded, draw
 
-    def hold(self, step: int, metrics: Any) -> None:
+    def counters(self, step: int) -> dict[str, Any]:
+        """What the records of a resumed run start from, as JSON values."""
+        skipped = int(jax.device_get(self._skips.total(step))) if self._skips else 0
+        return {"clock": self.clock.state(), "skipped": skipped}
+
+    def hold(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Keep the (device) metrics of a step for the next `flush`."""
-        self._held = (step, metrics)
+        skipped = {"skipped": self._skips.total(step)} if self._skips else {}
+        self._held = (step, {**metrics, **skipped})
+
+    def evaluation(self, step: int, row: Mapping[str, float]) -> None:
+        """Write a row of evaluations, and show it."""
+        self.write(step, row)
+        self.progress.evaluation(step, row)
 
     def flush(self) -> None:
         """Fetch what is held and write its row; does nothing if nothing is held.

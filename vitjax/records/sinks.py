@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import logging
 
+from vitjax.config import arguments
 from vitjax.records.jsonl import JSONL, JsonlSink, MetricWriter, Sink
 
 
@@ -175,6 +176,12 @@ class WandbSink:
         """Send what is left, and finish the run. Raises what `wandb.init` raised."""
         self._thread.shutdown(wait=True)
         self._run.result().finish()
+
+
+def check_wandb(section: Mapping[str, Any] | None) -> None:
+    """Raise ValueError if the config's `wandb` section is wrong."""
+    if section:
+        arguments.check("wandb", WandbSink, section, ("workdir", "config"))
 
 
 def make_writer(

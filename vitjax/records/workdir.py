@@ -4,48 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from vitjax.config.files import differences
+from vitjax.config.experiment import learned_differences
 from vitjax.files import write_whole
 from vitjax.records.jsonl import read_rows
-
-# Keys that may change between two starts of one run, with all below them: they decide
-# where it computes and what it records, not what it learns.
-MAY_CHANGE = (
-    "mesh",
-    "sharding_strategy",
-    "accum_freq",
-    "prefetch_to_device",
-    "input.prefetch",
-    "input.num_parallel_calls",
-    "input.data.data_dir",
-    "input.data.as_seen",  # as which runs of earlier versions go on
-    "evals",
-    "batch_size_eval",
-    "wandb",
-    "tensorboard",
-    "max_to_keep",
-    "ckpt_best",
-    *(
-        f"{prefix}_{unit}"
-        for prefix in ("log_training", "ckpt", "keep_ckpt")
-        for unit in ("steps", "examples", "epochs", "percent")
-    ),
-)
-
-
-def learned_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """ "key: old -> new" for what two runs of these plain configs learn differently."""
-    return [
-        line
-        for line in differences(old, json.loads(json.dumps(new)))
-        if not any(re.match(rf"{re.escape(key)}[.:]", line) for key in MAY_CHANGE)
-    ]
 
 
 def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.config.files import parse_with_overrides
 from vitjax.files import write_picture
 from vitjax.tools import command
 
@@ -161,7 +162,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     command.add_out(parser, "PNG", "the picture of that", "none; needed with --image")
     add("--posemb", type=Path, metavar="PNG",
         help="where the picture of the position embeddings is written (default: none)")  # fmt: skip
-    flags, overrides = command.parse(parser, argv)
+    flags, overrides = parse_with_overrides(parser, argv)
     if (flags.image is None) != (flags.out is None):
         parser.error("--image and --out go together")
     if flags.image is None and flags.posemb is None:

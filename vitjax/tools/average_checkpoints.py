@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -38,7 +39,8 @@ def average(workdir: Path, first: int | None, last: int | None, out: Path) -> li
     import numpy as np
     from tqdm import tqdm
 
-    from vitjax.checkpoints.checkpointer import Checkpointer, read_meta, read_params
+    from vitjax.checkpoints.checkpointer import Checkpointer
+    from vitjax.checkpoints.read import read_meta, read_params
 
     with contextlib.closing(Checkpointer(workdir)) as checkpointer:
         there = checkpointer.steps()
@@ -93,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_out(parser, "DIR", "the mean", "WORKDIR/averaged, or averaged-A-B")
     command.add_evals(parser)
     add("--no_evaluation", action="store_true", help="only write the mean")
-    flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
+    flags, overrides = parse_with_overrides(
+        parser, sys.argv[1:] if argv is None else argv
+    )
 
     def work() -> None:
         first, last = parse_steps(flags.steps)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import home
 from vitjax.devices import failures
 
 # Nothing heavy here: --help answers at once.
@@ -101,19 +100,6 @@ def add_out(
 
 
 OVERRIDES = "--config.KEY=VALUE changes a key of the config, as in vitjax.train."
-
-
-def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str]
-) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, the "KEY=VALUE" of every --config.KEY=VALUE)."""
-    argv = home.expanded(argv)
-    overrides = [a for a in argv if a.startswith("--config.")]
-    for text in overrides:
-        if "=" not in text:
-            parser.error(f"{text} needs its value after an equals sign: {text}=VALUE")
-    flags = parser.parse_args([a for a in argv if not a.startswith("--config.")])
-    return flags, [text.removeprefix("--config.") for text in overrides]
 
 
 def read_config(spec: str, overrides: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -305,7 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--resize_method", nargs="+", default=(), metavar="METHOD",
         help="how pixels are resampled: bilinear, bicubic, area, lanczos3, ... "
         "(default: the config's)")  # fmt: skip
-    flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
+    flags, overrides = parse_with_overrides(
+        parser, sys.argv[1:] if argv is None else argv
+    )
 
     def work() -> None:
         from vitjax.tools.eval_sizes import sizes

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -233,7 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"what OUT is: {', '.join(FORMATS)}")  # fmt: skip
     command.add_image_size(parser, "where the checkpoint does not say")
     add("out", type=Path, metavar="OUT", help="a new file")
-    flags, overrides = command.parse(parser, sys.argv[1:] if argv is None else argv)
+    flags, overrides = parse_with_overrides(
+        parser, sys.argv[1:] if argv is None else argv
+    )
     if flags.image_size is not None and flags.image_size < 1:
         parser.error(f"--image_size must be at least 1, got {flags.image_size}")
 

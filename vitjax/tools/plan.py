@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture
 from vitjax.tools import command
 
@@ -319,7 +320,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     command.add_image_size(parser, "where the config's pp decodes nothing")
     command.add_out(parser, "DIR", "lr.png", "nowhere")
     command.add_json(parser)
-    flags, overrides = command.parse(parser, argv)
+    flags, overrides = parse_with_overrides(parser, argv)
     for name in (
         "devices", "img_per_sec", "memory_gib", "examples", "image_size", "mfu",
     ):  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture
 from vitjax.tools import command
 
@@ -170,7 +171,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     command.add_json(parser)
     add("--pictures", type=Path, metavar="DIR",
         help="also draw each photo with its classes into this folder (default: none)")  # fmt: skip
-    flags, overrides = command.parse(parser, argv)
+    flags, overrides = parse_with_overrides(parser, argv)
     for name in ("top", "batch_size"):
         if getattr(flags, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(flags, name)}")

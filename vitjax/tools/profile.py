@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
 # Nothing heavy here: --help answers at once.
@@ -227,7 +228,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )  # fmt: skip
     command.add_out(parser, "DIR", "the trace", "profile", Path("profile"))
     command.add_json(parser)
-    flags, overrides = command.parse(parser, argv)
+    flags, overrides = parse_with_overrides(parser, argv)
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}")
     return flags, overrides

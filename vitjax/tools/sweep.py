@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture, write_whole
 from vitjax.tools import command
 
@@ -202,7 +203,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="arguments of the config with the values to try, as in layer=4,8",
     )  # fmt: skip
     command.add_out(parser, "DIR", "everything", "runs/CONFIG-sweep")
-    flags, overrides = command.parse(parser, argv)
+    flags, overrides = parse_with_overrides(parser, argv)
     return flags, [f"--config.{text}" for text in overrides]
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from vitjax import program, weights
-from vitjax.checkpoints.checkpointer import locate, read_meta, read_params
+from vitjax.checkpoints.read import locate, read_meta, read_params
 from vitjax.config import experiment as experiment_lib
 from vitjax.config import files as config_lib
 from vitjax.config.lookup import lookup

@@ -163,7 +163,7 @@ def load(
         leaves = big_vision.leaves(arrays, asked, grid, model_grid)
         return unflatten_dict(leaves, sep="/"), None
     if not is_file(path):
-        from vitjax.checkpoints.checkpointer import read_params
+        from vitjax.checkpoints.read import read_params
 
         return read_params(path)
     file = _inside(file)
@@ -215,7 +215,7 @@ def beside(path: str | Path) -> dict[str, Any]:
     if file.suffix == ".safetensors":
         kept = json.loads(safetensors.words(file).get(WORD, "{}"))
     elif not is_file(path):
-        from vitjax.checkpoints.checkpointer import read_meta
+        from vitjax.checkpoints.read import read_meta
 
         kept = read_meta(path)
     if not kept:

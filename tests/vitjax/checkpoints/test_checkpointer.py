@@ -14,8 +14,9 @@ import optax
 import pytest
 
 from vitjax.checkpoints import checkpointer as checkpoint
-from vitjax.checkpoints.checkpointer import Checkpointer, locate, read_params
+from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.checkpoints.checksums import checksums
+from vitjax.checkpoints.read import locate, read_params
 from vitjax.devices.sharding import infer_sharding
 from vitjax.step import TrainState
 from vitjax.trees import flatten_with_names

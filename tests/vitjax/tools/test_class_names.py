@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.runs.test_train import run
 from vitjax import data as feeding
-from vitjax.checkpoints.checkpointer import read_meta
+from vitjax.checkpoints.read import read_meta
 from vitjax.records.jsonl import read_rows
 from vitjax.tools import evaluate
 from vitjax.tools.trained import open_trained

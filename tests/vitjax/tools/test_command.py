@@ -15,6 +15,7 @@ import jax
 import pytest
 
 from vitjax import train
+from vitjax.config.files import parse_with_overrides
 from vitjax.models import vit
 from vitjax.tools import command, convert
 from vitjax.weights import FORMATS
@@ -91,7 +92,7 @@ def test_a_help_text_fits_and_tells_of_every_flag(name, parser_of):
     for line in lines:
         words = shlex.split(line.partition(">")[0])
         assert words[:3] == ["python", "-m", name]
-        command.parse(parser, words[3:])
+        parse_with_overrides(parser, words[3:])
 
 
 def test_the_same_flag_has_the_same_words_in_all_tools(parser_of):
@@ -169,7 +170,7 @@ def test_a_tilde_after_an_equals_sign_is_the_home_folder(monkeypatch, tmp_path):
     words = ["--config=~/c.py:ckpt=~/v.npz", "--config.input.data.data_dir=~/x"]
     parser = command.parser("x", "", ())
     command.add_ckpt(parser)
-    flags, overrides = command.parse(parser, ["--ckpt=~/run", *words])
+    flags, overrides = parse_with_overrides(parser, ["--ckpt=~/run", *words])
     assert flags.ckpt == f"{tmp_path}/run"
     ours, our_overrides = train.parse_flags([*words, "--workdir=~/r"])
     assert ours.workdir == f"{tmp_path}/r"

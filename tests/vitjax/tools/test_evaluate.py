@@ -15,7 +15,8 @@ from PIL import Image
 from tests.helpers.photographs import PHOTOGRAPHS
 from tests.runs.test_train import QUICKSTART, run
 from vitjax import train
-from vitjax.checkpoints.checkpointer import Checkpointer, read_params
+from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.checkpoints.read import read_params
 from vitjax.records.jsonl import read_rows
 from vitjax.tools import average_checkpoints, evaluate
 from vitjax.tools.trained import open_trained

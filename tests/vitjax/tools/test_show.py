@@ -8,8 +8,8 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-import vitjax.config
 from input_pipeline.look import charts, story
+from vitjax.config import files
 from vitjax.tools import show
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,11 +50,11 @@ def written(folder):
 @pytest.mark.parametrize("argument", ["", ":", ":a=1,b", ":a:b"])
 def test_config_files_are_read_as_the_trainer_reads_them(config_file, argument):
     mine = show.load_config(config_file + argument)
-    assert mine == vitjax.config.load(config_file + argument)
+    assert mine == files.load(config_file + argument)
     assert mine.arg == repr(argument[1:] if argument else None)
     # A file that imports its neighbours.
     spec = f"{ROOT / 'configs/vit_s16_i1k.py'}:preset=fixed,head=mlp"
-    assert show.load_config(spec) == vitjax.config.load(spec)
+    assert show.load_config(spec) == files.load(spec)
 
 
 def test_all_pictures_but_the_one_without_its_data(

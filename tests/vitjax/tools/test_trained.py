@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import weights_cases
 from tests.runs.test_train import QUICKSTART, SMALL
 from vitjax import train, weights
-from vitjax.checkpoints.checkpointer import read_params
+from vitjax.checkpoints.read import read_params
 from vitjax.config.files import load, plain
 from vitjax.models import MODELS
 from vitjax.tools.trained import open_trained

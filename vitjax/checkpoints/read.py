@@ -1,0 +1,116 @@
+"""Reading checkpoints without a run: where they are, their JSON, their parameters."""
+
+import json
+import textwrap
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from vitjax.checkpoints.checksums import changed
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, without the request that tensorstore adds."""
+    text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
+    return textwrap.shorten(text, 400)
+
+
+def crc32(meta: dict[str, Any]) -> int:
+    """The checksum of the JSON item."""
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def locate(path: str | Path) -> tuple[Path, int]:
+    """(workdir, step) of a workdir (its newest checkpoint) or of one step's folder.
+
+    Raises ValueError if no checkpoint is there.
+    """
+    path = Path(path).resolve()
+    if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
+        return path.parent.parent, int(path.name)
+    steps = [int(p.name) for p in (path / "checkpoints").glob("*") if p.name.isdigit()]
+    if not steps:
+        raise ValueError(
+            f"no checkpoint at {str(path)!r}: expected the workdir of a run, or "
+            "workdir/checkpoints/STEP"
+        )
+    return path, max(steps)
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The JSON item of a checkpoint; `path` as `locate` takes it, errors as of `meta`."""
+    workdir, step = locate(path)
+    return meta_of(workdir / "checkpoints" / str(step))
+
+
+def meta_of(folder: Path) -> dict[str, Any]:
+    """The JSON item of a step's folder; touches no device, since configs ask for it."""
+    try:
+        item: Any = folder / "meta"  # orbax takes any kind of path
+        meta = dict(ocp.JsonCheckpointHandler().restore(item))
+        whole = meta.pop("crc32") == crc32(meta)
+    # Of damaged bytes orbax and its readers say all sorts of things.
+    except Exception as error:
+        raise damaged(folder, f"{type(error).__name__} in meta") from error
+    if not whole:
+        raise damaged(folder, "the bytes of meta have changed")
+    return meta
+
+
+def read_params(
+    path: str | Path, source: str = "params"
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(parameters in numpy, config) of a checkpoint; `path` as `locate` takes it.
+
+    The config is the run's, as plain values. `source` is the part of the state: "ema"
+    for averaged parameters. Raises ValueError if there is none, or it is damaged.
+    """
+    workdir, step = locate(path)
+    meta, start = read_meta(path), f"{source}/"
+    stored = {k: v for k, v in meta["checksums"].items() if k.startswith(start)}
+    if not stored:
+        raise ValueError(
+            f"the checkpoint of step {step} of {workdir} has no {source!r}: only runs "
+            "whose config has a section of that name keep it"
+        )
+    try:
+        folder = workdir / "checkpoints" / str(step) / "state"
+        params = _params_in_numpy(folder, source)
+    except Exception as error:  # of damaged bytes orbax says all sorts of things
+        raise damaged(path, first_line(error)) from error
+    wrong = changed({source: params}, stored)
+    if wrong:
+        raise damaged(path, f"the bits of {wrong[0]} have changed")
+    return params, meta.get("config")
+
+
+def _params_in_numpy(folder: Path, source: str) -> dict[str, Any]:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        verbosity = logging.get_verbosity()
+        try:
+            logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
+            stored = checkpointer.metadata(folder).item_metadata.tree[source]
+        finally:
+            logging.set_verbosity(verbosity)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
+        to_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored
+        )
+        return checkpointer.restore(
+            folder,
+            args=ocp.args.PyTreeRestore(
+                item={source: target},
+                restore_args={source: to_numpy},
+                partial_restore=True,
+            ),
+        )[source]
+
+
+def damaged(path: Any, what: str) -> ValueError:
+    """The error for a checkpoint whose bytes have changed or are missing."""
+    return ValueError(f"checkpoint {path} is damaged: {what}")

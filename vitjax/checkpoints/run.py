@@ -1,0 +1,102 @@
+"""The checkpoints of one run: where it starts, what it saves, and the best of it."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from vitjax.checkpoints.best import Best
+from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.checkpoints.read import locate
+from vitjax.config.experiment import Experiment, learned_differences
+
+
+class Checkpoints:
+    """Writes the newest checkpoints of a run, and the best one if `best` is given.
+
+    Args:
+      meta: JSON values that every checkpoint keeps with the state.
+      counters: of a step, the JSON values that change from step to step.
+    """
+
+    def __init__(
+        self,
+        newest: Checkpointer,
+        best: Best | None,
+        meta: Mapping[str, Any],
+        counters: Callable[[int], Mapping[str, Any]],
+    ):
+        self._newest, self._best = newest, best
+        self._meta, self._counters = meta, counters
+
+    def offer(self, step: int, row: Mapping[str, float], state: Any) -> None:
+        """Keep the state as the best one if the evaluations in `row` say so."""
+        if self._best is not None:
+            with jax.transfer_guard("allow"):  # orbax copies to the host
+                self._best.offer(step, row, state, self._meta_at(step))
+
+    def save(self, step: int, state: Any) -> None:
+        """Start writing; rows of `step` must be on disk. Errors come with `poll`."""
+        with jax.transfer_guard("allow"):
+            if self._best is not None:
+                # A run that resumes at `step` does not evaluate it again.
+                self._best.settle()
+            self._newest.save(step, state, self._meta_at(step))
+
+    def poll(self) -> None:
+        """Warn of a checkpoint that could not be written; ValueError after several."""
+        self._newest.poll()
+
+    def finish(self) -> None:
+        """Wait until all is written. Raises ValueError if the last one could not be."""
+        self._newest.finish()
+        if self._best is not None:
+            self._best.settle()
+
+    def _meta_at(self, step: int) -> dict[str, Any]:
+        return {**self._meta, **self._counters(step)}
+
+
+def newest(workdir: Path, e: Experiment, sizes: Mapping[str, int]) -> Checkpointer:
+    """The newest checkpoints of a run, as many as its config keeps."""
+    keep_steps = e.steps("keep_ckpt", **sizes, default=None)
+    return Checkpointer(workdir, max_to_keep=e.max_to_keep, keep_steps=keep_steps)
+
+
+def kept(newest: Checkpointer, resume: str | None) -> tuple[str, dict[str, Any]]:
+    """(path, JSON item) of the checkpoint that a run will start from.
+
+    The newest one, else that of `resume`; ("", {}) if there is neither.
+    """
+    found = newest.newest_meta()
+    if found is not None:
+        return str(newest.path / str(found[0])), found[1]
+    if resume is None:
+        return "", {}
+    workdir, step = locate(resume)
+    with contextlib.closing(Checkpointer(workdir)) as other:
+        return resume, other.meta(step)
+
+
+def restore(
+    newest: Checkpointer, resume: str | None, shapes: Any, config: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    """(state, JSON item) of the newest checkpoint, else of `resume`; None without both.
+
+    `shapes` has shardings. `config`, plain values, is the run's: a warning lists what
+    it changes in what `resume` learned.
+    """
+    found = newest.restore_newest(shapes)
+    if found is not None or resume is None:
+        return found
+    workdir, step = locate(resume)
+    with contextlib.closing(Checkpointer(workdir)) as other:
+        meta = other.meta(step)
+        old, new = ({**c, "resume": None} for c in (meta["config"], config))
+        changed = learned_differences(old, new)
+        if changed:
+            logging.warning("resume: this run differs: %s", "; ".join(changed))
+        return other.restore(step, shapes), meta
