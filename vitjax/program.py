@@ -71,7 +71,7 @@ def build(
         for name, (shape, dtype) in element_spec.items()
     }
     step.check_batch_size(batch_size, mesh, e.accum_freq)
-    sections.check_types("", sections.annotations(optim.make_optimizer), e.optimizer)
+    optim.check_section(e.optimizer)
     if e.mixup is not None:
         sections.check("mixup", mixup.check, e.mixup)
     if e.ema is not None:

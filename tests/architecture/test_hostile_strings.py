@@ -244,6 +244,11 @@ def fake_data(*, data, pp_fn, batch_size):
     return [], 1
 
 
+def make_optimizer(section):
+    optim.check_section(section)
+    return optim.make_optimizer(SHAPES, **SIZES, **section)
+
+
 def understood(config, mesh):
     """Each part of the program that reads a value of the config reads it."""
     config, _ = from_big_vision(config)
@@ -254,7 +259,7 @@ def understood(config, mesh):
     for prefix in experiment.DURATIONS[1:]:
         yield lambda prefix=prefix: e.steps(prefix, **SIZES, default=None)
     if e.optimizer != QUICKSTART.optimizer:  # it takes the longest
-        yield lambda: optim.make_optimizer(SHAPES, **SIZES, **e.optimizer)
+        yield lambda: make_optimizer(e.optimizer)
     yield lambda: sharding.make_mesh(e.mesh)
     yield lambda: sharding.infer_sharding(SHAPES, mesh, e.sharding_strategy)
     if e.mixup is not None:

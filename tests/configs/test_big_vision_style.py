@@ -14,8 +14,8 @@ import pytest
 from configs import vit_s16_i1k
 from input_pipeline import ops
 from vitjax import program
-from vitjax.config.experiment import from_config
-from vitjax.config.files import differences, from_big_vision, load, plain
+from vitjax.config.experiment import differences, from_config
+from vitjax.config.files import from_big_vision, load, plain
 from vitjax.records.jsonl import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]

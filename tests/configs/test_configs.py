@@ -12,8 +12,8 @@ from configs import nanovit, simplest_vit, towervit, vit_i1k, vit_s16_i1k
 from configs.common import ORIGINS
 from input_pipeline import device_ops, ops
 from input_pipeline.pipeline import make_eval
-from vitjax.config.experiment import from_config
-from vitjax.config.files import differences, from_big_vision, load, plain
+from vitjax.config.experiment import differences, from_config
+from vitjax.config.files import from_big_vision, load, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(

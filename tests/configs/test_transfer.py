@@ -234,6 +234,7 @@ def fit(workdir, digits, name, arg, *overrides):
     return [row["val/prec@1"] for row in read_rows(workdir) if "val/prec@1" in row][-1]
 
 
+@pytest.mark.soak
 def test_fine_tuning_beats_training_from_scratch_at_the_same_budget(digits, tmp_path):
     """Learned on 0 to 4, then 60 examples of 5 to 9 for 80 steps."""
     adam = ("--config.optax_name=scale_by_adam",)

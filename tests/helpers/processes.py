@@ -290,9 +290,14 @@ def save_where_one_disk_is_full(argv, workdir, victim):
 
 
 def _die_at(pattern):
+    """Kill this process when the path is there, and was not there before.
+
+    What an earlier victim left is removed by the first process, after both have met.
+    """
     folder, name = os.path.split(pattern)
-    while not any(Path(folder).glob(name)):
-        time.sleep(0.0002)
+    for is_there in (False, True):
+        while any(Path(folder).glob(name)) != is_there:
+            time.sleep(0.0002)
     os.kill(os.getpid(), 9)
 
 

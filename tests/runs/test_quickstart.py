@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from vitjax.records.jsonl import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.soak
 def test_the_quickstart_reads_97_percent_of_unseen_digits(tmp_path):
     # As typed by a person: not with the compiler settings of the tests.
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

@@ -6,10 +6,9 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from vitjax.config import arguments, durations
-from vitjax.config.files import differences
 from vitjax.config.lookup import unknown
 
 # Handed to vitjax.optim.make_optimizer as they are: its signature has the defaults, and
@@ -170,3 +169,26 @@ def learned_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for line in differences(old, json.loads(json.dumps(new)))
         if not any(re.match(rf"{re.escape(key)}[.:]", line) for key in MAY_CHANGE)
     ]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_ABSENT: Final = _Absent()
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """ "a.b: old -> new" for every key in which two plain configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in differences(
+                old.get(key, _ABSENT),
+                new.get(key, _ABSENT),
+                f"{prefix}.{key}".strip("."),
+            )
+        ]
+    return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -175,29 +175,6 @@ def plain(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [plain(v) for v in config]
     return config
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "not set"
-
-
-_ABSENT: Final = _Absent()
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """ "a.b: old -> new" for every key in which two plain configs differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in differences(
-                old.get(key, _ABSENT),
-                new.get(key, _ABSENT),
-                f"{prefix}.{key}".strip("."),
-            )
-        ]
-    return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
 
 
 def parse_with_overrides(

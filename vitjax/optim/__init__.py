@@ -4,6 +4,6 @@ Begin with `make_optimizer` in `chain`; `schedules` has the learning rates and `
 optimizer that optax lacks. May import config and trees.
 """
 
-from vitjax.optim.chain import frozen_mask, make_optimizer
+from vitjax.optim.chain import check_section, frozen_mask, make_optimizer
 
-__all__ = ["frozen_mask", "make_optimizer"]
+__all__ = ["check_section", "frozen_mask", "make_optimizer"]

@@ -107,6 +107,11 @@ def make_optimizer(
     return tx, [_rate(lr, fn) for _, fn in groups]
 
 
+def check_section(section: Section) -> None:
+    """Raise ValueError if a value of the config's optimizer keys has the wrong type."""
+    arguments.check_types("", arguments.annotations(make_optimizer), section)
+
+
 def sharpness_aware(
     tx: ox.GradientTransformation, *, rho: int | float = 0.05
 ) -> ox.GradientTransformationExtraArgs:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vitjax import optim
 from vitjax.config import durations
 from vitjax.config.experiment import REFUSED, from_config
 
@@ -108,7 +109,7 @@ def test_a_missing_key_is_named(key):
 )
 def test_a_wrong_value_is_named_with_what_was_expected(key, value, words):
     with pytest.raises(ValueError, match=f"config key {words}"):
-        from_config({**GOOD, key: value})
+        optim.check_section(from_config({**GOOD, key: value}).optimizer)
 
 
 def test_keys_are_strings():

@@ -5,8 +5,8 @@ import ast
 import pytest
 from ml_collections import ConfigDict
 
-from vitjax.config.experiment import from_config
-from vitjax.config.files import differences, from_big_vision, load, plain
+from vitjax.config.experiment import differences, from_config
+from vitjax.config.files import from_big_vision, load, plain
 
 BIG_VISION_STYLE = """
 import ml_collections as mlc

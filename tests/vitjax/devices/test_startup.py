@@ -111,7 +111,7 @@ def test_an_address_needs_the_other_two_and_they_need_it(calls):
 
 def test_the_compilation_cache_is_on_by_default_and_where_the_user_says(tmp_path):
     code = (
-        "import jax; from vitjax import devices; devices.enable_compilation_cache();"
+        "import jax; from vitjax.devices import startup; startup.enable_compilation_cache();"
         "print(jax.config.jax_compilation_cache_dir)"
     )
     env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
