@@ -29,6 +29,17 @@ def mesh():
 
 
 @pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """The workdir of a small run on digits, which no test changes."""
+    from tests.helpers.runs import SHORT
+    from vitjax import train
+
+    workdir = tmp_path_factory.mktemp("digits") / "run"
+    assert train.cli([*SHORT, "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+@pytest.fixture(scope="session")
 def imagenet_dir(tmp_path_factory):
     """The data_dir of a small imagenet2012 that tfds' own builder has prepared.
 

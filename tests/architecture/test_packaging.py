@@ -209,11 +209,33 @@ def test_the_project_speaks_of_itself_only(word):
         assert word not in path.read_text(), path
 
 
-def test_the_readme_lists_every_module_and_no_other():
-    layout = (ROOT / "README.md").read_text().split("## Layout")[1].split("```")[1]
-    listed = set(re.findall(r"[a-z0-9_]+\.py", layout)) - {"test_floors.py"}
-    packages = [ROOT / "vitjax", ROOT / "input_pipeline", ROOT / "parity"]
-    files = {path.name for package in packages for path in package.glob("*.py")}
-    for folder in ("models", "weights", "tools"):
-        files |= {path.name for path in (ROOT / "vitjax" / folder).glob("*.py")}
-    assert listed == files - {"__init__.py"}
+PRODUCT = ("vitjax", "input_pipeline", "parity")
+
+
+def test_the_architecture_lists_every_module_and_no_other():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    listed, room = set(), ""
+    for line in text.splitlines():
+        if found := re.fullmatch(r"### (\S+/)", line):
+            room = found[1]
+        elif found := re.match(r"- `(\w+\.py)`: \S", line):
+            listed.add(room + found[1])
+    files = {p for package in PRODUCT for p in (ROOT / package).rglob("*.py")}
+    with_text = {p for p in files if p.read_text().strip()}
+    assert listed == {str(path.relative_to(ROOT)) for path in with_text}
+
+
+def test_the_readmes_map_has_every_room_and_no_other():
+    drawn = (ROOT / "README.md").read_text().split("## Layout")[1].split("```")[1]
+    rooms = [
+        path.name
+        for package in PRODUCT
+        for path in (ROOT / package).rglob("*")
+        if path.is_dir() and path.name != "__pycache__" and path.name != "formats"
+    ]
+    named = set(re.findall(r"(\w+)/", drawn))
+    missing = set(rooms) - named
+    assert not missing
+    assert named <= {*rooms, *PRODUCT, *(p.name for p in ROOT.iterdir())} | {
+        p.name for p in (ROOT / "tests").iterdir()
+    } | {"formats"}

@@ -22,7 +22,7 @@ from PIL import Image
 
 from input_pipeline import pipeline
 from tests.helpers.photographs import PHOTOGRAPHS
-from tests.vitjax.tools.conftest import QUICKSTART
+from tests.helpers.runs import QUICKSTART
 from vitjax.checkpoints.read import read_params
 from vitjax.records.jsonl import read_rows
 from vitjax.trees import flatten_with_names

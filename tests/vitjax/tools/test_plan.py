@@ -10,7 +10,7 @@ import jax
 import pytest
 from PIL import Image
 
-from tests.vitjax.tools.conftest import SMALL
+from tests.helpers.runs import SMALL
 from vitjax.config import experiment
 from vitjax.config.files import load
 from vitjax.tools import plan, plan_cost

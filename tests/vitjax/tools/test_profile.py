@@ -10,7 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from tests.vitjax.tools.conftest import SMALL
+from tests.helpers.runs import SMALL
 from vitjax.tools import profile
 from vitjax.tools.profile import Timing
 
