@@ -198,8 +198,8 @@ def test_configs_import_nothing_of_the_programme():
         assert not {"jax", "tensorflow", "vitjax"} & vars(module).keys()
 
 
-def test_every_argument_that_the_readme_names_is_taken():
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+def test_every_argument_that_the_docs_name_is_taken():
+    readme = (ROOT / "docs" / "numerics.md").read_text()
     rows = [line.split("|") for line in readme.splitlines() if line.startswith("|")]
     cells = {row[2].strip() for row in rows if "=" in row[2][:9]}
     arguments = {cell.strip("`") for cell in cells if cell.startswith("`")}

@@ -410,7 +410,7 @@ def test_slurm_queues_again_what_was_stopped_but_not_for_ever(
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").iterdir()), ids=str)
 def test_recipes_are_bash(recipe):
     subprocess.run(["bash", "-n", recipe], check=True)
-    assert recipe.name in (ROOT / "README.md").read_text()
+    assert recipe.name in (ROOT / "docs" / "operations.md").read_text()
 
 
 def test_fsdp_leaves_an_eighth_of_parameters_and_moments_on_a_device(mesh):

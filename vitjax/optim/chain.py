@@ -107,7 +107,7 @@ def make_optimizer(
     return tx, [_rate(lr, fn) for _, fn in groups]
 
 
-def check_section(section: Section) -> None:
+def check_section(section: Mapping[str, Any]) -> None:
     """Raise ValueError if a value of the config's optimizer keys has the wrong type."""
     arguments.check_types("", arguments.annotations(make_optimizer), section)
 
