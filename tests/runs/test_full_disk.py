@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.runs.test_train import (QUICKSTART, ROOT, SMALL, run, values)
+from tests.runs.test_train import QUICKSTART, ROOT, SMALL, run, values
 from vitjax.records.jsonl import read_rows
 
 # Steps without room, and intervals of the checkpoints of 12 steps.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from parity.__main__ import parse_args
 from parity import faults
+from parity.__main__ import parse_args
 from parity.faults import self_test
 from parity.report import run as report
 from parity.rungs import ladder, table

@@ -18,7 +18,7 @@ import pytest
 
 from tests.helpers import processes
 from tests.helpers.checkpoints import state_of
-from tests.helpers.processes import (Fork, finish, start)
+from tests.helpers.processes import Fork, finish, start
 from vitjax import program, step, train
 from vitjax.config import experiment
 from vitjax.config.files import load

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs.test_train import (QUICKSTART, ROOT, SMALL)
+from tests.runs.test_train import QUICKSTART, ROOT, SMALL
 from vitjax.records.jsonl import read_rows
 
 # Bytes over the second half of a run. To keep every batch would be 480 KiB a step, 94 MiB

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.runs.test_train import (error_of, finished, params_of, run, start, values)
+from tests.runs.test_train import error_of, params_of, run, start, values
 from vitjax import loop
 from vitjax.devices.stopping import STATUS
 from vitjax.records.jsonl import read_rows
@@ -21,7 +21,7 @@ from vitjax.records.workdir import locked
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_in_good_order(finished, tmp_path, number):  # noqa: F811
+def test_a_signal_ends_a_run_in_good_order(finished, tmp_path, number):
     """After the step in flight there is a checkpoint, and the run goes on from it."""
     with start(tmp_path, 8, "--config.ckpt_steps=1000") as p:
         lines = []
@@ -117,7 +117,7 @@ def test_another_host_s_lock_holds_until_force(tmp_path):
     assert not (tmp_path / "lock").exists()
 
 
-def test_half_a_row_at_the_end_of_the_metrics_is_written_again(finished, tmp_path):  # noqa: F811
+def test_half_a_row_at_the_end_of_the_metrics_is_written_again(finished, tmp_path):
     """As a power cut leaves it: the row of step 12 is torn, its checkpoint is not there."""
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
@@ -128,7 +128,7 @@ def test_half_a_row_at_the_end_of_the_metrics_is_written_again(finished, tmp_pat
     assert values(read_rows(workdir)) == values(read_rows(finished))
 
 
-def test_a_run_goes_on_from_before_a_damaged_checkpoint(finished, tmp_path, caplog):  # noqa: F811
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(finished, tmp_path, caplog):
     """The newest one is cut: told, set aside, and the end is the same to the bit."""
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
