@@ -207,7 +207,8 @@ def summary(found: Sequence[Result]) -> list[str]:
 
 def run_self_test(names: Sequence[str], case: Case) -> int:
     """Plant the faults that concern these rungs; the number that went unnoticed."""
-    from parity.faults import faults, self_test
+    from parity.faults import self_test
+    from parity.faults.table import faults
     from parity.rungs import table
 
     if is_wide(case):  # so far all was done in other processes

@@ -12,8 +12,9 @@ import torch
 
 from input_pipeline import randaug
 from input_pipeline.randaug import torchvision_ops as tv
-from parity.faults import faults, models, self_test
+from parity.faults import models, self_test
 from parity.faults.pixels import FACTORS
+from parity.faults.table import faults
 from parity.reference import crops, train, vit
 from parity.reference.vit import TRUNCATED_STD
 from parity.rungs import ladder, pixels

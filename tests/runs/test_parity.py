@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from parity import faults
 from parity.__main__ import parse_args
 from parity.faults import self_test
+from parity.faults.table import faults
 from parity.report import run as report
 from parity.rungs import ladder, table
 from parity.rungs.comparison import Comparison
@@ -64,7 +64,7 @@ REQUIRED = (
 
 
 def test_required_faults_are_planted():
-    titles = [fault.title for fault in faults.faults(ladder.RUNGS)]
+    titles = [fault.title for fault in faults(ladder.RUNGS)]
     assert set(REQUIRED) <= set(titles)
     assert len(set(titles)) == len(titles)
 
@@ -147,14 +147,14 @@ def test_evaluations_agree_example_by_example(lines):
 
 def test_every_fault_is_caught(lines):
     caught = [line for line in lines if line.startswith("caught")]
-    planted = faults.faults(MODELS)
+    planted = faults(MODELS)
     assert len(caught) == sum(len(m.rungs) for m in planted)
     for mutation in planted:
         assert any(f"  {mutation.title}  " in line for line in caught)
 
 
 def test_every_rung_has_a_fault_that_it_notices():
-    planted = faults.faults(ladder.RUNGS)
+    planted = faults(ladder.RUNGS)
     assert {rung for m in planted for rung in m.rungs} == set(ladder.RUNGS)
 
 
@@ -231,7 +231,7 @@ def test_a_rung_of_pixels_runs_once_in_a_process_of_its_own(tmp_path):
 def test_a_missed_fault_is_counted(capsys):
     """A fault that changes nothing measurable."""
     rungs = {"loss": lambda case: iter([Comparison("a", 1e-8, 1e-9)])}
-    missed = self_test.run(faults.faults(["loss"]), rungs, Case())
+    missed = self_test.run(faults(["loss"]), rungs, Case())
     out = capsys.readouterr().out.splitlines()
     assert missed == len(out) == 2
     assert all(line.startswith("MISSED") for line in out)

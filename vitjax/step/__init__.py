@@ -4,16 +4,13 @@ Begin with `make_train_step` in `train_step`; `losses`, `mixup`, `ema` and `loss
 its parts. May import config, devices.sharding and trees; models and optimizers are handed in.
 """
 
+from vitjax.step.accumulate import check_batch_size
+from vitjax.step.state import TrainState, copied, init_state, param_shapes
 from vitjax.step.train_step import (
-    TrainState,
-    check_batch_size,
-    copied,
-    init_state,
     make_eval_step,
     make_prepare,
     make_preview,
     make_train_step,
-    param_shapes,
     step_keys,
 )
 

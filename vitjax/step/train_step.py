@@ -10,198 +10,26 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from vitjax.config.lookup import lookup
 from vitjax.devices.sharding import (
-    batch_sharding,
-    infer_sharding,
     is_replicated,
     replicated,
 )
 from vitjax.step import ema as ema_lib
 from vitjax.step import loss_scale as loss_scale_lib
 from vitjax.step import mixup as mixup_lib
+from vitjax.step.accumulate import accumulate_gspmd, accumulate_local
 from vitjax.step.losses import LOSSES
+from vitjax.step.state import TrainState
 
 Features = dict[str, Any]  # feature name -> array
-LossFn = Callable[[Any, Any, Any, Any], Float[Array, ""]]
-GradFn = Callable[[Any, Any, Any, Any], tuple[Float[Array, ""], Any]]
-
-
-@flax.struct.dataclass
-class TrainState:
-    """All that a step changes; arrays only. `step` counts completed updates, int32[].
-
-    `ema` is the average of `params`, `loss_scale` a `vitjax.step.loss_scale.LossScale`, or
-    None. A tree of this class may also hold the arrays' shapes or shardings.
-    """
-
-    step: Any
-    params: Any
-    opt_state: Any
-    ema: Any = None
-    loss_scale: Any = None
-
-
-def param_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
-    """The ShapeDtypeStructs of the model's parameters for images of h, w, c."""
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-
-
-def copied(params: Any) -> Any:
-    """A tree of new arrays: what a step donates must not lie in one buffer twice."""
-    return jax.tree.map(jnp.copy, params)
-
-
-def init_state(
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    key: Key[Array, ""],
-    image_shape: tuple[int, int, int],
-    *,
-    mesh: Mesh,
-    sharding_strategy: Any = ((".*", "replicate"),),
-    ema: bool = False,
-    loss_scale: Mapping[str, Any] | None = None,
-) -> tuple[Callable[[], TrainState], Any, Any]:
-    """Shapes first, then shardings; nothing is allocated yet.
-
-    Returns (init, shapes, shardings): `init()` makes the state directly on the devices
-    where `shardings` puts it; `shapes` is the state as ShapeDtypeStructs. With `ema`
-    there is an average of the parameters, which lies where they do and starts as them.
-    `loss_scale` is the keyword arguments of `vitjax.step.loss_scale.make`, or None.
-    """
-
-    def create(key: Key[Array, ""]) -> TrainState:
-        image = jnp.zeros((1, *image_shape), jnp.float32)
-        params = model.init(key, image)["params"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=tx.init(params),
-            ema=copied(params) if ema else None,
-            loss_scale=(
-                None if loss_scale is None else loss_scale_lib.make(**loss_scale)
-            ),
-        )
-
-    shapes = jax.eval_shape(create, key)
-    shardings = infer_sharding(shapes, mesh, sharding_strategy)
-    if ema:
-        shardings = dataclasses.replace(shardings, ema=shardings.params)
-    init = jax.jit(create, out_shardings=shardings)
-    return lambda: init(key), shapes, shardings
-
-
-def _microbatches(
-    grad_fn: GradFn, params: Any, batch: Any, key: Any, lam: Any, accum_freq: int
-) -> tuple[Float[Array, ""], Any]:
-    """Mean loss and gradients over `accum_freq` microbatches: rows i, i + freq, ...
-
-    Strided, because a split batch axis stays split through that reshape, whereas
-    contiguous chunks of the global batch would have to travel to every device.
-    """
-    if accum_freq == 1:
-        return grad_fn(params, batch, jax.random.fold_in(key, 0), lam)
-    strided = jax.tree.map(
-        lambda x: x.reshape(x.shape[0] // accum_freq, accum_freq, *x.shape[1:]), batch
-    )
-
-    def body(i: Array, total: Any) -> Any:
-        rows = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False),
-            strided,
-        )
-        part = grad_fn(params, rows, jax.random.fold_in(key, i), lam)
-        return jax.tree.map(jnp.add, total, part)
-
-    shapes = jax.eval_shape(
-        grad_fn, params, jax.tree.map(lambda x: x[:, 0], strided), key, lam
-    )
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    total = jax.lax.fori_loop(0, accum_freq, body, zeros)
-    return jax.tree.map(lambda x: x / accum_freq, total)
-
-
-def accumulate_local(
-    loss_fn: LossFn,
-    params: Any,
-    batch: Any,
-    key: Key[Array, ""],
-    lam: Any,
-    *,
-    accum_freq: int,
-    mesh: Mesh,
-    value_and_grad: Callable[[LossFn], GradFn] = jax.value_and_grad,
-) -> tuple[Float[Array, ""], Any]:
-    """Mean loss and gradients over the global batch; for replicated parameters.
-
-    Each device runs its own rows in `accum_freq` microbatches, then gradients meet in
-    one all-reduce. `loss_fn(params, rows, key, lam)` is the mean loss over its rows;
-    its key differs for every device and microbatch, `lam` is the same for all.
-    """
-    axes = mesh.axis_names
-
-    def local(params: Any, batch: Any, key: Any, lam: Any) -> Any:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axes))
-        grad_fn = value_and_grad(loss_fn)
-        total = _microbatches(grad_fn, params, batch, key, lam, accum_freq)
-        return jax.lax.pmean(total, axes)
-
-    # Without vma checks the gradient inside is the device's own, and the pmean above
-    # is the only reduction; with them JAX would add one for every microbatch.
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(P(), P(axes), P(), P()),
-        out_specs=P(),
-        check_vma=False,
-    )(params, batch, key, lam)
-
-
-def accumulate_gspmd(
-    loss_fn: LossFn,
-    params: Any,
-    batch: Any,
-    key: Key[Array, ""],
-    lam: Any,
-    *,
-    accum_freq: int,
-    mesh: Mesh,
-    value_and_grad: Callable[[LossFn], GradFn] = jax.value_and_grad,
-) -> tuple[Float[Array, ""], Any]:
-    """As `accumulate_local`, for parameters that are themselves split (fsdp).
-
-    XLA places the collectives, so there are reductions in every microbatch.
-    """
-    batch = jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
-    whole = replicated(mesh)
-    grad_fn = value_and_grad(loss_fn)
-
-    def reduced(*args: Any) -> Any:
-        # Summed over the devices first, split afterwards. Left alone, XLA may compute a
-        # split gradient of the patch embedding from images gathered on every device.
-        return jax.lax.with_sharding_constraint(grad_fn(*args), whole)
-
-    return _microbatches(reduced, params, batch, key, lam, accum_freq)
-
-
-def check_batch_size(batch_size: int, mesh: Mesh, accum_freq: int) -> None:
-    """Raise ValueError unless every device gets whole microbatches."""
-    if accum_freq < 1 or batch_size < 1 or batch_size % (mesh.size * accum_freq):
-        raise ValueError(
-            f"batch_size {batch_size} is not divisible by {mesh.size} device(s) x "
-            f"accum_freq {accum_freq} = {mesh.size * accum_freq}; choose a multiple"
-        )
 
 
 def make_prepare(

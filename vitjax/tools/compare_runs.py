@@ -12,13 +12,21 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from input_pipeline import home
+from vitjax.tools import command
 from vitjax.tools.run_files import SYNONYMS, TITLES, Curve, Run, curve, finite, read
 
+DESCRIPTION = """\
+Overlay the curves of training runs, and say whether recipes differ beyond seed noise.
+Runs whose names differ in a seed at the end (_s0, -seed1) are one recipe, and so are all
+that are given the same NAME."""
+EXAMPLES = (
+    "runs/a_s0 runs/a_s1 runs/b_s0 runs/b_s1 --out report",
+    "ours=runs/vit_s16_i1k theirs=export.csv --metrics training_loss",
+)
 TAIL = 0.1  # the share of the run that the mean is taken over
 TAIL_POINTS = 4  # fewer are no curve, as of an evaluation every few epochs
 Samples = Sequence[float] | np.ndarray
@@ -206,33 +214,26 @@ def as_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vitjax.tools.compare_runs",
-        description="Overlay the curves of training runs, and say whether recipes differ "
-        "beyond seed noise. Runs whose names differ in a seed at the end (_s0, -seed1) "
-        "are one recipe, and so are all that are given the same NAME.",
-    )
+    parser = command.parser("compare_runs", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "runs",
         nargs="+",
         metavar="[NAME=]PATH",
         help="a workdir, a metrics.jsonl, or a CSV export of wandb or TensorBoard",
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write runs.png and runs.md here"
-    )
+    command.add_out(parser, "DIR", "runs.png with runs.md", "nowhere")
     parser.add_argument(
         "--metrics",
         default=",".join(SYNONYMS),
         metavar="NAME,...",
-        help="what to compare; by default %(default)s, under any of their usual names",
+        help="what to compare, under any of the usual names (default: %(default)s)",
     )
     parser.add_argument(
         "--level",
         type=float,
         default=0.05,
         help="how often at most the table as a whole may say 'differ' of recipes that "
-        "do not; default %(default)s",
+        "do not (default: %(default)s)",
     )
     args = parser.parse_args(home.expanded(argv))
     args.metrics = [name.strip() for name in args.metrics.split(",")]

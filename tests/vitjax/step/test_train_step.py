@@ -14,6 +14,7 @@ from vitjax import step as step_lib
 from vitjax.devices.sharding import batch_sharding, replicated
 from vitjax.models import MODELS
 from vitjax.optim import make_optimizer
+from vitjax.step import accumulate
 
 NUM_CLASSES = 10
 BATCH = 32
@@ -175,9 +176,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(mesh, name, accum_fr
     def loss_fn(params, rows, key, lam):
         return lam * jnp.mean(jnp.sum((rows["x"] @ params - rows["y"]) ** 2, axis=1))
 
-    accumulate = getattr(step_lib, name)
+    accumulate_fn = getattr(accumulate, name)
     loss, grads = jax.jit(
-        lambda *args: accumulate(loss_fn, *args, accum_freq=accum_freq, mesh=mesh)
+        lambda *args: accumulate_fn(loss_fn, *args, accum_freq=accum_freq, mesh=mesh)
     )(
         w,
         jax.device_put({"x": x, "y": y}, batch_sharding(mesh)),
@@ -201,7 +202,7 @@ def test_no_two_rows_of_the_global_batch_share_a_dropout_mask(mesh, name):
 
     rows = jax.device_put(np.arange(BATCH), batch_sharding(mesh))
     _, grads = jax.jit(
-        lambda *args: getattr(step_lib, name)(
+        lambda *args: getattr(accumulate, name)(
             loss_fn, *args, None, accum_freq=2, mesh=mesh
         )
     )(jnp.zeros((BATCH, width)), rows, jax.random.key(1))

@@ -1,0 +1,251 @@
+"""The endless stream of training batches: the global stream of `order`, or a buffer's."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline import ops, sources
+from input_pipeline.sources import relabel
+from input_pipeline.stream import batching, damaged, order
+from input_pipeline.tracing import as_written
+
+_ENDLESS = 2**48
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainData:
+    """The endless stream of one process's training batches; made by `pipeline.make_train`.
+
+    Each iteration starts at `start_step`; the graph is built at the first.
+    """
+
+    source: sources.Source
+    preprocess: ops.Preprocess
+    rows: batching.Rows
+    seed: int
+    start_step: int
+    shuffle_buffer_size: int | None
+    cache_raw: bool
+    skip_errors: bool
+    threads: int
+    prefetch: int
+    replaced: damaged.Replaced
+
+    @property
+    def total_examples(self) -> int:
+        """The number of examples of an epoch, over all processes."""
+        return len(self.source)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, if the source has them."""
+        return self.source.class_names
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes, if the source knows it."""
+        return self.source.num_classes
+
+    @property
+    def element_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each feature of one example, without the batch."""
+        specs: Any = self._batches.element_spec
+        return {
+            name: (tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype))
+            for name, spec in (specs[-1] if self.skip_errors else specs).items()
+        }
+
+    def skipped(self, start: int, stop: int) -> int:
+        """How many rows of steps start to stop - 1 hold another example than they should.
+
+        Of this process's rows, and of batches that it has made; see `skip_errors`.
+        """
+        return self.replaced.count(start, stop)
+
+    def from_step(self, step: int) -> "TrainData":
+        """The same stream, starting with the batch of `step` (0 is the first)."""
+        return dataclasses.replace(self, start_step=step)
+
+    def labelled_as(self, class_names: Sequence[str]) -> "TrainData":
+        """The same stream with the labels of its classes in another order.
+
+        Raises relabel.OtherClasses if `class_names` are not its classes.
+        """
+        source = relabel.reordered(self.source, class_names)
+        return dataclasses.replace(self, source=source)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        batches = damaged.batches(self._batches, self.start_step, self._explain)
+        if not self.skip_errors:
+            yield from batches
+        for step, (asked, numbers, features) in enumerate(batches, self.start_step):
+            if len(numbers) < self.rows.local_batch_size:
+                features = self._replace(step, asked, numbers, features)
+            yield features
+
+    @functools.cached_property
+    def _batches(self) -> tf.data.Dataset:
+        if not self.skip_errors:
+            examples = self._examples(self._pairs())
+            return batching.batches(examples, self.rows, self.threads, self.prefetch)
+        good = damaged.good_rows(
+            self._pairs(),
+            batching.example_fn(self.preprocess, self._read),
+            batching.stackable_specs,
+            self.rows.local_batch_size,
+            self.threads,
+        )
+        return batching.run_ahead(good, self.threads, self.prefetch)
+
+    def _pairs(self) -> tf.data.Dataset:
+        """Pairs (what to read or what was read, chance), in the order of the stream.
+
+        With skip_errors the example's index is a third column.
+        """
+        if self.shuffle_buffer_size is None:
+            return self._global_shuffle()
+        return self._buffer_shuffle(self.shuffle_buffer_size)
+
+    def _examples(self, pairs: tf.data.Dataset) -> tf.data.Dataset:
+        return batching.map_examples(pairs, self.preprocess, self.threads, self._read)
+
+    def _read(self, item: Any) -> dict:
+        if self.shuffle_buffer_size is None:
+            return self.source.read(item)
+        return self.source.finish(item)
+
+    def _fate(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """(index, chance) of each position."""
+        epoch, index = order.example_at(
+            positions, seed=self.seed, size=len(self.source)
+        )
+        step = tf.math.floordiv(positions, self.rows.batch_size)
+        return index, self._chance(epoch, index, step)
+
+    def _chance(self, epoch: Any, index: Any, step: Any) -> dict[str, tf.Tensor]:
+        seed = order.example_seed(epoch, index, seed=self.seed)
+        batch_seed = order.batch_seed(step, seed=self.seed)
+        epoch, index = (
+            tf.broadcast_to(tf.cast(x, tf.int64), tf.shape(seed)[:-1])
+            for x in (epoch, index)
+        )
+        return batching.chances(self.preprocess, seed, batch_seed, epoch, index)
+
+    def _global_shuffle(self) -> tf.data.Dataset:
+        """Pairs (index, chance) in the order of order.example_at."""
+
+        @as_written
+        def plan(step):
+            index, chance = self._fate(self.rows.positions(step))
+            return (index, chance, index) if self.skip_errors else (index, chance)
+
+        # A whole batch is planned at once: a plan is a hundred tiny operations.
+        return tf.data.Dataset.range(self.start_step, _ENDLESS).map(plan).unbatch()
+
+    @functools.cached_property
+    def _one_again(self) -> Callable:
+        """(index, chance) -> the example, outside of any dataset."""
+        one = batching.example_fn(self.preprocess, self.source.read)
+        return tf.function(one, autograph=False)
+
+    def _replace(self, step: int, asked: Any, numbers: Any, features: Any) -> Any:
+        """The batch of `step` with other examples in its damaged rows.
+
+        The example of the first of the next positions that can be read, as it is there;
+        with a shuffle buffer, which has no positions, that of the next index, with what
+        chance decided for the row.
+        """
+        chances, indices = asked
+
+        def pair(index: Any, chances: Any, row: Any) -> tuple[tf.Tensor, Any]:
+            chance = {name: tf.constant(x[row]) for name, x in chances.items()}
+            return tf.constant(index), chance
+
+        rows, damages, reasons = {}, [], []
+        for row in np.setdiff1d(np.arange(len(indices)), numbers):
+            spares = np.arange(1, 1 + damaged.SPARES)
+            if self.shuffle_buffer_size is None:
+                position = self.rows.positions(tf.constant(step, tf.int64))[row]
+                others, fates = self._fate(position + spares)
+                spares = [pair(i, fates, n) for n, i in enumerate(others.numpy())]
+            else:
+                others = (indices[row] + spares) % len(self.source)
+                spares = [pair(i, chances, row) for i in others]
+            tried, rows[row], why = damaged.first_that_works(
+                self._one_again, [pair(indices[row], chances, row), *spares]
+            )
+            if rows[row] is None:
+                raise ValueError(
+                    f"{self.source.describe(int(indices[row]))} cannot be read ({why[0]}), "
+                    f"and neither can the {damaged.SPARES} that would take its place"
+                )
+            if tried:  # else it could be read this time
+                damages.append(int(indices[row]))
+                reasons.append(why[0])
+        self.replaced.note(step, damages, reasons)
+        return damaged.fill(len(indices), numbers, features, rows)
+
+    def _explain(self, step: int, why: str) -> str:
+        """The error of a batch that failed: the example that did it, and what to do."""
+        again = dataclasses.replace(
+            self, start_step=step, shuffle_buffer_size=None, skip_errors=False
+        )
+        if self.shuffle_buffer_size is None:
+            pairs = again._pairs().take(self.rows.local_batch_size)
+        else:
+            # Nobody knows what the buffer held: look through this process's part.
+            pairs = tf.data.Dataset.range(*self._part).map(
+                as_written(lambda index: (index, self._chance(0, index, step)))
+            )
+        cure = "set skip_errors=True in input to take the next example in its place"
+        if self.skip_errors:
+            cure = "restore it: a shuffle buffer needs each, and skips in decoding only"
+        return damaged.explain(
+            f"the training batch of step {step}",
+            why,
+            pairs,
+            again._examples,
+            self.source.describe,
+            cure,
+        )
+
+    @property
+    def _part(self) -> tuple[int, int]:
+        """First and last example (and one) of this process with a shuffle buffer."""
+        size, rows = len(self.source), self.rows
+        start = size * rows.process_index // rows.process_count
+        stop = size * (rows.process_index + 1) // rows.process_count
+        if start == stop:
+            raise ValueError(
+                f"{size} examples are too few for {rows.process_count} processes with "
+                "shuffle_buffer_size, which gives each its own: leave it out"
+            )
+        return start, stop
+
+    def _buffer_shuffle(self, buffer_size: int) -> tf.data.Dataset:
+        """Pairs (raw example, chance), by big_vision's read, cache, shuffle, repeat."""
+        start, stop = self._part
+        raw = self.source.sequential(start, stop)
+        if self.cache_raw:
+            raw = raw.cache()
+        # A resumed run must not begin with the examples that the first began with.
+        entropy = np.random.SeedSequence([self.seed % 2**64, self.start_step])
+        # Shuffled before repeated, so that each epoch has every example once.
+        buffer_size = min(buffer_size, stop - start)  # it is allocated at once
+        raw = raw.shuffle(buffer_size, seed=int(entropy.generate_state(1)[0])).repeat()
+        first = self.start_step * self.rows.local_batch_size
+
+        @as_written
+        def with_chance(count, features):
+            epoch = (first + count) // (stop - start)
+            index = tf.cast(features["_id"], tf.int64)
+            step = self.start_step + count // self.rows.local_batch_size
+            chance = self._chance(epoch, index, step)
+            return (features, chance, index) if self.skip_errors else (features, chance)
+
+        pairs = raw.enumerate()
+        return pairs.map(with_chance, num_parallel_calls=2, deterministic=True)
