@@ -25,7 +25,7 @@ Runs whose names differ in a seed at the end (_s0, -seed1) are one recipe, and s
 that are given the same NAME."""
 EXAMPLES = (
     "runs/a_s0 runs/a_s1 runs/b_s0 runs/b_s1 --out report",
-    "ours=runs/vit_s16_i1k theirs=export.csv --metrics training_loss",
+    "ours=runs/a theirs=b.csv --metrics l2_grads",
 )
 TAIL = 0.1  # the share of the run that the mean is taken over
 TAIL_POINTS = 4  # fewer are no curve, as of an evaluation every few epochs

@@ -83,7 +83,7 @@ def test_ctrl_c_while_train_imports_jax(tmp_path):
 
 def test_ctrl_c_raises_again_after_the_imports():
     code = (
-        "import signal\nfrom vitjax import failures\n"
+        "import signal\nfrom vitjax.devices import failures\n"
         "for before in (signal.default_int_handler, signal.SIG_IGN):\n"
         "    signal.signal(signal.SIGINT, before)\n"
         "    failures.leave_on_interrupt()\n"

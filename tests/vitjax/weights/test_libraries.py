@@ -170,7 +170,7 @@ def test_files_of_torch_are_refused_and_other_files_are_written(
         ["vitjax.train", "--config", QUICKSTART, f"--config.model_init={pth}", *small],
         *([EXPORT, *ckpt, out.stem, str(out)] for out in outs),
         ["parity.__main__", "--only", "loss"],
-        ["parity.speed"],
+        ["parity.speed.__main__"],
     )
     said = "torch is not installed: pip install torch"
     if what != "no torch":
