@@ -456,7 +456,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     ]  # fmt: skip
     for (name, *flags), words in cases:
         if name in ("tools.evaluate", "tools.predict"):
-            # TensorFlow complains of broken images where pytest has started it.
+            # What TensorFlow says of broken images, a person sees.
             process = shell(name, *flags)
             status, errors = process.returncode, process.stderr
         else:
@@ -470,6 +470,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
             lines = lines[1:]
         assert [line.split(":")[0] for line in lines] in (
             ["error"],
+            ["note", "error"],
             ["error", "(VITJAX_TRACEBACK=1 shows where it comes from)"],
             2 * ["left out"] + ["error"],
         ), lines

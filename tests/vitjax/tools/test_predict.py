@@ -115,9 +115,9 @@ def test_from_a_shell_a_broken_file_is_named_and_the_rest_goes_on(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()  # TensorFlow may log a line of its own
-    first, second = (line for line in lines if line.startswith("left out: "))
-    last = lines[-1]
+    first, second, last = done.stderr.strip().splitlines()
+    assert first.startswith("left out: ")
+    assert second.startswith("left out: ")
     assert "broken.jpg' is no image that can be decoded" in first
     assert "gone.png': No such file" in second
     assert last == "error: 2 of 4 files could not be read; see above"
