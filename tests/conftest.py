@@ -10,12 +10,14 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 CACHE = os.path.join(tempfile.gettempdir(), f"vitjax-tests-xla-{os.getuid()}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
 
-# Before all else, as in every command: it sets what TensorFlow reads, and JAX would set some
-# of that otherwise. A test may import TensorFlow or torch before anything of ours.
-import input_pipeline  # noqa: E402, F401, I001
+# As our commands set it, which import this package first: JAX would choose another value.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+# A test may import TensorFlow or torch before anything of ours.
+import input_pipeline  # noqa: E402, F401
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
