@@ -447,8 +447,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
           f"--config.evals.val.data={data}"], "a.jpg"),
         # Configs.
         (["tools.plan", "--config", none, "--out", out], "does not exist"),
-        (["tools.show", "--config", none, "--out", out], "does not exist"),
-        (["tools.compare_runs", empty, "--out", out], "no metrics.jsonl"),
+        (["tools.show", "--config", none, "--out", out], "there is no config file"),
+        (["tools.compare_runs", empty, "--out", out], "want of a metrics.jsonl"),
         (["tools.profile", "--config", QUICKSTART, "--config.input.batch_siz=3",
           "--out", out], "batch_siz"),
         (["tools.sweep", "--config", QUICKSTART, "--matrix", "batch", "--out", out],
