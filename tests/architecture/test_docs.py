@@ -1,31 +1,49 @@
-"""README and docs: links resolve, and every command and flag in them exists."""
+"""README and docs: links resolve, commands, flags, targets and files exist."""
 
+import importlib
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "parity" / "README.md",
-    *(ROOT / "docs").glob("*.md"),
-]
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [README, ROOT / "parity" / "README.md", *DOCS]
+OURS = ("vitjax", "input_pipeline", "configs", "parity", "constraints", "tests")
+TOOLS = ROOT / "vitjax" / "tools"
 
 
-def prose(path):
+def by_page(pages):
+    ids = [str(page.relative_to(ROOT)) for page in pages]
+    return pytest.mark.parametrize("page", pages, ids=ids)
+
+
+def prose(page):
     """The page without its blocks of code."""
-    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.S | re.M)
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
 
 
-def anchors(path):
+def spans(text):
+    """What stands between backticks, line breaks as spaces."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def shell_lines(page):
+    """The lines of the page's blocks of shell, joined where they end in a backslash."""
+    for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.S | re.M):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def anchors(page):
     """Of the headings, as GitHub makes them."""
-    for heading in re.findall(r"^#+ (.+)$", prose(path), re.M):
+    for heading in re.findall(r"^#+ (.+)$", prose(page), re.M):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@by_page(PAGES)
 def test_links_resolve(page):
     links = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     for link in links:
@@ -37,43 +55,156 @@ def test_links_resolve(page):
         assert not anchor or anchor in anchors(target), link
 
 
-def commands(text):
-    """(module, flags) of every `python -m`, lines joined that end in a backslash."""
-    text = text.replace("\\\n", " ")
-    for module, rest in re.findall(r"python3? -m ([\w.]+)([^\n`|#]*)", text):
-        yield module.rstrip("."), re.findall(r"(?<=\s)--(\w+)(?!\w|\.)", rest)
+def flags_in(text):
+    """The flags of one command, up to the next one; none of those in quotes."""
+    for word in shlex.split(text, comments=True):
+        if word in ("&&", "|", ">"):
+            return
+        if found := re.match(r"--(\w+)(?![\w.])", word):
+            yield found[1]
+        if word.endswith(";"):
+            return
 
 
-def source_of(module):
-    """The text of a command's module, or of its package's __main__, and of what it shares."""
-    spec = importlib.util.find_spec(module)
-    if spec.submodule_search_locations:
-        spec = importlib.util.find_spec(f"{module}.__main__")
-    shared = ROOT / "vitjax" / "tools" / "command.py"
-    return Path(spec.origin).read_text() + shared.read_text()
+def commands(page):
+    """(module, flags) of every `python -m`."""
+    for text in [*shell_lines(page), *spans(prose(page))]:
+        for found in re.finditer(r"python3? -m ([\w.]+)(.*)", text):
+            if not found[1].endswith("."):  # the head of a table of modules
+                yield found[1], list(flags_in(found[2]))
 
 
-OURS = ("vitjax", "input_pipeline", "parity", "constraints", "tests")
+def named_tools(page):
+    """(module, flags) of the commands and flags of tools, without `python -m`."""
+    section = []
+    for line in prose(page).splitlines():
+        if line.startswith("#"):
+            words = line.strip("# ").split()
+            section = [w for w in words if (TOOLS / f"{w}.py").exists()]
+        for span in spans(line):
+            first, _, rest = span.partition(" ")
+            if (TOOLS / f"{first}.py").exists() and rest.startswith("--"):
+                yield [first], list(flags_in(rest))
+            elif page.name == "tools.md" and section and span.startswith("--"):
+                yield section, list(flags_in(span))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def flags_of(module):
+    """The flags that a module's source names, or that it takes from command.py."""
+    path = ROOT.joinpath(*module.split("."))
+    file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    source = file.read_text()
+    for part in (TOOLS / "command.py").read_text().split("\ndef ")[1:]:
+        name = part.partition("(")[0]
+        if f"command.{name}(" in source:
+            source += part
+    return {"help", *re.findall(r'"--(\w+)"', source)}
+
+
+def test_the_flags_of_a_module_are_its_own_and_the_helpers_that_it_calls():
+    assert {"matrix", "config", "out"} < flags_of("vitjax.tools.sweep")
+    assert {"self_test", "only"} < flags_of("parity")
+    assert not {"ckpt", "json", "evals"} & flags_of("vitjax.tools.sweep")
+
+
+@by_page(PAGES)
 def test_commands_and_flags_exist(page):
-    for module, flags in commands(page.read_text()):
-        if (
-            module.split(".")[0] in OURS
-            and module.islower()
-            and module[-6:] != ".tools"
-        ):
-            source = source_of(module)
-            for flag in flags:
-                assert flag == "config" or f'"--{flag}"' in source, (module, flag)
+    found = [([module], flags) for module, flags in commands(page)]
+    found += [
+        ([f"vitjax.tools.{tool}" for tool in tools], flags)
+        for tools, flags in named_tools(page)
+    ]
+    for modules, flags in found:
+        if modules[0].split(".")[0] not in OURS:
+            assert importlib.util.find_spec(modules[0]), modules
+            continue
+        known = {flag for module in modules for flag in flags_of(module)}
+        assert known >= set(flags), (modules, flags)
 
 
-def test_make_targets_exist():
+def test_the_pages_name_commands():
+    """So that no pattern above misses all of them."""
+    found = {module for page in PAGES for module, _ in commands(page)}
+    tools = {path.stem for path in TOOLS.glob("*.py")}
+    named = {m.removeprefix("vitjax.tools.") for m in found}
+    assert len(named & tools) == 12
+    assert found >= {"vitjax.train", "vitjax.benchmark", "parity", "parity.speed"}
+
+
+def test_every_tool_has_a_section():
+    text = (ROOT / "docs" / "tools.md").read_text()
+    sections = {
+        w for line in re.findall(r"^## (.+)$", text, re.M) for w in line.split()
+    }
+    tools = {
+        path.stem
+        for path in TOOLS.glob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    }
+    assert len(tools) == 12
+    assert tools <= sections
+
+
+@by_page(PAGES)
+def test_make_targets_exist(page):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    for page in PAGES:
-        assert set(re.findall(r"`make ([\w-]+)", page.read_text())) <= targets, page
+    for text in [*shell_lines(page), *spans(prose(page))]:
+        if found := re.match(r"make ([\w-]+)", text):
+            assert found[1] in targets, text
+
+
+@by_page(PAGES)
+def test_files_of_the_repository_exist(page):
+    tops = (
+        "configs|constraints|docs|input_pipeline|parity|pictures|recipes|tests|vitjax"
+    )
+    for text in [*shell_lines(page), *spans(prose(page))]:
+        for name in re.findall(rf"(?<![\w/.-])(?:{tops})/[\w/.-]*\.\w+", text):
+            assert (ROOT / name).exists(), name
+
+
+@by_page(PAGES)
+def test_arguments_of_configs_are_taken(page):
+    for text in [*shell_lines(page), *spans(prose(page))]:
+        for name, arg in re.findall(r"configs/(\w+)\.py:(\S+)", text):
+            arg = arg.replace("$init", "lecun")  # a loop of the shell
+            # Without the checkpoint's file, which is not there.
+            items = [x for x in arg.split(",") if not x.startswith("ckpt=")]
+            if arg.isupper() or "..." in arg or "=NAME" in arg:
+                continue
+            module = importlib.import_module(f"configs.{name}")
+            module.get_config(",".join(items))
+
+
+def sentences(page):
+    """Of paragraphs, items and cells of tables, without code."""
+    text = re.sub(r"`[^`]*`", "X", prose(page))
+    blocks = re.split(r"\n\n|\n(?=[-|#]|\d\.)|(?<= )\| ", text)
+    for block in blocks:
+        if not block.startswith("#"):
+            words = " ".join(block.strip("-| \n").split())
+            yield from re.split(r"(?<=[.:;!?]) ", words)
+
+
+@by_page([README, *DOCS])
+def test_sentences_are_plain(page):
+    for sentence in sentences(page):
+        assert not re.match(r"(Of|What|Whether) ", sentence), sentence
+        assert not re.search(
+            r"\b(anew|beside|go(es)? on|(is|are) told)\b", sentence, re.I
+        ), sentence
+
+
+@by_page(DOCS)
+def test_a_page_begins_with_one_sentence(page):
+    title, first = page.read_text().split("\n\n")[:2]
+    assert re.fullmatch(r"# .+", title)
+    assert first.startswith("This page ")
+    assert first.endswith(".")
+    assert len(re.findall(r"[.!?](?:\s|$)", first)) == 1
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 220
+    assert len(README.read_text().splitlines()) <= 220
+    lines = [line for line in prose(README).splitlines() if not line.startswith("|")]
+    assert max(map(len, lines)) <= 120
