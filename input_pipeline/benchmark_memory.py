@@ -1,4 +1,4 @@
-"""What a stream costs beside speed: `python -m input_pipeline.benchmark_memory`.
+"""Memory of a stream, and time to its first batch: `python -m input_pipeline.benchmark_memory`.
 
 For data sets of several sizes: the host memory that the shuffle takes, and how long the
 first batch takes at step 0 and at step 100,000. Records are those of the benchmark, some

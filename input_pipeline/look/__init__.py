@@ -1,4 +1,4 @@
-"""What a stream of examples is like: pictures of every step, charts, a plan without data.
+"""Views of a stream of examples: pictures of every step, charts, a plan without data.
 
 Begin with `story`. May import all else in input_pipeline.
 """

@@ -1,4 +1,4 @@
-"""What parity must notice: planted faults, and the test that each is noticed.
+"""Faults planted on purpose, and the test that parity notices each.
 
 Begin with `self_test`. May import rungs, sides and reference.
 """

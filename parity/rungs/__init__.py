@@ -1,4 +1,4 @@
-"""What is compared, rung by rung, from initialisation to training.
+"""The comparisons, rung by rung, from initialisation to training.
 
 Begin with `comparison`; `ladder` runs the rungs in order. May import sides and reference.
 """

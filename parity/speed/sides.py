@@ -28,7 +28,7 @@ class Side:
 
 @dataclasses.dataclass
 class Problem:
-    """What all sides are given. `case` is a parity.sides.cases.Case, `device` cpu or gpu."""
+    """The problem that all sides get. `case` is a parity.sides.cases.Case, `device` cpu or gpu."""
 
     case: Any
     device: str
