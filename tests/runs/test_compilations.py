@@ -6,7 +6,7 @@ import shutil
 import jax
 import pytest
 
-from tests.runs.test_train import QUICKSTART, run
+from tests.helpers.runs import QUICKSTART, run
 from vitjax.config.files import load
 from vitjax.records.jsonl import MetricWriter
 

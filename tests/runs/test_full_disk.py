@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.runs.test_train import QUICKSTART, ROOT, SMALL, run, values
+from tests.helpers.runs import QUICKSTART, ROOT, TWELVE_STEPS, run, values
 from vitjax.records.jsonl import read_rows
 
 # Steps without room, and intervals of the checkpoints of 12 steps.
@@ -41,7 +41,7 @@ def ended(tmp_path_factory):
     for case, (steps, interval) in CASES.items():
         workdir = tmp_path_factory.mktemp("full")
         command = [sys.executable, "tests/helpers/full_disk.py", steps]
-        command += ["--config", QUICKSTART, "--workdir", str(workdir), *SMALL]
+        command += ["--config", QUICKSTART, "--workdir", str(workdir), *TWELVE_STEPS]
         process = subprocess.Popen(
             [*command, f"--config.ckpt_steps={interval}"],
             cwd=ROOT,

@@ -17,7 +17,7 @@ import sklearn.datasets
 
 from tests.helpers import dying
 from tests.helpers.processes import Fork
-from tests.runs.test_train import QUICKSTART, params_of, values
+from tests.helpers.runs import QUICKSTART, params_of, values
 from vitjax.config.files import load
 from vitjax.records import sinks
 from vitjax.records.jsonl import read_rows

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs.test_train import QUICKSTART, ROOT, SMALL
+from tests.helpers.runs import QUICKSTART, ROOT, TWELVE_STEPS
 from vitjax.records.jsonl import read_rows
 
 # Bytes over the second half of a run. To keep every batch would be 480 KiB a step, 94 MiB
@@ -55,7 +55,7 @@ def run_and_look(workdir, steps, often):
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "vitjax.train", "--config", QUICKSTART),
-            *("--workdir", str(workdir), *SMALL),
+            *("--workdir", str(workdir), *TWELVE_STEPS),
             "--config.input.batch_size=2560",
             "--config.input.pp=keep('image', 'label')",
             f"--config.total_steps={steps}",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.runs.test_train import error_of, params_of, run, start, values
+from tests.helpers.runs import error_of, params_of, run, start, values
 from vitjax import loop
 from vitjax.devices.stopping import STATUS
 from vitjax.records.jsonl import read_rows

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.runs.test_train import run
+from tests.helpers.runs import run
 from tests.vitjax.checkpoints.test_checkpointer import make_state
 from vitjax.checkpoints.best import Best
 from vitjax.checkpoints.checkpointer import Checkpointer

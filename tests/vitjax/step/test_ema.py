@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from tests.runs.test_train import QUICKSTART, error_of, params_of, run, values
+from tests.helpers.runs import QUICKSTART, error_of, params_of, run, values
 from tests.vitjax.step.test_train_step import FSDP, host_batch, make
 from vitjax.config.files import load
 from vitjax.devices.sharding import batch_sharding

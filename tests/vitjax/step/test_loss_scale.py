@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.runs.test_train import error_of
+from tests.helpers.runs import error_of
 from tests.vitjax.step.test_train_step import FSDP, assert_close, host_batch, make
 from vitjax.devices.sharding import batch_sharding
 from vitjax.step import loss_scale as loss_scale_lib

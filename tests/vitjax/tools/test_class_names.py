@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runs.test_train import run
+from tests.helpers.runs import run
 from vitjax import data as feeding
 from vitjax.checkpoints.read import read_meta
 from vitjax.records.jsonl import read_rows

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.photographs import PHOTOGRAPHS
-from tests.runs.test_train import QUICKSTART, run
+from tests.helpers.runs import QUICKSTART, run
 from vitjax import train
 from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.checkpoints.read import read_params

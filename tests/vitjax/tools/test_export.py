@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors import numpy as their_safetensors
 
-from tests.runs.test_train import run, run_tok
+from tests.helpers.runs import run, run_tok
 from vitjax.models import MODELS
 from vitjax.tools import convert, evaluate, export, predict
 from vitjax.tools.trained import open_trained

@@ -10,12 +10,14 @@ import time
 import pytest
 from PIL import Image
 
-from tests.runs.test_train import QUICKSTART, SMALL
+from tests.helpers.runs import QUICKSTART, TWELVE_STEPS
 from vitjax.devices.stopping import STATUS
 from vitjax.records.jsonl import read_rows
 from vitjax.tools import sweep
 
-FLAGS = [flag for flag in SMALL if "batch_size" not in flag and "total" not in flag]
+FLAGS = [
+    flag for flag in TWELVE_STEPS if "batch_size" not in flag and "total" not in flag
+]
 
 
 def run(out, *matrix, steps=3):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import weights_cases
-from tests.runs.test_train import QUICKSTART, SMALL
+from tests.helpers.runs import QUICKSTART, TWELVE_STEPS
 from vitjax import train, weights
 from vitjax.checkpoints.read import read_params
 from vitjax.config.files import load, plain
@@ -17,7 +17,7 @@ from vitjax.trees import flatten_with_names
 from vitjax.weights import files
 
 FLAGS = [
-    *SMALL,
+    *TWELVE_STEPS,
     "--config.total_steps=4",
     "--config.ema={'decay': 0.5}",
     "--config.model.scan=True",

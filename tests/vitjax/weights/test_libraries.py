@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.test_train import QUICKSTART, SMALL, run_tok
+from tests.helpers.runs import QUICKSTART, TWELVE_STEPS, run_tok
 from vitjax.weights.libraries import MATCHING, Unusable, importing
 
 ROOT = Path(__file__).parents[3]
@@ -154,7 +154,7 @@ def test_files_of_torch_are_refused_and_other_files_are_written(
     pth = tmp_path / "x.pth"
     pth.write_bytes(b"its content does not matter")
     ckpt = ["--ckpt", str(trained), "--to"]
-    small = [*SMALL, "--workdir", str(tmp_path / "run")]
+    small = [*TWELVE_STEPS, "--workdir", str(tmp_path / "run")]
     outs = [tmp_path / "timm.safetensors", tmp_path / "huggingface.safetensors"]
     (written, read, model_init, *exported, parity, speed), _ = beside(
         BROKEN[what],
@@ -227,7 +227,7 @@ def test_what_needs_none_of_them_imports_none(trained, tmp_path):
 
     photo = tmp_path / "photo.png"
     Image.new("RGB", (8, 8)).save(photo)
-    workdir, small = str(tmp_path / "run"), ["--config", QUICKSTART, *SMALL]
+    workdir, small = str(tmp_path / "run"), ["--config", QUICKSTART, *TWELVE_STEPS]
     start = f"--config.model_init={tmp_path / 'w.npz'}"
     ckpt = ["--ckpt", workdir]
     rollout = ["--image", str(photo), "--out", str(tmp_path / "rollout.png")]
