@@ -29,7 +29,7 @@ from vitjax.config.lookup import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
-from vitjax.weights.checkpoint_model import settings_of, told_beside
+from vitjax.weights.checkpoint_model import settings_of, told_beside, unlike
 from vitjax.weights.describe import HeadsUnknown
 
 
@@ -268,7 +268,10 @@ def _open_file(
     if told is None:
         # What only the format tells, the config may know better.
         given = settings_of(path, told, found["pre_norm"]) | given | told_beside(path)
-    return _of_file(path, {**plain, "model": given | found}, params, overrides)
+    trained = _of_file(path, {**plain, "model": given | found}, params, overrides)
+    for notice in unlike(path, told, trained.model):
+        logging.warning("%s", notice)
+    return trained
 
 
 def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> None:

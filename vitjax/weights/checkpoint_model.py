@@ -1,10 +1,11 @@
 """Which ViT a checkpoint is of, whatever wrote it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vitjax import weights
+from vitjax.models import vit
 from vitjax.weights import files, posemb
 from vitjax.weights.formats import huggingface
 
@@ -57,6 +58,22 @@ def settings_of(
     if pre_norm:
         found["norm_eps"] = CLIP_EPS
     return found | told_beside(path)
+
+
+def unlike(
+    path: str | Path, config: Mapping[str, Any] | None, model: vit.ViT
+) -> Iterator[str]:
+    """A sentence for each of `settings_of` that a model has otherwise.
+
+    None for gelu="quick", which is never a default, and which no file of timm tells.
+    """
+    for key, usual in settings_of(path, config, model.pre_norm).items():
+        own = getattr(model, key)
+        if own not in (usual, "quick"):
+            yield (
+                f"{path} was probably trained with {key}={usual!r}, but the model has "
+                f"{key}={own!r}: set config.model.{key} unless this is meant"
+            )
 
 
 def told_beside(path: str | Path) -> dict[str, Any]:

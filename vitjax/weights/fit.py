@@ -17,7 +17,7 @@ from vitjax.config.lookup import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names, map_with_names, match_patterns
 from vitjax.weights import posemb as posembs
-from vitjax.weights.checkpoint_model import settings_of
+from vitjax.weights.checkpoint_model import unlike
 from vitjax.weights.posemb import Grid
 
 Leaves = dict[str, np.ndarray]
@@ -72,21 +72,9 @@ def load_into(
         pool_type=pool_type,
         model_grid=grid,
     )
-    if isinstance(model, vit.ViT):
-        for key, usual in settings_of(path, told, model.pre_norm).items():
-            # "quick" is never a default, and no file of timm tells it.
-            own = getattr(model, key)
-            if own not in (usual, "quick") and jax.process_index() == 0:
-                logging.warning(
-                    "%s was probably trained with %s=%r, but the model has %s=%r: set "
-                    "config.model.%s unless this is meant",
-                    path,
-                    key,
-                    usual,
-                    key,
-                    own,
-                    key,
-                )
+    if isinstance(model, vit.ViT) and jax.process_index() == 0:
+        for notice in unlike(path, told, model):
+            logging.warning("%s", notice)
     leaves = _in_form_of(stored, wanted, str(path))
     if fit_channels is not None and KERNEL in leaves and KERNEL in wanted:
         new, kernel = wanted[KERNEL][2], leaves[KERNEL]

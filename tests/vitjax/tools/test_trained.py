@@ -140,3 +140,22 @@ def test_one_of_the_models_in_a_file(tmp_path, caplog):
         ValueError, match="is a backbone, without a head that names classes"
     ):
         open_trained(path, config=QUICKSTART)
+
+
+def test_a_gelu_of_the_config_that_is_not_the_files_is_said(tmp_path, caplog):
+    params = weights_cases.params(posemb="learn", pool_type="tok")
+    state = weights.to_state_dict(params, format="timm")
+    state |= {"head.weight": np.ones((10, 24)), "head.bias": np.ones(10)}
+    path = tmp_path / "x.safetensors"
+    files.write(path, state, {})
+    transfer = f"configs/transfer.py:data_dir={tmp_path},classes=10"
+    assert open_trained(path, config=f"{transfer},heads=4").model.gelu == "tanh"
+    [said] = [record.getMessage() for record in caplog.records]
+    assert f"{path} was probably trained with gelu='exact'" in said
+    assert "the model has gelu='tanh': set config.model.gelu" in said
+    caplog.clear()
+    own = f"{transfer},ckpt={path},heads=4"
+    assert open_trained(path, config=own).model.gelu == "exact"
+    given = f"{transfer},heads=4,gelu=exact"
+    assert open_trained(path, config=given).model.gelu == "exact"
+    assert not caplog.records

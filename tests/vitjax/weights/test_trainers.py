@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -410,6 +411,14 @@ def test_teachers_of_dino(tmp_path):
     check(student.backbone, f"{path}:student", [left])
     torch.save({"teacher": teacher.state_dict()}, tmp_path / "teacher.pth")
     check(teacher.backbone, tmp_path / "teacher.pth", ["left out: dino_head.* (4)"])
+    # DINOv2's training: blocks in chunks, each under its own number in the whole model.
+    chunked = {
+        re.sub(r"blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", key): x
+        for key, x in teacher.state_dict().items()
+    }
+    assert any(".blocks.0.1." in key for key in chunked)
+    torch.save({"teacher": chunked}, tmp_path / "chunked.pth")
+    check(teacher.backbone, tmp_path / "chunked.pth", ["left out: dino_head.* (4)"])
 
 
 def test_mae_before_fine_tuning(tmp_path):

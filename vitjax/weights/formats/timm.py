@@ -77,8 +77,12 @@ FORMAT = Format(
     parts=PARTS,
     tokens=("cls_token", "dist_token", "reg_token"),
     distillation="dist_token",
-    # The published files of DeiT-III.
-    renames=((r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),),
+    renames=(
+        # The published files of DeiT-III.
+        (r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),
+        # DINOv2's training wraps its blocks in chunks, blocks.CHUNK.BLOCK.
+        (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"),
+    ),
     positions="either",
     # Of MAE and DINOv2: for masked patches, and to paint them.
     beside=(r"^mask_token$", r"^decoder_"),
