@@ -233,15 +233,17 @@ def _open_file(
         given = dict(plain.get("model") or {})
     settled = _overridden(plain, overrides).to_dict()
     model = settled.get("model") or {}
-    say: dict[str, Any] = {"grid": settled.get("model_init_grid")}
+    said: dict[str, Any] = {"grid": settled.get("model_init_grid")}
     if model.get("pool_type") == "tok" or model.get("registers"):
-        say["pool_type"] = model.get("pool_type")
+        said["pool_type"] = model.get("pool_type")
+    notices: dict[str, None] = {}  # each once, though the file may be read twice
     try:
-        params, told = weights.load(path, **say)
-    except HeadsUnknown as error:
-        if "num_heads" not in given:
-            raise ValueError(f"{error} in the model of a --config") from None
-        params, told = weights.load(path, num_heads=given["num_heads"], **say)
+        params, told = _load(
+            path, given.get("num_heads"), say=notices.setdefault, **said
+        )
+    finally:
+        for notice in notices:
+            logging.warning("%s", notice)
     if config is None and told is None:
         raise ValueError(
             f"{path} says nothing of how images are prepared: give --config, such as "
@@ -272,6 +274,16 @@ def _open_file(
     for notice in unlike(path, told, trained.model):
         logging.warning("%s", notice)
     return trained
+
+
+def _load(path: str | Path, num_heads: int | None, **said: Any) -> tuple[Any, Any]:
+    """`weights.load`; the config's `num_heads` where the file does not tell them."""
+    try:
+        return weights.load(path, **said)
+    except HeadsUnknown as error:
+        if num_heads is None:
+            raise ValueError(f"{error} in the model of a --config") from None
+        return weights.load(path, num_heads=num_heads, **said)
 
 
 def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> None:

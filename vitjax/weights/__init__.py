@@ -178,6 +178,8 @@ def load(
     if format is not None:
         formats = {format: lookup(FORMATS, format, "format")}
     state, found, notice = trainers.find(arrays, asked, formats, file)
+    if notice is not None:
+        say(notice)
     params = from_state_dict(
         state,
         format=found,
@@ -187,8 +189,6 @@ def load(
         pool_type=pool_type or told.get("pool_type"),
         model_grid=model_grid,
     )
-    if notice is not None:
-        say(notice)
     return params, told.get("config")
 
 

@@ -34,6 +34,15 @@ def rows(batches, count):
     return np.concatenate([b["image"] for b in itertools.islice(batches, count)])
 
 
+def few_shot(mesh, **section):
+    """Few-shot's reading of images, whose features are the pixels."""
+    return Features(
+        lambda state, image: (image, {"pixels": image.reshape(len(image), -1) / 1.0}),
+        lambda **given: pipeline.make_eval(**given),
+        mesh, device_pp="", feature="pixels", label_key="labels", **section,
+    )  # fmt: skip
+
+
 def test_all_ways_of_reading_agree_on_every_file(odd, mesh):
     data, count = odd, len(good())
     evaluation, steps = pipeline.make_eval(data=data, batch_size=8, pp_fn=PP)
@@ -50,12 +59,7 @@ def test_all_ways_of_reading_agree_on_every_file(odd, mesh):
     np.testing.assert_array_equal(np.sort(batch["_id"]), np.arange(count))
     np.testing.assert_array_equal(batch["image"], expected[batch["_id"]])
 
-    # Few-shot, whose features are the pixels.
-    features = Features(
-        lambda state, image: (image, {"pixels": image.reshape(len(image), -1) / 1.0}),
-        lambda **given: pipeline.make_eval(**given),
-        mesh, batch_size=8, pp_fn=PP, device_pp="", feature="pixels", label_key="labels",
-    )  # fmt: skip
+    features = few_shot(mesh, batch_size=8, pp_fn=PP)
     [(batches, _)] = features.open(data)
     found, _ = features.of(None, batches)
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
@@ -75,34 +79,35 @@ def test_all_ways_of_reading_agree_on_every_file(odd, mesh):
     )
 
 
-def test_what_is_refused_is_refused_everywhere_by_name(tmp_path):
+def test_what_is_refused_is_refused_everywhere_by_name(tmp_path, mesh):
+    """One file after another at one place, read anew by all."""
     pp = (
-        "decode(precise=True)|resize_small(256)|central_crop(16)|keep('image', 'label')"
+        "decode(precise=True)|resize_small(256)|central_crop(16)|onehot(1, key='label', "
+        "key_result='labels')|keep('image', 'labels')"
     )
+    data = folder(tmp_path, {"x.jpg": (encode(PHOTO, "JPEG"),)})
+    path = tmp_path / "val" / "a" / "x.jpg"
+    train, _ = pipeline.make_train(data=data, batch_size=1, seed=0, pp=pp)
+    features = few_shot(mesh, batch_size=8, pp_fn=pp)
+    [(shots, _)] = features.open(data)
     feed = photos.Feed({"pp_fn": pp})
-    streamed = ("float.tif.jpg", "1 x 20,000.png")  # in reading, and by an op
+    ways = {
+        "train": lambda: next(iter(train)),
+        # Few-shot reads what evaluations read.
+        "evaluation": lambda: features.of(None, shots),
+        "predict": lambda: feed.read(path),
+    }
+    for read in ways.values():
+        read()
     for name, (content, why) in refused().items():
-        data = folder(tmp_path / name, {name: (content,)})
-        [path] = (tmp_path / name).rglob(name)
-        if name not in streamed:  # tests/input_pipeline has all of them in a stream
-            with pytest.raises(ValueError, match=r"is no image|cannot be") as caught:
-                feed.read(path)
-            assert str(path) in str(caught.value)
-            assert why in str(caught.value)
-            continue
-        train, _ = pipeline.make_train(data=data, batch_size=1, seed=0, pp=pp)
-        evaluation, _ = pipeline.make_eval(data=data, batch_size=1, pp_fn=pp)
-        for read in (
-            lambda train=train: next(iter(train)),
-            lambda evaluation=evaluation: next(iter(evaluation)),
-            lambda path=path: feed.read(path),
-        ):
+        path.write_bytes(content)
+        for way, read in ways.items():
             with pytest.raises(ValueError, match=r"is no image|cannot be") as caught:
                 read()
             text = str(caught.value)
-            assert str(path) in text, name
-            assert why in text, name
-            assert "\n" not in text, name
+            assert str(path) in text, (name, way)
+            assert why in text, (name, way)
+            assert "\n" not in text, (name, way)
 
 
 def test_predict_follows_the_flag_of_the_runs_own_data(tmp_path):

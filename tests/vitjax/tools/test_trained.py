@@ -134,6 +134,12 @@ def test_one_of_the_models_in_a_file(tmp_path, caplog):
         f"{path}: the weights are those at 'model'; 'ema' can be ask"
     )
     assert open_trained(f"{path}:ema", config=QUICKSTART).workdir == tmp_path
+    caplog.clear()
+    files.write(path, several | {"model.rest.bias": np.ones(1)}, {})
+    with pytest.raises(ValueError, match=r"rest\.bias"):
+        open_trained(path, config=QUICKSTART)
+    # Which of the models it is that does not fit.
+    assert [record.getMessage() for record in caplog.records] == [said]
     headless = {k: x for k, x in state.items() if not k.startswith("head.")}
     files.write(path, headless, {})
     with pytest.raises(
