@@ -36,6 +36,7 @@ DEPTHS = {"mu": 1, "Ti": 12, "S": 12, "M": 12, "B": 12, "L": 24, "So400m": 27, "
 SIZES = ("width", "depth", "mlp_dim", "num_heads", "patch_size", "variant")
 ALWAYS = (*SIZES, "pool_type", "posemb", "gelu", "rep_size")  # are in the config
 HEADS = "head(_dist)?/.*"  # two of a distilled model
+FEW = 20_000  # examples: below it BiT-HyperRule trains for 500 steps, without mixup
 GELUS = ("tanh", "exact", "quick")
 
 
@@ -70,11 +71,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     choose("freeze", chosen.freeze, ("none", "backbone"))
     config: Any = ConfigDict()
     config.seed = 0
-    few, many = chosen.examples < 20_000, chosen.examples >= 500_000
-    config.total_steps = chosen.steps or (500 if few else 20_000 if many else 10_000)
+    config.total_steps = chosen.steps or _bit_steps(chosen.examples)
     config.num_classes = chosen.classes
     config.loss = "softmax_xent"
-    if not few:
+    if chosen.examples >= FEW:
         config.mixup = dict(p=0.1)
 
     train, val = _data(chosen)
@@ -173,6 +173,11 @@ def _of_checkpoint(chosen: Any) -> dict[str, Any]:
         for key, value in found.items()
         if key in ALWAYS or key not in defaults or value != defaults[key]
     }
+
+
+def _bit_steps(examples: int) -> int:
+    """Updates by BiT-HyperRule."""
+    return 500 if examples < FEW else 10_000 if examples < 500_000 else 20_000
 
 
 def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:

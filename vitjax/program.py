@@ -46,31 +46,19 @@ def make_model(e: Experiment) -> nn.Module:
     return sections.call("model", function, arguments, num_classes=e.num_classes)
 
 
-def build(
-    experiment: Experiment,
-    mesh: Mesh,
-    *,
-    element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]],
-    batch_size: int,
-    total_steps: int,
-    data_size: int,
-) -> Program:
-    """Build the program of an experiment; allocates nothing but a key.
-
-    Args:
-      element_spec: shape and dtype of each feature of one example, from the host.
-      batch_size: global.
-      total_steps: length of the run. data_size: examples an epoch.
-    """
-    e = experiment
-    batch_shapes = {
-        # int64 labels travel as int32.
+def _batch(
+    element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]], batch_size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch on the devices, where int64 labels are int32."""
+    return {
         name: jax.ShapeDtypeStruct(
             (batch_size, *shape), jax.dtypes.canonicalize_dtype(dtype)
         )
         for name, (shape, dtype) in element_spec.items()
     }
-    step.check_batch_size(batch_size, mesh, e.accum_freq)
+
+
+def _check_sections(e: Experiment) -> None:
     optim.check_section(e.optimizer)
     if e.mixup is not None:
         sections.check("mixup", mixup.check, e.mixup)
@@ -80,12 +68,32 @@ def build(
         sections.check("loss_scale", loss_scale.make, e.loss_scale)
         if e.optimizer.get("sam") is not None:
             raise ValueError(
-                "loss_scale does not go with sam, whose second gradient it would not "
-                "see; set one of them to None, or dtype_mm to bfloat16"
+                "loss_scale cannot be combined with sam, whose second gradient it would "
+                "not see; set one of them to None, or dtype_mm to bfloat16"
             )
+
+
+def build(
+    e: Experiment,
+    mesh: Mesh,
+    *,
+    element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    batch_size: int,
+    total_steps: int,
+    data_size: int,
+) -> Program:
+    """Build the program of the experiment `e`; allocates nothing but a key.
+
+    Args:
+      element_spec: shape and dtype of each feature of one example, from the host.
+      batch_size: global.
+      total_steps: length of the run. data_size: examples an epoch.
+    """
+    step.check_batch_size(batch_size, mesh, e.accum_freq)
+    _check_sections(e)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image, labels = jax.eval_shape(
-        step.make_prepare(device_pp), (batch_shapes, None), None
+        step.make_prepare(device_pp), (_batch(element_spec, batch_size), None), None
     )
     if labels.shape != (batch_size, e.num_classes):
         raise ValueError(

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,10 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from vitjax import data as data_lib
-from vitjax import loop
+from vitjax import loop, start
 from vitjax import program as program_lib
 from vitjax.checkpoints import run as checkpoints
 from vitjax.checkpoints.best import best_of
-from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.config import experiment, files
 from vitjax.devices import failures, peers, sharding, startup
 from vitjax.devices.stopping import STATUS, Stopped, StopSignal
@@ -32,8 +30,6 @@ from vitjax.files import or_without
 from vitjax.records import jsonl, sinks
 from vitjax.records.run import open_records
 from vitjax.records.workdir import locked, refuse_other_config
-from vitjax.step import copied
-from vitjax.weights.fit import load_into
 
 
 def train_and_evaluate(
@@ -68,7 +64,7 @@ def train_and_evaluate(
             enter(locked(workdir, force))
             newest.remove_partial()
         enter(contextlib.closing(newest))
-        state, kept = _first_state(e, program, newest, settings)
+        state, kept = start.first_state(e, program, newest, settings)
         best = enter(best_of(e.ckpt_best, workdir, [entry.name for entry in entries]))
         records = enter(
             open_records(
@@ -136,63 +132,6 @@ def _metadata(
     }
 
 
-def _first_state(
-    e: experiment.Experiment,
-    program: program_lib.Program,
-    newest: Checkpointer,
-    settings: dict[str, Any],
-) -> tuple[Any, dict[str, Any] | None]:
-    """Where the run starts from: (state, JSON item of its checkpoint or None).
-
-    In this order (big_vision train.py:323-368).
-
-    1. The newest checkpoint of the workdir. 2. `resume`: the full state of another
-    run. 3. `model_init`: the parameters of another run, or of a file. 4. From scratch.
-    """
-    shapes = jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-        program.shapes,
-        program.shardings,
-    )
-    found = checkpoints.restore(newest, e.resume, shapes, settings)
-    if found is not None:
-        return found
-    state = program.init()
-    if e.model_init is not None:
-        params = load_into(
-            e.model_init,
-            shapes.params,
-            state.params,
-            e.dont_load,
-            model=program.model,
-            image_shape=program.image_shape,
-            stored_grid=e.model_init_grid,
-            channels=e.model_init_channels,
-        )
-        state = dataclasses.replace(state, params=params)
-        if e.ema is not None:
-            copy = jax.jit(copied, out_shardings=program.shardings.ema)
-            state = dataclasses.replace(state, ema=copy(params))
-    return state, None
-
-
-def _check_packages() -> None:
-    """The generic package names must all be ours: refuse a stranger's `configs`."""
-    import configs
-    import input_pipeline
-    import vitjax
-
-    homes = {
-        os.path.dirname(os.path.dirname(m.__file__ or ""))
-        for m in (vitjax, input_pipeline, configs)
-    }
-    if len(homes) > 1:
-        raise ImportError(
-            f"vitjax, input_pipeline, and configs come from different folders: {homes}; "
-            "start from the checkout, or remove the package that is not ours"
-        )
-
-
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """(flags, config overrides) of a command line."""
     parser = argparse.ArgumentParser(
@@ -241,7 +180,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
     workdir = flags.workdir or files.default_workdir(flags.config)
     logging.set_verbosity(logging.WARNING)
     try:
-        _check_packages()
+        start.check_packages()
         config, notices = files.from_big_vision(files.load(flags.config, overrides))
         startup.initialize_distributed(
             flags.coordinator_address, flags.num_processes, flags.process_id

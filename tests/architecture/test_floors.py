@@ -27,7 +27,7 @@ ROOMS = {
         ("weights", ("config", "models", "checkpoints", "trees", "files")),
         ("evaluators", ("config", "step", "devices")),
         ("program", ("config", "models", "optim", "step", "devices")),
-        ("loop benchmark", ALL),
+        ("loop start benchmark", ALL),
         ("train", ALL),
         ("tools", ALL),
     ],

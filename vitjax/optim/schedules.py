@@ -103,6 +103,23 @@ DECAYS: Final[Mapping[str, Callable[..., Array]]] = {
 }
 
 
+def _check_settings(
+    decay: Callable[..., Array], decay_type: str, settings: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """The arguments of the decay, and those of them that are durations."""
+    parameters = inspect.signature(decay).parameters.values()
+    own = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    timed = [name for name in own if name in ("timescale", "shift")]
+    keys = [k for n in ("warmup", "cooldown", *timed) for k in durations.keys(n)]
+    always = ("mult", "decay_type", "scale_with_batchsize", "warmup_offset")
+    known = [*always, *own, *keys]
+    for key in settings:
+        if key not in known:
+            raise unknown(key, known, f"key of a {decay_type} schedule")
+    arguments.check_types("schedule", arguments.annotations(decay), settings)
+    return own, timed
+
+
 def make_schedule(
     *,
     total_steps: int,
@@ -134,23 +151,7 @@ def make_schedule(
     warmup.
     """
     decay = lookup(DECAYS, decay_type, "decay_type")
-    parameters = inspect.signature(decay).parameters.values()
-    own = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
-    timed = [name for name in own if name in ("timescale", "shift")]
-    keys = [k for n in ("warmup", "cooldown", *timed) for k in durations.keys(n)]
-    known = [
-        "mult",
-        "decay_type",
-        "scale_with_batchsize",
-        "warmup_offset",
-        *own,
-        *keys,
-    ]
-    for key in settings:
-        if key not in known:
-            raise unknown(key, known, f"key of a {decay_type} schedule")
-
-    arguments.check_types("schedule", arguments.annotations(decay), settings)
+    own, timed = _check_settings(decay, decay_type, settings)
 
     def span(name: str, default: Any) -> Any:
         return durations.steps(
@@ -187,9 +188,7 @@ def make_schedule(
         mult = mult * batch_size / 256  # arXiv 1706.02677
 
     def schedule(step: Int[ArrayLike, " *n"]) -> Float[Array, " *n"]:
-        step = jnp.asarray(
-            step
-        )  # so that an int gives the values that a traced one does
+        step = jnp.asarray(step)  # an int gives the values that a traced one does
         factor = decay(mult, step, warmup, total_steps, **decay_kw)
         if warmup:
             factor = factor * jnp.minimum(1.0, (step + warmup_offset) / warmup)
@@ -197,11 +196,13 @@ def make_schedule(
             factor = factor * jnp.minimum(1.0, (total_steps - step) / cooldown)
         return jnp.asarray(factor, jnp.float32)
 
-    # Wrong settings of the decay fail here, not in the first step.
+    _check_traced(schedule, f"a {decay_type} schedule with {settings}")
+    return schedule
+
+
+def _check_traced(schedule: Schedule, what: str) -> None:
+    """Raise ValueError for settings with which the first step would fail."""
     try:
         jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
     except (TypeError, OverflowError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"a {decay_type} schedule with {settings} fails: {error}"
-        ) from error
-    return schedule
+        raise ValueError(f"{what} fails: {error}") from error

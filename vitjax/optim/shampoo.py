@@ -71,15 +71,7 @@ def scale_by_shampoo(
     first = -(-start // every) * every  # the step after which there are roots
 
     def init(params: Any) -> ShampooState:
-        def matrices(scale: float) -> Any:
-            return jax.tree.map(
-                lambda p: [
-                    tuple(scale * jnp.eye(n, dtype=_float(p)) for n in shape)
-                    for shape in _block_shapes(p.shape, block_size)
-                ],
-                params,
-            )
-
+        matrices = functools.partial(_identities, params, block_size)
         zeros = jax.tree.map(jnp.zeros_like, params)
         return ShampooState(
             count=jnp.zeros((), jnp.int32),
@@ -112,16 +104,7 @@ def scale_by_shampoo(
         steps = []
         for m, v, own_roots in moments:
             adam = (m / rest1) / (jnp.sqrt(v / rest2) + graft_eps)
-            grafted = [
-                _grafted(block, along, like)
-                for block, along, like in zip(
-                    _blocks(m / rest1, block_size),
-                    own_roots,
-                    _blocks(adam, block_size),
-                    strict=True,
-                )
-            ]
-            whole = _joined(grafted, m.shape, block_size)
+            whole = _preconditioned(m / rest1, own_roots, adam, block_size)
             steps.append(jnp.where(t > first, whole, adam).astype(m.dtype))
         new = ShampooState(
             count=t,
@@ -133,6 +116,28 @@ def scale_by_shampoo(
         return treedef.unflatten(steps), new
 
     return optax.GradientTransformation(init, update)
+
+
+def _identities(params: Any, block_size: int, scale: float) -> Any:
+    """Of each block of each parameter one matrix an axis: `scale` times the identity."""
+    return jax.tree.map(
+        lambda p: [
+            tuple(scale * jnp.eye(n, dtype=_float(p)) for n in shape)
+            for shape in _block_shapes(p.shape, block_size)
+        ],
+        params,
+    )
+
+
+def _preconditioned(mean: Any, roots: Any, adam: Any, block_size: int) -> Any:
+    """The first moment, each block times its roots, as long as Adam's update of it."""
+    grafted = [
+        _grafted(block, along, like)
+        for block, along, like in zip(
+            _blocks(mean, block_size), roots, _blocks(adam, block_size), strict=True
+        )
+    ]
+    return _joined(grafted, mean.shape, block_size)
 
 
 def _float(x: Any) -> Any:

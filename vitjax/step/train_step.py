@@ -90,6 +90,52 @@ def _unless(finite: Any, new: Any, old: Any) -> Any:
     return jax.tree.map(choose, new, old, is_leaf=is_schedule)
 
 
+def _without(frozen: Any, grads: Any) -> Any:
+    """The gradients with zeros where `frozen`, a tree of bools or None, is true."""
+    if frozen is None:
+        return grads
+    return jax.tree.map(lambda f, g: jnp.zeros_like(g) if f else g, frozen, grads)
+
+
+def _updated(
+    state: TrainState,
+    grads: Any,
+    updates: Any,
+    opt_state: Any,
+    average: Callable[..., Any] | None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """(the state after these updates, their metrics).
+
+    With a loss_scale, gradients that are not finite change the scale and the schedules
+    alone.
+    """
+    metrics, finite, scale = {}, jnp.array(True), state.loss_scale
+    if scale is not None:
+        finite = loss_scale_lib.all_finite(grads)
+        updates = jax.tree.map(lambda u: jnp.where(finite, u, 0), updates)
+        opt_state = _unless(finite, opt_state, state.opt_state)
+        scale = scale.after(finite)
+        metrics = {"update_skipped": ~finite, **scale.metrics()}
+    params = optax.apply_updates(state.params, updates)
+    metrics |= {
+        "l2_params": optax.tree.norm(params),
+        "l2_updates": optax.tree.norm(updates),
+    }
+    state = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        loss_scale=scale,
+    )
+    if average is not None:
+        mean = average(state.ema, params, state.step)
+        if scale is not None:
+            mean = _unless(finite, mean, state.ema)
+        state = dataclasses.replace(state, ema=mean)
+    return state, metrics
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -107,12 +153,11 @@ def make_train_step(
     """The jitted step(state, batch, key) -> (state, metrics); the state is donated.
 
     Args:
-      loss: a name of `vitjax.step.losses.LOSSES`.
+      loss: a name of `vitjax.step.losses.LOSSES`; `label_smoothing` is passed to it.
       mesh: the batch is split over all its axes.
       mixup: keyword arguments of `vitjax.step.mixup.check`, or None.
       accum_freq: microbatches per device and update.
       device_pp: see `make_prepare`; runs inside the step, once per microbatch.
-      label_smoothing: passed to the loss.
       frozen: tree of bools; True leaves count as zero in l2_grads.
       ema: keyword arguments of `vitjax.step.ema.make_update`, or None.
       state_sharding: NamedShardings of the state, as `init_state` gives them; None
@@ -156,12 +201,7 @@ def make_train_step(
                 mesh=mesh,
                 value_and_grad=value_and_grad,
             )
-            if frozen is None:
-                return value, grads
-            zeroed = jax.tree.map(
-                lambda f, g: jnp.zeros_like(g) if f else g, frozen, grads
-            )
-            return value, zeroed
+            return value, _without(frozen, grads)
 
         value, grads = loss_and_grads(state.params)
         updates, opt_state = tx.update(
@@ -171,31 +211,8 @@ def make_train_step(
             grad_fn=lambda params, i: loss_and_grads(params)[1],
         )
         metrics = {"training_loss": value, "l2_grads": optax.tree.norm(grads)}
-        finite = jnp.array(True)
-        if scale is not None:
-            finite = loss_scale_lib.all_finite(grads)
-            updates = jax.tree.map(lambda u: jnp.where(finite, u, 0), updates)
-            opt_state = _unless(finite, opt_state, state.opt_state)
-            scale = scale.after(finite)
-            metrics |= {"update_skipped": ~finite, **scale.metrics()}
-        params = optax.apply_updates(state.params, updates)
-        metrics |= {
-            "l2_params": optax.tree.norm(params),
-            "l2_updates": optax.tree.norm(updates),
-        }
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            loss_scale=scale,
-        )
-        if average is not None:
-            mean = average(state.ema, params, state.step)
-            if scale is not None:
-                mean = _unless(finite, mean, state.ema)
-            state = dataclasses.replace(state, ema=mean)
-        return state, metrics
+        state, more = _updated(state, grads, updates, opt_state, average)
+        return state, metrics | more
 
     home = replicated(mesh) if state_sharding is None else state_sharding
     return jax.jit(train_step, donate_argnums=0, out_shardings=(home, replicated(mesh)))

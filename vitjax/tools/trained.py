@@ -271,8 +271,9 @@ def _open_file(
         # What only the format tells, the config may know better.
         given = settings_of(path, told, found["pre_norm"]) | given | told_beside(path)
     trained = _of_file(path, {**plain, "model": given | found}, params, overrides)
-    for notice in unlike(path, told, trained.model):
-        logging.warning("%s", notice)
+    if isinstance(trained.model, vit.ViT):
+        for notice in unlike(path, told, trained.model):
+            logging.warning("%s", notice)
     return trained
 
 

@@ -1,0 +1,71 @@
+"""Before the first step: whose packages these are, and the state that a run starts from."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+
+from vitjax.checkpoints import run as checkpoints
+from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.config.experiment import Experiment
+from vitjax.program import Program
+from vitjax.step import copied
+from vitjax.weights.fit import load_into
+
+
+def check_packages() -> None:
+    """The generic package names must all be ours: refuse a stranger's `configs`."""
+    import configs
+    import input_pipeline
+    import vitjax
+
+    homes = {
+        os.path.dirname(os.path.dirname(m.__file__ or ""))
+        for m in (vitjax, input_pipeline, configs)
+    }
+    if len(homes) > 1:
+        raise ImportError(
+            f"vitjax, input_pipeline, and configs come from different folders: {homes}; "
+            "start from the checkout, or remove the package that is not ours"
+        )
+
+
+def first_state(
+    e: Experiment,
+    program: Program,
+    newest: Checkpointer,
+    settings: dict[str, Any],
+) -> tuple[Any, dict[str, Any] | None]:
+    """The state that the run starts from: (state, JSON item of its checkpoint or None).
+
+    In this order (big_vision train.py:323-368).
+
+    1. The newest checkpoint of the workdir. 2. `resume`: the full state of another
+    run. 3. `model_init`: the parameters of another run, or of a file. 4. From scratch.
+    """
+    shapes = jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+        program.shapes,
+        program.shardings,
+    )
+    found = checkpoints.restore(newest, e.resume, shapes, settings)
+    if found is not None:
+        return found
+    state = program.init()
+    if e.model_init is not None:
+        params = load_into(
+            e.model_init,
+            shapes.params,
+            state.params,
+            e.dont_load,
+            model=program.model,
+            image_shape=program.image_shape,
+            stored_grid=e.model_init_grid,
+            channels=e.model_init_channels,
+        )
+        state = dataclasses.replace(state, params=params)
+        if e.ema is not None:
+            copy = jax.jit(copied, out_shardings=program.shardings.ema)
+            state = dataclasses.replace(state, ema=copy(params))
+    return state, None
