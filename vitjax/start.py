@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -16,14 +17,8 @@ from vitjax.weights.fit import load_into
 
 def check_packages() -> None:
     """The generic package names must all be ours: refuse a stranger's `configs`."""
-    import configs
-    import input_pipeline
-    import vitjax
-
-    homes = {
-        os.path.dirname(os.path.dirname(m.__file__ or ""))
-        for m in (vitjax, input_pipeline, configs)
-    }
+    specs = map(find_spec, ("vitjax", "input_pipeline", "configs"))
+    homes = {os.path.dirname(os.path.dirname((s and s.origin) or "")) for s in specs}
     if len(homes) > 1:
         raise ImportError(
             f"vitjax, input_pipeline, and configs come from different folders: {homes}; "
