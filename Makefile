@@ -7,10 +7,12 @@ PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
 EXTRAS ?=
 # Whose constraints `make constraints` writes; those of 3.11 stay as they were tested.
 PYTHONS ?= python3.12 python3.13
+# Test processes at a time; each takes up to 3 GB.
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 comma := ,
 .NOTPARALLEL:
 
-.PHONY: quickstart dev test soak lint format bench fashion-mnist constraints resolve clean
+.PHONY: quickstart dev quick test soak lint format bench fashion-mnist constraints resolve clean
 
 SUPPORTED := 3.11 3.12 3.13
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
@@ -53,7 +55,10 @@ quickstart: $(RUN) ## train a small ViT on real handwritten digits, about a minu
 dev: $(DEV) ## installs what the tests need, and no more
 
 test: $(DEV) ## all tests, except those that need an accelerator
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+quick: $(DEV) ## the tests that start no process and train nothing, a few minutes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not gpu and not soak and not slow"
 
 soak: $(DEV) ## long tests of what a run survives, perhaps an hour
 	$(BIN)/python -m pytest -m soak

@@ -25,6 +25,8 @@ from vitjax.devices import sharding
 from vitjax.evaluators import schedule
 from vitjax.step import ema, mixup
 
+pytestmark = pytest.mark.slow
+
 # What code that was not meant to run would do.
 EVENTS = ("exec", "import", "open", "os.", "subprocess.", "socket.", "ctypes.")
 ATTACKS = (

@@ -18,6 +18,8 @@ from vitjax.config.experiment import differences, from_config
 from vitjax.config.files import from_big_vision, load, plain
 from vitjax.records.jsonl import read_rows
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent / "big_vision_style"
 # Key -> why the notice says that it is dropped, or what is made of it.

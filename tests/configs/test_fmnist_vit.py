@@ -8,6 +8,8 @@ from input_pipeline import pipeline
 from vitjax.config import durations
 from vitjax.optim import make_optimizer
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_million_inputs_with_half_the_rate_in_the_middle():
     """31,250 steps of 64; half a cosine from 3e-4 to 0; torch's weight decay of 0.01."""

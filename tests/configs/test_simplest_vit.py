@@ -14,6 +14,8 @@ from vitjax import train
 from vitjax.models import MODELS
 from vitjax.records.jsonl import read_rows
 
+pytestmark = pytest.mark.slow
+
 DIGITS = {"kind": "arrays", "name": "digits"}
 
 

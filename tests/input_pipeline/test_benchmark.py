@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 import PIL.Image
+import pytest
 
 from input_pipeline import benchmark
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_jpegs_are_like_imagenets_and_the_same_each_time(tmp_path):

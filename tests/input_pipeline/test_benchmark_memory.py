@@ -7,6 +7,8 @@ import tensorflow as tf
 from input_pipeline import benchmark, benchmark_memory, sources
 from input_pipeline.stream import order
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -14,6 +14,8 @@ import pytest
 
 from input_pipeline import environment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("vitjax", "input_pipeline")
 

@@ -12,6 +12,8 @@ from parity.sides.cases import Case
 from parity.speed import __main__ as speed
 from parity.speed.sides import Problem, Side, make_side, peak_bytes
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("torch eager", "torch.compile", "vitjax")
 
 

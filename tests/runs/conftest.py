@@ -1,8 +1,17 @@
 """What the tests of whole runs share."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.helpers.runs import run
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from vitjax import benchmark, program
 from vitjax.config.experiment import from_config
 from vitjax.config.files import load
 
+pytestmark = pytest.mark.slow
+
 FLAGSHIP = str(Path(__file__).resolve().parents[2] / "configs" / "vit_s16_i1k.py")
 # What the flagship's input.pp leaves of an example; test_imagenet.py checks it.
 ELEMENT_SPEC = {

@@ -11,10 +11,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from input_pipeline import randaug
 from tests.helpers.photographs import PHOTOGRAPHS
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 

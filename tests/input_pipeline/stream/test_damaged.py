@@ -16,6 +16,8 @@ from input_pipeline import pipeline, sources
 from input_pipeline.prefetch import prefetch
 from input_pipeline.stream import damaged, order
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 PP = 'decode|random_crop(9)|flip_lr|keep("image", "label")'
 SEED = 5

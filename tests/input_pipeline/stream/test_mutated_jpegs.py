@@ -13,6 +13,8 @@ from input_pipeline.ops import image
 from input_pipeline.stream import order
 from tests.helpers.photographs import PHOTOGRAPHS, encode
 
+pytestmark = pytest.mark.slow
+
 COUNT = 500
 WHOLE = COUNT  # else eight in a row would stop the run
 SEED = 3

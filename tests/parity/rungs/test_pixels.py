@@ -17,6 +17,8 @@ from parity.rungs import augmentation, decoding, distributions, pixels, resizing
 from parity.sides import others_pixels, ours_pixels, samples
 from parity.sides.cases import Case
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():

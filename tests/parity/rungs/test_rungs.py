@@ -12,6 +12,8 @@ from parity.rungs import initialisation, update
 from parity.sides import theirs
 from parity.sides.cases import Case, Recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("ending", ["pos_embedding", "cls", "registers", "probe"])
 def test_decay_on_any_one_of_what_is_no_kernel_is_noticed(ending):

@@ -7,6 +7,8 @@ from tests.vitjax.checkpoints.test_checkpointer import make_state
 from vitjax.checkpoints.best import Best
 from vitjax.checkpoints.checkpointer import Checkpointer
 
+pytestmark = pytest.mark.slow
+
 
 def kept(workdir):
     return [path.name for path in (workdir / "best" / "checkpoints").glob("*")]

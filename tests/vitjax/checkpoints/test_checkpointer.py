@@ -21,6 +21,8 @@ from vitjax.devices.sharding import infer_sharding
 from vitjax.step import TrainState
 from vitjax.trees import flatten_with_names
 
+pytestmark = pytest.mark.slow
+
 
 def make_state(seed=0, rows=16):
     rng = np.random.default_rng(seed)

@@ -13,6 +13,8 @@ from tests.helpers import processes
 from vitjax.devices import startup
 from vitjax.devices.stopping import STATUS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("path", "extra"),

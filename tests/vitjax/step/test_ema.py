@@ -13,6 +13,8 @@ from vitjax.devices.sharding import batch_sharding
 from vitjax.records.jsonl import read_rows
 from vitjax.step import ema
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_the_average_against_numpy(every):

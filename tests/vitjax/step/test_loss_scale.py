@@ -12,6 +12,8 @@ from vitjax.devices.sharding import batch_sharding
 from vitjax.step import loss_scale as loss_scale_lib
 from vitjax.step.losses import LOSSES
 
+pytestmark = pytest.mark.slow
+
 
 def steps(mesh, count, **kw):
     state, train_step, key = make(mesh, **kw)

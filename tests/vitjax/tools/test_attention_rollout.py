@@ -16,6 +16,8 @@ from vitjax.records.jsonl import read_rows
 from vitjax.tools import attention_rollout, photos
 from vitjax.tools.trained import Trained, open_trained
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 ON_DEVICE = (
     "value_range(0, 1)|onehot(10, key='label', key_result='labels')"

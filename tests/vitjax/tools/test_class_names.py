@@ -16,6 +16,8 @@ from vitjax.records.jsonl import read_rows
 from vitjax.tools import evaluate
 from vitjax.tools.trained import open_trained
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"ant": (250, 20, 20), "bee": (20, 250, 20), "cat": (20, 20, 250)}
 COLOURS |= {"dog": (250, 250, 20)}
 PP = "decode|central_crop(8)|keep('image', 'label')"

@@ -23,6 +23,8 @@ from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

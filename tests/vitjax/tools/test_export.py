@@ -14,6 +14,8 @@ from vitjax.models import MODELS
 from vitjax.tools import convert, evaluate, export, predict
 from vitjax.tools.trained import open_trained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def gap(tmp_path_factory):

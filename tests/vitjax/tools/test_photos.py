@@ -13,6 +13,8 @@ from tests.helpers.odd_images import PHOTO, encode, exif, folder, good, refused
 from vitjax.evaluators.features import Features
 from vitjax.tools import export, photos
 
+pytestmark = pytest.mark.slow
+
 PP = (
     "decode(precise=True)|resize((16, 24))|onehot(2, key='label', "
     "key_result='labels')|keep('image', 'labels')"

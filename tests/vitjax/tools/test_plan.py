@@ -16,6 +16,8 @@ from vitjax.config.files import load
 from vitjax.tools import plan, plan_cost
 from vitjax.tools.trained import open_trained
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 IMAGENET = str(ROOT / "configs" / "vit_s16_i1k.py")
 

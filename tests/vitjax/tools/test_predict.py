@@ -15,6 +15,8 @@ from input_pipeline.sources import class_names
 from vitjax.tools import photos, predict
 from vitjax.tools.trained import open_trained
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 CAT = Image.fromarray(skimage.data.chelsea()[:240, 40:400])
 DIGITS = {"kind": "arrays", "name": "digits", "split": "test"}

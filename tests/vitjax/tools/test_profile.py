@@ -14,6 +14,8 @@ from tests.helpers.runs import SMALL
 from vitjax.tools import profile
 from vitjax.tools.profile import Timing
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

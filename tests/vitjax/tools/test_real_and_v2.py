@@ -18,6 +18,8 @@ from input_pipeline import ops
 from tests.helpers import ilsvrc
 from vitjax.weights.libraries import import_torchvision
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 IMAGES = 20
 PIXELS = 224

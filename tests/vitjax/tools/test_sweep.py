@@ -15,6 +15,8 @@ from vitjax.devices.stopping import STATUS
 from vitjax.records.jsonl import read_rows
 from vitjax.tools import sweep
 
+pytestmark = pytest.mark.slow
+
 FLAGS = [
     flag for flag in TWELVE_STEPS if "batch_size" not in flag and "total" not in flag
 ]

@@ -16,6 +16,8 @@ from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files
 
+pytestmark = pytest.mark.slow
+
 FLAGS = [
     *TWELVE_STEPS,
     "--config.total_steps=4",

@@ -16,6 +16,8 @@ import pytest
 from tests.helpers.runs import QUICKSTART, TWELVE_STEPS, run_tok
 from vitjax.weights.libraries import MATCHING, Unusable, importing
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 USED = (

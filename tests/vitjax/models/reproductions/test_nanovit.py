@@ -9,6 +9,8 @@ from vitjax import step
 from vitjax.models import MODELS
 from vitjax.trees import count, flatten_with_names
 
+pytestmark = pytest.mark.slow
+
 IMAGE = np.random.default_rng(0).random((2, 8, 12, 3), np.float32)
 SMALL = {"patch_size": (4, 4), "width": 8, "depth": 2, "num_heads": 2}
 
