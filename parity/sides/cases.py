@@ -51,7 +51,10 @@ class Case:
         return "float64" if self.precision == "float64" else "float32"
 
     def shallow(self) -> "Case":
-        """Return the case with two blocks at most, for options outside the blocks."""
+        """Return the case with two blocks at most.
+
+        It is for options that do not touch the blocks.
+        """
         return self.but(depth=min(self.depth, 2))
 
     def but(self, **kw: Any) -> "Case":

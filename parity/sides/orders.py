@@ -73,7 +73,10 @@ class Order:
         return {k: _put(x, self._of(_STAGES, k)) for k, x in out.items()}
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """Permute rows, patches of the grid and pixels of patches of images (b h w c)."""
+        """Permute images (b h w c).
+
+        Rows, patches of the grid and pixels of each patch change places.
+        """
         (p, q), (b, h, w, c) = self.case.patch_size, image.shape
         x = image.reshape(b, h // p, p, w // q, q, c).transpose(0, 1, 3, 5, 2, 4)
         x = x.reshape(b, (h // p) * (w // q), c * p * q)
