@@ -19,7 +19,7 @@ from parity.sides.others_pixels import PIL_OPS, TORCHVISION_OPS, to_numpy, to_to
 from parity.sides.samples import Image
 
 LEVELS = (1, 4, 10, 15, 20)
-CENTRES = ((100, 7), (0, 150), (111, 112))  # of Cutout, (y, x); two squares cross an edge
+CENTRES = ((100, 7), (0, 150), (111, 112))  # of Cutout, (y, x); two cross an edge
 ONE = 1.0  # in grey levels
 ARGUMENTS = 1e-9  # of degrees, factors, pixels, in float64; bits are integers
 # In pixels. A position this close to the border between two pixels may be on either
@@ -37,8 +37,8 @@ TIES = {
 }
 ABOUT_THE_CORNER = 8.35
 LEGACY_CONTRAST = 34.0  # measured: the mean over the image that changes most
-# The settings at which an op may differ by more than a level, and by how many levels, as
-# measured. A base that is a level apart gives |factor - 1| levels, rounded up.
+# The settings at which an op may differ by more than a level, and by how many levels:
+# as measured. A base that is a level apart gives |factor - 1| levels, rounded up.
 _BASE_APART = {"level 15": 2.0, "level 20": 3.0}
 APART = {
     ("Sharpness", "reference"): _BASE_APART,

@@ -43,7 +43,7 @@ def forward(case: Case) -> Iterator[Comparison]:
 
 
 def choices(case: Case) -> list[Case]:
-    """Return cases of every position embedding, pooling and head, registers and GELU."""
+    """Return cases of all position embeddings, poolings and heads, registers, GELU."""
     options = product(
         ("sincos2d", "learn", "none"), ("gap", "tok", "map"), (case.rep_size, 0)
     )

@@ -30,13 +30,13 @@ METHODS = {
     "bilinear": ("bilinear", False),
     "area": ("area", False),
 }
-# In grey levels. The filter's position is computed in float32, where a position of up to
-# 700 is rounded by 2^-15 at most, twice. The weights along each of the two sides are then
+# In grey levels. The filter's position is computed in float32, where one of up to 700
+# is rounded by 2^-15 at most, twice. The weights along each of the two sides are then
 # off by that much, and neighbouring pixels differ by up to 255.
 FLOAT32 = 2 * 2 * 2**-15 * 255
 # In grey levels. vitjax truncates the exact value. PIL's two passes round it by 1/2
-# each, as do torchvision's, so they are within 1 of it on either side. The difference is
-# below 2, which for integers is 1.
+# each, as do torchvision's, so they are within 1 of it on either side. The difference
+# is below 2, which for integers is 1.
 ROUNDED = 1.0
 
 REASONS = {

@@ -40,8 +40,9 @@ def update(case: Case) -> Iterator[Comparison]:
         for at, moment in moments.items():
             line = steps[at].line(f"{kind} {moment}")
             if recipe.mu_dtype == "bfloat16":
-                # Chance decides which moments are rounded up and which down: the
-                # control may show it at one step and not yet at an early one.
+                # Chance decides which moments are rounded up and which down. The
+                # control may differ from the reference in this at one step and not
+                # at an early one.
                 line = dataclasses.replace(line, bound=max(bounds))
             yield line
     for other in undecayed_cases(case):
