@@ -15,7 +15,7 @@ import torch
 
 from parity.sides.cases import Case
 
-Index = tuple[np.ndarray | None, ...]  # per dimension: new position -> old; None: unchanged
+Index = tuple[np.ndarray | None, ...]  # per dimension: new position -> old; None: as is
 
 # Dimensions of the reference's tensors: B batch, P pixels of a patch, T patch tokens,
 # S all tokens, W width, H heads' dims one after the other, Q three times H, M hidden,
