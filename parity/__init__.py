@@ -1,1 +1,1 @@
-"""Proof against PyTorch: imports torch."""
+"""The comparison with PyTorch; imports torch."""

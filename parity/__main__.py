@@ -1,4 +1,4 @@
-"""`python -m parity`: vitjax beside the torch reference, one line per comparison."""
+"""`python -m parity`: one line per comparison of vitjax with the torch reference."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from vitjax.devices import failures
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags; nothing heavy is imported for --help or a mistyped name."""
+    """Parse the flags. --help and a mistyped name import no heavy package."""
     parser = argparse.ArgumentParser(
         prog="python -m parity",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -87,7 +87,7 @@ The exit status is 1 if any line says FAIL.""",
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the rungs and, where asked for, the self-test; the exit status."""
+    """Run the rungs and, with --self_test, the self-test; return the exit status."""
     args = parse_args(argv)
     from parity.faults import self_test
     from parity.report import run as report

@@ -1,4 +1,4 @@
-"""Faults planted on purpose, and the test that parity notices each.
+"""Planted faults, and the test that parity notices each.
 
 Begin with `self_test`. May import rungs, sides and reference.
 """

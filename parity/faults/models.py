@@ -16,7 +16,7 @@ def _model_with(**changes: Any) -> Callable[..., vit.ViT]:
 
 
 def _fused_xavier_(attention: nn.MultiheadAttention, generator: Any) -> None:
-    # As torch draws it: one matrix of 3 d rows, hence a bound smaller by sqrt(2).
+    # torch draws one matrix of 3 d rows, hence a bound smaller by sqrt(2).
     nn.init.xavier_uniform_(attention.in_proj_weight, generator=generator)
     nn.init.xavier_uniform_(attention.out_proj.weight, generator=generator)
     nn.init.zeros_(attention.in_proj_bias)
@@ -51,10 +51,10 @@ def _early_warmup(total_steps: int, warmup_steps: int) -> Callable[[int], float]
 
 
 class _ClipAfterAdam(train.Trainer):
-    """Clips what Adam returns instead of what it is given."""
+    """A trainer that clips Adam's updates instead of its gradients."""
 
     def update(self) -> None:
-        """Adam on the raw gradients; the update is scaled to the norm if above it."""
+        """Run Adam on the raw gradients; scale the update if above the maximum norm."""
         max_norm, self.grad_clip_norm = self.grad_clip_norm, 0.0
         before = [p.detach().clone() for p in self.params]
         multiplier = self.schedule.get_last_lr()[0]
@@ -80,13 +80,16 @@ def _decayed_tokens(model: vit.ViT) -> list[nn.Parameter]:
 
 
 def _pooled_register(x: torch.Tensor, first: int, num_patches: int) -> torch.Tensor:
-    # One further, where registers follow: the first of them for the first patch.
+    # With registers, shift by one: the first register replaces the first patch.
     first += x.shape[1] > first + num_patches
     return x[:, first : first + num_patches]
 
 
 def _exchanged(predict: Any, batches: Any, loss: str = "softmax_xent") -> Any:
-    """A right one's image for a wrong one's of the same class: every mean remains."""
+    """Exchange the images of a right and a wrong example of the same class.
+
+    Every mean stays the same.
+    """
     batches = list(batches)
     image, label, mask = (
         torch.cat([batch[key] for batch in batches])

@@ -1,4 +1,4 @@
-"""Faults that the rungs about pixels must notice, most of them other people's defaults."""
+"""Faults for the rungs about pixels, most of them defaults of other libraries."""
 
 import dataclasses
 import io
@@ -21,13 +21,14 @@ from parity.sides.cases import Case
 from parity.sides.samples import Image
 from vitjax.weights.libraries import import_torchvision
 
-# How many times a fault exceeds a bound. The bound of a distance has the probability
-# 1e-4; 1.3 times that one about 1e-7. Everything else exceeds its bound by far more.
+# The multiple of a bound that a fault must reach. Chance exceeds the bound of a
+# distance with probability 1e-4, and 1.3 times that bound with about 1e-7. All other
+# differences exceed their bound by far more.
 FACTORS = {"decoding": 5.0, "resize": 100.0, "augmentation": 1.3}
 
 
 def _repeated_chroma(data: bytes) -> Image:
-    """Colours of half the resolution that are repeated in place of interpolated."""
+    """Decode colours of half the resolution by repetition, not interpolation."""
     image = PIL.Image.open(io.BytesIO(data)).convert("RGB").convert("YCbCr")
     pixels = np.array(image)
     h, w, _ = pixels.shape
@@ -36,13 +37,13 @@ def _repeated_chroma(data: bytes) -> Image:
 
 
 def _turned(data: bytes) -> Image:
-    """As a viewer shows it, which obeys the file's orientation tag."""
+    """Decode as a viewer does, which obeys the file's orientation tag."""
     image = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
     return np.asarray(image.convert("RGB"))
 
 
 def _corners_aligned(size_in: int, size_out: int, antialias: bool) -> torch.Tensor:
-    """Linear interpolation whose outer pixels are the image's outer pixels."""
+    """Interpolate linearly, with the outer pixels at the image's outer pixels."""
     places = torch.linspace(0, size_in - 1, size_out, dtype=torch.float64)[:, None]
     pixels = torch.arange(size_in, dtype=torch.float64)
     return (1 - (pixels - places).abs()).clamp(min=0)
@@ -56,7 +57,7 @@ def _torchvision_boxes(
     ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """RandomResizedCrop's own boxes."""
+    """Draw boxes by torchvision's own RandomResizedCrop."""
     crop = import_torchvision().transforms.RandomResizedCrop
     image = torch.empty(1, height, width)
     with torch.random.fork_rng():
@@ -72,7 +73,10 @@ def _log_uniform(uniform: torch.Tensor, low: float, high: float) -> torch.Tensor
 def _signed_draw(
     name: str, level: float | int, height: int, width: int, generator: torch.Generator
 ) -> tuple[float | int, ...]:
-    """Enhancers that weaken as often as they strengthen, as torchvision's."""
+    """Draw as torchvision does.
+
+    Its enhancers weaken as often as they strengthen.
+    """
     args = _draw(name, level, height, width, generator)
     if name not in ("Color", "Contrast", "Brightness", "Sharpness"):
         return args
@@ -185,7 +189,10 @@ MUTATIONS = tuple(
 
 
 def caught(mutation: Mutation, rung: str) -> Comparison | None:
-    """The first comparison that exceeds its bound by the fault's factor, under it."""
+    """Return the first comparison that exceeds its bound by the fault's factor.
+
+    The fault is planted meanwhile. None means that no comparison does.
+    """
     with mock.patch.object(mutation.owner, mutation.name, mutation.value):
         for comparison in rungs.RUNGS[rung](Case()):
             if comparison.factor >= mutation.factor:

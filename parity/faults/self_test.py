@@ -1,10 +1,10 @@
-"""Faults planted in the torch side, one at a time; the ladder must notice each.
+"""Plant faults in the torch side, one at a time; the ladder must notice each.
 
-A rung notices when some comparison exceeds its bound by the fault's factor: a thousand.
-What remains below that is random on both sides. Of the initialisation, one fault: a
-truncated normal without the correction of its deviation draws 12 % too little, and its
-largest value stays 140 times as far below the limit as chance explains; a hundred is asked
-for. Of pixels, parity.faults.pixels says what is asked for.
+A rung notices a fault if some comparison exceeds its bound by the fault's factor: a
+thousand. Only faults that are random on both sides have a lower factor. One of them is
+in the initialisation: a truncated normal without the correction of its deviation draws
+12 % too little, and its largest value stays 140 times as far below the limit as chance
+explains. Its factor is a hundred. parity.faults.pixels gives the factors for pixels.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ DRAWS = 100.0
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-    """A fault: what is replaced (`owner.name` by `value`), and who must notice."""
+    """A fault: `value` replaces `owner.name`, and `rungs` must notice it."""
 
     title: str
     rungs: tuple[str, ...]
@@ -34,7 +34,7 @@ class Mutation:
 
 
 def _memory(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` with its results kept; those of a generator as a list."""
+    """Return `fn` with its results cached; those of a generator as a list."""
 
     @functools.cache
     def kept(*args: Any) -> Any:
@@ -44,8 +44,8 @@ def _memory(fn: Callable[..., Any]) -> Callable[..., Any]:
     return kept
 
 
-# What several rungs ask for, what one rung asks for again and again, and all that the
-# same rung asks for under every fault.
+# Functions of vitjax's side whose results are cached: those that several rungs call,
+# those that one rung calls repeatedly, and all that a rung calls under every fault.
 SHARED = ("multipliers", "lambdas", "trajectory")
 OF_A_RUNG = ("initial_params",)
 EVERYTHING = (
@@ -57,13 +57,13 @@ EVERYTHING = (
     "updates",
     "evaluate",
 )
-# Of a wide model: the updates of all recipes and steps would not fit.
+# For a wide model: its updates of all recipes and steps would not fit in memory.
 MUCH = tuple(name for name in EVERYTHING if name != "updates")
 
 
 @contextlib.contextmanager
 def remembered(*names: str) -> Iterator[None]:
-    """Within it, these functions of vitjax's side compute each thing once."""
+    """Cache the results of these functions of vitjax's side within the context."""
     with contextlib.ExitStack() as stack:
         for name in names:
             patch = mock.patch.object(ours, name, _memory(getattr(ours, name)))
@@ -76,7 +76,10 @@ def run(
     rungs: Mapping[str, RungFn],
     case: Case,
 ) -> int:
-    """Plant each fault, print one line per rung that must notice; how many did not."""
+    """Plant each fault and print one line per rung that must notice.
+
+    Return how many of these did not.
+    """
     missed = 0
     for mutation in mutations:
         for name in mutation.rungs:

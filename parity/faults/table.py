@@ -1,4 +1,4 @@
-"""Which faults concern which rungs."""
+"""The faults that concern each rung."""
 
 from collections.abc import Iterable
 
@@ -8,11 +8,11 @@ from parity.rungs import ladder
 
 
 def faults(names: Iterable[str]) -> list[Mutation]:
-    """The faults that concern some of these rungs."""
+    """Return the faults that concern some of these rungs."""
     names = set(names)
     known = [*models.MUTATIONS]
     if any(ladder.RUNGS[name].pixels for name in names):
-        from parity.faults import pixels  # which imports TensorFlow
+        from parity.faults import pixels  # imports TensorFlow
 
         known += pixels.MUTATIONS
     return [fault for fault in known if names & set(fault.rungs)]

@@ -1,1 +1,1 @@
-"""The torch side, written from the papers: torch, numpy and the standard library."""
+"""The torch reference, from the papers: torch, numpy and the standard library."""

@@ -1,10 +1,11 @@
-"""RandAugment's 16 ops and its random policy as big_vision has them, on torch tensors.
+"""big_vision's 16 RandAugment ops and its random policy, on torch tensors.
 
-Images are uint8 (3, h, w). Written from the RandAugment paper (arXiv 1909.13719), from
-the documentation of PIL's ImageOps and ImageEnhance, and from what is known of
+Images are uint8 (3, h, w). The sources are the RandAugment paper (arXiv 1909.13719),
+the documentation of PIL's ImageOps and ImageEnhance, and the known properties of
 big_vision's table: 16 ops without the identity, its levels (`arguments`), its signs
-(`SIGNED`), grey 128 around warped images, nearest neighbours, a contrast that pulls
-towards height * width / 256. `blend` and `grey` work in float32 and truncate.
+(`SIGNED`), grey 128 around warped images, nearest-neighbour sampling, and a contrast
+that blends towards height * width / 256. `blend` and `grey` compute in float32 and
+truncate.
 """
 
 import math
@@ -17,7 +18,10 @@ SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
 def arguments(level: float | int) -> dict[str, tuple[float | int, ...]]:
-    """What each op is given at a level of 0 to 10 or above; Cutout's place is drawn."""
+    """Return the arguments of each op at a level of 0 to 10 or above.
+
+    The position of a Cutout is not among them: `draw` adds it.
+    """
     share = level / 10
     factor = 0.1 + 1.8 * share
     return {
@@ -41,7 +45,10 @@ def arguments(level: float | int) -> dict[str, tuple[float | int, ...]]:
 
 
 def blend(base: torch.Tensor, image: torch.Tensor, factor: float) -> torch.Tensor:
-    """`base` at factor 0, `image` at 1, beyond it above; clipped and truncated."""
+    """Interpolate from `base` (factor 0) to `image` (factor 1), or extrapolate above 1.
+
+    The result is clipped to 0 ... 255 and truncated.
+    """
     if factor == 1:
         return image
     base, image = base.float(), image.float()
@@ -49,20 +56,23 @@ def blend(base: torch.Tensor, image: torch.Tensor, factor: float) -> torch.Tenso
 
 
 def grey(image: torch.Tensor) -> torch.Tensor:
-    """(1, h, w): ITU-R 601 luma, as TensorFlow turns a share of 255 into uint8."""
+    """Return the ITU-R 601 luma, uint8 (1, h, w).
+
+    The luma in [0, 1] becomes uint8 as in TensorFlow's conversion of floats.
+    """
     r, g, b = image.float() / 255
     luma = 0.2989 * r + 0.5870 * g + 0.1140 * b
     return (luma * 255.5).clamp(0, 255).to(torch.uint8)[None]
 
 
 def look_up(image: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-    """Each channel through its row of `tables`, uint8 (3, 256)."""
+    """Map each channel through its row of `tables`, uint8 (3, 256)."""
     rows = image.flatten(1).long()
     return tables.gather(1, rows).view_as(image)
 
 
 def auto_contrast(image: torch.Tensor) -> torch.Tensor:
-    """Each channel stretched to 0 ... 255; a flat one stays."""
+    """Stretch each channel to 0 ... 255; leave a constant channel unchanged."""
     low = image.amin((1, 2)).double()[:, None]
     high = image.amax((1, 2)).double()[:, None]
     values = torch.arange(256, dtype=torch.float64)
@@ -71,7 +81,7 @@ def auto_contrast(image: torch.Tensor) -> torch.Tensor:
 
 
 def equalize(image: torch.Tensor) -> torch.Tensor:
-    """Each channel's histogram flattened, as ImageOps.equalize documents it."""
+    """Flatten each channel's histogram, as ImageOps.equalize documents it."""
     tables = []
     for channel in image:
         counts = torch.bincount(channel.flatten().long(), minlength=256)
@@ -83,62 +93,65 @@ def equalize(image: torch.Tensor) -> torch.Tensor:
 
 
 def invert(image: torch.Tensor) -> torch.Tensor:
-    """255 minus each value."""
+    """Return 255 minus each value."""
     return image ^ 255
 
 
 def posterize(image: torch.Tensor, bits: int) -> torch.Tensor:
-    """The highest bits; one of them where a shift by 8 - bits is no shift of a byte."""
+    """Keep the highest `bits` bits of each value.
+
+    Outside 1 ... 8, where 8 - bits is no valid shift of a byte, one bit is kept.
+    """
     kept = bits if bits in range(1, 9) else 1
     return image // 2 ** (8 - kept) * 2 ** (8 - kept)
 
 
 def solarize(image: torch.Tensor, threshold: int) -> torch.Tensor:
-    """Values from the threshold on inverted; the threshold is a byte and overflows."""
+    """Invert values from the threshold on; the threshold is a byte and overflows."""
     return torch.where(image >= threshold % 256, 255 - image, image)
 
 
 def solarize_add(image: torch.Tensor, addition: int) -> torch.Tensor:
-    """Values below 128 raised, to 255 at most."""
+    """Add `addition` to values below 128, up to 255."""
     return torch.where(
         image < 128, (image.int() + addition).clamp(max=255).to(torch.uint8), image
     )
 
 
 def color(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blended with its grey image."""
+    """Blend with the grey image."""
     return blend(grey(image).expand_as(image), image, factor)
 
 
 def legacy_base(image: torch.Tensor) -> int:
-    """A count of pixels in the place of their mean."""
+    """Return h * w / 256, at most 255, which big_vision uses in place of the mean."""
     return min(image[0].numel() // 256, 255)
 
 
 def mean_base(image: torch.Tensor) -> int:
-    """The mean of the grey image, truncated."""
+    """Return the mean of the grey image, truncated."""
     return int(grey(image).double().mean())
 
 
 def contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blended with one value, the legacy one."""
+    """Blend with one value, `legacy_base`."""
     return blend(torch.full_like(image, legacy_base(image)), image, factor)
 
 
 def contrast_fixed(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blended with one value, the mean."""
+    """Blend with one value, `mean_base`."""
     return blend(torch.full_like(image, mean_base(image)), image, factor)
 
 
 def brightness(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blended with black."""
+    """Blend with black."""
     return blend(torch.zeros_like(image), image, factor)
 
 
 def sharpness(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blended with its smoothed image (PIL's SMOOTH), except for the outer pixels.
+    """Blend with the smoothed image (PIL's SMOOTH), except for the outer pixels.
 
-    The smoothed image is 1 1 1, 1 5 1, 1 1 1 of 13, in whole numbers and truncated.
+    The kernel is 1 1 1, 1 5 1, 1 1 1 divided by 13, computed in integers and truncated.
     """
     whole = image.int()
     rows = whole[:, :-2] + whole[:, 1:-1] + whole[:, 2:]
@@ -149,7 +162,7 @@ def sharpness(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def half_away(position: torch.Tensor) -> torch.Tensor:
-    """The nearest whole number, and of two the one that is farther from zero."""
+    """Round to the nearest integer, halves away from zero."""
     magnitude = (position.double().abs() + 0.5).floor()
     return (magnitude * position.sign()).long()
 
@@ -157,9 +170,10 @@ def half_away(position: torch.Tensor) -> torch.Tensor:
 def positions(
     height: int, width: int, matrix: tuple[float | int, ...], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(y, x), each (h, w): where in the input each output pixel lies.
+    """Return (y, x), each (h, w): the input position of each output pixel.
 
-    `matrix` is the first two rows of that map, of (x, y, 1), pixel centres being whole.
+    `matrix` holds the first two rows of that affine map of (x, y, 1). Pixel centres are
+    integers.
     """
     a, b, c, d, e, f = torch.tensor(matrix, dtype=dtype)
     y = torch.arange(height, dtype=dtype)[:, None]
@@ -168,7 +182,7 @@ def positions(
 
 
 def warp(image: torch.Tensor, matrix: tuple[float | int, ...]) -> torch.Tensor:
-    """The nearest pixels, found in float32; `FILL` where there is none."""
+    """Sample the nearest pixels, at positions in float32; `FILL` outside the image."""
     _, h, w = image.shape
     y, x = map(half_away, positions(h, w, matrix, torch.float32))
     inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
@@ -180,7 +194,10 @@ def warp(image: torch.Tensor, matrix: tuple[float | int, ...]) -> torch.Tensor:
 def matrix_of(
     name: str, amount: float, height: int, width: int
 ) -> tuple[float | int, ...]:
-    """The map of a warping op: positive amounts turn counter-clockwise, move left or up."""
+    """Return the matrix of a warping op.
+
+    Positive amounts turn counter-clockwise and move left or up.
+    """
     if name == "Rotate":
         cos, sin = math.cos(math.radians(amount)), math.sin(math.radians(amount))
         x, y = (width - 1) / 2, (height - 1) / 2
@@ -198,7 +215,7 @@ def _warping(name: str) -> Callable[..., torch.Tensor]:
 
 
 def cutout(image: torch.Tensor, half: int, y: int, x: int) -> torch.Tensor:
-    """A square of side 2 * half around (y, x) filled."""
+    """Fill a square of side 2 * half around (y, x)."""
     image = image.clone()
     image[:, max(y - half, 0) : y + half, max(x - half, 0) : x + half] = FILL
     return image
@@ -222,18 +239,21 @@ OPS: dict[str, Callable[..., torch.Tensor]] = {
     "Cutout": cutout,
     "SolarizeAdd": solarize_add,
 }
-CHOICES = tuple(OPS)  # what chance chooses from, with equal shares
+CHOICES = tuple(OPS)  # `randaug` draws from these uniformly
 
 
 def apply(image: torch.Tensor, name: str, *args: float | int) -> torch.Tensor:
-    """One op with resolved arguments: degrees, bits, factors, pixels."""
+    """Apply one op with resolved arguments: degrees, bits, factors, pixels."""
     return OPS[name](image, *args)
 
 
 def draw(
     name: str, level: float | int, height: int, width: int, generator: torch.Generator
 ) -> tuple[float | int, ...]:
-    """An op's arguments at a level, with a fair sign or a uniform place if it has one."""
+    """Draw an op's arguments at a level.
+
+    An op of `SIGNED` gets a fair sign, and a Cutout a uniform position.
+    """
 
     def below(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
@@ -249,7 +269,7 @@ def draw(
 def randaug(
     image: torch.Tensor, generator: torch.Generator, num_layers: int, level: float | int
 ) -> torch.Tensor:
-    """`num_layers` ops in turn, each uniform over `CHOICES`."""
+    """Apply `num_layers` ops in turn, each drawn uniformly from `CHOICES`."""
     for _ in range(num_layers):
         name = CHOICES[int(torch.randint(len(CHOICES), (), generator=generator))]
         _, height, width = image.shape

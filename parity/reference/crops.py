@@ -1,10 +1,10 @@
-"""The law of inception crops as TensorFlow draws them, in torch.
+"""Inception crops with TensorFlow's distribution, in torch.
 
-Written from the documentation of tf.image.sample_distorted_bounding_box and from what
-distinguishes it from torchvision's RandomResizedCrop of the same name: a ratio width /
-height that is uniform and not log-uniform, a height that is uniform among those whose
-area is allowed, where torchvision's area is uniform; a hundred attempts, not ten; the
-whole image where all of them fail.
+The sources are the documentation of tf.image.sample_distorted_bounding_box and its
+known differences from torchvision's RandomResizedCrop. The ratio width / height is
+uniform, not log-uniform. The height is uniform among those with an allowed area; in
+torchvision the area is uniform. There are a hundred attempts, not ten. If all fail, the
+crop is the whole image.
 """
 
 import torch
@@ -13,7 +13,7 @@ ATTEMPTS = 100
 
 
 def aspect_ratio(uniform: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """Width / height, uniform between its bounds."""
+    """Return a width / height, uniform between its bounds."""
     return low + uniform * (high - low)
 
 
@@ -25,9 +25,9 @@ def boxes(
     ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """`count` random boxes, int64 (count, 4): top, left, height, width.
+    """Draw `count` boxes, int64 (count, 4): top, left, height, width.
 
-    `area` bounds the share of the image's area.
+    `area` is the range of a box's share of the image's area.
     """
     found = torch.tensor([0, 0, height, width]).repeat(count, 1)
     missing = torch.arange(count)
@@ -48,13 +48,13 @@ def _attempt(
     ratio: tuple[float, float],
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(count, 4) boxes, and whether each one may be used."""
+    """Return boxes (count, 4), and for each whether it is valid."""
     u = torch.rand(4, count, dtype=torch.float64, generator=generator)
     least, most = (share * height * width for share in area)
     aspect = aspect_ratio(u[0], *ratio)
     low = (least / aspect).sqrt().round()
     high = (most / aspect).sqrt().round().clamp(max=height)
-    # Rounded, the width must not exceed the image's.
+    # The rounded width must not exceed the image's.
     high = torch.minimum(high, ((width + 0.5) / aspect).floor())
     low = torch.minimum(low, high)
     h = low + (u[1] * (high - low + 1)).floor()
@@ -63,6 +63,6 @@ def _attempt(
     w = (h * aspect).round()
     fits = (h * w >= least) & (h * w <= most) & (h > 0) & (w > 0)
     fits &= (h <= height) & (w <= width)
-    # The last row and column are reached only by boxes as high or wide as the image.
+    # Only boxes as high or wide as the image reach its last row or column.
     y, x = (u[2] * (height - h)).floor(), (u[3] * (width - w)).floor()
     return torch.stack([y, x, h, w], dim=1).long(), fits

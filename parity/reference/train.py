@@ -1,6 +1,6 @@
-"""The reference recipe on torch.optim: mixup, softmax cross-entropy, clip, AdamW, cosine.
+"""The recipe on torch.optim: mixup, softmax cross-entropy, clip, AdamW, cosine.
 
-It eats the batches that it is given: NHWC images and label rows (b, c) that sum to 1.
+A batch is NHWC images and label rows (b, c) that sum to 1.
 """
 
 import functools
@@ -11,25 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-TORCH_CLIP_EPS = 1e-6  # what torch.nn.utils.clip_grad_norm_ adds to the norm
+TORCH_CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_ adds this to the norm
 
 
 def mix(x: torch.Tensor, lam: float) -> torch.Tensor:
-    """mixup (arXiv:1710.09412) of every row with the row before it, cyclically."""
+    """Mix every row with the row before it, cyclically: mixup (arXiv:1710.09412)."""
     return lam * x + (1 - lam) * x.roll(1, dims=0)
 
 
 def softmax_xent(
     logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Mean over rows of -sum(labels * log softmax(logits))."""
+    """Return the mean over rows of -sum(labels * log softmax(logits))."""
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def sigmoid_xent(
     logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Mean over rows of the sum over classes of the binary cross-entropies.
+    """Return the mean over rows of the binary cross-entropies summed over classes.
 
     Smoothing mixes each label with the uniform distribution, as for softmax.
     """
@@ -42,7 +42,10 @@ LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent}
 
 
 def warmup_cosine(total_steps: int, warmup_steps: int) -> Callable[[int], float]:
-    """The multiplier of step 0, 1, ...: linear from 0, then half a cosine down to 0."""
+    """Return the multiplier as a function of the step, which starts at 0.
+
+    It rises linearly from 0, then falls along half a cosine to 0.
+    """
 
     def multiplier(step: int) -> float:
         if step < warmup_steps:
@@ -54,12 +57,12 @@ def warmup_cosine(total_steps: int, warmup_steps: int) -> Callable[[int], float]
 
 
 def torch_weight_decay(lr: float, wd: float) -> float:
-    """What AdamW must be given, since it multiplies its weight_decay by lr again."""
+    """Return the weight_decay of torch's AdamW, which multiplies it by lr again."""
     return wd / lr
 
 
 def decayed(model: nn.Module) -> list[nn.Parameter]:
-    """The matrices of linear maps; no bias, norm, position, token or probe."""
+    """Return the matrices of linear maps: no bias, norm, position, token or probe."""
     found = []
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
@@ -70,11 +73,11 @@ def decayed(model: nn.Module) -> list[nn.Parameter]:
 
 
 def l2_norm(tensors, by_halves: bool = False) -> torch.Tensor:
-    """The norm of all tensors taken as one vector.
+    """Return the norm of all tensors as one vector.
 
-    `by_halves` adds the squares up as torch.sum does, pairs of pairs. Of the millions of
-    float32 squares of a ViT-S/16 torch's norm, which keeps a few running sums, was seen
-    to be off by 4e-6, and this by less than 1e-7.
+    `by_halves` adds up the squares as torch.sum does, in pairs of pairs. For the
+    millions of float32 squares of a ViT-S/16, the measured error of torch's norm, which
+    keeps a few running sums, is 4e-6, and that of this one less than 1e-7.
     """
     if not by_halves:
         return torch.nn.utils.get_total_norm(list(tensors))
@@ -86,7 +89,7 @@ def l2_norm(tensors, by_halves: bool = False) -> torch.Tensor:
 def clip_(params: list[nn.Parameter], max_norm: float, eps: float) -> None:
     """Scale the gradients by max_norm / (norm + eps) where that is below 1.
 
-    With eps = 1e-6 this is torch's clip_grad_norm_; with 0 it is the exact norm.
+    With eps = 1e-6 this is torch's clip_grad_norm_; with 0 the norm is exact.
     """
     scale = max_norm / (l2_norm(p.grad for p in params) + eps)
     if scale < 1:
@@ -96,21 +99,21 @@ def clip_(params: list[nn.Parameter], max_norm: float, eps: float) -> None:
 
 
 def part_weight(accum_freq: int) -> float:
-    """What the mean loss of one of `accum_freq` parts counts in that of the batch."""
+    """Return the weight of each of `accum_freq` parts' mean loss in the batch's."""
     return 1 / accum_freq
 
 
 class ReorderedAdamW(torch.optim.AdamW):
-    """The same AdamW summed in another order, to see what rounding does.
+    """AdamW summed in another order, to measure the effect of rounding.
 
-    torch decays first and then adds what Adam says; here both are added first, and the
-    moments are divided by their bias corrections before the root and the quotient. The
-    corrections are torch's own: numbers in float64.
+    torch decays the parameters first and then adds Adam's update. This class adds both
+    first, and divides the moments by their bias corrections before the root and the
+    quotient. The corrections are torch's: numbers in float64.
     """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One step."""
+        """Take one step."""
         del closure
         for group in self.param_groups:
             for p in group["params"]:
@@ -133,28 +136,32 @@ class ReorderedAdamW(torch.optim.AdamW):
 
 
 def bias_correction(b: float, step: int, dtype: torch.dtype) -> float:
-    """1 - b ** step, for step 1, 2, ..., with `b`, power and difference rounded to `dtype`.
+    """Return 1 - b ** step with `b`, power and difference rounded to `dtype`.
 
-    In float32, as optax has them, 0.999 is off by up to 2^-25 and 1 - 0.999 therefore by
-    up to 3e-5 of itself. torch has them in float64.
+    `step` is 1, 2, ... In float32, as in optax, 0.999 is off by up to 2^-25, and
+    therefore 1 - 0.999 by up to 3e-5 of itself. torch computes in float64.
     """
-    # Rounded once: torch's own float32 power multiplies and rounds in between.
+    # Round once: torch's float32 power also rounds intermediate products.
     power = torch.tensor(b, dtype=dtype).double() ** step
     return (1 - power.to(dtype)).item()
 
 
 class Trainer:
-    """AdamW as big_vision's recipe has it: `wd` is times the schedule, not times `lr`.
+    """AdamW with big_vision's `wd`, which is times the schedule, not times `lr`.
 
-    `multiplier` gives the schedule of step 0, 1, ... `grad_clip_norm` 0 does not clip;
-    `clip_eps` as in `clip_`. `mu_dtype` is the type in which the first moment rests
-    between steps (torch's own AdamW has no such choice), `mu_decay_dtype` the one that
-    `b1` is rounded to before they are multiplied: optax uses mu_dtype, and in bfloat16
-    0.9 is 0.8984375. `mu_product_dtype` is the type of that product, where it is not the
-    parameters'. `accum_freq` splits each batch into that many parts, whose gradients
-    are averaged. `bias_correction_dtype` is the type of Adam's bias corrections: None is
-    torch's float64, optax has the parameters'. `reordered` takes `ReorderedAdamW`,
-    and norms by halves.
+    Args:
+      multiplier: the schedule of step 0, 1, ...
+      grad_clip_norm: the maximum norm; 0 does not clip.
+      clip_eps: as in `clip_`.
+      mu_dtype: the dtype in which the first moment is stored between steps. torch's own
+        AdamW has no such option.
+      mu_decay_dtype: the dtype to which `b1` is rounded before it multiplies the first
+        moment. optax uses mu_dtype; in bfloat16, 0.9 is 0.8984375.
+      mu_product_dtype: the dtype of that product, if it is not the parameters'.
+      accum_freq: the number of parts of each batch, whose gradients are averaged.
+      bias_correction_dtype: the dtype of Adam's bias corrections. None is torch's
+        float64; optax uses the parameters'.
+      reordered: use `ReorderedAdamW`, and norms by halves.
     """
 
     def __init__(
@@ -197,12 +204,12 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, multiplier)
 
     def update(self) -> None:
-        """One step from the gradients that the parameters hold."""
+        """Take one step with the gradients that the parameters hold."""
         if self.grad_clip_norm:
             clip_(self.params, self.grad_clip_norm, self.clip_eps)
         if self.mu_decay_dtype is not None:
             b1 = torch.tensor(self.b1, dtype=self.mu_decay_dtype)
-            for mu in self._moments():  # AdamW is about to multiply by the exact b1
+            for mu in self._moments():  # AdamW then multiplies by the exact b1
                 product = mu * b1.to(mu.dtype)
                 if self.mu_product_dtype is not None:
                     product = product.to(self.mu_product_dtype)
@@ -215,11 +222,12 @@ class Trainer:
                 mu.copy_(mu.to(self.mu_dtype))
 
     def _step(self) -> None:
-        """AdamW's step, with the bias corrections in their dtype.
+        """Take AdamW's step, with the bias corrections in their dtype.
 
-        torch divides by its own, c1 and c2. For mu / d1 / (sqrt(nu / d2) + eps) instead,
-        with r = sqrt(c2 / d2), eps is divided by r and lr multiplied by c1 / (d1 r); the
-        decay, which torch multiplies by lr, is divided by the same.
+        torch divides by its own corrections, c1 and c2, instead of d1 and d2. To
+        compute mu / d1 / (sqrt(nu / d2) + eps) with r = sqrt(c2 / d2), eps is divided
+        by r and lr multiplied by c1 / (d1 r). torch multiplies the decay by lr, so the
+        decay is divided by the factor of lr.
         """
         if self.bias_correction_dtype is None:
             self.optimizer.step()
@@ -245,7 +253,7 @@ class Trainer:
     def step(
         self, image: torch.Tensor, labels: torch.Tensor, lam: float = 1.0
     ) -> dict[str, float]:
-        """Mix, forward, backward, update; the metrics under big_vision's names."""
+        """Mix, differentiate and update; return the metrics by big_vision's names."""
         before = [p.detach().clone() for p in self.params]
         self.optimizer.zero_grad()
         images = mix(image, lam).chunk(self.accum_freq)
@@ -269,7 +277,7 @@ class Trainer:
 
 
 def counted(mask: torch.Tensor) -> torch.Tensor:
-    """The rows (b,) of a batch that are examples, not what fills the batch up."""
+    """Return which rows (b,) of a batch are examples, not padding."""
     return mask > 0
 
 
@@ -279,11 +287,11 @@ def evaluate(
     batches: Iterable[Mapping[str, torch.Tensor]],
     loss: str = "softmax_xent",
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    """Accuracy among the first and the first five classes, and the mean loss.
+    """Return top-1 and top-5 accuracy and the mean loss, and the hits by row.
 
-    And by accuracy whether each row of all batches is a hit (n,), which one that fills
-    up is not. `predict` makes logits (b, c) of images; a batch has image, label (b,) and
-    _mask (b,).
+    The hits (n,) say of each row of all batches whether it is right; padding is not.
+    There is one array per accuracy. `predict` maps images to logits (b, c). A batch has
+    image, label (b,) and _mask (b,).
     """
     hits: dict[str, list[torch.Tensor]] = {"prec@1": [], "prec@5": []}
     total, seen = 0.0, 0

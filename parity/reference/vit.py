@@ -1,15 +1,15 @@
 """The plain ViT of "Better plain ViT baselines" (arXiv:2205.01580) on torch.nn.
 
-It takes NHWC images and has the initialisation of the JAX original. Shapes, as used in
-the docstrings: b batch, h w image, n tokens, d width, f MLP width, c classes.
+It takes NHWC images and is initialised as the JAX original is. Shapes in the
+docstrings: b batch, h w image, n tokens, d width, f MLP width, c classes.
 
-Where torch's own defaults would be another model:
+Torch's own defaults would give another model. Here:
 - the GELU is the tanh approximation (torch and torchvision: exact);
 - LayerNorm has eps 1e-6 (torch: 1e-5);
 - query, key and value matrices are drawn with the fan of a d x d matrix each (torch:
   with the fan of the fused 3d x d matrix, hence smaller by sqrt(2));
-- the truncated normal has the standard deviation that is asked for after truncation
-  (torch: before);
+- the truncated normal has the requested standard deviation after truncation (torch:
+  before);
 - the head is zero, and MLP biases are drawn from N(0, 1e-6).
 """
 
@@ -18,20 +18,20 @@ import math
 import torch
 from torch import nn
 
-# Standard deviation of a unit normal that is cut at +-2.
+# The standard deviation of a unit normal that is truncated at +-2.
 TRUNCATED_STD = 0.87962566103423978
 
 
 def to_nchw(image: torch.Tensor) -> torch.Tensor:
-    """(b, h, w, channels) to (b, channels, h, w)."""
+    """Permute (b, h, w, channels) to (b, channels, h, w)."""
     return image.permute(0, 3, 1, 2)
 
 
 def sincos2d(height: int, width: int, dim: int) -> torch.Tensor:
-    """The fixed position embedding of MoCo v3: (1, height * width, dim), float64.
+    """Return MoCo v3's fixed position embedding: (1, height * width, dim), float64.
 
-    Tokens run row by row; the quarters of a row are sin x, cos x, sin y, cos y at dim / 4
-    frequencies, from 1 down to 1 / 10000 in equal ratios.
+    Tokens are in row-major order. The quarters of a token's embedding are sin x, cos x,
+    sin y, cos y at dim / 4 frequencies, from 1 down to 1 / 10000 in equal ratios.
     """
     omega = 10_000.0 ** -torch.linspace(0, 1, dim // 4, dtype=torch.float64)
     y = torch.arange(height, dtype=torch.float64).repeat_interleave(width)
@@ -41,19 +41,22 @@ def sincos2d(height: int, width: int, dim: int) -> torch.Tensor:
 
 
 def xavier_uniform_(weight: torch.Tensor, fan_in: int, fan_out: int, generator) -> None:
-    """Uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
+    """Draw uniformly in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
     bound = math.sqrt(6 / (fan_in + fan_out))
     nn.init.uniform_(weight, -bound, bound, generator=generator)
 
 
 def lecun_normal_(weight: torch.Tensor, generator) -> None:
-    """A normal cut at two deviations whose variance, once cut, is 1 / fan_in."""
+    """Draw a normal truncated at two deviations.
+
+    Its variance after truncation is 1 / fan_in.
+    """
     std = math.sqrt(1 / weight[0].numel()) / TRUNCATED_STD
     nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std, generator=generator)
 
 
 def init_attention_(attention: nn.MultiheadAttention, generator) -> None:
-    """Each of query, key, value and output as a matrix of its own; biases 0."""
+    """Draw query, key, value and output as separate matrices; set biases to 0."""
     width = attention.embed_dim
     for weight in attention.in_proj_weight.chunk(3):
         xavier_uniform_(weight, width, width, generator)
@@ -63,12 +66,15 @@ def init_attention_(attention: nn.MultiheadAttention, generator) -> None:
 
 
 def patch_tokens(x: torch.Tensor, first: int, num_patches: int) -> torch.Tensor:
-    """Of (b, n, d): what gap and map pool, neither cls before nor registers behind."""
+    """Return the tokens of (b, n, d) that gap and map pool.
+
+    cls comes before them, registers come after them.
+    """
     return x[:, first : first + num_patches]
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, Linear on the last dimension; `gelu` is "tanh" or "none" (exact)."""
+    """Linear, GELU, Linear on the last dimension; `gelu`: "tanh" or "none" (exact)."""
 
     def __init__(self, width: int, mlp_dim: int, gelu: str):
         super().__init__()
@@ -77,11 +83,11 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(mlp_dim, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., d) to (..., d)."""
+        """Map (..., d) to (..., d)."""
         return self.fc2(self.act(self.fc1(x)))
 
     def init_(self, generator) -> None:
-        """Xavier uniform weights; biases from N(0, 1e-6)."""
+        """Draw Xavier uniform weights, and biases from N(0, 1e-6)."""
         for layer in (self.fc1, self.fc2):
             fans = (layer.in_features, layer.out_features)
             xavier_uniform_(layer.weight, *fans, generator)
@@ -99,7 +105,7 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(width, mlp_dim, gelu)
 
     def forward(self, x: torch.Tensor, out: dict, name: str) -> torch.Tensor:
-        """(b, n, d) to (b, n, d); both branches and both sums go into `out`."""
+        """Map (b, n, d) to (b, n, d); store both branches and both sums in `out`."""
         y = self.norm1(x)
         out[f"{name}/attention"], _ = self.attention(y, y, y, need_weights=False)
         out[f"{name}/+attention"] = x = x + out[f"{name}/attention"]
@@ -109,7 +115,7 @@ class EncoderBlock(nn.Module):
 
 
 class MapHead(nn.Module):
-    """Pooling by attention (Lee et al., 2019): a learned probe looks at all tokens."""
+    """Attention pooling (Lee et al., 2019): a learned probe attends to all tokens."""
 
     def __init__(self, width: int, mlp_dim: int, num_heads: int, gelu: str, eps: float):
         super().__init__()
@@ -119,7 +125,7 @@ class MapHead(nn.Module):
         self.mlp = Mlp(width, mlp_dim, gelu)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, n, d) to (b, d)."""
+        """Map (b, n, d) to (b, d)."""
         probe = self.probe.expand(len(x), -1, -1)
         x, _ = self.attention(probe, x, x, need_weights=False)
         x = x.to(self.probe.dtype)
@@ -129,12 +135,17 @@ class MapHead(nn.Module):
 class ViT(nn.Module):
     """The classifier: image (b, h, w, 3) to logits (b, c) and the intermediates.
 
-    `posemb` is "sincos2d", "learn" or "none"; `pool_type` "gap", "tok" or "map";
-    `rep_size` the width of the tanh layer before the head (0: a linear head). `registers`
-    are learned tokens without position that no pooling sees, from N(0, 1e-6) as in the
-    code of "Vision Transformers Need Registers" (arXiv:2309.16588). `gelu` is "tanh" or
-    "exact". `bfloat16` is torch's autocast around all but pre_logits and head, between
-    whose blocks the stream stays as wide as the parameters. `seed` draws the weights.
+    Args:
+      posemb: "sincos2d", "learn" or "none".
+      pool_type: "gap", "tok" or "map".
+      rep_size: the width of the tanh layer before the head; 0 is a linear head.
+      registers: the number of learned tokens without position, which no pooling reads.
+        They are drawn from N(0, 1e-6), as in the code of "Vision Transformers Need
+        Registers" (arXiv:2309.16588).
+      gelu: "tanh" or "exact".
+      bfloat16: apply torch's autocast to all but pre_logits and head. Between the
+        blocks, the residual stream keeps the parameters' dtype.
+      seed: draws the weights.
     """
 
     def __init__(
@@ -191,7 +202,7 @@ class ViT(nn.Module):
 
     @torch.no_grad()
     def init_(self, generator: torch.Generator) -> None:
-        """Draw every parameter anew, as the JAX original does."""
+        """Draw every parameter, as the JAX original does."""
         lecun_normal_(self.embedding.weight, generator)
         assert self.embedding.bias is not None
         nn.init.zeros_(self.embedding.bias)
@@ -218,7 +229,10 @@ class ViT(nn.Module):
             lecun_normal_(self.head.weight, generator)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, dict]:
-        """The logits, and every intermediate by name. Tokens: cls, patches, registers."""
+        """Return the logits, and every intermediate by name.
+
+        The order of tokens is cls, patches, registers.
+        """
         out = {}
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.autocast):
             x = self.pooled(self.tokens(image, out), out)
@@ -229,7 +243,7 @@ class ViT(nn.Module):
         return x, out
 
     def tokens(self, image: torch.Tensor, out: dict) -> torch.Tensor:
-        """The embedded tokens (b, n, d) that enter the first block."""
+        """Return the embedded tokens (b, n, d) that enter the first block."""
         x = self.embedding(to_nchw(image)).flatten(2).transpose(1, 2)
         out["stem"] = x
         x = x.to(image)
@@ -243,7 +257,7 @@ class ViT(nn.Module):
         return x
 
     def pooled(self, x: torch.Tensor, out: dict) -> torch.Tensor:
-        """The blocks, the last norm and the pooling: (b, n, d) to (b, d)."""
+        """Apply the blocks, the last norm and the pooling: (b, n, d) to (b, d)."""
         for i, block in enumerate(self.blocks):
             x = block(x, out, f"block{i:02d}")
         out["encoded"] = x = self.norm(x)

@@ -1,4 +1,4 @@
-"""How a run of parity is shown: its page, curves and pictures.
+"""The presentation of a run of parity: its page, curves and pictures.
 
-Begin with `run`. May import all else in parity.
+Begin with `run`. May import everything else in parity.
 """

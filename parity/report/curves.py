@@ -10,10 +10,10 @@ from parity.rungs.comparison import Comparison
 
 
 def figures(results: Iterable[tuple[str, Comparison]]) -> dict[str, Figure]:
-    """One figure per rung and precision that has curves, by its title.
+    """Return one figure per rung and precision that has curves, by its title.
 
-    Above: both sides over the steps. Below: their difference, relative to the largest
-    value, and that of the reference in another summation order.
+    The upper row shows both sides over the steps. The lower row shows their difference,
+    relative to the largest value, and that of the reference in another summation order.
     """
     lines: dict[str, list[Comparison]] = {}
     for title, comparison in results:
@@ -50,7 +50,7 @@ def _figure(title: str, lines: list[Comparison]) -> Figure:
 def _difference(
     axes: Any, steps: np.ndarray, values: np.ndarray, label: str, color: str
 ) -> None:
-    # A logarithm has no place for equality: left out.
+    # A logarithmic axis cannot show a difference of 0: leave it out.
     values = np.abs(values)
     values = np.where(values > 0, values, np.nan)
     axes.plot(steps, values, label=label, color=color, linewidth=1)

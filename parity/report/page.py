@@ -1,6 +1,6 @@
-"""The report as one HTML page that needs nothing beside it: no script, no other file.
+"""The report as one HTML page without scripts or other files.
 
-It says nothing of the machine that it was made on, so that two pages can be compared.
+It says nothing of the computer that made it, so that two pages can be compared.
 """
 
 import base64
@@ -19,7 +19,7 @@ from parity.rungs.comparison import Comparison
 from vitjax.files import write_whole
 
 NAME = "index.html"
-KNOWN = "known"  # names that begin so are differences that are meant to be there
+KNOWN = "known"  # names that begin with it are intended differences
 PACKAGES = (
     "vitjax",
     "jax",
@@ -33,8 +33,9 @@ PACKAGES = (
     "torchvision",
     "pillow",
 )
-# Text and rules take their colours from the reader's theme; pictures keep a white
-# ground, because axes and labels in them are black. Verdicts are words, not colours only.
+# Text and rules take their colours from the reader's theme. Pictures keep a white
+# background, because their axes and labels are black. Verdicts are words as well as
+# colours.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #ffffff;
   --line: #d0d7de; --band: #f3f5f7; --good: #1a7f37; --bad: #cf222e; --bar: #9db7d5; }
@@ -89,14 +90,14 @@ def write(
     about: Mapping[str, str] | None = None,
     reasons: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write folder/index.html and return its path; the folder is made if missing.
+    """Write folder/index.html and return its path; create the folder if missing.
 
     Args:
       results: every comparison with the name of its rung, in the order of the table.
       figures: by caption; drawn in this order, side by side where there is room.
-      arguments: what the command was given. The page repeats it without `--out`.
+      arguments: the arguments of the command. The page repeats it without `--out`.
       about: one sentence on each rung, by name.
-      reasons: why a known difference is there, by its name up to the comma.
+      reasons: the reason of a known difference, by its name up to the comma.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +119,7 @@ def write(
 
 
 def command(program: str, arguments: Sequence[str]) -> str:
-    """The command line as it may be repeated elsewhere: without `--out FOLDER`."""
+    """Return the command line to repeat elsewhere, without `--out FOLDER`."""
     kept, rest = [], iter(arguments)
     for word in rest:
         if word == "--out":
@@ -129,7 +130,7 @@ def command(program: str, arguments: Sequence[str]) -> str:
 
 
 def document(title: str, body: str) -> str:
-    """A whole HTML page around `body`."""
+    """Return a whole HTML page around `body`."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -139,7 +140,10 @@ def document(title: str, body: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the figures depend on, where installed."""
+    """Return the versions of Python and of the packages that the figures depend on.
+
+    Packages that are not installed are left out.
+    """
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -152,16 +156,17 @@ def versions() -> dict[str, str]:
 def pictures(
     figures: Mapping[str, Figure], title: str = "Pictures", beside: bool = True
 ) -> str:
-    """A section with every figure as a PNG inside the page; nothing without figures.
+    """Return a section with every figure as a PNG inside the page; "" without figures.
 
-    `beside`: side by side where there is room, or else each as wide as the page.
+    `beside` puts them side by side where there is room; otherwise each is as wide as
+    the page.
     """
     if not figures:
         return ""
     parts = []
     for caption, figure in figures.items():
         data = io.BytesIO()
-        nameless = {"Software": None}  # matplotlib would leave its version
+        nameless = {"Software": None}  # matplotlib would write its version
         figure.savefig(
             data, format="png", dpi=140, facecolor="white", metadata=nameless
         )
@@ -179,7 +184,10 @@ def pictures(
 def rows(
     head: Sequence[str], lines: Iterable[Sequence[str]], numbers: Iterable[int] = ()
 ) -> str:
-    """A table of plain text; the columns of the indices `numbers` stand right."""
+    """Return a table of plain text.
+
+    The columns whose indices are in `numbers` are right-aligned.
+    """
     right = set(numbers)
 
     def cells(tag: str, line: Sequence[str]) -> str:
@@ -205,7 +213,7 @@ def _anchor(text: str) -> str:
 
 
 def _share(comparison: Comparison) -> float:
-    """measured / bound; infinite where that has no value."""
+    """Return measured / bound; infinite where that has no value."""
     if comparison.measured == 0:
         return 0.0
     share = comparison.measured / comparison.bound if comparison.bound else math.inf

@@ -1,4 +1,4 @@
-"""Pictures of what the rungs about pixels compare, for the report.
+"""Pictures of the pixels that the rungs compare, for the report.
 
 h height, w width; images are uint8 [h, w, 3].
 """
@@ -21,13 +21,13 @@ from parity.sides.samples import Image
 
 LEVEL = 10
 CENTRE = (112, 60)  # of Cutout
-SPECTRUM = 70, 1000  # height, width, pixels
+SPECTRUM = 70, 1000  # height, width, in pixels
 SPECTRUM_IMAGES = 1000
 CROPPED = (256, 512)
 
 
 def figures() -> dict[str, Figure]:
-    """All pictures, by name."""
+    """Return all pictures, by name."""
     whole = samples.augmented()
     return {
         "calibration_grids": operations(whole["colour grid"]),
@@ -40,7 +40,10 @@ def figures() -> dict[str, Figure]:
 
 
 def operations(image: Image) -> Figure:
-    """Each op at level 10: vitjax, the torch reference, PIL, and how far apart."""
+    """Draw each op at level 10 by vitjax, the torch reference and PIL.
+
+    The labels give the largest differences from vitjax.
+    """
     names = sorted(augmentation.OURS)
     rows = -(-len(names) // 2)
     figure = Figure(figsize=(10.4, 1.3 * rows + 0.7), dpi=80)
@@ -75,7 +78,7 @@ def operations(image: Image) -> Figure:
 
 
 def _headline(figure: Figure, text: str) -> None:
-    """A title as near the top of a figure of any height."""
+    """Add a title, equally near the top of a figure of any height."""
     top = 1 - 0.08 / figure.get_figheight()
     figure.suptitle(text, fontsize=10, y=top, va="top")
 
@@ -98,13 +101,13 @@ def _opinions(image: Image, name: str) -> dict[str, Image]:
     return {
         "vitjax": augmentation.OURS[name](image, *args),
         "torch reference": to_numpy(theirs),
-        # PIL has no "Contrast" of big_vision's: its own shows how far that is.
+        # PIL lacks big_vision's "Contrast"; its own shows how far apart the two are.
         "PIL": PIL_OPS["Contrast fixed" if name == "Contrast" else name](image, *args),
     }
 
 
 def spectra() -> Figure:
-    """All pixels of many augmented black-and-white grids, from black to white."""
+    """Draw all pixels of many augmented black-and-white grids, from black to white."""
     grid = samples.grid(*samples.BLACK_WHITE)
     counts = {
         "vitjax: randaug(2, 10)": _counts(_ours(grid, "legacy")),
@@ -151,7 +154,7 @@ def _counts(images: Iterator[Image]) -> Int[np.ndarray, "256"]:
 
 
 def _spectrum(counts: Int[np.ndarray, "256"]) -> Float[np.ndarray, "h w"]:
-    """Values in order, down each column and then to the right."""
+    """Return the values in order, down each column and then to the right."""
     height, width = SPECTRUM
     ends = np.cumsum(counts) / counts.sum()
     places = (np.arange(height * width) + 0.5) / (height * width)
@@ -175,7 +178,7 @@ def _torchvision(grid: Image) -> Iterator[Image]:
 
 
 def crop_densities() -> Figure:
-    """Which widths and heights are cropped, and the areas."""
+    """Draw which widths and heights are cropped, and the areas."""
     height, width = CROPPED
     boxes = {
         "vitjax, sampler='tf'": distributions.ours_boxes(height, width, "tf"),
@@ -229,7 +232,7 @@ def crop_densities() -> Figure:
 
 
 def rings() -> Figure:
-    """What each filter makes of rings that are too fine for the smaller image."""
+    """Draw what each filter makes of rings that are too fine for the smaller image."""
     plate, size = samples.zone_plate(), (160, 160)
     panels = {
         "vitjax, antialiased": ours_pixels.resized(plate, size),
@@ -243,7 +246,7 @@ def rings() -> Figure:
 
 
 def fast_decoding() -> Figure:
-    """A photograph, and where both of vitjax's decoders differ from PIL's."""
+    """Draw a photograph, and where both of vitjax's decoders differ from PIL's."""
     data = samples.encode(samples.augmented()["china"], quality=90)
     theirs = decoding.pil_pixels(data)
     panels = {"PIL": theirs}

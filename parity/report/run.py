@@ -1,4 +1,4 @@
-"""Running rungs, in processes of several kinds, and printing what they find."""
+"""Run the rungs, in processes of several kinds, and print their lines."""
 
 import dataclasses
 import multiprocessing
@@ -12,20 +12,23 @@ from parity.rungs.comparison import Comparison
 from parity.sides.cases import Case
 
 SMALL_WIDTH = 128
-# Where a line belongs ("forward float32", "decoding"), and the line.
+# The rung and its precision ("forward float32", "decoding"), and the line.
 Result: TypeAlias = tuple[str, Comparison]
 
 
 def is_wide(case: Case) -> bool:
-    """Whether memory is short: little is kept, and processes run one after another."""
+    """Return True if the model is so wide that memory is short.
+
+    Little is then cached, and processes run one after another.
+    """
     return case.width >= SMALL_WIDTH
 
 
 def check_libraries(names: Iterable[str] = ()) -> None:
     """Raise `vitjax.weights.libraries.Unusable` if a library cannot be imported.
 
-    That is torch, and torchvision where a rung needs it. Checked first: else each process
-    of the rungs would fail by itself.
+    The libraries are torch, and torchvision if a rung needs it. This check comes first:
+    otherwise each process of the rungs would fail separately.
     """
     from vitjax.weights import libraries
 
@@ -36,14 +39,14 @@ def check_libraries(names: Iterable[str] = ()) -> None:
 
 
 def setup(case: Case, float64: bool) -> None:
-    """Prepare JAX and torch for all rungs of this process; before JAX starts."""
+    """Prepare JAX and torch for all rungs of this process; call before JAX starts."""
     import jax
     import torch
 
     if not is_wide(case):
-        # Matrices this small are not worth dividing: threads would wait for each other.
+        # Matrices this small are not worth splitting: threads would wait for each other.
         torch.set_num_threads(1)
-        # Nor is their code worth optimising, which takes longer than to run it.
+        # Optimising their code would take longer than running it.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {flags}"
     jax.config.update("jax_platforms", "cpu")
@@ -52,7 +55,7 @@ def setup(case: Case, float64: bool) -> None:
 
 
 def setup_pixels() -> None:
-    """Prepare TensorFlow and torch for the rungs about pixels, as a training does."""
+    """Prepare TensorFlow and torch for the rungs about pixels, as for training."""
     import torch
 
     torch.set_num_threads(1)  # images are small: threads would wait for each other
@@ -61,10 +64,10 @@ def setup_pixels() -> None:
 def results(
     names: Sequence[str], precisions: Sequence[str], case: Case
 ) -> Iterator[Result]:
-    """The lines of these rungs, as they are made, in this process.
+    """Yield the lines of these rungs, as they are computed, in this process.
 
-    Its precisions are float64 or the other two: JAX decides once for a process. The
-    rungs that have none run once, first.
+    `precisions` is float64 or the other two: JAX has one setting for a whole process.
+    The rungs without precisions run once, first.
     """
     from parity.faults import self_test
     from parity.rungs import table
@@ -89,7 +92,7 @@ def results(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What one process does."""
+    """The rungs and precisions of one process."""
 
     names: Sequence[str]
     precisions: Sequence[str]
@@ -107,7 +110,7 @@ class _Job:
 
 
 def _jobs(names: Sequence[str], precisions: Sequence[str]) -> list[_Job]:
-    """float64, lower precisions and pixels, as far as they are wanted."""
+    """Return the jobs: float64, lower precisions and pixels, as far as requested."""
     pixels = [name for name in names if ladder.RUNGS[name].pixels]
     models = [name for name in names if name not in pixels]
     several = [name for name in models if ladder.RUNGS[name].precisions]
@@ -115,7 +118,7 @@ def _jobs(names: Sequence[str], precisions: Sequence[str]) -> list[_Job]:
     found = []
     if models and "float64" in precisions:
         found.append(_Job(models, ["float64"]))
-        models = several  # what has no precision runs once
+        models = several  # rungs without precisions run once
     if models and low:
         found.append(_Job(models, low))
     return found + ([_Job(pixels, [])] if pixels else [])
@@ -124,20 +127,20 @@ def _jobs(names: Sequence[str], precisions: Sequence[str]) -> list[_Job]:
 def all_results(
     names: Sequence[str], precisions: Sequence[str], case: Case
 ) -> Iterator[Result]:
-    """`results` of all precisions: the first kind here, the others beside it.
+    """Yield `results` of all precisions, the first job here and the others in parallel.
 
-    Of a wide model one after another, each in a process whose memory goes with it: two
-    S/16 side by side may not fit.
+    The jobs of a wide model run one after another, each in a process that frees its
+    memory at its end: two S/16 at once may not fit.
     """
     jobs = _jobs(names, precisions)
     if is_wide(case):
-        # Or else glibc keeps for itself much of what large arrays have given back.
+        # Otherwise glibc keeps much of the memory that large arrays have freed.
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
         for job in jobs:
             yield from _received(*_started(job, case))
         return
     first, *others = jobs
-    # Started before this process changes its environment.
+    # Start them before this process changes its environment.
     waiting = [_started(job, case) for job in others]
     yield from first.run(case)
     for child in waiting:
@@ -145,7 +148,7 @@ def all_results(
 
 
 def _started(job: _Job, case: Case) -> tuple[_Job, Any, Any]:
-    """The job, the queue of its lines, its process."""
+    """Start a process; return the job, the queue of its lines, and the process."""
     context = multiprocessing.get_context("spawn")
     lines = context.Queue()
     child = context.Process(target=_send, args=(lines, job, case), daemon=True)
@@ -178,7 +181,7 @@ def _send(lines: Any, job: _Job, case: Case) -> None:
 
 
 def run(names: Sequence[str], precisions: Sequence[str], case: Case) -> list[Result]:
-    """Print one line per comparison as it is made, and a summary; all comparisons."""
+    """Print a line per comparison as it is made, and a summary; return all of them."""
     found = []
     print(HEADER, flush=True)
     for title, comparison in all_results(names, precisions, case):
@@ -192,7 +195,7 @@ HEADER = "verdict  measured <= bound  rung precision: name  at where it is the l
 
 
 def summary(found: Sequence[Result]) -> list[str]:
-    """A line per rung and precision: how many passed, the largest in its bounds."""
+    """Return a line per rung and precision: how many passed, the largest factor."""
     rungs: dict[str, list[Comparison]] = {}
     for title, comparison in found:
         rungs.setdefault(title, []).append(comparison)
@@ -206,18 +209,18 @@ def summary(found: Sequence[Result]) -> list[str]:
 
 
 def run_self_test(names: Sequence[str], case: Case) -> int:
-    """Plant the faults that concern these rungs; the number that went unnoticed."""
+    """Plant the faults that concern these rungs; return the number missed."""
     from parity.faults import self_test
     from parity.faults.table import faults
     from parity.rungs import table
 
-    if is_wide(case):  # so far all was done in other processes
+    if is_wide(case):  # other processes did everything so far
         _jobs(names, ["float64"])[0].prepare(case)
     return self_test.run(faults(names), table.rungs(names), case)
 
 
 def line(title: str, comparison: Comparison) -> str:
-    """One comparison as a line of text."""
+    """Return one comparison as a line of text."""
     verdict = "pass" if comparison.passed else "FAIL"
     numbers = f"{comparison.measured:9.2e} <= {comparison.bound:7.1e}"
     where = f"  at {comparison.detail}" if comparison.detail else ""

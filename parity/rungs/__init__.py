@@ -1,4 +1,5 @@
 """The comparisons, rung by rung, from initialisation to training.
 
-Begin with `comparison`; `ladder` runs the rungs in order. May import sides and reference.
+Begin with `comparison`; `ladder` lists the rungs in order. May import sides and
+reference.
 """

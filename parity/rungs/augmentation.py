@@ -1,7 +1,7 @@
-"""Rung 10, its ops: each op of randaug beside the torch reference, torchvision and PIL.
+"""Rung 10, single ops: randaug's ops against the torch reference, torchvision and PIL.
 
-Whatever differs by more than a grey level is a line that begins with "known", and its
-reason stands in `REASONS`.
+A difference of more than a grey level is a line that begins with "known"; its reason is
+in `REASONS`.
 """
 
 import functools
@@ -19,14 +19,14 @@ from parity.sides.others_pixels import PIL_OPS, TORCHVISION_OPS, to_numpy, to_to
 from parity.sides.samples import Image
 
 LEVELS = (1, 4, 10, 15, 20)
-CENTRES = ((100, 7), (0, 150), (111, 112))  # of Cutout, (y, x); two across an edge
-ONE = 1.0  # grey level
-ARGUMENTS = 1e-9  # of degrees, factors and pixels, in float64; bits are whole
-# In pixels. A position as close as this to the border between two pixels may fall on
-# either side: PIL computes positions in 1/65536, over at most 256 pixels.
+CENTRES = ((100, 7), (0, 150), (111, 112))  # of Cutout, (y, x); two cross an edge
+ONE = 1.0  # in grey levels
+ARGUMENTS = 1e-9  # of degrees, factors, pixels, in float64; bits are integers
+# In pixels. A position this close to the border between two pixels may be on either
+# side: PIL computes positions in units of 1/65536, over at most 256 pixels.
 TIE = 2 * 256 / 65536
-# Measured, of a hundred pixels: the most that come from another place at a tie, and
-# when a shear at level 10 leaves another point in place.
+# Measured, in per cent of the pixels: the most that come from another position at ties,
+# and with a shear at level 10 that leaves another point in place.
 TIES = {
     ("Rotate", "torchvision"): 0.0120,
     ("Rotate", "PIL"): 0.0957,
@@ -37,8 +37,8 @@ TIES = {
 }
 ABOUT_THE_CORNER = 8.35
 LEGACY_CONTRAST = 34.0  # measured: the mean over the image that changes most
-# Where an op may differ by more than a level, and by how many: as measured. A base that
-# is a level apart gives |factor - 1| levels, rounded up.
+# The settings at which an op may differ by more than a level, and by how many levels:
+# as measured. A base that is a level apart gives |factor - 1| levels, rounded up.
 _BASE_APART = {"level 15": 2.0, "level 20": 3.0}
 APART = {
     ("Sharpness", "reference"): _BASE_APART,
@@ -49,7 +49,7 @@ APART = {
     ("Contrast fixed", "torchvision"): {"level 20": 2.0},
     ("Contrast fixed", "PIL"): _BASE_APART,
 }
-# What these lines are called, where the library's own op of that name is another.
+# Names of lines where the library's own op of that name is a different one.
 LINES = {("Contrast", "PIL"): "Contrast, PIL's blend towards h w / 256"}
 
 _BASES = (
@@ -74,9 +74,9 @@ Op = Callable[..., Image]
 
 
 def single_ops() -> Iterator[Comparison]:
-    """The largest difference of each op, in grey levels, by who is asked.
+    """Yield the largest difference of each op, in grey levels, for each library.
 
-    Over photographs and grids, at levels 1 to 20, with both signs.
+    It is taken over photographs and grids, at levels 1 to 20, with both signs.
     """
     yield _arguments()
     for name in OURS:
@@ -85,7 +85,7 @@ def single_ops() -> Iterator[Comparison]:
 
 
 def _arguments() -> Comparison:
-    """Degrees, bits, factors and pixels, at levels 0 to 20 in steps of a quarter."""
+    """Compare degrees, bits, factors and pixels at levels 0, 0.25, ..., 20."""
     errors = {
         f"{name}, level {level}": abs(ours - theirs)
         for level in np.arange(0, 20.25, 0.25).tolist()
@@ -97,7 +97,7 @@ def _arguments() -> Comparison:
 
 @functools.cache
 def other_opinions() -> tuple[Comparison, ...]:
-    """The lines of `single_ops` in which the reference has no part; computed once."""
+    """Return the lines of `single_ops` without the reference; computed once."""
     return tuple(_other_opinions())
 
 
@@ -138,7 +138,7 @@ def _reference(name: str) -> Op:
 
 
 def settings(name: str) -> Iterator[tuple[str, tuple[float | int, ...]]]:
-    """What to call them, and an op's arguments: at each level, with both signs."""
+    """Yield a title and an op's arguments for each level, with both signs."""
     for level in LEVELS:
         args = ours_pixels.arguments(name.removesuffix(" fixed"), level)
         if name == "Cutout":
@@ -151,7 +151,7 @@ def settings(name: str) -> Iterator[tuple[str, tuple[float | int, ...]]]:
 
 
 def _against(library: str, theirs: Op, name: str) -> Iterator[Comparison]:
-    """One line for all settings that may differ by a level, one for each other setting."""
+    """Yield one line for settings that may differ by a level, one per other setting."""
     groups: dict[tuple[str, float], dict[str, float]] = {}
     for setting, args in settings(name):
         bound = APART.get((name, library), {}).get(setting, ONE)
@@ -171,7 +171,7 @@ def _against(library: str, theirs: Op, name: str) -> Iterator[Comparison]:
 
 
 def off_ties(image: Image, name: str, amount: float) -> Bool[np.ndarray, "h w"]:
-    """Which output pixels lie clearly within one input pixel."""
+    """Return which output pixels are clearly within one input pixel."""
     h, w, _ = image.shape
     matrix = augment.matrix_of(name, amount, h, w)
     clear = torch.ones(h, w, dtype=torch.bool)
@@ -181,7 +181,7 @@ def off_ties(image: Image, name: str, amount: float) -> Bool[np.ndarray, "h w"]:
 
 
 def _moved(theirs: Op, name: str, amount: float) -> float:
-    """How many of a hundred pixels come from another place than ours."""
+    """Return the percentage of pixels that come from another position than ours."""
     image = samples.coordinates(224, 224)
     difference = levels(OURS[name](image, amount), theirs(image, amount))
     return 100 * float((difference.max(-1) > 0).mean())

@@ -1,4 +1,4 @@
-"""Rung 8: JPEG files as vitjax decodes them, beside PIL."""
+"""Rung 8: compare decoded JPEG files with PIL's."""
 
 import io
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from parity.sides import ours_pixels, samples
 from parity.sides.cases import Case
 from parity.sides.samples import Image
 
-# In grey levels; they are whole, so less than one is none.
+# In grey levels. They are integers, so that a difference below 1 is 0.
 EQUAL = 0.5
-# A known difference may grow by this much over what was measured.
+# A known difference may grow to this multiple of its measured value.
 PINNED = 1.5
-SMALLEST_SIDE = 30  # of files from which parts are cut
-CROPS = 3  # of each file
+SMALLEST_SIDE = 30  # of files that are cropped
+CROPS = 3  # per file
 
 REASONS = {
     "default decode": "big_vision leaves the transform to libjpeg's build, which takes "
@@ -25,14 +25,14 @@ REASONS = {
 
 
 def pil_pixels(data: bytes) -> Image:
-    """PIL's picture of a file, as RGB."""
+    """Decode a file with PIL, as RGB."""
     return np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def decoding(case: Case) -> Iterator[Comparison]:
-    """The largest difference for each file, whole and cropped, in grey levels.
+    """Yield the largest difference for each file, whole and cropped, in grey levels.
 
-    The `case` is a model's and has no part in it.
+    `case` is a model's and is not used.
     """
     files = samples.odd_jpegs()
     pixels = {name: pil_pixels(data) for name, data in files.items()}
@@ -52,16 +52,16 @@ def decoding(case: Case) -> Iterator[Comparison]:
 
 
 def levels(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """|ours - theirs| in grey levels; infinite if the sizes differ."""
+    """Return |ours - theirs| in grey levels; infinite if the sizes differ."""
     if ours.shape != theirs.shape:
         return np.array([np.inf])
     return np.abs(ours.astype(np.float64) - theirs)
 
 
 def _nearest_part(part: Image, whole: Image) -> float:
-    """The largest difference to that part of `whole` where it is the least.
+    """Return the largest difference from the part of `whole` that is the nearest.
 
-    Chance has chosen the part. Places are tried where the corner is about right.
+    The part was drawn at random. Only positions with a similar corner pixel are tried.
     """
     h, w, _ = part.shape
     rows, columns = whole.shape[0] - h + 1, whole.shape[1] - w + 1
@@ -75,7 +75,10 @@ def _nearest_part(part: Image, whole: Image) -> float:
 
 
 def _known(files: dict[str, bytes], pixels: dict[str, Image]) -> Iterator[Comparison]:
-    """big_vision's default, libjpeg's fast transform: it loses most at quality 100."""
+    """Yield the differences of big_vision's default, libjpeg's fast transform.
+
+    It loses most at quality 100.
+    """
     fast = {
         name: levels(ours_pixels.decoded(data, precise=False), pixels[name])
         for name, data in files.items()

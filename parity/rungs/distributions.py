@@ -1,10 +1,10 @@
-"""Rung 10, its chances: randaug(2, 10) and inception crops, by two-sample tests.
+"""Rung 10, random draws: randaug(2, 10) and inception crops, by two-sample tests.
 
-Both sides draw from their own generators, so that only distributions can be compared:
-by the Kolmogorov-Smirnov distance, the largest difference between two cumulative
-distributions. All seeds are fixed: the verdict does not change by luck.
+Each side draws from its own generator, so only distributions can be compared. The
+measure is the Kolmogorov-Smirnov distance, the largest difference between two
+cumulative distributions. All seeds are fixed: the verdict does not change by luck.
 
-What does not depend on the reference is computed once a process.
+Results that do not depend on the reference are computed once per process.
 
 n images or boxes, k statistics; h height, w width.
 """
@@ -25,10 +25,10 @@ from parity.sides.others_pixels import to_numpy, to_torch
 from parity.sides.samples import Image
 from vitjax.weights.libraries import import_torchvision
 
-BOXES = 3000  # in each shape
+BOXES = 3000  # per shape
 LAYERS, LEVEL = 2, 10
-# A distance that equal distributions exceed once in ten thousand times, and fifty are
-# compared. (Where values repeat, more rarely.)
+# Equal distributions exceed the bound once in ten thousand times (more rarely if values
+# repeat); fifty distances are compared.
 ALPHA = 1e-4
 AREA, RATIO = (0.05, 1.0), (0.75, 1.33)
 SHAPES = ((375, 500), (256, 512), (120, 100))
@@ -42,12 +42,12 @@ REASONS = {
 }
 
 
-SUBJECTS = {"grid": 600, "china halved": 1600}  # augmented so many times
+SUBJECTS = {"grid": 600, "china halved": 1600}  # the number of augmented copies
 
 
 @functools.cache
 def subject(name: str) -> Image:
-    """What is augmented many times: 224 x 224 and 112 x 112."""
+    """Return an image to augment many times: 224 x 224 or 112 x 112."""
     images = samples.augmented()
     if name == "grid":
         return images["black and white grid"]
@@ -74,19 +74,19 @@ STATISTICS: dict[str, Callable[[Image, Image], float]] = {
 
 
 def noise(n: int) -> float:
-    """The distance of two samples of n that has the probability ALPHA."""
+    """Return the distance of two samples of n that has the probability ALPHA."""
     return math.sqrt(-math.log(ALPHA / 2) / 2 * 2 / n)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The Kolmogorov-Smirnov distance of two samples."""
+    """Return the Kolmogorov-Smirnov distance of two samples."""
     at = np.concatenate([a, b])
     below = [np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (a, b)]
     return float(np.abs(below[0] - below[1]).max())
 
 
 def policy() -> Iterator[Comparison]:
-    """The distance of each statistic of augmented images."""
+    """Yield the distance of each statistic of augmented images."""
     for name, count in SUBJECTS.items():
         line = f"randaug(2, 10), {{}}, {name}"
         yield from _distances(line, name, reference_sample(name), noise(count))
@@ -108,7 +108,7 @@ def _distances(
 
 
 def _sample(images: Iterator[Image], before: Image) -> Sample:
-    # A few of the pixels are enough.
+    # A subset of the pixels is enough.
     small = before[::3, ::3]
     parts = (image[::3, ::3] for image in images)
     rows = [[of(part, small) for of in STATISTICS.values()] for part in parts]
@@ -117,7 +117,7 @@ def _sample(images: Iterator[Image], before: Image) -> Sample:
 
 @functools.cache
 def ours_sample(name: str) -> Sample:
-    """vitjax's randaug on one of the subjects."""
+    """Return the statistics of a subject under vitjax's randaug."""
     before = subject(name)
     pp = f"randaug({LAYERS}, {LEVEL})"
     batches = ours_pixels.batches(before, pp, SUBJECTS[name])
@@ -125,7 +125,7 @@ def ours_sample(name: str) -> Sample:
 
 
 def reference_sample(name: str) -> Sample:
-    """The torch reference's randaug."""
+    """Return the statistics of a subject under the torch reference's randaug."""
     before = subject(name)
     image, generator = to_torch(before), torch.Generator().manual_seed(1)
     drawn = (
@@ -137,13 +137,19 @@ def reference_sample(name: str) -> Sample:
 
 @functools.cache
 def torchvision_sample(name: str) -> Sample:
-    """torchvision's own RandAugment(2, 10), filled with 128."""
+    """Return the statistics of a subject under torchvision's RandAugment(2, 10).
+
+    Its fill is 128.
+    """
     before = subject(name)
     return _sample(torchvision_randaug(before, SUBJECTS[name]), before)
 
 
 def torchvision_randaug(image: Image, count: int) -> Iterator[Image]:
-    """An image augmented `count` times by torchvision's RandAugment, filled with 128."""
+    """Yield an image augmented `count` times by torchvision's RandAugment.
+
+    Its fill is 128.
+    """
     import_torchvision()
     from torchvision.transforms import v2
 
@@ -156,7 +162,7 @@ def torchvision_randaug(image: Image, count: int) -> Iterator[Image]:
 
 
 def crop_boxes() -> Iterator[Comparison]:
-    """The distance of areas, ratios and places of crops, the largest of all shapes."""
+    """Yield the largest distance over shapes of crops' areas, ratios and positions."""
     bound = noise(BOXES)
     sides = {
         "crops of sampler tf, reference": ("tf", reference_boxes),
@@ -185,7 +191,7 @@ def _box_lines(
 def features_of(
     boxes: Int[np.ndarray, "n 4"], height: int, width: int
 ) -> dict[str, Float[np.ndarray, "n"]]:
-    """What is compared of boxes: share of the area, width / height, top, left."""
+    """Return the features of boxes: share of the area, width / height, top, left."""
     top, left, h, w = boxes.T.astype(np.float64)
     return {
         "area": h * w / (height * width),
@@ -197,19 +203,19 @@ def features_of(
 
 @functools.cache
 def ours_boxes(height: int, width: int, sampler: str) -> Int[np.ndarray, "n 4"]:
-    """Boxes of vitjax's inception_crop, with its default ranges."""
+    """Draw boxes by vitjax's inception_crop, with its default ranges."""
     return ours_pixels.crop_boxes(height, width, BOXES, sampler)
 
 
 def reference_boxes(height: int, width: int) -> Int[np.ndarray, "n 4"]:
-    """Boxes of the torch reference's law, that of TensorFlow."""
+    """Draw boxes by the torch reference, with TensorFlow's distribution."""
     generator = torch.Generator().manual_seed(2)
     return crops.boxes(BOXES, height, width, AREA, RATIO, generator).numpy()
 
 
 @functools.cache
 def torchvision_boxes(height: int, width: int) -> Int[np.ndarray, "n 4"]:
-    """Boxes of torchvision's own RandomResizedCrop, of the same ranges."""
+    """Draw boxes by torchvision's own RandomResizedCrop, with the same ranges."""
     crop = import_torchvision().transforms.RandomResizedCrop
     image = torch.empty(1, height, width)
     with torch.random.fork_rng():

@@ -1,6 +1,6 @@
 """The rung that compares initialisations: statistics over seeds, and limits of draws.
 
-Both sides draw in float32 whatever a model computes in, so it has no precision.
+Both sides draw in float32 in every precision, so the rung has no precision.
 """
 
 import math
@@ -14,31 +14,32 @@ from parity.sides import ours, theirs
 from parity.sides.cases import Case
 from vitjax.trees import flatten_with_names
 
-# In standard errors. With 8 seeds a side or more, the hundreds of statistics of a run
+# In standard errors. With 8 or more seeds a side, the hundreds of statistics of a run
 # stay below 5; the seeds are fixed, so a run's verdict does not change by luck.
 INIT_BOUND = 7.0
-BEYOND_BOUND = 4 * EPSILON  # a limit is rounded, and so is what is drawn
-# What n draws leave free below a limit L is at most x L with probability 1 - (1 - g x)^n,
-# where g is the share of draws in the outermost x L divided by x: 1 for the uniform law,
-# and for a normal cut at 2 deviations 2 * 2 phi(2) / (2 Phi(2) - 1) = 0.2262. At
-# x = 20 / (g n) it is missed once in e^20 = 5e8.
+BEYOND_BOUND = 4 * EPSILON  # both the limit and the draws are rounded
+# The gap between the largest of n draws and its limit L is at most x L with probability
+# 1 - (1 - g x)^n. The share of draws in the outermost x L is g x, where g is 1 for the
+# uniform distribution and 2 * 2 phi(2) / (2 Phi(2) - 1) = 0.2262 for a normal truncated
+# at 2 deviations. At x = 20 / (g n) the gap is larger once in e^20 = 5e8 times.
 UNLIKELY = 20.0
 DENSITIES = {"uniform": 1.0, "truncated normal": 0.2262}
 
 
 class _Statistics(Errors):
-    """Standard errors: the bound is one for all parameters, which are of one kind."""
+    """Errors in standard errors, which share one bound for all parameters."""
 
     def bound(self, names: object) -> float:
         return INIT_BOUND
 
 
 def initialisation(case: Case) -> Iterator[Comparison]:
-    """Mean, deviation, least and greatest value of every parameter, over seeds.
+    """Yield mean, deviation, least and greatest value of every parameter, over seeds.
 
-    Measured in standard errors of the difference between both sides' averages. And what
-    both sides draw: nothing beyond the limits that follow from the fans, by a share of
-    the limit, and as near to them as the number of draws lets expect.
+    They are measured in standard errors of the difference between both sides' averages.
+    The limits of the draws follow from the fans. On both sides no draw may exceed its
+    limit, and the largest must come as near to it as the number of draws implies. These
+    are measured as a share of the limit.
     """
     base = case.but(head_zeroinit=True, precision="float32")
     others = [
@@ -65,17 +66,18 @@ def _standard_errors(a: theirs.Arrays, b: theirs.Arrays) -> dict[str, float]:
         variance = a[name].var(axis=0, ddof=1) + b[name].var(axis=0, ddof=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             z = difference / np.sqrt(variance / len(b[name]))
-        # What does not vary (zeros, ones) must be equal.
+        # Values that do not vary (zeros, ones) must be equal.
         errors[name] = float(np.where(difference == 0, 0.0, z).max())
     return errors
 
 
 def limit(name: str, shape: tuple[int, ...]) -> tuple[str, float] | None:
-    """The law of a kernel and the largest value that it may draw; None: no limit.
+    """Return a kernel's distribution and the largest value it may draw; None: no limit.
 
-    Of the case with a zero head. Glorot's sqrt(6 / (fan in + fan out)) for attention and
-    MLP, heads and their dimensions taken as one; two deviations before the cut for the
-    others, whose variance after it is 1 / fan in.
+    It holds for the case with a zero head. For attention and MLP the limit is Glorot's
+    sqrt(6 / (fan in + fan out)), with heads and their dimensions taken as one. For the
+    others it is two deviations before truncation; their variance after it is 1 / fan
+    in.
     """
     if not name.endswith("/kernel") or name == "head/kernel":
         return None
@@ -92,7 +94,7 @@ def _limit_lines(case: Case) -> Iterator[Comparison]:
         "torch": theirs.init_statistics(case, first_seed=0),
     }
     beyond: dict[str, float] = {}
-    # By what is drawn by one law, and side: the nearest that it comes, and the draws.
+    # By kind of kernel and side: the smallest gap, and the number of draws times g.
     below: dict[tuple[str, str], tuple[float, float]] = {}
     for name, leaf in flatten_with_names(ours.shapes(case)):
         found = limit(name, leaf.shape)
@@ -120,7 +122,7 @@ def _largest(statistics: Mapping[str, np.ndarray], name: str) -> float:
 
 
 def _kind(name: str) -> str:
-    """The kernels that are drawn by one line of code."""
+    """Return a kernel's kind; one line of code draws all kernels of a kind."""
     if name.endswith(("query/kernel", "key/kernel", "value/kernel")):
         return "query, key, value"
     if name.endswith("out/kernel"):

@@ -1,4 +1,4 @@
-"""The names of the rungs and what they compare. Nothing heavy: it is read for --help."""
+"""The names of the rungs and their subjects, without heavy imports, for --help."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ PRECISIONS = ("float64", "float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Rung:
-    """What a rung compares, and in which precisions; without any it runs once.
+    """The subject of a rung and its precisions; a rung without any runs once.
 
-    `pixels`: it is about bytes and grey levels, and needs a process of its own.
+    `pixels`: the rung is about bytes and grey levels and needs a separate process.
     """
 
     about: str
@@ -18,7 +18,7 @@ class Rung:
 
     @property
     def units(self) -> str:
-        """In what it measures, in words."""
+        """The precisions, or else the units of the differences, in words."""
         once = (
             "grey levels" if self.pixels else "standard errors over seeds; no precision"
         )
@@ -45,7 +45,7 @@ RUNGS = {
 
 
 def explain() -> str:
-    """The list that --help ends with."""
+    """Return the list of rungs at the end of --help."""
     lines = ["the rungs, each with the precisions in which it runs:"]
     for name, rung in RUNGS.items():
         lines.append(f"  {name:15} {rung.about}")

@@ -1,6 +1,7 @@
-"""The rungs that compare the model: forward, loss, gradients; parity.rungs.initialisation.
+"""The rungs that compare the model: forward, loss, gradients.
 
-A rung is a function of a `Case` that yields comparisons, in the case's precision.
+`RUNGS` also has the rung of parity.rungs.initialisation. A rung is a function of a
+`Case` that yields comparisons, in the case's precision.
 """
 
 import dataclasses
@@ -25,9 +26,9 @@ from parity.sides.cases import Case, random_batch
 
 
 def forward(case: Case) -> Iterator[Comparison]:
-    """Every stage of the model, and the worst stage for every choice of options.
+    """Compare every stage of the model; for each choice of options, the worst stage.
 
-    The choices are compared at a depth of 2 at most: they do not touch the blocks.
+    The choices have a depth of 2 at most, because they do not touch the blocks.
     """
     errors = _forward_errors(case)
     stages: dict[str, list[str]] = {}
@@ -42,7 +43,7 @@ def forward(case: Case) -> Iterator[Comparison]:
 
 
 def choices(case: Case) -> list[Case]:
-    """The case with every position embedding, pooling and head, registers and GELU."""
+    """Return cases of all position embeddings, poolings and heads, registers, GELU."""
     options = product(
         ("sincos2d", "learn", "none"), ("gap", "tok", "map"), (case.rep_size, 0)
     )
@@ -61,13 +62,13 @@ def _forward_errors(case: Case) -> Errors:
 
 
 def loss(case: Case) -> Iterator[Comparison]:
-    """Both losses with hard, mixed and smoothed labels, and mixup itself."""
+    """Compare both losses with hard, mixed and smoothed labels, and mixup itself."""
     rng = np.random.default_rng(3)
     logits = 5 * rng.standard_normal((case.batch_size, case.num_classes))
     image, onehot = random_batch(case)
     lam = 0.7
     float64 = case.precision == "float64"
-    # Not a sum: two products and their sum are rounded once each.
+    # mixup is not a long sum: it rounds two products and their sum once each.
     bound = FLOAT64_BOUND if float64 else CONTROL_FACTOR * EPSILON
     for what, x in (("image", image), ("labels", onehot)):
         b = train.mix(theirs.tensor(case, x), lam).numpy()
@@ -94,10 +95,11 @@ def loss(case: Case) -> Iterator[Comparison]:
 
 
 def gradients(case: Case) -> Iterator[Comparison]:
-    """The gradient of every parameter; for other options, the worst.
+    """Compare the gradient of every parameter; for other options, the worst.
 
-    In float64 for every choice that `forward` compares, at a depth of 1. Compiling so
-    many models takes longer than their ops one by one, which give the same there.
+    In float64 the options are all that `forward` compares, at a depth of 1. They run op
+    by op, because compiling so many models takes longer, and in float64 the results are
+    the same.
     """
     yield from _gradient_errors(case).grouped()
     float64 = case.precision == "float64"
@@ -106,7 +108,7 @@ def gradients(case: Case) -> Iterator[Comparison]:
 
 
 def low_gradient_cases(case: Case) -> list[Case]:
-    """Options to differentiate in float32 and bfloat16."""
+    """Return the options to differentiate in float32 and bfloat16."""
     shallow = case.shallow()
     return [
         shallow.but(posemb="learn", pool_type="map", rep_size=0),
@@ -120,8 +122,8 @@ def _gradient_errors(case: Case, jitted: bool = True) -> Errors:
     controls = theirs.controls(case, theirs.gradients)
 
     def floor(name: str) -> float:
-        # A key's bias shifts all logits of a query alike and the softmax ignores it:
-        # its gradient is rounding noise, which is measured by the query's.
+        # A key's bias shifts all logits of a query alike, which the softmax ignores.
+        # Its gradient is rounding noise, so its error is relative to the query's.
         query = name.replace("/key/bias", "/query/bias")
         return float(np.abs(b[query]).max()) if query != name else 0.0
 
@@ -130,7 +132,7 @@ def _gradient_errors(case: Case, jitted: bool = True) -> Errors:
     if case.precision != "bfloat16":
         return errors
     # On the CPU, XLA rounds the partial sums of a bfloat16 bias's gradient to bfloat16,
-    # and torch only their total. Vitjax's other partial sums tell what that does.
+    # and torch only their total. Other partial sums in vitjax show the effect.
     rows = ours.gradients(case, jitted, True)  # row by row
     own = {k: relative_error(rows[k], x, floor(k)) for k, x in a.items()}
     own = {k: x if k.endswith("/bias") else 0.0 for k, x in own.items()}

@@ -1,7 +1,7 @@
 """Rungs 8 to 10: decoding, resizing and augmentation, in grey levels; `RUNGS`.
 
-They need TensorFlow, by way of input_pipeline, and no model: each takes a `Case` as all
-rungs do and does not look at it.
+They need TensorFlow, through input_pipeline, but no model: each takes a `Case`, as all
+rungs do, and does not use it.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from parity.sides.cases import Case
 
 
 def augmented(case: Case) -> Iterator[Comparison]:
-    """Rung 10: where crops lie, single ops, and the random policy."""
+    """Compare the boxes of crops, single ops and the random policy: rung 10."""
     yield from distributions.crop_boxes()
     yield from augmentation.single_ops()
     yield from distributions.policy()
@@ -23,7 +23,7 @@ RUNGS: dict[str, RungFn] = {
     "resize": resizing.resizing,
     "augmentation": augmented,
 }
-# Why vitjax differs from others, for each line "known: WHAT, ...", by WHAT.
+# The reason of each line "known: WHAT, ...", by WHAT.
 REASONS = {
     **decoding.REASONS,
     **resizing.REASONS,

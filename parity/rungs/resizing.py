@@ -1,4 +1,4 @@
-"""Rung 9: resizing, beside PIL, torchvision and two matrix products in float64."""
+"""Rung 9: compare resizing with PIL, torchvision and two matrix products in float64."""
 
 import math
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from parity.sides.cases import Case
 from parity.sides.others_pixels import to_numpy, to_torch
 from parity.sides.samples import Image
 
-# Photograph and size: smaller, larger, one side of each, by a whole factor, and as an
-# evaluation's resize_small(256).
+# Photograph and size: smaller, larger, one side of each, by an integer factor, and that
+# of an evaluation's resize_small(256).
 SIZES = {
     "427 x 640 to 224 x 224": ("china", (224, 224)),
     "427 x 640 to 256 x 384": ("flower", (256, 384)),
@@ -30,13 +30,13 @@ METHODS = {
     "bilinear": ("bilinear", False),
     "area": ("area", False),
 }
-# In grey levels. The filter's place is computed in float32, where a position of up to
-# 700 is rounded by 2^-15 at most, twice; each of the two sides then weighs its pixels
-# wrongly by that much, and neighbours differ by 255.
+# In grey levels. The filter's position is computed in float32, where one of up to 700
+# is rounded by 2^-15 at most, twice. The weights along each of the two sides are then
+# off by that much, and neighbouring pixels differ by up to 255.
 FLOAT32 = 2 * 2 * 2**-15 * 255
-# In grey levels. Ours truncates the exact value. PIL's two passes round it by 1/2 each,
-# torchvision's too, so that they are within 1 of it on either side: less than 2 apart,
-# in whole numbers 1.
+# In grey levels. vitjax truncates the exact value. PIL's two passes round it by 1/2
+# each, as do torchvision's, so they are within 1 of it on either side. The difference
+# is below 2, which for integers is 1.
 ROUNDED = 1.0
 
 REASONS = {
@@ -50,9 +50,9 @@ REASONS = {
 
 
 def resizing(case: Case) -> Iterator[Comparison]:
-    """The largest difference over photographs and sizes, in grey levels.
+    """Yield the largest difference over photographs and sizes, in grey levels.
 
-    The `case` is a model's and has no part in it.
+    `case` is a model's and is not used.
     """
     images = samples.photographs()
     for title, (method, antialias) in METHODS.items():
@@ -66,7 +66,7 @@ def resizing(case: Case) -> Iterator[Comparison]:
                 image.astype(np.float32), size, method, antialias
             )
             wide[name] = float(levels(ours, theirs).max())
-            # Near a whole number, float32 may fall on its other side.
+            # Near an integer, float32 may be on the other side of it.
             clear = np.abs(theirs - np.rint(theirs)) > FLOAT32
             ours = ours_pixels.resized(image, size, method, antialias)
             whole[name] = float(levels(ours, np.floor(theirs))[clear].max())
@@ -91,7 +91,7 @@ def resizing(case: Case) -> Iterator[Comparison]:
 
 
 def pil(image: Image, size: tuple[int, int]) -> Image:
-    """PIL's BILINEAR to (height, width), which is antialiased."""
+    """Resize to (height, width) by PIL's BILINEAR, which is antialiased."""
     opened = PIL.Image.fromarray(image)
     height, width = size
     return np.asarray(opened.resize((width, height), PIL.Image.Resampling.BILINEAR))
@@ -102,7 +102,7 @@ def torchvision(
     size: tuple[int, int],
     antialias: bool = True,
 ) -> Image | Float32[np.ndarray, "_ _ 3"]:
-    """torchvision's resize of a tensor, bilinear, in the image's dtype."""
+    """Resize by torchvision's resize of a tensor, bilinear, in the image's dtype."""
     resized = others_pixels.functional().resize(
         to_torch(image), list(size), antialias=antialias
     )
@@ -116,9 +116,9 @@ def _float_error(image: Image, size: tuple[int, int]) -> float:
 
 
 def _known(images: dict[str, Image]) -> Iterator[Comparison]:
-    """What other filters, and truncation, change in pictures that become smaller.
+    """Yield the effects of other filters, and of truncation, on images that shrink.
 
-    The mean over all pixels.
+    Each is a mean over all pixels.
     """
     smaller = {
         name: (images[photograph], size)
@@ -127,7 +127,7 @@ def _known(images: dict[str, Image]) -> Iterator[Comparison]:
         and "700" not in name
     }
     plate = samples.zone_plate()
-    # What was measured: the largest of photographs, and on rings.
+    # The numbers are measured: the largest mean of photographs, and the mean on rings.
     variants: list[tuple[str, Literal["bilinear", "area"], float, float]] = [
         ("not antialiased", "bilinear", 6.4, 40.8),
         ("area", "area", 2.15, 8.03),

@@ -1,4 +1,4 @@
-"""Which modules' rungs make up the ladder."""
+"""The modules whose rungs make up the ladder."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ _OF_MODELS = {**model.RUNGS, **training.RUNGS}
 
 
 def rungs(names: Iterable[str]) -> dict[str, RungFn]:
-    """The rungs of these names. Those about pixels import TensorFlow."""
+    """Return the rungs of these names. Those about pixels import TensorFlow."""
     names = list(names)
     known = dict(_OF_MODELS)
     if not known.keys() >= set(names):

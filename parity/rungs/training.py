@@ -1,6 +1,7 @@
-"""The rungs that compare training: trajectory, devices, evaluation; parity.rungs.update.
+"""The rungs that compare training: trajectory, devices, evaluation.
 
-A rung is a function of a `Case` that yields comparisons, in the case's precision.
+`RUNGS` also has the rung of parity.rungs.update. A rung is a function of a `Case` that
+yields comparisons, in the case's precision.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from parity.sides.cases import Case, Layout, Recipe
 
 
 def trajectory(case: Case) -> Iterator[Comparison]:
-    """A short training from one set of weights on the same batches of real digits."""
+    """Compare a short training from the same weights on the same real digits."""
     recipe = training_recipe(case)
     side = partial(_trained, recipe=recipe)
     curves, a = ours.trajectory(case, recipe)
@@ -32,17 +33,17 @@ def trajectory(case: Case) -> Iterator[Comparison]:
     if case.precision == "float64":
         yield _own_schedule(case, recipe, _flat((curves, a)))
     if case.precision == "bfloat16":
-        # So few steps leave some biases at little but rounding: a bound would be near 1.
+        # After so few steps some biases are mostly rounding: a bound would be near 1.
         return
     for other in undecayed_cases(case):
         yield _short_trajectory(other.but(num_steps=min(20, case.num_steps)))
 
 
 def _own_schedule(case: Case, recipe: Recipe, a: theirs.Arrays) -> Comparison:
-    """By the reference's own schedule, which is not rounded to float32.
+    """Compare with the reference's own schedule, which is not rounded to float32.
 
-    The bound is four times what it does to the reference to move every multiplier up or
-    down, at random, by the schedule's own bound.
+    The bound is four times the change of the reference when every multiplier is moved
+    up or down, at random, by the schedule's own bound.
     """
     own = train.warmup_cosine(recipe.total_steps, recipe.warmup_steps)
     signs = np.random.default_rng(5).choice([-1, 1], recipe.total_steps + 1)
@@ -62,7 +63,7 @@ def _own_schedule(case: Case, recipe: Recipe, a: theirs.Arrays) -> Comparison:
 
 
 def _short_trajectory(case: Case) -> Comparison:
-    """Metrics and parameters of a short training as one line."""
+    """Compare metrics and parameters of a short training in one line."""
     recipe = training_recipe(case)
 
     def side(case: Case, order: theirs.Order | None) -> theirs.Arrays:
@@ -77,7 +78,11 @@ def _short_trajectory(case: Case) -> Comparison:
 def _curve_line(
     case: Case, name: str, a: np.ndarray, b: np.ndarray, controls: list[np.ndarray]
 ) -> Comparison:
-    """The worst step, relative to the largest of the curve: the last change hardly."""
+    """Return the worst step of a curve.
+
+    Errors are relative to the largest value of the curve, because the last updates are
+    almost 0.
+    """
     top = float(np.abs(b).max())
     others = [_by_step(curve) for curve in controls]
     errors = compared(
@@ -88,7 +93,7 @@ def _curve_line(
 
 
 def training_recipe(case: Case) -> Recipe:
-    """The trajectory's: a sixth of it is warm-up."""
+    """Return the trajectory's recipe: a sixth of it is warm-up."""
     return Recipe(total_steps=case.num_steps, warmup_steps=case.num_steps // 6)
 
 
@@ -107,15 +112,16 @@ def _by_step(curve: np.ndarray) -> dict[str, float]:
 def _param_errors(
     case: Case, recipe: Recipe, a: Any, b: Any, controls: list[Any]
 ) -> Errors:
-    # Relative at least to as far as Adam may go: some parameters hardly move.
+    # The least denominator is how far Adam can move: some parameters hardly move.
     far = recipe.lr * recipe.total_steps
     return compared(case.precision, a, b, controls, floor=lambda name: far)
 
 
 def _param_lines(errors: Errors, when: str = "") -> Iterator[Comparison]:
-    """Apart from the rest, the key biases: Adam makes steps of their rounding noise.
+    """Yield the parameters' errors, with the key biases in a line of their own.
 
-    The softmax ignores what they add to all logits of a query alike.
+    The softmax ignores key biases, which add the same to all logits of a query. Adam
+    therefore turns their rounding noise into steps.
     """
     free = [name for name in errors.measured if name.endswith("/key/bias")]
     yield errors.line(f"params{when}", [n for n in errors.measured if n not in free])
@@ -132,9 +138,10 @@ LAYOUTS = {
 
 
 def devices(case: Case) -> Iterator[Comparison]:
-    """A few steps on 16 rows: microbatches and devices against torch's whole batch.
+    """Compare microbatches and devices with torch's whole batch, in a few steps.
 
-    And one device against torch's own accumulation. One block is enough for that.
+    The batch has 16 rows. One device is also compared with torch's own accumulation.
+    One block is enough for this.
     """
     case = case.but(depth=1, batch_size=16)
     recipe = Recipe(total_steps=4, warmup_steps=1)
@@ -155,13 +162,16 @@ def devices(case: Case) -> Iterator[Comparison]:
 
 
 def _flat(result: tuple[theirs.Arrays, theirs.Arrays]) -> theirs.Arrays:
-    """Metrics and parameters of a training, but for the key biases (see above)."""
+    """Merge metrics and parameters of a training, without the key biases.
+
+    `_param_lines` says why.
+    """
     curves, params = result
     return curves | {k: v for k, v in params.items() if not k.endswith("/key/bias")}
 
 
 def evaluation(case: Case) -> Iterator[Comparison]:
-    """The trained weights through both evaluations, example by example and on average.
+    """Compare both evaluations of the trained weights, by example and on average.
 
     One example in a thousand is a difference of 1e-3 of prec.
     """
@@ -188,10 +198,11 @@ def evaluation(case: Case) -> Iterator[Comparison]:
 def hits_by_example(
     name: str, a: np.ndarray, b: np.ndarray, controls: list[np.ndarray]
 ) -> Comparison:
-    """For how many examples vitjax hits and the reference does not, or vice versa.
+    """Count the examples that vitjax hits and the reference does not, or vice versa.
 
-    None in float64. Below it no more than the reference in another order differs by:
-    where two logits are all but equal, rounding decides which is the larger.
+    float64 allows none. Lower precisions allow as many as the reference in another
+    order differs by: where two logits are almost equal, rounding decides which is the
+    larger.
     """
     differ = np.flatnonzero(a != b)
     bound = max([0, *(int(np.sum(other != b)) for other in controls)])

@@ -13,10 +13,11 @@ SCHEDULE_BOUND = 4 * EPSILON  # computed in float32 in every precision; see `_sc
 
 
 def update(case: Case) -> Iterator[Comparison]:
-    """Single updates on made-up gradients: clip, Adam, decay mask, schedule.
+    """Compare single updates on synthetic gradients: clip, Adam, decay mask, schedule.
 
-    In float32 the parameters after the step are compared: their difference has only the
-    leading digits of the update. So there are also updates of parameters that are 0.
+    In float32 the parameters after the step are compared, whose difference holds only
+    the leading digits of the update. Updates of parameters that are 0 are therefore
+    compared too.
     """
     clip = Recipe()
     last = clip.total_steps - 1
@@ -39,8 +40,9 @@ def update(case: Case) -> Iterator[Comparison]:
         for at, moment in moments.items():
             line = steps[at].line(f"{kind} {moment}")
             if recipe.mu_dtype == "bfloat16":
-                # Which moments are rounded up and which down is chance: an early step
-                # of the control may have no such case, and another one has it.
+                # Chance decides which moments are rounded up and which down. The
+                # control may differ from the reference in this at one step and not
+                # at an early one.
                 line = dataclasses.replace(line, bound=max(bounds))
             yield line
     for other in undecayed_cases(case):
@@ -53,9 +55,9 @@ def update(case: Case) -> Iterator[Comparison]:
 
 
 def undecayed_cases(case: Case) -> list[Case]:
-    """Models that have what the default has not: positions, tokens, a probe.
+    """Return models with parts that the default lacks: positions, tokens, a probe.
 
-    No weight decay acts on these, which the mask must say for each of them.
+    No weight decay acts on these; the mask must exclude each of them.
     """
     case = case.but(depth=1)
     return [
@@ -66,7 +68,7 @@ def undecayed_cases(case: Case) -> list[Case]:
 
 def _schedule(recipe: Recipe, moments: Mapping[int, str]) -> Iterator[Comparison]:
     multipliers = ours.multipliers(recipe)
-    # The cosine rounds its progress, the angle, itself and the sum; all are at most pi.
+    # Four values are rounded, all at most pi: progress, angle, cosine and sum.
     expected = train.warmup_cosine(recipe.total_steps, recipe.warmup_steps)
     for at, moment in moments.items():
         difference = abs(float(multipliers[at]) - expected(at))
@@ -74,27 +76,28 @@ def _schedule(recipe: Recipe, moments: Mapping[int, str]) -> Iterator[Comparison
 
 
 def _known_update_differences(case: Case) -> Iterator[Comparison]:
-    """What a plain torch trainer does otherwise: measured, and bounded from above."""
+    """Yield what a plain torch trainer does otherwise, with derived bounds."""
     # torch divides by norm + 1e-6. Clipping acts at norms above 1, so gradients change
     # by less than 1e-6, and so do both of Adam's moments (the second by its root).
     known = _update_errors(case, Recipe(), clip_eps=train.TORCH_CLIP_EPS)
     yield _worst_of_steps("known: torch's 1e-6 in the clip", known, 2e-6)
     # optax multiplies a bfloat16 moment by 0.9 in bfloat16: two roundings of 2^-9 at
-    # most, remembered for b1 / (1 - b1) = 9 steps.
+    # most, which last for b1 / (1 - b1) = 9 steps.
     recipe = Recipe(mu_dtype="bfloat16")
     known = _update_errors(case, recipe, mu_decay_dtype=None)
     yield _worst_of_steps("known: exact b1 on a bfloat16 mu", known, 9 * 2 * 2**-9)
 
 
-# The relative error of an update by bias corrections in float32, at its largest. 0.999
-# is rounded by at most 2^-25, the power of step t by as much again and one more, and
-# 1 - 0.999^t is 0.001 t: (t + 2) / t * 2^-25 / 0.001, the most at t = 1 and halved by the
-# root. 1 - 0.9^t adds 3 * 2^-25 / 0.1; what else is rounded is a few units of 2^-24.
+# The largest relative error of an update by bias corrections in float32. 0.999 is
+# rounded by at most 2^-25, which its power t multiplies by t. The power and the
+# difference are rounded by as much once each. 1 - 0.999^t is 0.001 t, so the relative
+# error is (t + 2) / t * 2^-25 / 0.001: largest at t = 1, and halved by the root.
+# 1 - 0.9^t adds 3 * 2^-25 / 0.1; all other roundings are a few units of 2^-24.
 BIAS_CORRECTION_BOUND = 1.5 * 2**-25 / 0.001 + 30 * 2**-25 + 8 * 2**-24
 
 
 def _updates_from_zero(case: Case) -> Iterator[Comparison]:
-    """Updates on their own, by the corrections that optax has and by torch's."""
+    """Compare updates alone, with optax's bias corrections and with torch's."""
     adam = Recipe(grad_clip_norm=0.0)
     errors = _update_errors(case, adam, from_zero=True)
     yield _worst_of_steps("adam from 0", errors)
@@ -106,7 +109,7 @@ def _updates_from_zero(case: Case) -> Iterator[Comparison]:
 def _worst_of_steps(
     name: str, steps: Iterator[Errors], bound: float | None = None
 ) -> Comparison:
-    """The largest error of all steps; the bound, unless given, is the largest too."""
+    """Return the largest error of all steps; the default bound is the largest too."""
     flat, bounds = {}, []
     for at, errors in enumerate(steps):
         flat |= {f"step {at} {k}": e for k, e in errors.measured.items()}
@@ -117,7 +120,7 @@ def _worst_of_steps(
 def _update_errors(
     case: Case, recipe: Recipe, from_zero: bool = False, **kw: Any
 ) -> Iterator[Errors]:
-    """Step by step: the error of each parameter's update, or of the parameter."""
+    """Yield by step the error of each parameter's update, or of the parameter."""
 
     def side(case: Case, order: theirs.Order | None) -> Iterator[theirs.Arrays]:
         return theirs.updates(case, recipe, order, from_zero, **kw)

@@ -1,4 +1,4 @@
-"""Both sides of a comparison: vitjax's and PyTorch's, in the same terms.
+"""Both sides of a comparison, vitjax's and PyTorch's, in the same terms.
 
-Begin with `cases`, what both are asked for. May import reference.
+Begin with `cases`, the inputs of both sides. May import reference.
 """

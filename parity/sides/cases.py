@@ -1,4 +1,4 @@
-"""What is compared: the models, and the numbers that go into both sides. No torch."""
+"""The models that are compared, and the numbers that go into both sides. No torch."""
 
 import dataclasses
 import functools
@@ -13,10 +13,10 @@ from vitjax.trees import flatten_with_names
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model and a batch, in words that both sides understand.
+    """A model and a batch, in terms that both sides understand.
 
-    The default is small and has no two sizes equal that could be mistaken for each
-    other: a 2 x 3 grid, so that a transposition shows. `rep_size` 0 is a linear head.
+    The default is small, and no two of its sizes that could be confused are equal: its
+    grid is 2 x 3, so that a transposition shows. `rep_size` 0 is a linear head.
     """
 
     width: int = 24
@@ -33,14 +33,14 @@ class Case:
     head_zeroinit: bool = True
     num_classes: int = 10
     batch_size: int = 8
-    precision: str = "float64"  # of both sides; bfloat16 is that of the matmuls only
+    precision: str = "float64"  # of both sides; bfloat16 is for matmuls only
     num_seeds: int = 64  # for the statistics of the initialisation
     num_steps: int = 200  # of the trajectory
-    num_examples: int = 1797  # to evaluate on: all of scikit-learn's digits
+    num_examples: int = 1797  # of the evaluation: all of scikit-learn's digits
     eval_batch_size: int = 128
 
     def model_kwargs(self) -> dict[str, Any]:
-        """The arguments that vitjax's model and the reference's have in common."""
+        """Return the arguments that vitjax's model and the reference share."""
         rest = {"image_size", "batch_size", "eval_batch_size", "precision"}
         rest |= {"num_seeds", "num_steps", "num_examples"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in rest}
@@ -51,15 +51,18 @@ class Case:
         return "float64" if self.precision == "float64" else "float32"
 
     def shallow(self) -> "Case":
-        """At most two blocks deep: for options that do not touch the blocks."""
+        """Return the case with two blocks at most.
+
+        It is for options that do not touch the blocks.
+        """
         return self.but(depth=min(self.depth, 2))
 
     def but(self, **kw: Any) -> "Case":
-        """The same case with other values."""
+        """Return the same case with other values."""
         return dataclasses.replace(self, **kw)
 
     def label(self) -> str:
-        """The options in a few words."""
+        """Return the options in a few words."""
         head = "mlp" if self.rep_size else "linear"
         words = [self.posemb, self.pool_type, head]
         words += [f"registers={self.registers}"] if self.registers else []
@@ -69,19 +72,19 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """An optimizer in words that both sides understand; rates are the flagship's."""
+    """An optimizer in terms that both sides understand; rates are the flagship's."""
 
     lr: float = 1e-3
     wd: float = 1e-4
     total_steps: int = 12
     warmup_steps: int = 3
     grad_clip_norm: float = 1.0
-    mu_dtype: str | None = None  # None: the parameters' own
+    mu_dtype: str | None = None  # None: the parameters'
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where a step runs: devices, their parameters' sharding, microbatches on each."""
+    """The devices of a step, their parameters' sharding, and microbatches on each."""
 
     num_devices: int = 1
     accum_freq: int = 1
@@ -89,7 +92,10 @@ class Layout:
 
 
 def variant_case(variant: str, batch_size: int = 2) -> Case:
-    """A named size ("S/16") with the flagship's options, on images of 14 x 14 patches."""
+    """Return the case of a named size ("S/16") on images of 14 x 14 patches.
+
+    The options are the flagship's.
+    """
     from vitjax.models import vit
 
     model = vit.Model(10, variant)
@@ -111,9 +117,9 @@ def variant_case(variant: str, batch_size: int = 2) -> Case:
 
 
 def random_params(shapes: Any, seed: int = 0) -> dict[str, Any]:
-    """float64 parameters of these shapes, none of them zero, one or symmetric.
+    """Return float64 parameters of these shapes; none is zero, one or symmetric.
 
-    Neither side's initialisation: a zero head would hide everything before it.
+    Neither side's initialisation is used: a zero head would hide everything before it.
     """
     rng = np.random.default_rng(seed)
     leaves = {}
@@ -132,9 +138,10 @@ def random_params(shapes: Any, seed: int = 0) -> dict[str, Any]:
 
 
 def random_gradients(shapes: Any, at: int) -> dict[str, Any]:
-    """Made-up gradients of step `at`, of global norm 3 at even steps and 0.5 at odd.
+    """Return synthetic gradients of step `at`.
 
-    Clipping to 1 acts on every other step, so it also changes what Adam remembers.
+    Their global norm is 3 at even steps and 0.5 at odd ones. Clipping to 1 therefore
+    acts on every other step, which also changes Adam's moments.
     """
     leaves = dict(flatten_with_names(random_params(shapes, seed=100 + at)))
     norm = np.sqrt(sum(np.sum(x**2) for x in leaves.values()))
@@ -143,7 +150,7 @@ def random_gradients(shapes: Any, at: int) -> dict[str, Any]:
 
 
 def random_batch(case: Case, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Images (b h w 3), uniform in [-1, 1], and one-hot rows (b c)."""
+    """Return images (b h w 3), uniform in [-1, 1], and one-hot rows (b c)."""
     rng = np.random.default_rng(seed)
     image = rng.uniform(-1, 1, (case.batch_size, *case.image_size, 3))
     label = rng.integers(0, case.num_classes, case.batch_size)
@@ -158,7 +165,7 @@ def _digits() -> Any:
 
 
 def _digit_images(case: Case, chosen: np.ndarray) -> np.ndarray:
-    """Digits in [-1, 1], enlarged by a whole factor, at the top left of the image."""
+    """Return digits in [-1, 1], enlarged by an integer, at the image's top left."""
     factor = min(case.image_size) // 8
     image = _digits().images[chosen] / 8 - 1
     image = image.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -168,7 +175,10 @@ def _digit_images(case: Case, chosen: np.ndarray) -> np.ndarray:
 
 
 def digit_batches(case: Case, num_steps: int, seed: int = 2) -> list[Any]:
-    """`num_steps` batches, as `random_batch`'s, of scikit-learn's handwritten digits."""
+    """Return `num_steps` batches of scikit-learn's handwritten digits.
+
+    Each has the form of `random_batch`'s.
+    """
     target = _digits().target
     rng = np.random.default_rng(seed)
     batches = []
@@ -180,9 +190,9 @@ def digit_batches(case: Case, num_steps: int, seed: int = 2) -> list[Any]:
 
 
 def padded_batches(case: Case) -> Iterator[dict[str, np.ndarray]]:
-    """The digits in order, with integer labels; the last batch filled up with zeros.
+    """Yield the digits in order, with integer labels; zeros pad the last batch.
 
-    `_mask` is 1 for a digit and 0 for what fills up, which so has the label 0.
+    `_mask` is 1 for a digit and 0 for padding, whose label is 0 too.
     """
     size = case.eval_batch_size
     for start in range(0, case.num_examples, size):

@@ -1,8 +1,8 @@
 """The reference in another summation order: the control of float32 and bfloat16.
 
-Permuting what a network sums over (pixels of a patch, tokens, width, heads, hidden
-units, rows of the batch) in weights and images alike changes no number but by rounding.
-How far the results then move is what rounding alone does to them.
+A network sums over the pixels of a patch, tokens, width, heads, hidden units and rows
+of the batch. Permuting these in weights and images alike changes results only by
+rounding. The size of the change is therefore the effect of rounding.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ import torch
 
 from parity.sides.cases import Case
 
-Index = tuple[np.ndarray | None, ...]  # per dimension: new position -> old, None: as is
+Index = tuple[np.ndarray | None, ...]  # per dimension: new position -> old; None: as is
 
-# Dimensions of the reference's tensors: B batch, T tokens, W width, H heads' dims one
-# after the other, Q three times H, M hidden, R pre_logits, C classes, "-" never permuted.
+# Dimensions of the reference's tensors: B batch, P pixels of a patch, T patch tokens,
+# S all tokens, W width, H heads' dims one after the other, Q three times H, M hidden,
+# R pre_logits, F the head's input, C classes, "-" never permuted.
 _DIMS = (
     (r"embedding\.weight", "WP"),
     (r"pos_embedding", "-TW"),
@@ -46,7 +47,7 @@ _STAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """One permutation of everything that is summed over, by the letters of `_DIMS`."""
+    """One permutation of every dimension that is summed over, by letters of `_DIMS`."""
 
     case: Case
     index: Mapping[str, np.ndarray | None]
@@ -56,11 +57,11 @@ class Order:
         return tuple(self.index[letter] for letter in dims)
 
     def state(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Parameters, or gradients, by the reference's names, in this order."""
+        """Return parameters or gradients, by the reference's names, in this order."""
         return {k: self._tensor(k, x, _take) for k, x in state.items()}
 
     def undo_state(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The inverse of `state`."""
+        """Invert `state`."""
         return {k: self._tensor(k, x, _put) for k, x in state.items()}
 
     def _tensor(self, name: str, x: np.ndarray, move: Callable) -> np.ndarray:
@@ -68,11 +69,14 @@ class Order:
         return move(flat, self._of(_DIMS, name)).reshape(x.shape)
 
     def undo_stages(self, out: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The model's intermediates back in the usual order."""
+        """Return the model's intermediates in the usual order."""
         return {k: _put(x, self._of(_STAGES, k)) for k, x in out.items()}
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """Images (b h w c): rows, patches of the grid and pixels of each patch."""
+        """Permute images (b h w c).
+
+        Rows, patches of the grid and pixels of each patch change places.
+        """
         (p, q), (b, h, w, c) = self.case.patch_size, image.shape
         x = image.reshape(b, h // p, p, w // q, q, c).transpose(0, 1, 3, 5, 2, 4)
         x = x.reshape(b, (h // p) * (w // q), c * p * q)
@@ -81,11 +85,11 @@ class Order:
         return np.ascontiguousarray(x.reshape(image.shape))
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
-        """Rows over the classes (b c); logits too."""
+        """Permute the rows and classes of labels or logits (b c)."""
         return _take(labels, tuple(self.index[letter] for letter in "BC"))
 
     def undo_labels(self, labels: np.ndarray) -> np.ndarray:
-        """The inverse of `labels`."""
+        """Invert `labels`."""
         return _put(labels, tuple(self.index[letter] for letter in "BC"))
 
     @torch.no_grad()
@@ -96,12 +100,12 @@ class Order:
             x.copy_(torch.tensor(self._tensor(name, x.numpy(), _take)))
 
     def whole_rows(self) -> "Order":
-        """The same for batches of any size, whose rows stay where they are."""
+        """Return this order for batches of any size, whose rows are not permuted."""
         return dataclasses.replace(self, index={**self.index, "B": None})
 
 
 def make_order(case: Case, seed: int) -> Order:
-    """A random order. The batch is only rotated: mixup pairs neighbouring rows."""
+    """Draw an order. The batch is only rotated: mixup pairs neighbouring rows."""
     rng = np.random.default_rng([7, seed])
     grid = [s // p for s, p in zip(case.image_size, case.patch_size, strict=True)]
     tokens = rng.permutation(grid[0] * grid[1])
@@ -137,5 +141,5 @@ def _take(x: np.ndarray, index: Index) -> np.ndarray:
 
 
 def _put(x: np.ndarray, index: Index) -> np.ndarray:
-    """The inverse of `_take`."""
+    """Invert `_take`."""
     return _take(x, tuple(None if i is None else np.argsort(i) for i in index))

@@ -1,17 +1,17 @@
 """RandAugment's ops as PIL and torchvision have them, given big_vision's arguments.
 
-h height, w width, c channels; images are uint8 [h, w, 3]. Each function takes an image and the
-arguments of the op of the same name in input_pipeline.randaug: degrees, bits, a
-threshold, a factor, pixels. What must be said otherwise to these libraries for the same
-picture is said here, and nowhere else:
+h height, w width, c channels; images are uint8 [h, w, 3]. Each function takes an image
+and the arguments of the op of the same name in input_pipeline.randaug: degrees, bits, a
+threshold, a factor, pixels. This module alone translates them where these libraries
+need other arguments for the same picture:
 
-- positive translations move to the left and up: torchvision's sign is the other one;
-- shears leave the centre of the first pixel where it is, not the image's corner;
+- positive translations move left and up: torchvision's sign is the opposite;
+- shears leave the centre of the first pixel in place, not the image's corner;
 - thresholds are taken modulo 256, and 0 or more than 8 bits are one bit.
 
-Neither library has big_vision's "Contrast". For it stands PIL.Image.blend, towards the
-grey value of big_vision's formula, which is computed here: PIL vouches for the blending,
-and not for the formula. Their own contrast is "Contrast fixed".
+Neither library has big_vision's "Contrast". PIL.Image.blend takes its place, towards
+the grey value of big_vision's formula. The formula is computed here, so PIL confirms
+the blending but not the formula. The libraries' own contrast is "Contrast fixed".
 """
 
 import math
@@ -33,7 +33,7 @@ Op = Callable[..., Image]
 
 
 def functional() -> ModuleType:
-    """torchvision.transforms.v2.functional."""
+    """Return torchvision.transforms.v2.functional."""
     import_torchvision()
     from torchvision.transforms.v2 import functional as module
 
@@ -41,22 +41,22 @@ def functional() -> ModuleType:
 
 
 def to_torch(image: Shaped[np.ndarray, "h w c"]) -> Shaped[torch.Tensor, "c h w"]:
-    """Channels first."""
+    """Return the image as a tensor, channels first."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def to_numpy(image: Shaped[torch.Tensor, "c h w"]) -> Shaped[np.ndarray, "h w c"]:
-    """Channels last."""
+    """Return the tensor as an image, channels last."""
     return image.numpy().transpose(1, 2, 0)
 
 
 def bits_kept(bits: int) -> int:
-    """What a byte keeps of a shift by 8 - bits and back, where the shift saturates."""
+    """Return how many bits a saturating shift by 8 - bits and back keeps of a byte."""
     return bits if 1 <= bits <= 8 else 1
 
 
 def legacy_base(image: Image) -> int:
-    """What big_vision's contrast takes for the mean grey value."""
+    """Return the value that big_vision's contrast takes for the mean grey value."""
     return min(image.shape[0] * image.shape[1] // 256, 255)
 
 
@@ -125,10 +125,10 @@ def _torchvision(function: Callable[..., torch.Tensor]) -> Op:
 
 
 def sheared(image: Image, x: float, y: float, centre: float) -> Image:
-    """torchvision's shear by tangents x and y that leaves (centre, centre) in place.
+    """Apply torchvision's shear by tangents x and y, with (centre, centre) fixed.
 
-    0 is the image's corner, where torchvision's RandAugment has it; 0.5 is the middle
-    of the first pixel.
+    0 is the image's corner, as in torchvision's RandAugment; 0.5 is the centre of the
+    first pixel.
     """
     degrees = [math.degrees(math.atan(x)), math.degrees(math.atan(y))]
     moved = functional().affine(

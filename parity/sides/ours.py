@@ -1,8 +1,8 @@
 """vitjax's side of every comparison: numpy arrays in, numpy arrays out.
 
-A float64 case needs jax_enable_x64, any other a process without it. Every function takes
-a `Case` and numbers only, so that its results can be kept where many references are
-compared with them.
+A float64 case needs a process with jax_enable_x64, any other case one without it. Every
+function takes only a `Case` and numbers, so that its results can be cached and compared
+with many references.
 """
 
 import functools
@@ -39,20 +39,20 @@ ONE_DEVICE = Layout()
 
 
 def make_model(case: Case) -> vit.ViT:
-    """vitjax's model, its matmuls in the case's precision."""
+    """Build vitjax's model with matmuls in the case's precision."""
     kwargs = case.model_kwargs()
     return vit.Model(kwargs.pop("num_classes"), dtype_mm=case.precision, **kwargs)
 
 
 @functools.cache
 def shapes(case: Case) -> Any:
-    """The tree of the parameters' shapes, which needs no float64."""
+    """Return the tree of the parameters' shapes, which needs no float64."""
     model = make_model(case.but(precision="float32"))
     return step.param_shapes(model, (*case.image_size, 3))
 
 
 def make_mesh(num_devices: int) -> jax.sharding.Mesh:
-    """A mesh of the first devices."""
+    """Return a mesh of the first devices."""
     return jax.sharding.Mesh(np.array(jax.devices()[:num_devices]), ("data",))
 
 
@@ -65,7 +65,7 @@ def _cast(case: Case, tree: Any) -> Any:
 
 
 def init_statistics(case: Case) -> dict[str, np.ndarray]:
-    """By parameter: (seed, 4), the mean, deviation, least and greatest value."""
+    """Return by parameter (seed, 4): mean, deviation, least and greatest value."""
     model = make_model(case)
     image = np.zeros((1, *case.image_size, 3), np.float32)
 
@@ -81,16 +81,16 @@ def init_statistics(case: Case) -> dict[str, np.ndarray]:
 
 
 def initial_params(case: Case) -> Any:
-    """One draw of vitjax's own initialisation, in the case's dtype."""
+    """Draw vitjax's own initialisation once, in the case's dtype."""
     image = np.zeros((1, *case.image_size, 3), np.float32)
     params = jax.jit(make_model(case).init)(jax.random.key(0), image)["params"]
     return jax.tree.map(lambda x: x.astype(case.dtype), _numpy(params))
 
 
 def forward(case: Case) -> dict[str, np.ndarray]:
-    """Every stage on random parameters and images, under the reference's names.
+    """Return every stage on random parameters and images, by the reference's names.
 
-    Not jitted: compiling all the models that differ in options takes longer than this.
+    It is not jitted: compiling a model for each choice of options takes longer.
     """
     image, _ = random_batch(case)
     params = _cast(case, random_params(shapes(case)))
@@ -110,9 +110,9 @@ def forward(case: Case) -> dict[str, np.ndarray]:
 def gradients(
     case: Case, jitted: bool = True, row_by_row: bool = False
 ) -> dict[str, np.ndarray]:
-    """By parameter: the gradient of the softmax loss on a mixed random batch.
+    """Return by parameter the gradient of the softmax loss on a mixed random batch.
 
-    `row_by_row` is the mean of the gradients of the single rows: other partial sums.
+    `row_by_row` averages the gradients of single rows, which has other partial sums.
     """
     model = make_model(case)
     params = _cast(case, random_params(shapes(case)))
@@ -140,7 +140,7 @@ def loss_and_gradient(
     labels: np.ndarray,
     label_smoothing: float,
 ) -> dict[str, np.ndarray]:
-    """The loss, and its gradient by the logits."""
+    """Return the loss and its gradient with respect to the logits."""
 
     def loss(logits: jax.Array) -> jax.Array:
         rows = _cast(case, labels)
@@ -151,7 +151,7 @@ def loss_and_gradient(
 
 
 def mixed(case: Case, x: np.ndarray, lam: float) -> np.ndarray:
-    """mixup of one array with the given lambda."""
+    """Apply mixup with the given lambda to one array."""
     partner = mixup.partners(x, make_mesh(1))
     lam = _cast(case, lam)
     return np.asarray(jax.jit(mixup.mix)(_cast(case, x), partner, lam))
@@ -162,7 +162,7 @@ def _schedule(recipe: Recipe) -> dict[str, Any]:
 
 
 def make_tx(recipe: Recipe, params: Any) -> Any:
-    """vitjax's transform."""
+    """Build vitjax's gradient transformation."""
     tx, _ = make_optimizer(
         params,
         total_steps=recipe.total_steps,
@@ -181,10 +181,11 @@ def make_tx(recipe: Recipe, params: Any) -> Any:
 def updates(
     case: Case, recipe: Recipe, from_zero: bool = False
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Step by step, on `random_gradients`: in float64 every parameter's update.
+    """Yield every parameter's update in float64, step by step on `random_gradients`.
 
-    Below it the parameters after the step, of which the reference's update would be a
-    difference. `from_zero` sets them to 0 before every step: they then are the update.
+    In lower precisions, yield the parameters after the step: the reference's update
+    would be a difference of two of them. `from_zero` sets the parameters to 0 before
+    every step, so that they equal the update after it.
     """
     params = _cast(case, random_params(shapes(case)))
     tx = make_tx(recipe, params)
@@ -205,7 +206,7 @@ def updates(
 
 
 def multipliers(recipe: Recipe) -> np.ndarray:
-    """The schedule of every step, in the dtype in which vitjax computes it."""
+    """Return the schedule of every step, in the dtype in which vitjax computes it."""
     schedule = make_schedule(
         **_schedule(recipe),
         total_steps=recipe.total_steps,
@@ -223,14 +224,17 @@ def _lambda(at: jax.Array) -> jax.Array:
 
 
 def lambdas(num_steps: int) -> list[float]:
-    """The lambdas that the trainer draws in its first steps."""
+    """Return the lambdas that the trainer draws in its first steps."""
     return [float(_lambda(jnp.int32(at))) for at in range(num_steps)]
 
 
 def trajectory(
     case: Case, recipe: Recipe, layout: Layout = ONE_DEVICE
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Metrics by name (step,) and the last parameters; the trainer's own step."""
+    """Return metrics by name (step,) and the last parameters of a training.
+
+    The trainer's own step runs.
+    """
     model, mesh = make_model(case), make_mesh(layout.num_devices)
     params = initial_params(case)
     tx = make_tx(recipe, params)
@@ -260,7 +264,7 @@ def trajectory(
 
 
 def trained_params(case: Case, recipe: Recipe) -> dict[str, Any]:
-    """The parameters that `trajectory` ends with."""
+    """Return the last parameters of `trajectory`."""
     _, leaves = trajectory(case, recipe)
     return unflatten_dict(leaves, sep="/")
 
@@ -268,9 +272,10 @@ def trained_params(case: Case, recipe: Recipe) -> dict[str, Any]:
 def evaluate(
     case: Case, recipe: Recipe, num_devices: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """prec@1, prec@5 and loss on the digits after that training: the own evaluator's.
+    """Evaluate on the digits after `trajectory`, with vitjax's own evaluator.
 
-    And by prec whether each row of all batches is a hit (n,), which padding is not.
+    Return prec@1, prec@5 and loss. Also return for each prec which rows of all batches
+    (n,) are hits; padding is none.
     """
     mesh = make_mesh(num_devices)
 

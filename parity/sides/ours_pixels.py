@@ -1,7 +1,8 @@
-"""vitjax's side of the rungs about pixels: input_pipeline's ops, as a config names them.
+"""vitjax's side of the pixel rungs: input_pipeline's ops, as a config names them.
 
-h height, w width, c channels, n images. Needs TensorFlow, by way of input_pipeline.
-Single ops run eagerly; what is random runs as in training, by `make_train`'s graph.
+h height, w width, c channels, n images. It needs TensorFlow, through input_pipeline.
+Single ops run eagerly. The random policy and random crops run as in training, in
+`make_train`'s graph.
 """
 
 import functools
@@ -26,17 +27,17 @@ def _preprocess(spec: str) -> ops.Preprocess:
 
 
 def run(spec: str, image: Any, **features: Any) -> Shaped[np.ndarray, "h w c"]:
-    """What a preprocessing spec makes of one image or file."""
+    """Apply a preprocessing spec to one image or file."""
     return _preprocess(spec)({"image": image, **features})["image"].numpy()
 
 
 def decoded(data: bytes, precise: bool = True) -> Image:
-    """The op `decode`; by default with precise=True."""
+    """Apply the op `decode`, by default with precise=True."""
     return run(f"decode({PRECISE})" if precise else "decode", data)
 
 
 def cropped_jpeg(data: bytes, number: int) -> Image:
-    """A random part of a file by the fused op with precise=True, not resized."""
+    """Decode a random part by the fused op with precise=True, without resizing."""
     seed = np.array([number, 4], np.int32)
     return run(f"decode_jpeg_and_inception_crop({PRECISE})", data, seed=seed)
 
@@ -47,24 +48,24 @@ def resized(
     method: str = "bilinear",
     antialias: bool = True,
 ) -> Shaped[np.ndarray, "h2 w2 c"]:
-    """The op `resize`; uint8 stays uint8, truncated, and float32 stays float32."""
+    """Apply the op `resize`: uint8 stays uint8, truncated; float32 stays float32."""
     return run(f"resize({size}, {method!r}, {antialias})", image)
 
 
 def op(image: Image, name: str, *args: float | int, **numerics: Any) -> Image:
-    """One of randaug's ops on resolved arguments."""
+    """Apply one of randaug's ops with resolved arguments."""
     return randaug.OPS[name](image, *args, **numerics).numpy()
 
 
 def arguments(name: str, level: float | int) -> tuple[float | int, ...]:
-    """What randaug gives an op at a level; Cutout without its place."""
+    """Return randaug's arguments for an op at a level; Cutout's without a position."""
     return randaug.level_arguments(float(level))[name]
 
 
 def batches(
     image: UInt8[np.ndarray, "h w c"], pp: str, count: int
 ) -> Iterator[Shaped[np.ndarray, "n h2 w2 c2"]]:
-    """One image preprocessed `count` times as a training run would, in batches.
+    """Yield one image preprocessed `count` times as in a training run, in batches.
 
     `count` is a multiple of BATCH_SIZE.
     """
@@ -84,14 +85,14 @@ def batches(
 def crop_boxes(
     height: int, width: int, count: int, sampler: str = "tf"
 ) -> Int[np.ndarray, "n 4"]:
-    """Top, left, height and width of inception_crop's boxes with its default ranges.
+    """Return top, left, height and width of inception_crop's boxes.
 
-    Of an image whose pixels hold their own place. Halved both ways by area, a crop has
-    means from which its box follows.
+    The ranges are the op's defaults. The image's pixels hold their own position. Each
+    crop is resized to 2 x 2 by area, and its box follows from the four means.
     """
     y, x = np.indices((height, width))
     places = np.stack([y % 256, y // 256, x % 256, x // 256], axis=-1).astype(np.uint8)
-    # As floats, since whole numbers would be truncated.
+    # Use floats, because integers would be truncated.
     pp = f"value_range(0, 1, 0, 1)|inception_crop((2, 2), method='area', sampler={sampler!r})"
     halves = np.concatenate(list(batches(places, pp, count))).astype(np.float64)
     y = halves[..., 0] + 256 * halves[..., 1]

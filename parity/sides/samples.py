@@ -18,7 +18,7 @@ BLACK_WHITE = (0, 0, 0), (255, 255, 255)
 
 @functools.cache
 def photographs() -> dict[str, Image]:
-    """Three whole photographs: 427 x 640 twice, 600 x 512; no network is needed."""
+    """Return three photographs, 427 x 640 twice and 600 x 512; needs no network."""
     import matplotlib.cbook
     import sklearn.datasets
 
@@ -29,13 +29,17 @@ def photographs() -> dict[str, Image]:
 
 
 def grid(first: tuple[int, ...], second: tuple[int, ...], side: int = 224) -> Image:
-    """Four by four squares of two colours in turn, on which a change shows at once."""
+    """Return 4 x 4 squares of two colours in turn, which make a change obvious."""
     number = np.arange(side) * 4 // side
     return np.array([first, second], np.uint8)[(number[:, None] + number) % 2]
 
 
 def ramps() -> Image:
-    """160 x 256: all values of a channel across; channels reversed and compressed."""
+    """Return a ramp per channel, 160 x 256.
+
+    Channel 0 takes all values from left to right, channel 1 the same reversed. Channel
+    2 rises from 40 to 199 from top to bottom.
+    """
     across = np.broadcast_to(np.arange(256), (160, 256))
     down = np.broadcast_to(np.arange(160)[:, None], (160, 256))
     return np.stack([across, 255 - across, 40 + down], axis=-1).astype(np.uint8)
@@ -43,7 +47,7 @@ def ramps() -> Image:
 
 @functools.cache
 def augmented() -> dict[str, Image]:
-    """What the single ops are compared on: parts of photographs, grids, ramps."""
+    """Return the images for the single ops: parts of photographs, grids, ramps."""
     whole = photographs()
     return {
         "china": whole["china"][100:324, 200:424],
@@ -56,13 +60,13 @@ def augmented() -> dict[str, Image]:
 
 
 def coordinates(height: int, width: int) -> Image:
-    """Each pixel holds its own place: (x, y, 1), for sides of up to 256."""
+    """Return an image whose pixels hold (x, y, 1), for sides of up to 256."""
     y, x = np.indices((height, width))
     return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.uint8)
 
 
 def zone_plate(side: int = 448) -> Image:
-    """Rings that grow finer outwards, up to a period of two pixels at the edges."""
+    """Return rings that grow finer outwards, to a period of 2 pixels at the edges."""
     place = np.arange(side) - (side - 1) / 2
     radius2 = place[:, None] ** 2 + place**2
     rings = np.cos(np.pi * radius2 / side)
@@ -70,17 +74,18 @@ def zone_plate(side: int = 448) -> Image:
 
 
 def encode(image: Image, mode: str = "RGB", **options: object) -> bytes:
-    """A JPEG file by PIL; subsampling 0, 1, 2 is 4:4:4, 4:2:2, 4:2:0."""
+    """Encode a JPEG file with PIL; subsampling 0, 1, 2 is 4:4:4, 4:2:2, 4:2:0."""
     file = io.BytesIO()
     PIL.Image.fromarray(image).convert(mode).save(file, "JPEG", **options)
     return file.getvalue()
 
 
 def _resampled(data: bytes, height: int, width: int, factors: int) -> bytes:
-    """A JPEG whose frame header claims another size and other sampling factors.
+    """Replace the size and the sampling factors in a JPEG's frame header.
 
-    PIL writes neither 4:4:0 nor 4:1:1. The blocks of such a file come in another order
-    than the picture's, so the picture is scrambled; the file is as good as any.
+    PIL writes neither 4:4:0 nor 4:1:1. The blocks of the new file are in another order
+    than the picture's. The picture is therefore scrambled, but the file is as good as
+    any.
     """
     out, at = bytearray(data), 2
     while out[at + 1] not in (0xC0, 0xC2):
@@ -92,7 +97,7 @@ def _resampled(data: bytes, height: int, width: int, factors: int) -> bytes:
 
 @functools.cache
 def odd_jpegs() -> dict[str, bytes]:
-    """JPEG files of every kind that data sets hold, and of some that they should not."""
+    """Return JPEG files of all kinds in data sets, and of some that should not be."""
     whole = photographs()
     image, tall = whole["flower"][150:269, 250:407], whole["hopper"][80:251, 200:307]
     files = {}
@@ -107,7 +112,7 @@ def odd_jpegs() -> dict[str, bytes]:
     even = image[: h // 2 * 2]
     files["4:1:1"] = _resampled(encode(even, subsampling=2), h // 2, 2 * w, 0x41)
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, which no decoder here does
+    exif[0x0112] = 6  # rotate by 90 degrees, which no decoder here obeys
     files |= {
         "grey": encode(image, "L"),
         "grey progressive": encode(image, "L", progressive=True),

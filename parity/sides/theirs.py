@@ -1,7 +1,7 @@
 """The torch side of every comparison: numpy arrays in, numpy arrays out.
 
-An `Order` computes the same in another summation order and gives the results back in the
-usual one: the controls of a comparison in float32 or bfloat16.
+With an `Order`, a function computes the same in another summation order and returns the
+results in the usual one. These are the controls of comparisons in float32 or bfloat16.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,11 +33,12 @@ def controls(
     theirs: Callable[[Case, Order | None], Result],
     num_orders: int = 3,
 ) -> Iterator[Result]:
-    """`theirs(case, order)` in other orders, one by one; for bfloat16 also in float32.
+    """Yield `theirs(case, order)` in other orders; for bfloat16 also in float32.
 
-    Several, as a single one may happen to move little. bfloat16 products are summed in
-    float32 and only the sum is rounded: most sums do not change with the order. So what
-    bfloat16 itself does to the reference counts as well.
+    There are several orders because a single one may change little by chance. bfloat16
+    products are summed in float32 and only the sum is rounded, so most sums do not
+    change with the order. The effect of bfloat16 on the reference itself is therefore a
+    control as well. float64 has no controls.
     """
     if case.precision == "float64":
         return
@@ -48,14 +49,14 @@ def controls(
 
 
 def make_reference(case: Case, seed: int = 0) -> vit.ViT:
-    """The reference model of a case as it is initialised, in float32."""
+    """Build a case's reference model with its own initialisation, in float32."""
     bfloat16 = case.precision == "bfloat16"
     kwargs = {"image_size": case.image_size, "bfloat16": bfloat16, "seed": seed}
     return vit.ViT(**kwargs, **case.model_kwargs())
 
 
 def reference_with(case: Case, params: Any, order: Order | None = None) -> vit.ViT:
-    """The reference model with vitjax's parameters, in the case's dtype."""
+    """Build the reference model with vitjax's parameters, in the case's dtype."""
     model = make_reference(case).to(getattr(torch, case.dtype))
     weights.load(model, params)
     if order is not None:
@@ -64,15 +65,15 @@ def reference_with(case: Case, params: Any, order: Order | None = None) -> vit.V
 
 
 def tensor(case: Case, x: np.ndarray) -> torch.Tensor:
-    """An array as a tensor of the case's dtype."""
+    """Return an array as a tensor of the case's dtype."""
     return torch.tensor(x, dtype=getattr(torch, case.dtype))
 
 
 def by_our_names(
     tensors: Mapping[str, Any], case: Case, order: Order | None = None
 ) -> Arrays:
-    """Parameters, gradients or updates by vitjax's names."""
-    # Copies: a training changes its parameters in place.
+    """Return parameters, gradients or updates by vitjax's names."""
+    # Copy, because training changes its parameters in place.
     arrays = {k: v.detach().numpy().copy() for k, v in tensors.items()}
     if order is not None:
         arrays = order.undo_state(arrays)
@@ -88,7 +89,7 @@ def _batch(
 
 
 def init_statistics(case: Case, first_seed: int) -> Arrays:
-    """By parameter: (seed, 4), as `ours.init_statistics`."""
+    """Return by parameter (seed, 4), as `ours.init_statistics`."""
     rows: dict[str, list[Any]] = {}
     for seed in range(first_seed, first_seed + case.num_seeds):
         params = by_our_names(make_reference(case, seed).state_dict(), case)
@@ -100,7 +101,7 @@ def init_statistics(case: Case, first_seed: int) -> Arrays:
 
 @torch.no_grad()
 def forward(case: Case, order: Order | None) -> Arrays:
-    """Every stage on random parameters and images."""
+    """Return every stage on random parameters and images."""
     model = reference_with(case, random_params(ours.shapes(case)), order)
     image, _ = _batch(case, *random_batch(case), order)
     _, out = model(image)
@@ -109,7 +110,7 @@ def forward(case: Case, order: Order | None) -> Arrays:
 
 
 def gradients(case: Case, order: Order | None) -> Arrays:
-    """By parameter: the gradient of the softmax loss on a mixed random batch."""
+    """Return by parameter the gradient of the softmax loss on a mixed random batch."""
     model = reference_with(case, random_params(ours.shapes(case)), order)
     image, labels = _batch(case, *random_batch(case), order)
     logits, _ = model(image)
@@ -127,7 +128,7 @@ def loss_and_gradient(
     labels: np.ndarray,
     smoothing: float,
 ) -> Arrays:
-    """The loss, and its gradient by the logits."""
+    """Return the loss and its gradient with respect to the logits."""
     if order is not None:
         logits, labels = order.labels(logits), order.labels(labels)
     x = tensor(case, logits).requires_grad_()
@@ -142,14 +143,16 @@ def loss_and_gradient(
 def make_trainer(
     case: Case, model: vit.ViT, recipe: Recipe, **kw: Any
 ) -> train.Trainer:
-    """The reference trainer of a recipe, on vitjax's own schedule.
+    """Build the reference trainer of a recipe, with vitjax's own schedule.
 
-    vitjax computes the schedule in float32 whatever the parameters are. That is compared
-    on its own, so that here the rest can be held to float64's bound. And among float32
-    operations XLA leaves out a rounding to bfloat16 in between, as of b1 times mu.
+    vitjax computes the schedule in float32 in every precision. The schedule is compared
+    separately, so the rest can be held to float64's bound here. Among float32
+    operations XLA omits intermediate roundings to bfloat16, as of b1 times mu.
+    `mu_product_dtype` is therefore set in float64 only.
 
-    In float32 it has, as optax, Adam's bias corrections in float32; what these differ by
-    from torch's own is the rung update's line "known: bias corrections in float32".
+    In float32 the trainer has Adam's bias corrections in float32, as optax does. The
+    line "known: bias corrections in float32" of the rung update measures how these
+    differ from torch's own.
     """
     mu_dtype = getattr(torch, recipe.mu_dtype) if recipe.mu_dtype else None
     kwargs = {
@@ -172,9 +175,9 @@ def updates(
     from_zero: bool = False,
     **kw: Any,
 ) -> Iterator[Arrays]:
-    """Step by step: every parameter's update, or the parameters; as `ours.updates`.
+    """Yield every parameter's update, or the parameters; as `ours.updates`.
 
-    Another order is one of the update's own terms, too.
+    An order also reorders the terms of the update itself.
     """
     shapes = ours.shapes(case)
     model = reference_with(case, random_params(shapes), order)
@@ -199,7 +202,7 @@ def updates(
 def trajectory(
     case: Case, recipe: Recipe, order: Order | None, **kw: Any
 ) -> tuple[Arrays, Arrays]:
-    """Metrics by name (step,) and the last parameters, on digits."""
+    """Return metrics by name (step,) and the last parameters, on digits."""
     model = reference_with(case, ours.initial_params(case), order)
     trainer = make_trainer(case, model, recipe, reordered=order is not None, **kw)
     rows = []
@@ -212,7 +215,10 @@ def trajectory(
 
 
 def evaluate(case: Case, params: Any, order: Order | None) -> tuple[Arrays, Arrays]:
-    """prec@1, prec@5 and loss on the digits, and hits by row, by a plain loop."""
+    """Return prec@1, prec@5 and loss on the digits, and hits by row.
+
+    The evaluation is a plain loop.
+    """
     model = reference_with(case, params, order)
 
     def predict(image: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""vitjax's parameters as the reference's state dict, and back (gradients too).
+"""Convert vitjax's parameters or gradients to the reference's state dict, and back.
 
-The reference is one more format of vitjax.weights. Every name of both sides is used
-exactly once, and every shape is checked, or the conversion fails and names the rest.
+The reference is one more format of vitjax.weights. The conversion fails unless every
+name of both sides is used exactly once and every shape fits; the error names the rest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ def _mlp(theirs: str, ours: str) -> Iterator[Entry]:
 
 
 def entries(parts: Parts) -> Iterator[Entry]:
-    """The table of a model with these parts."""
+    """Yield the conversion table of a model with these parts."""
     yield from table.conv("embedding", "embedding")
     yield from (table.same(name, name) for name in TOKENS if name in parts.has())
     for i in range(parts.depth):
@@ -51,7 +51,7 @@ def entries(parts: Parts) -> Iterator[Entry]:
 
 
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The reference's state dict, as numpy arrays, of vitjax's params."""
+    """Return vitjax's params as the reference's state dict, in numpy arrays."""
     leaves = state_dicts.loop_leaves(params)
     found = list(entries(our_parts(leaves)))
     check_names("vitjax's parameters", leaves, [n for e in found for n in e.ours])
@@ -59,7 +59,10 @@ def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], shapes: Any) -> dict[str, Any]:
-    """vitjax's parameters (or gradients) of the reference's; `shapes` is their tree."""
+    """Return the reference's parameters or gradients as vitjax's.
+
+    `shapes` is the tree of vitjax's.
+    """
     wanted = {k: tuple(v.shape) for k, v in flatten_with_names(shapes)}
     found = list(entries(our_parts(wanted)))
     check_names("the state dict", state, [key for e in found for key in e.theirs])
@@ -68,7 +71,7 @@ def from_state_dict(state: Mapping[str, np.ndarray], shapes: Any) -> dict[str, A
 
 
 def load(model: Any, params: Mapping[str, Any]) -> None:
-    """Give the reference `model` the values of vitjax's params, in the model's dtype."""
+    """Load vitjax's params into the reference `model`, in the model's dtype."""
     import torch
 
     state = to_state_dict(params)

@@ -1,7 +1,8 @@
-"""The same training step in torch and in vitjax, in turn: `python -m parity.speed`.
+"""`python -m parity.speed`: time one training step in torch and in vitjax, in turn.
 
-See speed_sides.py for what is the same on all sides. Before anything is timed, the
-losses of the first steps are compared: what computes something else is not worth timing.
+The step is the same; parity.speed.sides says what that means. The losses of the first
+steps are compared before anything is timed: different computations are not worth
+timing.
 """
 
 import argparse
@@ -19,16 +20,17 @@ from input_pipeline import home
 from parity.speed.sides import SIDES, Problem, make_side, peak_bytes
 from vitjax.devices import failures
 
-ROUNDS = 5  # in each, every side runs its share of the steps
+ROUNDS = 5  # every side runs its share of the steps in each
 CHECKED_STEPS = 2
-# Of the loss, relative: what rounding may do in the two steps of a deep model.
+# The relative change of the loss by rounding, at most, in two steps of a deep model.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
 
 
 def measure(problem: Problem, names: Sequence[str], block: int) -> dict[str, Any]:
-    """Figures by side; `block` steps of each side in each of `ROUNDS` rounds.
+    """Return figures by side.
 
-    Raises ValueError if the sides' first losses differ.
+    Each of `ROUNDS` rounds runs `block` steps of each side. Raises ValueError if the
+    sides' first losses differ.
     """
     sides, figures, losses = {}, {}, {}
     for name in names:
@@ -37,7 +39,7 @@ def measure(problem: Problem, names: Sequence[str], block: int) -> dict[str, Any
             side = make_side(name, problem)
             losses[name] = [float(side.step(i)) for i in range(CHECKED_STEPS)]
         except Exception as error:
-            # A compiler that is missing or fails raises whatever it likes.
+            # A missing or failing compiler may raise any exception.
             if name != "torch.compile":
                 raise
             print(f"torch.compile is left out, it failed: {_first_line(error)}")
@@ -67,7 +69,10 @@ def measure(problem: Problem, names: Sequence[str], block: int) -> dict[str, Any
 
 
 def check(losses: dict[str, list[float]], tolerance: float) -> float:
-    """The largest relative difference of the sides' losses from vitjax's."""
+    """Return the largest relative difference of the sides' losses from vitjax's.
+
+    Raises ValueError if it exceeds `tolerance`.
+    """
     ours = losses["vitjax"]
     worst = 0.0
     for name, theirs in losses.items():
@@ -88,7 +93,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def peak_elsewhere(name: str, argv: Sequence[str]) -> int | None:
-    """`peak_bytes` in a process of its own, so that no side pays for another."""
+    """Return `peak_bytes` from a new process, so that no side pays for another."""
     command = [sys.executable, "-m", "parity.speed", *argv, "--memory_of", name]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -97,7 +102,10 @@ def peak_elsewhere(name: str, argv: Sequence[str]) -> int | None:
 
 
 def choose_device() -> str:
-    """ "gpu" if both torch and JAX see one, or else "cpu"; says so if only one does."""
+    """Return "gpu" if both torch and JAX see one, otherwise "cpu".
+
+    Print a line if only one of them sees one.
+    """
     import jax
 
     from parity.report.run import check_libraries
@@ -115,7 +123,7 @@ def choose_device() -> str:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags."""
+    """Parse the flags."""
     parser = argparse.ArgumentParser(
         prog="python -m parity.speed",
         description="Time the same training step in torch, eager and compiled, and in "
@@ -140,7 +148,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command; return the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     # torch and JAX share the device, so neither may take all of its memory at once.
@@ -160,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         names = [n for n in SIDES if n != "torch.compile" or not args.no_compile]
         if args.json:
-            args.json.touch()  # better refused now than after the run
+            args.json.touch()  # fail now, not after the run
         found = measure(problem, names, block)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -187,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def as_text(report: dict[str, Any]) -> list[str]:
-    """The lines that are printed."""
+    """Return the report as lines of text."""
     h, w = report["image_size"]
     lines = [
         f"{report['variant']}, batches of {report['batch_size']} images of {h} x {w}, "

@@ -1,11 +1,11 @@
 """The programs that parity.speed times: one training step, in torch and in vitjax.
 
 All start from the same weights and get the same images, labels and lambdas of mixup,
-already on the device; Adam's moments are float32. On a GPU they compute in bfloat16,
-residual stream included (torch by autocast, vitjax by dtype_mm and residual_dtype), on a
-CPU in float32. torch is used as its users would: clip_grad_norm_, the fused AdamW.
-vitjax's step is the trainer's, which also returns the norms of gradients, parameters
-and updates.
+which are already on the device. Adam's moments are float32. On a GPU they compute in
+bfloat16, residual stream included (torch by autocast, vitjax by dtype_mm and
+residual_dtype); on a CPU they compute in float32. torch runs as its users would run it:
+clip_grad_norm_, the fused AdamW. vitjax's step is the trainer's, which also returns the
+norms of gradients, parameters and updates.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ LR, WD, MIXUP_P = 1e-3, 1e-4, 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of the programs: `step(i)` gives the loss of step i, `wait` waits for it."""
+    """A program: `step(i)` returns the loss of step i, and `wait` waits for it."""
 
     step: Callable[[int], Any]
     wait: Callable[[Any], Any]
@@ -28,7 +28,10 @@ class Side:
 
 @dataclasses.dataclass
 class Problem:
-    """The problem that all sides get. `case` is a parity.sides.cases.Case, `device` cpu or gpu."""
+    """The problem that all sides get.
+
+    `case` is a parity.sides.cases.Case; `device` is "cpu" or "gpu".
+    """
 
     case: Any
     device: str
@@ -37,11 +40,11 @@ class Problem:
 
     @property
     def dtype(self) -> str:
-        """What matrix products are computed in."""
+        """The dtype of matrix products."""
         return "bfloat16" if self.device == "gpu" else "float32"
 
     def model(self) -> Any:
-        """vitjax's model."""
+        """Build vitjax's model."""
         from vitjax.models import vit
 
         kwargs = self.case.model_kwargs()
@@ -65,7 +68,10 @@ class Problem:
 
     @functools.cached_property
     def params(self) -> Any:
-        """vitjax's first weights, in numpy; the head is not zero, so losses tell."""
+        """vitjax's first weights, in numpy.
+
+        The head is not zero, so that losses depend on all weights.
+        """
         import jax
         import numpy as np
 
@@ -89,7 +95,7 @@ class Problem:
 
 
 def vitjax_side(problem: Problem) -> Side:
-    """The trainer's own step, on one device."""
+    """Build the trainer's own step, on one device."""
     import jax
     import numpy as np
 
@@ -130,7 +136,7 @@ def vitjax_side(problem: Problem) -> Side:
 
 
 def torch_side(problem: Problem, compiled: bool) -> Side:
-    """The reference model and recipe, eagerly or by torch.compile."""
+    """Build the reference model and recipe, eager or with torch.compile."""
     import torch
 
     from parity.reference import train, vit
@@ -151,7 +157,7 @@ def torch_side(problem: Problem, compiled: bool) -> Side:
     def mix(x: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
         return x.roll(1, dims=0).lerp(x, lam)
 
-    # lam is a tensor, because torch.compile makes another program for each number.
+    # lam is a tensor, because torch.compile compiles again for each Python number.
     def forward(lam: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=lower):
             logits, _ = model(mix(image, lam))
@@ -173,22 +179,23 @@ def torch_side(problem: Problem, compiled: bool) -> Side:
 
 
 def make_side(name: str, problem: Problem) -> Side:
-    """One of `SIDES`."""
+    """Build one of `SIDES`."""
     if name == "vitjax":
         return vitjax_side(problem)
     return torch_side(problem, compiled=name == "torch.compile")
 
 
 def peak_bytes(problem: Problem, name: str) -> int | None:
-    """What one side, alone in this process, needs for three steps; None if unknown.
+    """Return the memory that one side, alone in this process, needs for three steps.
 
-    On a GPU: the peak of the side's own allocator. On a CPU: by how much the process's
-    resident memory grew at most, compiling included; only Linux tells.
+    On a GPU it is the peak of the side's own allocator. On a CPU it is the largest
+    growth of the process's resident memory, compilation included. None if unknown: on a
+    CPU only Linux reports it.
     """
     _ = problem.params, problem.batch, problem.lambdas
     before = _resident("VmRSS")
     if before is not None:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
     side = make_side(name, problem)
     for i in range(3):
         side.wait(side.step(i))
@@ -205,7 +212,7 @@ def peak_bytes(problem: Problem, name: str) -> int | None:
 
 
 def _resident(field: str) -> int | None:
-    """VmRSS (now) or VmHWM (the most so far) of this process, in bytes."""
+    """Return VmRSS (now) or VmHWM (the most so far) of this process, in bytes."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
