@@ -14,6 +14,7 @@ from vitjax.records.progress import Progress
 from vitjax.records.skipped import SkipCount
 
 PATIENCE = 20
+"""Skipped updates in a row that a smaller loss scale cannot explain."""
 
 
 class NotFinite(ValueError):
