@@ -124,7 +124,7 @@ class Records:
                 ) from error
 
     def check_finite(self, step: int, metrics: Any) -> None:
-        """Raise NotFinite if a metric of a step that is about to be saved is not finite."""
+        """Raise NotFinite if a metric of a step to be saved is not finite."""
         self._check(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
 
     def _check(self, step: int, values: dict[str, float]) -> None:
