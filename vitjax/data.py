@@ -113,7 +113,7 @@ def eval_data(
 
 
 def once(tell: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a `tell` for the first process only that never repeats a text."""
+    """Wrap `tell` to pass on each text once, and only on the first process."""
     told: set[str] = set()
 
     def tell_once(text: str) -> None:

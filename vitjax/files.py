@@ -29,10 +29,10 @@ def write_picture(path: Path, figure: Any, dpi: int) -> None:
 
 
 def no_formulas(figure: Any) -> None:
-    """Draw `$` in a figure's texts as text, except in ticks of logarithmic axes.
+    """Turn off formulas in a figure's texts, except in ticks of logarithmic axes.
 
-    A class may be called "$5_to_$10", which matplotlib would read as a formula. Its
-    own labels of powers of ten are formulas, and stay so.
+    A class may be called "$5_to_$10", which matplotlib would read as a formula. The
+    labels of logarithmic axes are formulas of matplotlib.
     """
     from matplotlib.text import Text
     from matplotlib.ticker import LogFormatter

@@ -99,7 +99,8 @@ def _params_in_numpy(folder: Path, source: str) -> dict[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         verbosity = logging.get_verbosity()
         try:
-            logging.set_verbosity(logging.ERROR)  # orbax misses a file one level up
+            # Orbax would warn of a missing file one level up.
+            logging.set_verbosity(logging.ERROR)
             stored = checkpointer.metadata(folder).item_metadata.tree[source]
         finally:
             logging.set_verbosity(verbosity)

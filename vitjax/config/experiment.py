@@ -76,7 +76,7 @@ class Experiment:
 
     input: Mapping[str, Any]  # keyword arguments of input_pipeline.pipeline.make_train
     num_classes: int
-    batch_size_eval: int | None = None  # of evals; None means input.batch_size
+    batch_size_eval: int | None = None  # for evals; None means input.batch_size
     seed: int = 0
     device_pp: str = ""  # ops on the training batch, inside the step
     # Model.
@@ -102,7 +102,7 @@ class Experiment:
     # Where to start from, if the workdir has no checkpoint.
     resume: str | None = None  # full state of another run
     model_init: str | None = None  # parameters only, of a run or a file
-    model_init_grid: Sequence[int] | None = None  # of its patches, if not square
+    model_init_grid: Sequence[int] | None = None  # its patch grid, if not square
     model_init_channels: str | None = None  # "sum": adapt it to another channel count
     dont_load: Sequence[str] = ()  # regexes of parameters not to load from model_init
     # Evaluation and records.
@@ -115,7 +115,7 @@ class Experiment:
 
     @property
     def relabels(self) -> bool:
-        """Whether pp may change the labels of the data set."""
+        """True if pp may change the labels of the data set."""
         return "lookup(" in str(self.input.get("pp"))
 
     def steps(self, prefix: str, **sizes: Any) -> Any:

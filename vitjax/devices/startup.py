@@ -15,10 +15,10 @@ from input_pipeline import home
 from vitjax.devices import failures, peers
 
 HEARTBEAT_SECONDS = 30
-"""Silence after which a process counts as dead; JAX's default is 100."""
+"""Seconds of silence after which a process counts as dead; JAX's default is 100."""
 
 JOIN_SECONDS = 300
-"""Time in which all processes of a run must start; equal to JAX's default."""
+"""Seconds in which all processes of a run must start; equal to JAX's default."""
 
 
 def initialize_distributed(

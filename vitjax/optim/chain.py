@@ -6,9 +6,8 @@
 An update is -schedule * (lr * adam + wd * params): weight decay is multiplied by the
 schedule but not by the learning rate, so torch's AdamW needs weight_decay = wd / lr.
 `l2` is the coupled decay that torch's Adam calls weight_decay; big_vision has none.
-Parameters
-with the schedule None are frozen: they get a zero update, have no optimizer state and
-do not count in the norm that is clipped (big_vision optax.py:78-149).
+Parameters with the schedule None are frozen: they get a zero update, have no optimizer
+state and do not count in the norm that is clipped (big_vision optax.py:78-149).
 """
 
 import contextlib

@@ -132,7 +132,7 @@ def _identities(params: Any, block_size: int, scale: float) -> Any:
 
 
 def _preconditioned(mean: Any, roots: Any, adam: Any, block_size: int) -> Any:
-    """Multiply each block of the first moment by its roots, at the norm of `adam`."""
+    """Multiply each block of the first moment by its roots; scale it to Adam's norm."""
     grafted = [
         _grafted(block, along, like)
         for block, along, like in zip(

@@ -64,11 +64,11 @@ def make(
     """Make the initial state from the config section `loss_scale`, for float16 models.
 
     The loss is multiplied by a scale before it is differentiated, and the gradient is
-    divided by the scale directly after: clipping sees true gradients. A gradient that
-    is not finite changes no parameter, and the scale is multiplied by `backoff_factor`.
-    After `growth_interval` steps without such a gradient it is multiplied by
-    `growth_factor`. The defaults are those of flax and torch. Raises ValueError for
-    settings that cannot work.
+    divided by the scale directly after: clipping sees true gradients. An
+    update whose gradient is not finite is skipped, and the scale is multiplied by
+    `backoff_factor`. After `growth_interval` steps without a skipped update, the scale
+    is multiplied by `growth_factor`. The defaults are those of flax and torch. Raises
+    ValueError for settings that cannot work.
     """
     if not 0 < init_scale < float("inf") or not growth_factor > 1:
         raise ValueError(

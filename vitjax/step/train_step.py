@@ -38,9 +38,9 @@ def make_prepare(
 ) -> Callable[[Any, Any], tuple[Array, Array]]:
     """Return prepare((rows, partner rows), lambda) -> (images, labels) for the model.
 
-    `device_pp` maps a feature dict to one with float "image" (b h w c) and "labels" (b
-    k); None keeps the features. If lambda is None, nothing is mixed. `prepare` raises
-    ValueError if a feature is missing.
+    `device_pp` maps a feature dict to one with float "image" (b h w c) and "labels"
+    (b k); None keeps the features. If lambda is None, nothing is mixed. `prepare`
+    raises ValueError if a feature is missing.
     """
     preprocess = device_pp or (lambda features: features)
 
