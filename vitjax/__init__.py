@@ -1,6 +1,6 @@
 """vitjax: plain Vision Transformers for image classification in JAX."""
 
-# Prepares the process for TensorFlow, torch and triton in any order.
+# Lets TensorFlow, torch and triton be imported in any order.
 import input_pipeline  # noqa: F401
 
 __version__ = "0.1.0"

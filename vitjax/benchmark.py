@@ -1,7 +1,7 @@
-"""Speed of the trainer's own step: `python -m vitjax.benchmark --model S/16`.
+"""Measure the speed of the train step: `python -m vitjax.benchmark --model S/16`.
 
 The step is the one of configs/vit_s16_i1k.py (uint8 images, device_pp, mixup,
-accumulation, metrics) on synthetic images; TensorFlow is not needed.
+accumulation, metrics) on synthetic images. It does not need TensorFlow.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from vitjax.step import check_batch_size
 from vitjax.step.flops import forward_flops
 from vitjax.trees import count
 
-# Dense bf16 peak in TFLOP/s, from the makers' data sheets; parts of device_kind.
+# Dense bf16 peak in TFLOP/s by a part of device_kind, from the vendors' data sheets.
 PEAK_TFLOPS = {
     "H200": 989,
     "H100": 989,
@@ -55,7 +55,10 @@ def flagship(
     model: dict[str, Any] | None = None,
     sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),),
 ) -> Experiment:
-    """The training step of configs/vit_s16_i1k.py; a test compares the two programs."""
+    """Return the experiment of configs/vit_s16_i1k.py, as far as its step needs it.
+
+    A test compares the two compiled programs.
+    """
     return Experiment(
         input={},
         num_classes=num_classes,
@@ -88,7 +91,7 @@ def flagship(
 def synthetic_batches(
     batch_size: int, image_size: int, num_classes: int, mesh: jax.sharding.Mesh, n: int
 ) -> list[dict[str, jax.Array]]:
-    """`n` batches of random uint8 images and int32 labels, split over the devices."""
+    """Make `n` batches of random uint8 images and int32 labels, split over devices."""
     rng = np.random.default_rng(0)
     local = batch_size // jax.process_count()
     home = sharding.batch_sharding(mesh)
@@ -106,7 +109,7 @@ def synthetic_batches(
 
 
 def peak_tflops(device: Any) -> tuple[float, str]:
-    """(TFLOP/s of one device, where the figure comes from)."""
+    """Return (peak TFLOP/s of one device, source of the figure)."""
     for kind, peak in PEAK_TFLOPS.items():
         if kind.lower() in device.device_kind.lower():
             return float(peak), f"data sheet, {kind}, dense bf16"
@@ -125,12 +128,15 @@ def peak_tflops(device: Any) -> tuple[float, str]:
 
 
 def _sharing(device: Any) -> int:
-    """CPU "devices" of one process share its cores, so each has a part of the peak."""
+    """Return how many devices share the measured peak.
+
+    The CPU "devices" of one process share its cores; other devices share nothing.
+    """
     return jax.local_device_count() if device.platform == "cpu" else 1
 
 
 def _memory(compiled: Any) -> tuple[float, str]:
-    """(GiB per device, where the figure comes from)."""
+    """Return (peak GiB per device, source of the figure)."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**30, "allocator's peak"
@@ -140,7 +146,7 @@ def _memory(compiled: Any) -> tuple[float, str]:
 
 
 def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> dict:
-    """Compile and time the step of `e`; returns the figures that `main` prints."""
+    """Compile and time the step of `e`, and return the figures that `main` prints."""
     mesh = sharding.make_mesh(e.mesh)
     check_batch_size(batch_size, mesh, e.accum_freq)
     batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
@@ -161,7 +167,7 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
         state, out = compiled(state, batches[i % 2], key)
         jax.block_until_ready(out)
     compile_seconds = time.perf_counter() - start
-    # As in training, the host waits for no step but the last of a block.
+    # As in training, the host waits only for the last step of a block.
     block = max(1, steps // 5)
     seconds, out = [], None
     for _ in range(0, steps, block):
@@ -173,7 +179,7 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
     step_seconds = statistics.median(seconds)
 
     params = run.shapes.params
-    # The backward pass takes twice what the forward pass does.
+    # The backward pass takes twice the operations of the forward pass.
     shape = (image_size, image_size, 3)
     flops = 3 * forward_flops(run.model, params, shape) * batch_size
     device = jax.local_devices()[0]
@@ -198,7 +204,7 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m vitjax.benchmark",
         description="Time the trainer's own step on synthetic images.",
@@ -223,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
     try:
         if flags.json:
-            flags.json.touch()  # better refused now than after the run
+            flags.json.touch()  # fail before the run, not after it
         startup.enable_compilation_cache()
         figures = measure(
             flagship(

@@ -1,4 +1,4 @@
-"""Host batches on the devices: how training and evaluation are fed."""
+"""Open the data of training and evaluation, and move its batches to the devices."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from vitjax.devices.sharding import batch_sharding
 
 @dataclasses.dataclass(frozen=True)
 class OnDevices:
-    """Host batches as global arrays, made ahead; each iteration is one pass."""
+    """Host batches as global arrays, prefetched; each iteration is one pass."""
 
     host_batches: Iterable[dict[str, np.ndarray]]
     mesh: jax.sharding.Mesh
@@ -22,7 +22,7 @@ class OnDevices:
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """Of the data's classes, if it has names."""
+        """The names of the classes, or None if the data has none."""
         return getattr(self.host_batches, "class_names", None)
 
     def __iter__(self) -> Iterator[Mapping[str, jax.Array]]:
@@ -32,9 +32,9 @@ class OnDevices:
 
 
 def open_train(e: Experiment) -> tuple[Any, dict[str, int]]:
-    """(training data, sizes) of a run: data_size, batch_size and total_steps.
+    """Return (training data, sizes) of a run: data_size, batch_size and total_steps.
 
-    The data is an `input_pipeline.pipeline.TrainData`. Raises ValueError where the
+    The data is an `input_pipeline.pipeline.TrainData`. Raises ValueError if the config
     section `input` is wrong.
     """
     from input_pipeline import pipeline
@@ -54,21 +54,22 @@ def open_train(e: Experiment) -> tuple[Any, dict[str, int]]:
 def train_batches(
     data: Any, first_step: int, mesh: jax.sharding.Mesh, size: int
 ) -> Iterator[Mapping[str, jax.Array]]:
-    """The batches after `first_step` steps on the devices, `size` of them made ahead."""
+    """Yield the batches after `first_step` on the devices, `size` prefetched."""
     return iter(OnDevices(data.from_step(first_step), mesh, size))
 
 
 def model_classes(data: Any, e: Experiment) -> dict[str, Any]:
-    """`class_names` and `num_classes` of the model, None where a lookup changes labels."""
+    """Return the model's `class_names` and `num_classes`; None if a lookup relabels."""
     if e.relabels:
         return {"class_names": None, "num_classes": None}
     return {"class_names": data.class_names, "num_classes": e.num_classes}
 
 
 def check_classes(found: int | None, e: Experiment) -> None:
-    """Raise ValueError if the data has labels that no output of the model is for.
+    """Raise ValueError if the data has more classes than the model has outputs.
 
-    onehot makes rows of zeros of them, without a word. A lookup may have changed them.
+    The op onehot silently turns such labels into rows of zeros. There is no check if a
+    lookup changes the labels.
     """
     if found is not None and found > e.num_classes and not e.relabels:
         raise ValueError(
@@ -78,7 +79,7 @@ def check_classes(found: int | None, e: Experiment) -> None:
 
 
 def processes() -> dict[str, int]:
-    """This process among all, as the input pipeline's makers take it."""
+    """Return this process's index and the number of processes, for input_pipeline."""
     return {
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
@@ -92,10 +93,10 @@ def eval_data(
     num_classes: int | None = None,
     tell: Callable[[str], None] = lambda notice: None,
 ) -> Callable[..., tuple[OnDevices, int]]:
-    """make_data(data=, pp_fn=, batch_size=) for evaluators: (batches, steps).
+    """Return the evaluators' make_data(data=, pp_fn=, batch_size=) -> (batches, steps).
 
-    Labels are mapped to those of the model, whose classes are given; see
-    `input_pipeline.pipeline.make_eval`. `tell` is told how, in one sentence.
+    It maps labels to those of the model, whose classes are given; see
+    `input_pipeline.pipeline.make_eval`. `tell` gets one sentence on each mapping.
     """
 
     def make_data(**section: Any) -> tuple[OnDevices, int]:
@@ -112,7 +113,7 @@ def eval_data(
 
 
 def once(tell: Callable[[str], None]) -> Callable[[str], None]:
-    """`tell`, on the first process alone, and never the same text twice."""
+    """Wrap `tell` to pass on each text once, and only on the first process."""
     told: set[str] = set()
 
     def tell_once(text: str) -> None:
@@ -126,16 +127,16 @@ def once(tell: Callable[[str], None]) -> Callable[[str], None]:
 def as_before(
     data: Any, where: str, kept: Mapping[str, Any], tell: Callable[[str], None]
 ) -> Any:
-    """Training data with the labels that the model of a checkpoint knows.
+    """Return the training data with the labels of a checkpoint's model.
 
     Args:
       data: an `input_pipeline.pipeline.TrainData`.
       where: the checkpoint, for messages.
-      kept: what it keeps beside the state; what an older version of vitjax did not keep
-        is not compared.
-      tell: is told of what differs.
+      kept: the checkpoint's JSON item. Entries that an older version of vitjax did not
+        write are not compared.
+      tell: gets a sentence on each difference.
 
-    Raises ValueError if the data has other classes.
+    Raises ValueError if the classes of the data differ.
     """
     from input_pipeline.sources.folder import FolderSource
     from input_pipeline.sources.relabel import OtherClasses
@@ -146,7 +147,7 @@ def as_before(
     )
     names = kept.get("class_names")
     if kept and "class_names" not in kept and isinstance(data.source, FolderSource):
-        names = sorted(data.source.class_names)  # that version's order
+        names = sorted(data.source.class_names)  # the order of that version
     if names is not None:
         try:
             relabelled = data.labelled_as(names)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a power cut, never finds half of one; pictures."""
+"""Write files and pictures whole: even after a crash, no reader finds half of one."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from absl import logging
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace the file at once by `content`, which is on the disk before it is visible."""
+    """Replace the file atomically; `content` is on disk before it becomes visible."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -21,7 +21,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def write_picture(path: Path, figure: Any, dpi: int) -> None:
-    """A figure of matplotlib as PNG, whole or not at all; see `no_formulas`."""
+    """Write a matplotlib figure as PNG, whole or not at all; see `no_formulas`."""
     no_formulas(figure)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=dpi)
@@ -29,10 +29,10 @@ def write_picture(path: Path, figure: Any, dpi: int) -> None:
 
 
 def no_formulas(figure: Any) -> None:
-    """Have every text of a figure drawn as it is, but for the numbers of logarithmic axes.
+    """Turn off formulas in a figure's texts, except in ticks of logarithmic axes.
 
-    A class may be called "$5_to_$10", which matplotlib takes for a formula; powers of ten
-    are formulas of its own.
+    A class may be called "$5_to_$10", which matplotlib would read as a formula. The
+    labels of logarithmic axes are formulas of matplotlib.
     """
     from matplotlib.text import Text
     from matplotlib.ticker import LogFormatter
@@ -51,7 +51,7 @@ def no_formulas(figure: Any) -> None:
 
 @contextlib.contextmanager
 def or_without(name: str) -> Iterator[None]:
-    """A picture that cannot be drawn or written costs a warning, whatever the error."""
+    """Turn any error in drawing or writing a picture into a warning."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The steps of a run, in order: train, record, evaluate, checkpoint, stop."""
+"""The training loop: train, record, evaluate, checkpoint, stop."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,15 +25,15 @@ def run(
     ckpt_steps: int | None,
     signal: StopSignal,
 ) -> None:
-    """Run the remaining steps. Rows of step k are on disk before its checkpoint.
+    """Run the remaining steps. The rows of a step are on disk before its checkpoint.
 
     Args:
-      batches: of the remaining steps, on the devices.
-      log_steps, ckpt_steps: a row, and a checkpoint, every so many steps.
-      signal: has been entered.
+      batches: the batches of the remaining steps, on the devices.
+      log_steps, ckpt_steps: steps between two rows, and between two checkpoints.
+      signal: an entered `StopSignal`.
 
     Raises:
-      Stopped: a signal came; there is a checkpoint, unless no step has been taken.
+      Stopped: a signal stopped the run, with a checkpoint unless it took no step.
       ValueError: a metric is not finite, or checkpoints cannot be written.
     """
     clock = records.clock
@@ -52,7 +52,7 @@ def run(
         records.flush()
         raise Stopped(first_step, saved=False)
     step, stopped = first_step, False
-    # Everything that crosses to a device from here on does so by name.
+    # From here on, every transfer to or from a device must be explicit.
     with jax.transfer_guard("disallow"):
         for step in range(first_step + 1, total_steps + 1):
             batch = next(batches)
@@ -60,10 +60,10 @@ def run(
                 records.draw(batch)
             state, step_metrics = program.train_step(state, batch, program.key)
             if step == first_step + 1:
-                # The first step waits for the compiler: it is not timed.
+                # The first step includes compilation, so it is not timed.
                 jax.block_until_ready(step_metrics)
                 clock.begin(step)
-            records.flush()  # of an earlier step, now that this one is under way
+            records.flush()  # an earlier row, while this step runs
             records.progress.advance()
             checkpoints.poll()
             if durations.due(step, log_steps, total_steps):

@@ -1,4 +1,4 @@
-"""What of a run is compiled: model, optimizer, state and steps, made from a config."""
+"""Build the compiled parts of a run from a config: model, optimizer, state, steps."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ from vitjax.step import ema, loss_scale, mixup
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Functions of (state, batch, key), and where the state lives."""
+    """The compiled functions of a run, and the shapes and shardings of its state."""
 
     model: nn.Module
-    image_shape: tuple[int, ...]  # of one example, as the model gets it
+    image_shape: tuple[int, ...]  # of one example, at the model's input
     tx: optax.GradientTransformation
     lr_fns: list[Callable[[Any], Any]]
     init: Callable[[], step.TrainState]
@@ -34,11 +34,11 @@ class Program:
     train_step: Any  # jitted
     preview: Callable[..., Any]
     predict: Callable[..., Any]
-    key: jax.Array  # every step folds its number into this one
+    key: jax.Array  # every step folds its number into this key
 
 
 def make_model(e: Experiment) -> nn.Module:
-    """The model of an experiment; ValueError for a wrong `model` section."""
+    """Build the model. Raises ValueError if the config section `model` is wrong."""
     arguments = dict(e.model)
     if e.init_head_bias is not None:
         arguments["init_head_bias"] = e.init_head_bias
@@ -49,7 +49,7 @@ def make_model(e: Experiment) -> nn.Module:
 def _batch(
     element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]], batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch on the devices, where int64 labels are int32."""
+    """Return the shapes of a batch on the devices, where int64 labels become int32."""
     return {
         name: jax.ShapeDtypeStruct(
             (batch_size, *shape), jax.dtypes.canonicalize_dtype(dtype)
@@ -82,12 +82,12 @@ def build(
     total_steps: int,
     data_size: int,
 ) -> Program:
-    """Build the program of the experiment `e`; allocates nothing but a key.
+    """Build the program of the experiment `e`. Allocates only the keys.
 
     Args:
       element_spec: shape and dtype of each feature of one example, from the host.
-      batch_size: global.
-      total_steps: length of the run. data_size: examples an epoch.
+      batch_size: the global batch size.
+      total_steps: length of the run. data_size: examples per epoch.
     """
     step.check_batch_size(batch_size, mesh, e.accum_freq)
     _check_sections(e)
@@ -109,7 +109,7 @@ def build(
         data_size=data_size,
         **e.optimizer,
     )
-    # Made on all devices at once: a key cannot be put on those of other processes.
+    # Jitted: device_put cannot place a key on the devices of other processes.
     init_key, loop_key = jax.jit(
         lambda: tuple(jax.random.split(jax.random.key(e.seed))),
         out_shardings=replicated(mesh),

@@ -1,4 +1,4 @@
-"""Before the first step: whose packages these are, and the state that a run starts from."""
+"""Check the packages of a run, and make the state that it starts from."""
 
 import dataclasses
 import os
@@ -16,7 +16,10 @@ from vitjax.weights.fit import load_into
 
 
 def check_packages() -> None:
-    """The generic package names must all be ours: refuse a stranger's `configs`."""
+    """Raise ImportError if another package shadows one of ours, such as `configs`.
+
+    The packages of this project have generic names.
+    """
     specs = map(find_spec, ("vitjax", "input_pipeline", "configs"))
     homes = {os.path.dirname(os.path.dirname((s and s.origin) or "")) for s in specs}
     if len(homes) > 1:
@@ -32,12 +35,14 @@ def first_state(
     newest: Checkpointer,
     settings: dict[str, Any],
 ) -> tuple[Any, dict[str, Any] | None]:
-    """The state that the run starts from: (state, JSON item of its checkpoint or None).
+    """Return (state, JSON item of its checkpoint or None) at the start of the run.
 
-    In this order (big_vision train.py:323-368).
+    The first of these that exists is used (big_vision train.py:323-368):
 
-    1. The newest checkpoint of the workdir. 2. `resume`: the full state of another
-    run. 3. `model_init`: the parameters of another run, or of a file. 4. From scratch.
+    1. The newest checkpoint of the workdir.
+    2. `resume`: the full state of another run.
+    3. `model_init`: the parameters of another run, or of a file.
+    4. A fresh initialization.
     """
     shapes = jax.tree.map(
         lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),

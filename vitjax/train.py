@@ -1,4 +1,4 @@
-"""Train a Vision Transformer: `python -m vitjax.train --config configs/quickstart.py`."""
+"""Train a ViT: `python -m vitjax.train --config configs/quickstart.py`."""
 
 import argparse
 import contextlib
@@ -35,11 +35,12 @@ from vitjax.records.workdir import locked, refuse_other_config
 def train_and_evaluate(
     config: ConfigDict, workdir: str | Path, *, force: bool = False
 ) -> None:
-    """Train as `config` says, with records and checkpoints in `workdir`.
+    """Train according to `config`, with records and checkpoints in `workdir`.
 
-    Resumes from the workdir's newest checkpoint if it has one. `force` takes the workdir
-    from a run on another host that has locked it. Raises ValueError, in one sentence for
-    people, where the config or the data is wrong, and Stopped after a signal.
+    The run resumes from the workdir's newest checkpoint if there is one. `force` takes
+    the workdir from a run on another host that has locked it. Raises ValueError, with
+    one readable sentence, if the config or the data is wrong; raises Stopped after a
+    signal.
     """
     workdir, settings = Path(workdir), files.plain(config)
     e = experiment.from_config(config.to_dict())
@@ -98,7 +99,7 @@ def _open_evals(
     sizes: Mapping[str, int],
     warn: Callable[[str], None],
 ) -> list[schedule.Entry]:
-    """The evaluators of the config's `evals`, with their data."""
+    """Open the evaluators of the config's `evals`, with their data."""
     from input_pipeline.sources import DataNotFound
 
     classes = data_lib.model_classes(data, e)
@@ -121,7 +122,7 @@ def _metadata(
     program: program_lib.Program,
     data: Any,
 ) -> dict[str, Any]:
-    """What every checkpoint keeps with its state, as JSON values."""
+    """Return the JSON values that every checkpoint keeps with its state."""
     return {
         "seed": e.seed,
         "config": settings,
@@ -133,7 +134,7 @@ def _metadata(
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, config overrides) of a command line."""
+    """Parse a command line into (flags, config overrides)."""
     parser = argparse.ArgumentParser(
         prog="python -m vitjax.train",
         description="Train a Vision Transformer, with records and checkpoints in "
@@ -171,10 +172,10 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    """The command line.
+    """Run the command line and return its exit status.
 
-    The exit status is 0; 1 after one sentence on stderr; stopping.STATUS where a signal
-    stopped the run in good order; 130 where Ctrl-C did before its first step.
+    The status is 0; 1 after an error, with one sentence on stderr; stopping.STATUS if a
+    signal stopped the run in order; 130 if Ctrl-C ended it before its first step.
     """
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
     workdir = flags.workdir or files.default_workdir(flags.config)
@@ -228,13 +229,13 @@ def cli(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell(text: str) -> None:
-    """On stderr, if anybody reads it: a pipe's reader may have gone, as at Ctrl-C."""
+    """Print to stderr. Ignores a closed pipe: Ctrl-C may end its reader first."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`cli` in a process of its own, without the noise of orbax's threads."""
+    """Run `cli` as the main program, without the messages of orbax's threads."""
     startup.quiet_checkpoint_threads()
     status = cli(argv)
     if status in (0, STATUS):

@@ -1,4 +1,4 @@
-"""Trees whose leaves have names: "Transformer/encoder_norm/scale"."""
+"""Functions on trees with named leaves, such as "Transformer/encoder_norm/scale"."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def flatten_with_names(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves in JAX's order, each with its name "a/b/c".
+    """Return (name, leaf) of each leaf in JAX's order; a name reads "a/b/c".
 
-    Dicts and FrozenDicts contribute keys, dataclasses and named tuples field names,
-    lists and tuples positions.
+    The parts of a name are the keys of dicts and FrozenDicts, the field names of
+    dataclasses and named tuples, and the positions in lists and tuples.
     """
     return [
         (_name(path), leaf)
@@ -24,14 +24,14 @@ def flatten_with_names(tree: Any) -> list[tuple[str, Any]]:
 
 
 def map_with_names(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`fn(name, leaf, *leaves of rest)` over trees of one structure."""
+    """Map `fn(name, leaf, *leaves of rest)` over trees of one structure."""
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: fn(_name(path), *leaves), tree, *rest
     )
 
 
 def regex(pattern: str, what: str) -> re.Pattern[str]:
-    """The compiled pattern; a ValueError, in which `what` names it, if it is none."""
+    """Compile the pattern. Raises ValueError, which names `what`, if it is invalid."""
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError, TypeError) as error:
@@ -43,10 +43,11 @@ def regex(pattern: str, what: str) -> re.Pattern[str]:
 def match_patterns(
     tree: Any, patterns: Sequence[str], *, strict: bool = False, what: str = "patterns"
 ) -> list[Any]:
-    """One tree of bools per pattern: True where it is the first that matches the name.
+    """Return one tree of bools per pattern: True where it is the leaf's first match.
 
-    A pattern is a regular expression that must match the whole name. Under `strict`,
-    a leaf that no pattern matches is a ValueError; `what` names the patterns in errors.
+    A pattern is a regular expression that must match the whole name of the leaf. With
+    `strict`, raises ValueError if no pattern matches a leaf. `what` names the patterns
+    in errors.
     """
     compiled = [regex(pattern, what) for pattern in patterns]
 
@@ -63,11 +64,11 @@ def match_patterns(
             f'{", ".join(missed[:5])}{more}; add a last pattern ".*" for the rest'
         )
     return [
-        jax.tree.map(lambda i, n=n: i == n, first)  # n is bound now, not at the call
+        jax.tree.map(lambda i, n=n: i == n, first)  # bind n now, not at the call
         for n in range(len(compiled))
     ]
 
 
 def count(tree: Any) -> int:
-    """The number of scalars in a tree of arrays or of their shapes."""
+    """Return the number of scalars in a tree of arrays or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

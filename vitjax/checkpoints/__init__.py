@@ -1,5 +1,5 @@
-"""What a run can resume from: checkpoints, their checksums, and the best of them.
+"""Checkpoints of a run, their checksums, and the best checkpoint by a metric.
 
-Begin with `checkpointer`, which writes and restores; `best` keeps the best by a metric. May
-import config, devices, trees and files.
+Start reading at `checkpointer`, which writes and restores; `best` keeps the best one.
+This package may import config, devices, trees and files.
 """

@@ -1,4 +1,4 @@
-"""The checkpoint with the best value of one metric, beside the newest ones."""
+"""Keep the checkpoint with the best value of one metric."""
 
 import contextlib
 import math
@@ -14,14 +14,17 @@ from vitjax.devices import agreement
 
 
 class Best:
-    """Keeps one checkpoint in `workdir`/best; `model_init` and `resume` take that path."""
+    """The keeper of one checkpoint in `workdir`/best.
+
+    `model_init` and `resume` accept that path.
+    """
 
     def __init__(
         self, *, workdir: Path, metric: str, mode: Literal["max", "min"] = "max"
     ):
         """Watch `metric` of the evaluations, such as "val/prec@1".
 
-        A later start goes on from the value that is kept there.
+        A resumed run compares with the value that is stored there.
         """
         self._metric, self._mode = metric, mode
         self._checkpointer = Checkpointer(Path(workdir) / "best", max_to_keep=1)
@@ -31,7 +34,7 @@ class Best:
 
     def _kept_value(self) -> float | None:
         latest = self._checkpointer.latest_step()
-        # What follows is for all processes or for none.
+        # All processes must take the same branch below.
         steps = agreement.as_first_sees([] if latest is None else [latest])
         if not steps:
             return None
@@ -46,11 +49,11 @@ class Best:
     def offer(
         self, step: int, row: Mapping[str, float], state: Any, meta: dict[str, Any]
     ) -> None:
-        """Keep the state of `step` if its row of values is better than all before it.
+        """Keep the state of `step` if its metric is better than all before it.
 
-        A row without the metric's evaluator says nothing, and neither does step 0, nor a
-        value that is not finite. If it cannot be written there is a warning.
-        Raises ValueError if the evaluator has no such metric.
+        Step 0, a row without the metric's evaluator and a value that is not finite are
+        ignored. If the state cannot be written, there is a warning. Raises ValueError
+        if the evaluator has no such metric.
         """
         evaluator = self._metric.split("/")[0]
         names = sorted(name for name in row if name.startswith(f"{evaluator}/"))
@@ -70,15 +73,17 @@ class Best:
             if not gain > 0:
                 return
         self._offered = value
-        with contextlib.suppress(ValueError):  # of failures in a row: each has warned
-            # A start from an earlier checkpoint may find one of this step or later.
+        with contextlib.suppress(
+            ValueError
+        ):  # after several failures, each of which warned
+            # A run that resumed earlier may find a checkpoint of this or a later step.
             self._checkpointer.remove_from(step)
             self._checkpointer.save(step, state, meta | {"value": value})
 
     def settle(self) -> None:
-        """Wait until what `offer` has begun to write is whole.
+        """Wait until the checkpoint that `offer` started is complete.
 
-        If it cannot be written, the one before it is still the best.
+        If it cannot be written, the previous one remains the best.
         """
         with contextlib.suppress(ValueError):
             if self._checkpointer.poll(wait=True) is not None:
@@ -86,7 +91,7 @@ class Best:
         self._offered = None
 
     def close(self) -> None:
-        """Wait, then let go of orbax's threads."""
+        """Wait, then end orbax's threads."""
         self._checkpointer.close()
 
 
@@ -94,9 +99,9 @@ class Best:
 def best_of(
     section: Mapping[str, Any] | None, workdir: Path, evaluators: Sequence[str]
 ) -> Iterator[Best | None]:
-    """The keeper that the config's `ckpt_best` asks for; None without the section.
+    """Open the keeper for the config section `ckpt_best`; None without the section.
 
-    Raises ValueError if its metric is of none of these evaluators.
+    Raises ValueError if its metric belongs to none of these evaluators.
     """
     if section is None:
         yield None

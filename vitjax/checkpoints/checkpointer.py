@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by orbax: atomic, asynchronous, one folder a step."""
+"""Write and restore checkpoints with orbax: atomic, asynchronous, a folder per step."""
 
 import contextlib
 import itertools
@@ -19,14 +19,14 @@ from vitjax.devices import agreement
 from vitjax.trees import flatten_with_names
 
 FAILURES = 3
-PARTIAL = ".orbax-checkpoint-tmp"  # in the name of what orbax has not finished
+PARTIAL = ".orbax-checkpoint-tmp"  # in the names of unfinished folders of orbax
 
 
 class Checkpointer:
-    """The checkpoints under `workdir`/checkpoints.
+    """The checkpoints in `workdir`/checkpoints.
 
-    Each holds the train state (arrays) and a JSON item beside it (everything else).
-    A step's folder appears only when it is complete.
+    Each contains the train state (arrays) and a JSON item (everything else). The folder
+    of a step appears only when it is complete.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Checkpointer:
         max_to_keep: int | None = 2,
         keep_steps: int | None = None,
     ):
-        """Keep the newest `max_to_keep`, and every multiple of `keep_steps` for ever.
+        """Keep the newest `max_to_keep`, and all multiples of `keep_steps`.
 
-        `max_to_keep=None` keeps all.
+        `max_to_keep=None` keeps all checkpoints.
         """
         if max_to_keep is not None and max_to_keep < 1:
             raise ValueError(
@@ -61,22 +61,22 @@ class Checkpointer:
             ),
             item_names=("state", "meta"),
         )
-        self._pending: int | None = None  # the step that is being written
+        self._pending: int | None = None  # the step in progress
         self._failures = 0  # in a row
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint, None if there is none."""
+        """Return the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step() if self.path.is_dir() else None
 
     def steps(self) -> list[int]:
-        """Those of all complete checkpoints, in order."""
+        """Return the steps of all complete checkpoints, in order."""
         return sorted(self._manager.all_steps()) if self.path.is_dir() else []
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Start writing; returns when the state has left the devices.
+        """Start writing, and return when the state is copied from the devices.
 
-        orbax does not notice a flipped bit, so checksums of all leaves come along.
-        What goes wrong is told by `poll` or `finish`.
+        Orbax does not detect flipped bits, so the JSON item has checksums of all
+        leaves. `poll` and `finish` report errors.
         """
         self.poll(wait=True)
         self._pending = step
@@ -90,21 +90,21 @@ class Checkpointer:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._manager.save(step, args=args, force=True)
-        except Exception as error:  # a full disk has many names
+        except Exception as error:  # a full disk raises many types
             self._failed(error)
 
     def last_good(self) -> int | None:
-        """`latest_step` after what is being written is whole, or given up."""
+        """Wait for the save in progress, then return `latest_step`."""
         with contextlib.suppress(ValueError):
             self.poll(wait=True)
         return self.latest_step()
 
     def poll(self, wait: bool = False) -> int | None:
-        """Look after what is being written; returns at once unless `wait`.
+        """Check the save in progress; do not wait for it unless `wait`.
 
-        Returns the step whose checkpoint has just become whole. One that cannot be
-        written leaves a warning and nothing on the disk. Raises ValueError, naming the
-        last good one, after FAILURES in a row.
+        Returns the step of a checkpoint that is now complete. A checkpoint that cannot
+        be written causes a warning and leaves nothing on the disk. After FAILURES in a
+        row, raises ValueError with the step of the last good checkpoint.
         """
         step, saving = self._pending, self._manager.is_saving_in_progress
         if step is None or (not wait and saving()):
@@ -118,7 +118,7 @@ class Checkpointer:
         return step
 
     def finish(self) -> None:
-        """Wait for the last one. Raises ValueError if it could not be written."""
+        """Wait for the last save. Raises ValueError if it could not be written."""
         self.poll(wait=True)
         if self._failures:
             raise ValueError(self._cannot_go_on("the last checkpoint"))
@@ -138,9 +138,10 @@ class Checkpointer:
             raise ValueError(self._cannot_go_on(what)) from error
 
     def _remove_partial(self, step: int) -> None:
-        """Remove what is there of a failed checkpoint, until nothing comes back.
+        """Delete a failed checkpoint's files until no writer thread recreates them.
 
-        Threads that wrote other parts of it do not know yet, and cannot be waited for.
+        Threads that write its other parts do not notice the failure yet, and cannot be
+        waited for.
         """
         absent = 0
         for _ in range(20 * 60):
@@ -163,7 +164,7 @@ class Checkpointer:
         )
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The JSON item of a step. Raises ValueError if it is damaged."""
+        """Return the JSON item of a step. Raises ValueError if it is damaged."""
         error = meta = None
         folder = self.path / str(step)
         try:
@@ -175,16 +176,16 @@ class Checkpointer:
         return meta
 
     def newest_meta(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest step whose JSON item is whole, and this; None if there is none."""
+        """Return (step, JSON item) of the newest undamaged JSON item, or None."""
         for step in reversed(agreement.as_first_sees(self.steps())):
             with contextlib.suppress(ValueError):
                 return step, self.meta(step)
         return None
 
     def restore(self, step: int, shapes: Any) -> Any:
-        """The state of a step, placed as the shardings of `shapes` say.
+        """Restore the state of a step, placed by the shardings of `shapes`.
 
-        Raises ValueError if it is damaged, or the tree or a shape does not fit.
+        Raises ValueError if it is damaged, or if its tree or a shape differs.
         """
         expected = self.meta(step)["checksums"]
         here = {name for name, _ in flatten_with_names(shapes)}
@@ -197,16 +198,16 @@ class Checkpointer:
             )
         error = state = None
         try:
-            # The handler alone: orbax's manager ends with a barrier, at which the other
-            # processes would wait for ever for one that has failed.
+            # Only the handler: orbax's manager ends with a barrier, at which the other
+            # processes would wait for ever for a failed one.
             state = ocp.StandardCheckpointHandler().restore(
                 self._manager.directory / str(step) / "state",
                 args=ocp.args.StandardRestore(shapes),
             )
-        except jax.errors.JaxRuntimeError:  # see above
+        except jax.errors.JaxRuntimeError:  # not the disk's fault
             raise
-        except Exception as e:  # see above
-            why = e.__cause__ or e  # orbax's own may not name the array
+        except Exception as e:  # damaged bytes raise many types
+            why = e.__cause__ or e  # orbax's error may not name the array
             error = ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "
                 "optimizer of this config, or is damaged: "
@@ -223,10 +224,10 @@ class Checkpointer:
         return state
 
     def restore_newest(self, shapes: Any) -> tuple[Any, dict[str, Any]] | None:
-        """(state, meta) of the newest checkpoint that is whole; None if there is none.
+        """Return (state, JSON item) of the newest undamaged checkpoint, or None.
 
-        Damaged ones after it are named in a warning, and moved to `workdir`/damaged.
-        Raises the newest one's ValueError if there are checkpoints and none is whole.
+        Newer, damaged checkpoints are named in warnings and moved to `workdir`/damaged.
+        If all checkpoints are damaged, raises the ValueError of the newest one.
         """
         steps = agreement.as_first_sees(
             sorted(self._manager.all_steps() if self.path.is_dir() else [])
@@ -247,7 +248,7 @@ class Checkpointer:
         return None
 
     def set_aside(self, step: int) -> None:
-        """Make room for another checkpoint of that step, and lose nothing."""
+        """Move a checkpoint to `workdir`/damaged; its step can then be saved again."""
         if jax.process_index() == 0:
             place = self.path.parent / "damaged"
             place.mkdir(exist_ok=True)
@@ -260,26 +261,26 @@ class Checkpointer:
         self._manager.reload()
 
     def remove_partial(self) -> None:
-        """Remove what a killed process has begun to write; nobody else may be writing."""
+        """Remove a killed process's unfinished files; no process may be writing."""
         if jax.process_index() == 0:
             for folder in self.path.glob(f"*{PARTIAL}*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def remove_from(self, step: int) -> None:
-        """Remove the checkpoints of `step` and after it."""
+        """Remove the checkpoints of `step` and all later ones."""
         for later in self._manager.all_steps() if self.path.is_dir() else []:
             if later >= step:
                 self._manager.delete(later)
 
     def close(self) -> None:
-        """Wait, then let go of orbax's threads."""
-        with contextlib.suppress(Exception):  # told by `finish`, if anybody asked
+        """Wait, then end orbax's threads."""
+        with contextlib.suppress(Exception):  # `finish` reports it
             self._manager.wait_until_finished()
         self._manager.close()
 
 
 def _some(what: str, names: Collection[str]) -> list[str]:
-    """[what and the first names], nothing if there are none."""
+    """Return ["what a, b, c and N more"], or [] without names."""
     first, more = sorted(names)[:3], len(names) - 3
     text = f"{what} {', '.join(first)}" + (f" and {more} more" if more > 0 else "")
     return [text] if first else []

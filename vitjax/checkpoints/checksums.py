@@ -1,7 +1,7 @@
-"""One number for each array, by which a flipped bit on the disk is found.
+"""Checksums of arrays, which detect flipped bits on the disk.
 
-The sum of an array's bits, read as unsigned words, modulo 2**32: it is computed where
-the array lies, and does not depend on how it is split over devices.
+A checksum is the sum of the array's bits, read as unsigned words, modulo 2**32. It is
+computed where the array is stored, and does not depend on its sharding.
 """
 
 from typing import Any
@@ -33,9 +33,9 @@ def _sum_in_numpy(x: np.ndarray) -> int:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """By the name of a leaf: its checksum. Waits for the arrays.
+    """Return the checksum of each leaf by name. Waits for the arrays.
 
-    Arrays of numpy are summed there: JAX may not have their dtype.
+    Trees of numpy arrays are summed in numpy: JAX may not have their dtype.
     """
     names, leaves = zip(*flatten_with_names(tree), strict=True)
     if all(isinstance(x, np.ndarray) for x in leaves):
@@ -46,7 +46,7 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 def changed(tree: Any, expected: dict[str, int]) -> list[str]:
-    """Names of the leaves whose checksum is another than `expected`."""
+    """Return the names of the leaves whose checksum differs from `expected`."""
     found = checksums(tree)
     names = found.keys() | expected.keys()
     return sorted(n for n in names if found.get(n) != expected.get(n))

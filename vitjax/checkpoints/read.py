@@ -1,4 +1,4 @@
-"""Reading checkpoints without a run: where they are, their JSON, their parameters."""
+"""Read a checkpoint without a run: its location, its JSON item, its parameters."""
 
 import json
 import textwrap
@@ -15,20 +15,20 @@ from vitjax.checkpoints.checksums import changed
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error, without the request that tensorstore adds."""
+    """Return the first line of an error, without the spec that tensorstore adds."""
     text = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
     return textwrap.shorten(text, 400)
 
 
 def crc32(meta: dict[str, Any]) -> int:
-    """The checksum of the JSON item."""
+    """Return the checksum of a JSON item."""
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def locate(path: str | Path) -> tuple[Path, int]:
-    """(workdir, step) of a workdir (its newest checkpoint) or of one step's folder.
+    """Return (workdir, step) for a workdir (its newest checkpoint) or a step's folder.
 
-    Raises ValueError if no checkpoint is there.
+    Raises ValueError if there is no checkpoint.
     """
     path = Path(path).resolve()
     if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
@@ -43,18 +43,24 @@ def locate(path: str | Path) -> tuple[Path, int]:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """The JSON item of a checkpoint; `path` as `locate` takes it, errors as of `meta`."""
+    """Return the JSON item of a checkpoint; see `locate` for `path`.
+
+    Raises ValueError if there is none, or it is damaged.
+    """
     workdir, step = locate(path)
     return meta_of(workdir / "checkpoints" / str(step))
 
 
 def meta_of(folder: Path) -> dict[str, Any]:
-    """The JSON item of a step's folder; touches no device, since configs ask for it."""
+    """Return the JSON item of a step's folder. Raises ValueError if it is damaged.
+
+    Uses no device, since config files call it.
+    """
     try:
         item: Any = folder / "meta"  # orbax takes any kind of path
         meta = dict(ocp.JsonCheckpointHandler().restore(item))
         whole = meta.pop("crc32") == crc32(meta)
-    # Of damaged bytes orbax and its readers say all sorts of things.
+    # Corrupt files raise many different exceptions in orbax and its readers.
     except Exception as error:
         raise damaged(folder, f"{type(error).__name__} in meta") from error
     if not whole:
@@ -65,10 +71,10 @@ def meta_of(folder: Path) -> dict[str, Any]:
 def read_params(
     path: str | Path, source: str = "params"
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """(parameters in numpy, config) of a checkpoint; `path` as `locate` takes it.
+    """Return (parameters in numpy, config) of a checkpoint; see `locate` for `path`.
 
-    The config is the run's, as plain values. `source` is the part of the state: "ema"
-    for averaged parameters. Raises ValueError if there is none, or it is damaged.
+    The config is the run's, as plain values. `source` is the field of the state: "ema"
+    for averaged parameters. Raises ValueError if it is missing or damaged.
     """
     workdir, step = locate(path)
     meta, start = read_meta(path), f"{source}/"
@@ -81,7 +87,7 @@ def read_params(
     try:
         folder = workdir / "checkpoints" / str(step) / "state"
         params = _params_in_numpy(folder, source)
-    except Exception as error:  # of damaged bytes orbax says all sorts of things
+    except Exception as error:  # corrupt files raise many types
         raise damaged(path, first_line(error)) from error
     wrong = changed({source: params}, stored)
     if wrong:
@@ -93,7 +99,8 @@ def _params_in_numpy(folder: Path, source: str) -> dict[str, Any]:
     with ocp.PyTreeCheckpointer() as checkpointer:
         verbosity = logging.get_verbosity()
         try:
-            logging.set_verbosity(logging.ERROR)  # orbax misses a file of a level above
+            # Orbax would warn of a missing file one level up.
+            logging.set_verbosity(logging.ERROR)
             stored = checkpointer.metadata(folder).item_metadata.tree[source]
         finally:
             logging.set_verbosity(verbosity)
@@ -112,5 +119,5 @@ def _params_in_numpy(folder: Path, source: str) -> dict[str, Any]:
 
 
 def damaged(path: Any, what: str) -> ValueError:
-    """The error for a checkpoint whose bytes have changed or are missing."""
+    """Return the error for a checkpoint whose bytes have changed or are missing."""
     return ValueError(f"checkpoint {path} is damaged: {what}")

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: where it starts, what it saves, and the best of it."""
+"""The checkpoints of one run: its start, its saves and its best state."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ from vitjax.config.experiment import Experiment, learned_differences
 
 
 class Checkpoints:
-    """Writes the newest checkpoints of a run, and the best one if `best` is given.
+    """The writer of a run's newest checkpoints, and of the best one if `best` is given.
 
     Args:
       meta: JSON values that every checkpoint keeps with the state.
-      counters: of a step, the JSON values that change from step to step.
+      counters: returns the JSON values of a step that change from step to step.
     """
 
     def __init__(
@@ -33,25 +33,25 @@ class Checkpoints:
         self._meta, self._counters = meta, counters
 
     def offer(self, step: int, row: Mapping[str, float], state: Any) -> None:
-        """Keep the state as the best one if the evaluations in `row` say so."""
+        """Keep the state as the best one if the evaluations in `row` are the best."""
         if self._best is not None:
             with jax.transfer_guard("allow"):  # orbax copies to the host
                 self._best.offer(step, row, state, self._meta_at(step))
 
     def save(self, step: int, state: Any) -> None:
-        """Start writing; rows of `step` must be on disk. Errors come with `poll`."""
+        """Start writing; rows of `step` must be on disk. `poll` reports errors."""
         with jax.transfer_guard("allow"):
             if self._best is not None:
-                # A run that resumes at `step` does not evaluate it again.
+                # A run that resumes at `step` does not repeat its evaluation.
                 self._best.settle()
             self._newest.save(step, state, self._meta_at(step))
 
     def poll(self) -> None:
-        """Warn of a checkpoint that could not be written; ValueError after several."""
+        """Warn if a checkpoint failed. Raises ValueError after several in a row."""
         self._newest.poll()
 
     def finish(self) -> None:
-        """Wait until all is written. Raises ValueError if the last one could not be."""
+        """Wait for all writes. Raises ValueError if the last checkpoint failed."""
         self._newest.finish()
         if self._best is not None:
             self._best.settle()
@@ -61,15 +61,15 @@ class Checkpoints:
 
 
 def newest(workdir: Path, e: Experiment, sizes: Mapping[str, int]) -> Checkpointer:
-    """The newest checkpoints of a run, as many as its config keeps."""
+    """Open the newest checkpoints of a run, as many as its config keeps."""
     keep_steps = e.steps("keep_ckpt", **sizes, default=None)
     return Checkpointer(workdir, max_to_keep=e.max_to_keep, keep_steps=keep_steps)
 
 
 def kept(newest: Checkpointer, resume: str | None) -> tuple[str, dict[str, Any]]:
-    """(path, JSON item) of the checkpoint that a run will start from.
+    """Return (path, JSON item) of the checkpoint that a run will start from.
 
-    The newest one, else that of `resume`; ("", {}) if there is neither.
+    It is the newest one, or that of `resume`; ("", {}) if there is neither.
     """
     found = newest.newest_meta()
     if found is not None:
@@ -84,10 +84,10 @@ def kept(newest: Checkpointer, resume: str | None) -> tuple[str, dict[str, Any]]
 def restore(
     newest: Checkpointer, resume: str | None, shapes: Any, config: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]] | None:
-    """(state, JSON item) of the newest checkpoint, else of `resume`; None without both.
+    """Restore (state, JSON item) of the newest checkpoint, or of `resume`, or None.
 
-    `shapes` has shardings. `config`, plain values, is the run's: a warning lists what
-    it changes in what `resume` learned.
+    `shapes` has shardings. `config` is the run's config as plain values. A warning
+    lists its differences from the config of `resume` that change what a run learns.
     """
     found = newest.restore_newest(shapes)
     if found is not None or resume is None:

@@ -1,4 +1,4 @@
-"""A config section is the keyword arguments of one function: checked before the call."""
+"""Check a config section, the keyword arguments of one function, before the call."""
 
 import collections.abc
 import inspect
@@ -12,13 +12,13 @@ from vitjax.config.lookup import unknown
 
 
 def call(where: str, function: Callable[..., Any], section: Any, **given: Any) -> Any:
-    """`function(**section, **given)`; a wrong key or value of `section` is a sentence.
+    """Return `function(**section, **given)`, after `check` of the section.
 
     Args:
       where: the section's name for messages, e.g. "input" or "evals.val"; "" for keys
         at the top level.
-      function: its keyword parameters are the keys that the section may have, their
-        annotations the values.
+      function: its keyword parameters are the allowed keys of the section; their
+        annotations are the types of the values.
     """
     check(where, function, section, given)
     return function(**section, **given)
@@ -30,9 +30,9 @@ def check(
     section: Any,
     given: Collection[str] = (),
 ) -> None:
-    """Raise ValueError unless `function` takes each key and value, and lacks none.
+    """Raise ValueError if `function` does not take a key or value, or a key is missing.
 
-    `given` names the parameters that the caller fills in; the section must not.
+    `given` names the parameters that the caller sets, which the section must not set.
     """
     if not isinstance(section, Mapping):
         raise ValueError(
@@ -55,19 +55,22 @@ def check(
 
 
 def annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotation of each parameter of a function or class, where it can be read."""
+    """Return the annotations of a function's parameters, {} if they cannot be read.
+
+    For a class, these are the parameters of `__init__`.
+    """
     try:
         return typing.get_type_hints(
             function.__init__ if inspect.isclass(function) else function
         )
-    except NameError:  # other people's functions may name what they do not import
+    except NameError:  # a library may annotate types that it does not import
         return {}
 
 
 def check_types(
     where: str, hints: Mapping[str, Any], section: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError if a value of `section` is not what `hints` say of its key."""
+    """Raise ValueError if a value of `section` does not have the type in `hints`."""
     for key, value in section.items():
         if key in hints and not fits(value, hints[key]):
             raise ValueError(
@@ -81,10 +84,10 @@ def _dotted(where: str, key: str) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a config value may stand where `hint` is annotated.
+    """Return whether a config value has the type `hint`.
 
-    An int may stand for a float, a list for a tuple, True is no number; hints that a
-    config cannot violate (Any, protocols, array types) admit all.
+    An int is accepted as a float, and a list as a tuple. True is not a number. Hints
+    that a config cannot violate (Any, protocols, array types) accept every value.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -110,7 +113,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-    """An annotation in words."""
+    """Return an annotation in words."""
     args = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is tuple and len(args) == 2 and Ellipsis not in args:
@@ -135,7 +138,7 @@ def _name(hint: Any) -> str:
 
 
 def check_values(where: str, value: Any) -> None:
-    """Raise ValueError unless `value` is what config.json can keep and JAX can count."""
+    """Raise ValueError unless `value` fits config.json, and its integers 64 bits."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):

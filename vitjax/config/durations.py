@@ -1,4 +1,4 @@
-"""Durations in any of four units, and when a periodic event is due."""
+"""Convert durations in any of four units to steps, and decide when an event is due."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 UNITS: Final = ("steps", "examples", "epochs", "percent")
 _REQUIRED: Final[Any] = object()
-MOST: Final = 2**31 - 1  # the train state counts its steps in 32 bits
+MOST: Final = 2**31 - 1  # the train state counts steps in int32
 
 
 @runtime_checkable
@@ -16,16 +16,16 @@ class Section(Protocol):
     """A part of a config: a dict or an `ml_collections.ConfigDict`."""
 
     def keys(self) -> Iterable[str]:
-        """The names that are set."""
+        """Return the names that are set."""
         ...
 
     def __getitem__(self, key: str, /) -> Any:
-        """The value under one name."""
+        """Return the value of one name."""
         ...
 
 
 def keys(prefix: str) -> tuple[str, ...]:
-    """The four names under which a duration may stand in a config."""
+    """Return the four config keys of a duration."""
     return tuple(f"{prefix}_{unit}" for unit in UNITS)
 
 
@@ -57,15 +57,17 @@ def steps(
     total_steps: int | None = None,
     default: Any = _REQUIRED,
 ) -> Any:
-    """The duration `{prefix}_steps|_examples|_epochs|_percent` of `config`, in steps.
+    """Return `{prefix}_steps|_examples|_epochs|_percent` of `config`, in steps.
 
-    `_percent` is a fraction of `total_steps`: 0.1 is a tenth of the run. Steps are taken
-    as they stand; the other units are rounded to the nearest step, never to zero unless
-    they are zero, and epochs count fractional steps (big_vision utils.py:1031-1059). A
-    key whose value is None counts as absent. When none is present the result is
-    `default`; without a default, that is a ValueError, and so are two units at once, a
-    negative duration, one of more than MOST steps, and a unit whose `data_size`,
-    `batch_size` or `total_steps` is not known.
+    `_percent` is a fraction of `total_steps`: 0.1 is a tenth of the run. `_steps` is
+    used unchanged. The other units are rounded to the nearest step, to at least 1
+    unless they are zero; an epoch may have a fractional number of steps (big_vision
+    utils.py:1031-1059). A key whose value is None counts as absent. If no key is
+    present, the result is `default`.
+
+    Raises ValueError if no key is present and there is no default, if two units are
+    given, if the duration is negative or longer than MOST steps, or if its unit needs a
+    `data_size`, `batch_size` or `total_steps` that is None.
     """
     present = set(config.keys())
     given = {
@@ -94,7 +96,7 @@ def steps(
             f"{key} is a fraction of the run, so at most 1; got {value!r}, "
             f"write {value / 100} for {value} %"
         )
-    if value > 2**62:  # before a float of it overflows
+    if value > 2**62:  # before its conversion to float overflows
         exact = value
     elif unit == "steps":
         exact = int(value)
@@ -135,12 +137,12 @@ def due(
     last: bool = True,
     drop_close_to_last: int | float = 0.25,
 ) -> bool:
-    """Whether an event of period `every` steps happens after `step` of `total_steps`.
+    """Return whether an event of period `every` steps is due after `step`.
 
-    It does at each multiple of `every`, at step 1 if `first`, and at the last step if
-    `last`; then a multiple less than `drop_close_to_last` periods before the end is
-    left out, as the last step follows soon (big_vision utils.py:350-379). With `every`
-    None or 0 only the first and the last step remain.
+    It is due at each multiple of `every`, at step 1 if `first`, and at the last step if
+    `last`. With `last`, a multiple less than `drop_close_to_last` periods before the
+    end is skipped, since the last step follows soon (big_vision utils.py:350-379). If
+    `every` is None or 0, only the first and the last step remain.
     """
     if (first and step == 1) or (last and step == total_steps):
         return True

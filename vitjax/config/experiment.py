@@ -1,4 +1,4 @@
-"""What a config may say at its top level, and what holds where it says nothing."""
+"""The top-level keys of a config and their defaults."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from typing import Any, Final
 from vitjax.config import arguments, durations
 from vitjax.config.lookup import unknown
 
-# Handed to vitjax.optim.make_optimizer as they are: its signature has the defaults, and
+# Passed unchanged to vitjax.optim.make_optimizer: its signature has the defaults, and
 # `program.build` checks the types.
 OPTIMIZER_KEYS = frozenset(
     {
@@ -28,9 +28,9 @@ OPTIMIZER_KEYS = frozenset(
         "wd_mults",
     }
 )
-# Each in four spellings: PREFIX_steps, _examples, _epochs or _percent.
+# Prefixes of four keys each: PREFIX_steps, _examples, _epochs and _percent.
 DURATIONS = ("total", "log_training", "ckpt", "keep_ckpt")
-# Keys of big_vision that vitjax refuses, with what to do instead.
+# Keys of big_vision that vitjax refuses, with the reason or the alternative.
 REFUSED = {
     "eval_only": "evaluation without training is a tool of its own",
     "force_eval": "evaluations run again only where their row is missing",
@@ -45,8 +45,8 @@ REFUSED = {
     "grad_clip_per_example": "only the norm of the whole gradient is clipped",
 }
 
-# Keys that may change between two starts of one run, with all below them: they decide
-# where it computes and what it records, not what it learns.
+# Keys that may change between two starts of one run, with all keys below them. They
+# decide where the run computes and what it records, not what it learns.
 MAY_CHANGE = (
     "mesh",
     "sharding_strategy",
@@ -55,7 +55,7 @@ MAY_CHANGE = (
     "input.prefetch",
     "input.num_parallel_calls",
     "input.data.data_dir",
-    "input.data.as_seen",  # as which runs of earlier versions go on
+    "input.data.as_seen",  # False continues runs of earlier versions
     "evals",
     "batch_size_eval",
     "wandb",
@@ -72,13 +72,13 @@ MAY_CHANGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """The top-level keys of a config under big_vision's names, with their defaults."""
+    """The top-level keys of a config, with big_vision's names, and their defaults."""
 
     input: Mapping[str, Any]  # keyword arguments of input_pipeline.pipeline.make_train
     num_classes: int
-    batch_size_eval: int | None = None  # of evals; None is input.batch_size
+    batch_size_eval: int | None = None  # for evals; None means input.batch_size
     seed: int = 0
-    device_pp: str = ""  # ops on the training batch inside the step
+    device_pp: str = ""  # ops on the training batch, inside the step
     # Model.
     model_name: str = "vit"
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -102,9 +102,9 @@ class Experiment:
     # Where to start from, if the workdir has no checkpoint.
     resume: str | None = None  # full state of another run
     model_init: str | None = None  # parameters only, of a run or a file
-    model_init_grid: Sequence[int] | None = None  # of its patches, if not a square
-    model_init_channels: str | None = None  # "sum": fit it to images of other channels
-    dont_load: Sequence[str] = ()  # regexes of parameters that model_init leaves fresh
+    model_init_grid: Sequence[int] | None = None  # its patch grid, if not square
+    model_init_channels: str | None = None  # "sum": adapt it to another channel count
+    dont_load: Sequence[str] = ()  # regexes of parameters not to load from model_init
     # Evaluation and records.
     evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     max_to_keep: int | None = 2
@@ -115,16 +115,16 @@ class Experiment:
 
     @property
     def relabels(self) -> bool:
-        """Whether pp may give examples other labels than those of the data set."""
+        """True if pp may change the labels of the data set."""
         return "lookup(" in str(self.input.get("pp"))
 
     def steps(self, prefix: str, **sizes: Any) -> Any:
-        """A duration of the config in steps; see `vitjax.config.durations.steps`."""
+        """Return a duration in steps; see `vitjax.config.durations.steps`."""
         return durations.steps(prefix, self.durations, **sizes)
 
 
 def from_config(config: Mapping[str, Any]) -> Experiment:
-    """Read a config's top level; ValueError names a key that is unknown or missing."""
+    """Read a config's top level. Raises ValueError for an unknown or missing key."""
     arguments.check_values("", config)
     duration_keys = {key for prefix in DURATIONS for key in durations.keys(prefix)}
     fields = {f.name: f for f in dataclasses.fields(Experiment)}
@@ -148,8 +148,7 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     for key in ("lr", "optax_name"):
         if key not in groups["optimizer"]:
             raise ValueError(f"the config lacks {key!r}")
-    # A section that was switched off with None is as good as absent; elsewhere None may
-    # be a value of its own.
+    # None drops a key, so that its default applies, unless None is one of its values.
     hints = typing.get_type_hints(Experiment)
     own_values: dict[str, Any] = {
         key: value
@@ -163,7 +162,7 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
 
 
 def learned_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """ "key: old -> new" for what two runs of these plain configs learn differently."""
+    """Return the `differences` of two plain configs that change what a run learns."""
     return [
         line
         for line in differences(old, json.loads(json.dumps(new)))
@@ -180,7 +179,7 @@ _ABSENT: Final = _Absent()
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """ "a.b: old -> new" for every key in which two plain configs differ."""
+    """Return "a.b: old -> new" for every key in which two plain configs differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line

@@ -1,4 +1,4 @@
-"""Config files: loading, command line overrides, and reading big_vision's own files."""
+"""Load config files, apply overrides, and translate big_vision's config files."""
 
 import argparse
 import ast
@@ -16,19 +16,19 @@ from vitjax.config import arguments, durations
 
 
 def split_spec(spec: str) -> tuple[Path, str | None]:
-    """("configs/x.py", "a=1,b") of "configs/x.py:a=1,b"; None where no argument is."""
+    """Split "configs/x.py:a=1,b" into its path and its argument; None without one."""
     path, colon, arg = spec.partition(":")
     return Path(path), arg if colon else None
 
 
 def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of a Python file with `get_config(arg)`, overrides applied.
+    """Load the config of a Python file with `get_config(arg)`, and apply overrides.
 
     Args:
       spec: "path/to/file.py" or "path/to/file.py:argument".
-      overrides: "a.b=VALUE" each; see `override`.
+      overrides: strings "a.b=VALUE"; see `override`.
 
-    Raises ValueError, in one sentence, where the file or an override is wrong.
+    Raises ValueError, with one sentence, if the file or an override is wrong.
     """
     path, arg = split_spec(spec)
     if not path.is_file():
@@ -41,7 +41,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if module_spec is None or module_spec.loader is None:
         raise ValueError(f"config file {str(path)!r} is not a Python file (.py)")
     module = importlib.util.module_from_spec(module_spec)
-    # A config file may import its neighbours by package, installed or not.
+    # A config file may import its package, even if that is not installed.
     root = str(path.resolve().parent.parent)
     sys.path.append(root)
     try:
@@ -52,7 +52,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         sys.path.remove(root)
     config = _call(module, path, arg)
     with config.unlocked(), config.ignore_type():
-        # A duration of the command line replaces the file's, whatever its unit.
+        # A duration on the command line replaces the file's, in any unit.
         for text in overrides:
             _drop_other_units(config, text.partition("=")[0].split("."))
         for text in overrides:
@@ -72,7 +72,7 @@ def _drop_other_units(config: ConfigDict, keys: list[str]) -> None:
 
 
 def _call(module: Any, path: Path, arg: str | None) -> ConfigDict:
-    """`module.get_config`, with the argument if there is one."""
+    """Call `module.get_config`, with the argument if there is one."""
     function = getattr(module, "get_config", None)
     if function is None:
         raise ValueError(f"config file {str(path)!r} has no function get_config(arg)")
@@ -89,10 +89,10 @@ def _call(module: Any, path: Path, arg: str | None) -> ConfigDict:
 
 
 def override(config: ConfigDict, text: str) -> None:
-    """Apply "a.b=VALUE" to an unlocked config, whether or not it names the key.
+    """Apply "a.b=VALUE" to an unlocked config, which may lack the key.
 
-    VALUE is read as a Python literal, else kept as a string. None removes a section
-    and is an ordinary value otherwise.
+    VALUE is read as a Python literal, or kept as a string if it is none. The value None
+    removes a section; for any other key it is an ordinary value.
     """
     dotted, equals, value_text = text.partition("=")
     keys = dotted.split(".")
@@ -103,7 +103,7 @@ def override(config: ConfigDict, text: str) -> None:
         )
     section = config
     for key in keys[:-1]:
-        # A section that the file leaves out, or sets to None, begins empty.
+        # A section that the config lacks, or sets to None, starts empty.
         if key not in section or section[key] is None:
             section[key] = ConfigDict()
         section = section[key]
@@ -131,14 +131,14 @@ def override(config: ConfigDict, text: str) -> None:
 
 
 def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
-    """(config in vitjax's spelling, one notice for each key that was changed).
+    """Return (config with vitjax's keys, one notice per changed key).
 
-    Pure. Whatever big_vision's configs spell differently is settled here, once.
+    This pure function handles every key that big_vision's configs spell differently.
     """
     changed: Any = ConfigDict(config.to_dict())
     notices = []
     section = changed.get("input")
-    # What ought to be a section and is none is left to those who read it.
+    # A value in place of a section stays; the reader of that section refuses it.
     if isinstance(section, ConfigDict) and "accum_freq" in section:
         with changed.ignore_type():
             changed.accum_freq = section.accum_freq
@@ -167,7 +167,7 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
 
 
 def plain(config: Any) -> Any:
-    """A config as plain JSON values: dicts, lists, numbers, strings, None."""
+    """Return a config as plain JSON values: dicts, lists, numbers, strings, None."""
     if isinstance(config, ConfigDict):
         config = config.to_dict()
     if isinstance(config, dict):
@@ -180,7 +180,7 @@ def plain(config: Any) -> Any:
 def parse_with_overrides(
     parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, the "KEY=VALUE" of every --config.KEY=VALUE)."""
+    """Return (flags, the "KEY=VALUE" of every --config.KEY=VALUE)."""
     argv = home.expanded(argv)
     overrides = [a for a in argv if a.startswith("--config.")]
     for text in overrides:
@@ -191,6 +191,6 @@ def parse_with_overrides(
 
 
 def default_workdir(config_spec: str) -> str:
-    """runs/NAME of configs/NAME.py, with the argument, if any, in the name."""
+    """Return "runs/NAME" for configs/NAME.py, or "runs/NAME-ARG" with an argument."""
     path, arg = split_spec(config_spec)
     return f"runs/{'-'.join(filter(None, [path.stem, arg]))}"

@@ -1,4 +1,4 @@
-"""Looking a name up in one of the literal tables, with an error for people."""
+"""Look up a name in a table, with an error that suggests the nearest name."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-# A key of a config, and what other trainers and their users call it.
+# Config keys, and their names in other trainers.
 _MEANT = {
     "lr": ("learning_rate", "base_lr", "max_lr"),
     "wd": ("weight_decay",),
@@ -28,9 +28,9 @@ _MEANT = {
 
 
 def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
-    """The error for a `name` that is not among the `known` ones; names the nearest.
+    """Return the error for a `name` that is not `known`; it suggests the nearest one.
 
-    A key of another section comes with its section's name, which is known.
+    A suggested key of another section includes the section's name, which is known.
     """
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
@@ -41,7 +41,7 @@ def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """`table[name]`, or a ValueError that names the known and the nearest names."""
+    """Return `table[name]`. Raises ValueError with the known and the nearest names."""
     if not isinstance(name, str) or name not in table:
         raise unknown(name, table, what)
     return table[name]

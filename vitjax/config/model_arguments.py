@@ -1,4 +1,4 @@
-"""From a config's `model` section to a module, for models without variants."""
+"""Make a module from a config's `model` section, for models without variants."""
 
 import dataclasses
 import typing
@@ -9,7 +9,10 @@ from vitjax.config.lookup import unknown
 
 
 def make(module: Any, num_classes: int, kw: dict[str, Any]) -> Any:
-    """`module(num_classes, **kw)`; ValueError for an unknown name or a wrong type."""
+    """Return `module(num_classes, **kw)`.
+
+    Raises ValueError for an unknown name or a wrong type.
+    """
     fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
     for name in kw:
         if name not in fields:

@@ -1,5 +1,6 @@
-"""The devices and processes that a run has, and how it leaves them.
+"""The devices and processes of a run, from its start to its end.
 
-Begin with `sharding`, the mesh and where arrays are; `startup` and `stopping` are the two
-ends of a process, `peers` and `agreement` the other processes. May import config and trees.
+Start reading at `sharding`, the mesh and the placement of arrays. `startup` and
+`stopping` begin and end a process; `peers` and `agreement` handle the other processes.
+This package may import config and trees.
 """

@@ -1,7 +1,7 @@
-"""What several processes must agree on before they go on together.
+"""Agreement between processes on errors and checkpoints, before the next collective.
 
-Each reads and writes its own part of a checkpoint, and the next collective, which needs
-them all, would hang where one of them has failed.
+Each process reads and writes its own part of a checkpoint. If one of them fails alone,
+the next collective, which needs all of them, hangs.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from orbax.checkpoint import multihost
 
 
 def raise_if_any(error: ValueError | None, what: str) -> None:
-    """Raise `error`, on every process where one of them has one. A collective."""
+    """Raise ValueError on every process if one of them has an `error`. Collective."""
     if jax.process_count() > 1:
         failed = multihost_utils.process_allgather(np.array(error is not None))
         if error is None and failed.any():
@@ -27,7 +27,10 @@ def raise_if_any(error: ValueError | None, what: str) -> None:
 
 
 def as_first_sees(steps: list[int]) -> list[int]:
-    """The first process's list, on all; another may see an older folder. A collective."""
+    """Return the first process's list on every process. Collective.
+
+    Another process may see an older state of the folder.
+    """
     if jax.process_count() == 1:
         return steps
     number = multihost_utils.broadcast_one_to_all(np.int32(len(steps)))
@@ -36,14 +39,15 @@ def as_first_sees(steps: list[int]) -> list[int]:
 
 
 class Commit:
-    """orbax's barriers around the commit of a checkpoint, where one's failure is all's.
+    """Orbax's commit barriers, where a failure of one process is raised on all.
 
-    A process whose writes fail leaves these barriers out and goes on to the last one of
-    a save; at orbax's own the others would wait for it, and it for them, for minutes.
+    A process whose writes fail skips these barriers and continues to the last barrier
+    of a save. With orbax's own barriers, it and the others would wait for each other
+    for minutes.
     """
 
     def __init__(self, name: str):
-        """`name` is the same on all processes, and another for each checkpointer."""
+        """Use a `name` that is equal on all processes and unique to a checkpointer."""
         self._name = name
         self._barrier = multihost.get_barrier_sync_fn()
         self._saves = 0
@@ -51,18 +55,19 @@ class Commit:
         self._marked = False
 
     def begin(self, step: int) -> None:
-        """A save begins."""
+        """Prepare for the save of `step`."""
         self._saves += 1
         self._ahead = [f"async_{what}_complete.{step}" for what in ("write", "commit")]
         self._marked = False
 
     def __call__(self, *, key: str, timeout_ms: int) -> None:
-        """What orbax calls, in a thread of its own. Raises OSError if a peer failed."""
-        key = key.removeprefix("_")  # of a prefix that is empty
+        """Pass a barrier, in orbax's thread. Raises OSError if a peer failed."""
+        key = key.removeprefix("_")  # orbax joins an empty prefix with "_"
         pass_ = lambda key: self._barrier(
             key=f"{self._name}/{key}", timeout_ms=timeout_ms
         )
-        # orbax marks that a save is under way, with two barriers; at last, that it is not.
+        # Orbax sets "saving" at the start of a save and clears it at the end, each time
+        # with two barriers. If commit barriers remain at the end, this process failed.
         if key.endswith("set_value_start"):
             if self._marked and self._ahead:
                 missed = self._ahead[0]
@@ -86,5 +91,5 @@ class Commit:
 
 
 def _client() -> Any:
-    # orbax gets at it in this way too; jax.distributed does not offer it.
+    # jax.distributed has no public access to it; orbax reads it in the same way.
     return distributed.global_state.client

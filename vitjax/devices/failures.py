@@ -1,4 +1,4 @@
-"""What people are told of an error, in one sentence, and of a Ctrl-C while modules load."""
+"""Explain errors to users in one sentence, and handle Ctrl-C while modules load."""
 
 import importlib.util
 import os
@@ -9,20 +9,20 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-# Nothing heavy here: JAX is known without importing it.
+# Imports nothing slow: JAX is looked up in sys.modules.
 LESS_MEMORY = "smaller batches take less memory, or another program holds it"
 
 
 def sentence(error: BaseException, less_memory: str = LESS_MEMORY) -> str | None:
-    """What people are told of an error; None of one that is a mistake of ours.
+    """Return the message of an error for users, or None if the error is a bug of ours.
 
-    `less_memory` are words for what helps where a device's memory is full.
+    `less_memory` says what helps if the memory of a device is full.
     """
     if isinstance(error, ValueError | OSError):
         return str(error)
     if _no_backend(error):
         return _no_device(error)
-    jax_errors = sys.modules.get("jax.errors")  # who has not imported it has none
+    jax_errors = sys.modules.get("jax.errors")  # absent if JAX is not imported
     if jax_errors is None or not isinstance(error, jax_errors.JaxRuntimeError):
         return None
     first = _first_line(error)
@@ -32,12 +32,12 @@ def sentence(error: BaseException, less_memory: str = LESS_MEMORY) -> str | None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether XLA asked a device for more memory than it has."""
+    """Return whether XLA asked a device for more memory than it has."""
     return str(error).startswith("RESOURCE_EXHAUSTED")
 
 
 def accelerator() -> tuple[str, str] | None:
-    """(name, extra to install) of an accelerator of this machine, as its files tell."""
+    """Return (name, extra to install) of an accelerator, found without JAX, or None."""
     if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists():
         return "an NVIDIA device", "cuda13"
     if importlib.util.find_spec("libtpu") is not None:
@@ -46,15 +46,15 @@ def accelerator() -> tuple[str, str] | None:
 
 
 def install(extra: str) -> str:
-    """The command that gives this Python the packages for an accelerator."""
+    """Return the command that installs the packages for an accelerator."""
     return f'`{sys.executable} -m pip install -e ".[{extra}]"` in the checkout'
 
 
 def leave_on_interrupt() -> None:
     """Let Ctrl-C end the process with one word, until `raise_on_interrupt`.
 
-    For the imports of a command, which take seconds: extension modules turn a
-    KeyboardInterrupt into errors of their own. Does nothing where Ctrl-C is ignored.
+    The imports of a command take seconds, and extension modules turn a
+    KeyboardInterrupt into other errors. Does nothing if Ctrl-C is ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
@@ -68,14 +68,15 @@ def raise_on_interrupt() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     del number, frame
-    os.write(sys.stderr.fileno(), b"interrupted\n")  # print is not for signal handlers
+    os.write(sys.stderr.fileno(), b"interrupted\n")  # print is not signal-safe
     os._exit(130)
 
 
 def _no_backend(error: BaseException) -> bool:
-    """Whether JAX has none of the platforms that JAX_PLATFORMS asks for.
+    """Return whether JAX has none of the platforms that JAX_PLATFORMS asks for.
 
-    It says so of a platform that it tried; of one without a plugin it only asserts.
+    JAX raises RuntimeError for a platform that it tried to initialize, and
+    AssertionError for one without a plugin.
     """
     if isinstance(error, AssertionError):
         frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""Several processes: when one dies, the others say so, and go, instead of hanging."""
+"""End the other processes with a message when one dies, instead of hanging."""
 
 import contextlib
 import ctypes
@@ -14,8 +14,9 @@ import jax
 
 from vitjax.devices.stopping import STATUS, Stopped
 
-# Of a connection that has broken, as gloo, NCCL and JAX's own service tell it. Both
-# libraries' names also stand in messages about this process's own memory and devices.
+# Parts of the messages of gloo, NCCL and JAX's coordination service about a broken
+# connection. The names of gloo and NCCL alone are no sign of one: they also appear in
+# messages about this process's memory and devices.
 _LOST = (
     "gloo/transport",
     "connection closed",
@@ -34,7 +35,7 @@ _LOST = (
 
 
 def farewell(workdir: str | Path, or_this: str = "") -> str:
-    """The sentence: a peer died, `or_this`, what is saved, how to go on."""
+    """Return the message: a peer died, `or_this`, what is saved, how to resume."""
     places = (Path(workdir) / "checkpoints").glob("*")
     steps = [int(place.name) for place in places if place.name.isdigit()]
     saved = f"the last checkpoint is of step {max(steps)}" if steps else (
@@ -47,14 +48,14 @@ def farewell(workdir: str | Path, or_this: str = "") -> str:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether JAX raised this because another process does not answer."""
+    """Return whether JAX raised this because another process does not answer."""
     text = str(error).lower()
     several = jax.distributed.is_initialized() and jax.process_count() > 1
     return several and any(word in text for word in _LOST)
 
 
 def leave(sentence: str) -> None:
-    """Say it and end this process with STATUS; nobody is waited for."""
+    """Print the sentence and end this process with STATUS, waiting for no other."""
     sys.stdout.flush()
     os.write(2, f"\n{sentence}\n".encode())
     os._exit(STATUS)
@@ -62,10 +63,10 @@ def leave(sentence: str) -> None:
 
 @contextlib.contextmanager
 def left_at_once(workdir: str | Path) -> Iterator[None]:
-    """To `leave` where a peer is lost, before anybody tidies up together with it.
+    """Call `leave` if a peer is lost, before any cleanup that needs the peer.
 
-    After another error, tidying up may take half a minute, not more: the others wait
-    for this process in a step, and it may wait for them.
+    After another error, cleanup may take at most 30 s: the others wait for this process
+    in a step, and it may wait for them.
     """
     try:
         yield
@@ -80,16 +81,16 @@ def left_at_once(workdir: str | Path) -> Iterator[None]:
 
 
 def leave_on_abort(say: Callable[[], str]) -> None:
-    """From now on, what JAX does when it misses a peer's heartbeat is to `leave`."""
+    """Call `leave` from now on, if JAX aborts because a peer's heartbeat is missing."""
     _on_abort(lambda: leave(say()))
 
 
 def done(status: int) -> None:
-    """From now on, an abort ends this process with `status`: its run is over.
+    """Let an abort end this process with `status` from now on; call this last.
 
-    To be called last. At exit, JAX's processes wait for each other; then the first one
-    stops the service. Another process that hears of the stop before it hears that the
-    wait is over takes the first for dead, and JAX aborts it, after a report of its own.
+    At exit, JAX's processes wait for each other, then the first one stops the service.
+    A process that notices the stop before the end of the wait takes the first process
+    for dead, and JAX prints a report and aborts it, although its run is over.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -98,21 +99,22 @@ def done(status: int) -> None:
 
 
 def _on_abort(act: Callable[[], None]) -> None:
-    """`act` on SIGABRT.
+    """Call `act` on SIGABRT.
 
-    JAX aborts the process from a thread of its own, past all Python. So the handler is
-    one of C: Python's own would wait for the main thread, which waits for the peer.
+    JAX aborts the process from a C++ thread. The handler is a C function, because a
+    Python handler would wait for the main thread, which waits for the peer.
     """
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: act())
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handler))  # it is never let go
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handler))  # never collect it
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
 def exit_within(seconds: int | float, status: int, say: str = "") -> None:
-    """After an error of this process alone: the end does not wait long for the others.
+    """End this process with `status` after `seconds`, if it has not ended by then.
 
-    JAX would wait for minutes, while they wait for this one in a step. `say` is told
-    where it comes to that.
+    For an error of this process alone: at its exit, JAX would wait minutes for the
+    other processes, which wait for this one in a step. `say` is printed if the time
+    runs out. Does nothing for a single process.
     """
     if not jax.distributed.is_initialized():
         return

@@ -1,4 +1,4 @@
-"""Meshes and where arrays live on them: `mesh` and `sharding_strategy` of a config."""
+"""Meshes and shardings: `mesh` and `sharding_strategy` of a config."""
 
 import ast
 import inspect
@@ -16,9 +16,10 @@ from vitjax.trees import flatten_with_names, regex
 
 
 def make_mesh(axes: Sequence[tuple[str, int]] = (("data", -1),)) -> Mesh:
-    """The mesh of all devices with `axes` (name, size); one size may be -1: the rest.
+    """Make a mesh of all devices with `axes`, pairs of name and size.
 
-    Raises ValueError if the sizes do not multiply to the number of devices.
+    One size may be -1 for the remaining devices. Raises ValueError if the product of
+    the sizes is not the number of devices.
     """
     names = tuple(name for name, _ in axes)
     sizes = [size for _, size in axes]
@@ -37,17 +38,17 @@ def make_mesh(axes: Sequence[tuple[str, int]] = (("data", -1),)) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Return the sharding with which every device holds the whole array."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading dimension is split over all axes of the mesh."""
+    """Return the sharding that splits the leading dimension over all mesh axes."""
     return NamedSharding(mesh, P(mesh.axis_names))
 
 
 def replicate(mesh: Mesh) -> Callable[[Any], P]:
-    """Strategy "replicate"."""
+    """Return the strategy "replicate": every array is whole on every device."""
     del mesh
     return lambda leaf: P()
 
@@ -57,8 +58,9 @@ def fsdp(
     axis: str | Sequence[str] = "data",
     min_size_to_shard_mb: int | float = 4,
 ) -> Callable[[Any], P]:
-    """Strategy "fsdp(axis='data')": split the largest dimension that `axis` divides.
+    """Return the strategy "fsdp(axis='data')".
 
+    It splits the largest dimension of an array that is divisible by the size of `axis`.
     Arrays under `min_size_to_shard_mb` MiB stay whole (big_vision sharding.py).
     """
     axes = (axis,) if isinstance(axis, str) else tuple(axis)
@@ -86,7 +88,7 @@ STRATEGIES = {"replicate": replicate, "fsdp": fsdp}
 
 
 def _strategy(text: str, mesh: Mesh) -> Callable[[Any], P]:
-    """Read "replicate" or "fsdp(axis='data', min_size_to_shard_mb=4)"; literals only."""
+    """Parse "replicate" or "fsdp(axis='data')", with literals as arguments."""
     wrong = f"sharding_strategy {text!r}: expected e.g. 'replicate' or 'fsdp(\"data\")'"
     try:
         node = ast.parse(text, mode="eval").body
@@ -112,10 +114,11 @@ def _strategy(text: str, mesh: Mesh) -> Callable[[Any], P]:
 def infer_sharding(
     tree: Any, mesh: Mesh, strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),)
 ) -> Any:
-    """NamedShardings for a tree of arrays or shapes.
+    """Return the NamedShardings of a tree of arrays or shapes.
 
-    `strategy` holds (regex over leaf names, strategy), as big_vision's
-    `sharding_strategy`; the first full match decides and no match replicates.
+    `strategy` holds pairs (regex over leaf names, strategy), as big_vision's
+    `sharding_strategy` does. The first full match decides; without a match the leaf is
+    replicated.
     """
     rules = [
         (regex(pattern, "sharding_strategy"), _strategy(text, mesh))
@@ -129,5 +132,5 @@ def infer_sharding(
 
 
 def is_replicated(shardings: Any) -> bool:
-    """True if every NamedSharding of the tree keeps its array whole."""
+    """Return whether every NamedSharding of the tree keeps its array whole."""
     return all(s.is_fully_replicated for s in jax.tree.leaves(shardings))

@@ -1,4 +1,4 @@
-"""What this run computes on: finding processes and devices before the first array."""
+"""Find the processes and devices of a run, before its first array."""
 
 import importlib.util
 import logging
@@ -15,10 +15,10 @@ from input_pipeline import home
 from vitjax.devices import failures, peers
 
 HEARTBEAT_SECONDS = 30
-"""A process that has been silent for so long is taken for dead; JAX's default is 100."""
+"""Seconds of silence after which a process counts as dead; JAX's default is 100."""
 
 JOIN_SECONDS = 300
-"""So long all processes of a run may take to start; it is JAX's default, too."""
+"""Seconds in which all processes of a run must start; equal to JAX's default."""
 
 
 def initialize_distributed(
@@ -26,9 +26,9 @@ def initialize_distributed(
 ) -> None:
     """Join the other processes of this run, if there are any.
 
-    With an address, that one. Else under SLURM, Open MPI, on a multi-host TPU or in an
-    indexed job of Kubernetes, JAX finds the others by itself. On a plain single host
-    nothing is called at all.
+    A given address is used. Without one, JAX finds the others under SLURM and Open MPI,
+    on a multi-host TPU and in an indexed Kubernetes job. On a plain single host,
+    nothing is initialized. Raises ValueError for incomplete or wrong arguments.
     """
     if coordinator_address is not None:
         if num_processes is None or process_id is None:
@@ -53,12 +53,12 @@ def _join(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Initialize JAX's distributed runtime; what is None it finds by itself."""
+    """Initialize JAX's distributed runtime, which detects arguments that are None."""
     local_device_ids = None
     if "JAX_LOCAL_DEVICE_IDS" not in os.environ and (
         coordinator_address is not None or _alone_on_its_host()
     ):
-        # Left to itself under SLURM or Open MPI, JAX uses one device per process.
+        # By default, JAX uses one device per process under SLURM or Open MPI.
         local_device_ids = []  # all
     if coordinator_address is not None and process_id == 0:
         _refuse_taken_port(coordinator_address)
@@ -68,7 +68,7 @@ def _join(
         f"{JOIN_SECONDS} s: see that each of them is started, with the same address and "
         "number of processes, and can reach it; then start all again"
     )
-    peers.leave_on_abort(lambda: alone)  # which is how JAX tells
+    peers.leave_on_abort(lambda: alone)  # JAX reports a failed join by abort
     try:
         jax.distributed.initialize(
             coordinator_address,
@@ -83,7 +83,7 @@ def _join(
 
 
 def _refuse_taken_port(address: str) -> None:
-    """Raise ValueError if another program listens there: JAX would die of a signal."""
+    """Raise ValueError if the port is in use, where JAX would die of a signal."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -96,7 +96,7 @@ def _refuse_taken_port(address: str) -> None:
 
 
 def _cluster_processes() -> int:
-    """Processes of this job as its scheduler's environment variables tell; 1 if none."""
+    """Return the job's number of processes, from scheduler variables; 0 without any."""
     if "SLURM_STEP_NUM_TASKS" in os.environ:
         return int(os.environ["SLURM_STEP_NUM_TASKS"])
     if "OMPI_COMM_WORLD_SIZE" in os.environ:
@@ -113,7 +113,7 @@ def _cluster_processes() -> int:
 
 
 def _alone_on_its_host() -> bool:
-    """Whether SLURM or Open MPI started one process on each host."""
+    """Return whether SLURM or Open MPI started one process on each host."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS")
     if tasks is not None:
         return tasks == os.environ.get("SLURM_STEP_NUM_NODES")
@@ -121,20 +121,26 @@ def _alone_on_its_host() -> bool:
 
 
 def _in_kubernetes_job() -> bool:
-    """An indexed job whose image has the package with which JAX asks for its peers."""
+    """Return whether this is an indexed job in which JAX can find its peers.
+
+    JAX needs the package kubernetes for that.
+    """
     names = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
     found = importlib.util.find_spec("kubernetes") is not None
     return found and all(name in os.environ for name in names)
 
 
 def _on_tpu_vm() -> bool:
-    """JAX asks the machine's metadata server for the other workers; it may be alone."""
+    """Return whether this is a TPU host, possibly the only one of its run.
+
+    JAX asks the metadata server for the other workers.
+    """
     chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def describe() -> str:
-    """One line: what JAX computes on."""
+    """Return one line on the devices that JAX computes on."""
     devices = jax.devices()
     kind = devices[0].device_kind
     kind = platform.processor() or platform.machine() if kind == "cpu" else kind
@@ -145,7 +151,7 @@ def describe() -> str:
 
 
 def idle_accelerator() -> str | None:
-    """If JAX sees only CPUs beside an accelerator: one sentence with the remedy."""
+    """Return one sentence with the remedy if JAX does not see a present accelerator."""
     if jax.default_backend() != "cpu":
         return None
     found = failures.accelerator()
@@ -159,7 +165,10 @@ def idle_accelerator() -> str | None:
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where."""
+    """Keep compiled programs in the user's cache folder.
+
+    JAX_COMPILATION_CACHE_DIR, if it is set, takes precedence.
+    """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     cache = home.cache()
@@ -173,11 +182,11 @@ def enable_compilation_cache() -> None:
 
 
 def quiet_checkpoint_threads() -> None:
-    """Leave out what orbax's and tensorstore's threads print of a failed checkpoint.
+    """Silence the messages of orbax's and tensorstore's threads on a failed checkpoint.
 
-    The trainer reports the failure once. Orbax also logs each thread's traceback, asyncio
-    the failures of the other arrays' writes, and tensorstore's late writes find the event
-    loop closed, one by one.
+    The trainer reports the failure once. In addition, orbax logs each thread's
+    traceback, asyncio logs the failed writes of the other arrays, and each late write
+    of tensorstore reports a closed event loop.
     """
     absl_logging.get_absl_logger().addFilter(
         lambda record: "orbax" not in Path(record.pathname).parts

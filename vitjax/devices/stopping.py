@@ -1,4 +1,4 @@
-"""Stopping in good order when a signal says so: SLURM, Kubernetes, spot machines, Ctrl-C."""
+"""Stop a run in order at a signal of SLURM, Kubernetes, a spot machine or Ctrl-C."""
 
 import contextlib
 import ctypes
@@ -12,11 +12,14 @@ import jax
 from jax.experimental import multihost_utils
 
 STATUS = 75
-"""The exit status of a run that a signal stopped: EX_TEMPFAIL of sysexits.h, try again."""
+"""The exit status of a run that a signal stopped: EX_TEMPFAIL of sysexits.h (retry)."""
 
 
 class Stopped(Exception):
-    """A signal ended the run after `step`; of which there is a checkpoint if `saved`."""
+    """Raised when a signal stopped the run after `step`.
+
+    `saved` says whether that step has a checkpoint.
+    """
 
     def __init__(self, step: int, saved: bool = True):
         super().__init__(step)
@@ -25,16 +28,16 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """While it is entered, a first SIGTERM or SIGINT only asks to stop; a second kills.
+    """Context manager: a first SIGTERM or SIGINT requests a stop, a second one kills.
 
-    Of several processes, one that is asked is enough: JAX's own service, which listens
-    to SIGTERM, makes all of them stop after the same step.
+    With several processes, a signal to one of them is enough: JAX's service, which
+    handles SIGTERM, makes all of them stop after the same step.
     """
 
     def __init__(self):
         self._asked = False
         self._before: dict[int, Any] = {}
-        self._service: int | None = None  # JAX's own handler, a function of C
+        self._service: int | None = None  # JAX's handler, a C function
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
@@ -46,7 +49,7 @@ class StopSignal:
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
-            # Of a function of C, which Python cannot set, it knows nothing.
+            # None stands for a C function, which Python cannot restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self._service is not None:
             _swap(signal.SIGTERM, self._service)
@@ -59,21 +62,24 @@ class StopSignal:
             f"{signal.Signals(number).name}: stopping after this step, with a "
             "checkpoint (once more: at once, without)\n"
         )
-        # print is not for signal handlers, and Ctrl-C ends the reader of a pipe first.
+        # print is not signal-safe, and Ctrl-C may end the reader of a pipe first.
         with contextlib.suppress(OSError):
             os.write(sys.stdout.fileno(), text.encode())
         if self._service not in (None, int(signal.SIG_IGN)):
             ctypes.CFUNCTYPE(None, ctypes.c_int)(self._service)(signal.SIGTERM)
 
     def due(self, step: int) -> bool:
-        """Whether to stop after `step`. Every process asks at every step."""
+        """Return whether to stop after `step`. Every process must ask at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked
 
 
 def _swap(number: int, handler: int | None) -> int | None:
-    """Make `handler`, an address, that of a signal; returns the one before. None: none."""
+    """Install the C handler at the address `handler`, and return the previous one.
+
+    None is the null address, the default action of the signal.
+    """
     libc_signal = ctypes.CDLL(None).signal
     libc_signal.restype = ctypes.c_void_p
     libc_signal.argtypes = [ctypes.c_int, ctypes.c_void_p]

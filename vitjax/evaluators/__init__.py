@@ -1,4 +1,4 @@
-"""Evaluators: `EVALUATORS[type](predict, make_data, mesh, **config.evals.NAME)`."""
+"""The evaluators: `EVALUATORS[type](predict, make_data, mesh, **config.evals.NAME)`."""
 
 from vitjax.evaluators.classification import Classification
 from vitjax.evaluators.fewshot import FewShot

@@ -1,4 +1,4 @@
-"""Top-1, top-5 and loss over a data set, exact to the example.
+"""Compute top-1, top-5 and loss over a data set, with each example exactly once.
 
 Shapes: b rows of a global batch, h w c image, k classes.
 """
@@ -21,10 +21,11 @@ MakeData = Callable[..., tuple[Iterable[Mapping[str, Array]], int]]
 
 
 class Classification:
-    """Evaluates a classifier; labels may be multi-hot, as ReaL's are.
+    """The evaluator of a classifier; labels may be multi-hot, as ReaL's are.
 
-    A row counts if its `_mask` is 1 and it has a label. It is correct at 1 if the
-    class of its largest logit is one of its labels, at 5 if one of the five is.
+    A row counts if its `_mask` is 1 and it has a label. It is a hit at 1 if the class
+    of its largest logit is one of its labels, and at 5 if that holds for one of the
+    five largest.
     """
 
     def __init__(
@@ -40,15 +41,15 @@ class Classification:
         loss_name: str = "sigmoid_xent",
         label_key: str = "labels",
     ):
-        """Open the data and build the jitted step; nothing runs yet.
+        """Open the data and define the jitted functions; nothing runs yet.
 
         Args:
           predict: predict(state, image) -> (logits, out).
           make_data: make_data(data=, pp_fn=, batch_size=) -> (global batches, steps).
           mesh: batches are split over all its axes.
           data: keyword arguments of a source of `input_pipeline.sources`.
-          batch_size: global, a multiple of the number of devices.
-          pp_fn: host ops. device_pp: ops inside the step.
+          batch_size: global batch size, a multiple of the number of devices.
+          pp_fn: host ops. device_pp: ops on the devices.
           loss_name: a name of `vitjax.step.losses.LOSSES`.
           label_key: the feature with labels (b k), one-hot or multi-hot.
         """
@@ -80,7 +81,7 @@ class Classification:
             return {
                 "prec@1": one(hit[:, 0]),
                 "prec@5": one(hit.any(axis=1)),
-                # where, not times: a padded row may give a loss that is not finite.
+                # where, not times: the loss of a padded row may not be finite.
                 "loss": jnp.where(seen, loss, 0.0),
                 "seen": one(jnp.ones_like(seen)),
             }
@@ -96,9 +97,12 @@ class Classification:
         )
 
     def run(self, state: Any) -> Iterator[tuple[str, float]]:
-        """Yield ("prec@1", x), ("prec@5", x), ("loss", x): means over the examples."""
-        # Sums stay on the device until the end, so that no batch waits for the host; yet
-        # only so many batches are in flight, since each holds its images.
+        """Yield ("prec@1", x), ("prec@5", x) and ("loss", x), means over the examples.
+
+        Raises ValueError if no example has a label.
+        """
+        # Sums stay on the device until the end, so that no batch waits for the host.
+        # Few batches are in flight, since each of them holds its images.
         parts = []
         for batch in self._batches:
             parts.append(self._sums(state, batch))
@@ -114,15 +118,16 @@ class Classification:
             yield name, total / seen
 
     def examples(self, state: Any) -> Iterator[dict[str, np.ndarray]]:
-        """Yield what `run` adds up, batch by batch: per row (b,), 0 where none counts.
+        """Yield the summands of `run` for each batch, as arrays (b,).
 
-        "prec@1" and "prec@5" are 1 for a hit, "seen" is 1 for a row that counts.
+        "prec@1" and "prec@5" are 1 for a hit, "loss" is the row's loss, and "seen" is 1
+        for a row that counts. All are 0 for a row that does not count.
         """
         for batch in self._batches:
             yield jax.device_get(self._rows(state, batch))
 
     def outputs(self, state: Any) -> Iterator[dict[str, np.ndarray]]:
-        """Yield "logits" and "labels" (b k) of the rows that count, batch by batch."""
+        """Yield "logits" and "labels" (b k) of the rows that count, for each batch."""
         for batch in self._batches:
             out = self._outputs(state, batch)
             seen, logits, labels = jax.device_get(
@@ -131,9 +136,9 @@ class Classification:
             yield {"logits": logits[seen], "labels": labels[seen]}
 
     def samples(self, state: Any, count: int) -> dict[str, np.ndarray]:
-        """ "image" (b h w c) as fed, "logits" and "labels" of the first rows that count.
+        """Return "image" (b h w c), "logits" and "labels" of the first rows that count.
 
-        Of the first batch at most.
+        Images are the model's input. All rows are from the first batch.
         """
         out = jax.device_get(self._outputs(state, next(iter(self._batches))))
         seen = out.pop("seen")

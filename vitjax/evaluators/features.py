@@ -1,4 +1,4 @@
-"""A model's features of whole data sets, for probes that are fitted on the host.
+"""Compute a model's features of whole data sets, for probes fitted on the host.
 
 Shapes: n examples, f features.
 """
@@ -17,7 +17,7 @@ from vitjax.evaluators.classification import MakeData
 
 
 class Features:
-    """One of the model's intermediates, (b, f), beside the labels."""
+    """The values of one of the model's intermediates, (b, f), with the classes."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Features:
         feature: str,
         label_key: str,
     ):
-        """The arguments are those of `Classification`; `feature` names the intermediate."""
+        """Take the arguments of `Classification`; `feature` names the intermediate."""
         preprocess = device_ops.get_preprocess_fn(device_pp)
 
         def features(state: Any, batch: Mapping[str, Array]) -> tuple[Array, ...]:
@@ -52,10 +52,10 @@ class Features:
         )
 
     def open(self, *sections: Mapping[str, Any]) -> list[tuple[Any, int]]:
-        """The batches of each data section, and how many; nothing is read yet.
+        """Return (batches, steps) of each data section; nothing is read yet.
 
-        Their classes need not be the model's, but the labels of all are those of the
-        first, by name.
+        The classes may differ from the model's. Labels of all sections are matched by
+        name to those of the first section.
         """
         made, names = [], None
         for section in sections:
@@ -67,7 +67,7 @@ class Features:
     def of(
         self, state: Any, batches: Any
     ) -> tuple[Float[np.ndarray, "n f"], Int[np.ndarray, " n"]]:
-        """Features and classes of every example with a label, of what `open` gave."""
+        """Return the features and classes of all labelled examples in such batches."""
         rows = [jax.device_get(self._features(state, batch)) for batch in batches]
         x, y, mask = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         return x[mask > 0], y[mask > 0]

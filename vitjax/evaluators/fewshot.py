@@ -1,4 +1,4 @@
-"""How well a linear map of frozen features tells classes apart after a few examples.
+"""Few-shot accuracy: fit a linear map of frozen features to a few examples.
 
 Shapes: n examples, f features, k classes.
 """
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from vitjax.evaluators.classification import MakeData
 from vitjax.evaluators.features import Features
 
-BIAS = 100.0  # so large a constant feature that its weight is hardly penalised
+BIAS = 100.0  # a constant feature, so large that its weight is hardly penalised
 
 
 def ridge_accuracy(
@@ -23,11 +23,11 @@ def ridge_accuracy(
     y_test: Int[np.ndarray, " m"],
     l2_reg: float,
 ) -> float:
-    """The share of test examples that the ridge regression from x to y gets right.
+    """Return the test accuracy of the ridge regression from x to y, in float64.
 
-    Features are shifted and scaled to mean 0 and deviation 1 over `x`, and get a constant
-    one; targets are 1 for the class and -1 for the others (big_vision's fewshot_lsr).
-    In float64.
+    Features are shifted and scaled to mean 0 and standard deviation 1 over `x`, and the
+    constant feature BIAS is added. Targets are 1 for the class and -1 for the others
+    (big_vision's fewshot_lsr).
     """
     from sklearn.linear_model import Ridge
 
@@ -46,9 +46,9 @@ def ridge_accuracy(
 def few_of_each(
     y: Int[np.ndarray, " n"], shots: int, seed: int
 ) -> Int[np.ndarray, " m"]:
-    """The places of `shots` random examples of each class, of all where there are fewer.
+    """Return the indices of `shots` random examples of each class, or all if fewer.
 
-    With one seed, fewer shots are a part of more.
+    With one seed, the examples of fewer shots are a subset of those of more shots.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(y))
@@ -57,7 +57,7 @@ def few_of_each(
 
 
 class FewShot:
-    """Accuracy on `data` of a ridge regression on the features of a few of `fit_data`."""
+    """The accuracy on `data` of a ridge regression on a few examples of `fit_data`."""
 
     def __init__(
         self,
@@ -76,18 +76,20 @@ class FewShot:
         feature: str = "pre_logits",
         label_key: str = "labels",
     ):
-        """Open the data and build the jitted step; nothing runs yet.
+        """Open the data and define the jitted function; nothing runs yet.
 
         Args:
-          predict, make_data, mesh, batch_size, pp_fn, device_pp, label_key: as of
-            `Classification`, for both data sets.
+          predict, make_data, mesh, batch_size, pp_fn, device_pp, label_key: see
+            `Classification`; they apply to both data sets.
           data: keyword arguments of the source whose examples are scored.
-          fit_data: those of the source that the few examples are chosen from.
-          shots: examples of each class. num_seeds: choices that are averaged.
-          l2_reg: the ridge's penalty.
-          feature: a name of the model's intermediates, (b, f).
+          fit_data: keyword arguments of the source of the few examples.
+          shots: examples per class. num_seeds: random choices to average over.
+          l2_reg: the penalty of the ridge regression.
+          feature: name of one of the model's intermediates, (b, f).
 
-        Shots, seeds, penalty and feature are big_vision's (configs/common_fewshot.py).
+        The defaults of shots, seeds, penalty and feature are big_vision's
+        (configs/common_fewshot.py). Raises ValueError if `shots` is empty, or a number
+        of shots or seeds is below 1.
         """
         if not shots or min(shots) < 1 or num_seeds < 1:
             raise ValueError(

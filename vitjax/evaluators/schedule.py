@@ -1,4 +1,4 @@
-"""The evaluators of a run: which there are and when each is due."""
+"""Open the evaluators of a run, decide when each is due, and run them."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,7 @@ from vitjax.config import arguments, durations
 from vitjax.config.lookup import lookup, unknown
 from vitjax.evaluators import EVALUATORS
 
-# Keys of big_vision's evaluators that vitjax refuses, with what to do instead.
+# Keys of big_vision's evaluators that vitjax refuses, with the reason.
 REFUSED = {
     "cache": "not supported; the operating system keeps in memory what fits",
     "cache_final": "not supported; the operating system keeps in memory what fits",
@@ -24,19 +24,19 @@ REFUSED = {
     "prefetch": "not supported; two batches are always made ahead",
 }
 
-# What a section may hold beside the evaluator's own arguments and its durations.
+# Keys of a section besides the evaluator's arguments and its durations.
 WHEN = {"type": str, "required": bool, "skip_first": bool, "params": str}
 
 
 def own_arguments(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A section's arguments of the evaluator itself, without what decides when it runs."""
+    """Return a section's arguments of the evaluator, without those of its schedule."""
     when = {*WHEN, *durations.keys("log")}
     return {key: value for key, value in section.items() if key not in when}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One section of `evals`."""
+    """An opened section of `evals`."""
 
     name: str
     evaluator: Any
@@ -45,7 +45,10 @@ class Entry:
     params: str = "params"  # the field of the state that is evaluated
 
     def due(self, step: int, total_steps: int) -> bool:
-        """At step 0 unless `skip_first`, every `log_steps`, and at the end."""
+        """Return whether it is due: at step 0, every `log_steps`, and at the end.
+
+        With `skip_first` it is not due at step 0.
+        """
         if step == 0:
             return not self.skip_first
         return durations.due(step, self.log_steps, total_steps, first=False)
@@ -59,7 +62,7 @@ def _entry(
     batch_size: int,
     section: Mapping[str, Any],
 ) -> Entry:
-    """Split the section into what decides when, and the evaluator's own arguments."""
+    """Split a section into schedule and evaluator's arguments, and make its entry."""
     section = dict(section)
     when = {k: section.pop(k) for k in durations.keys("log") if k in section}
     skip_first = bool(section.pop("skip_first", False))
@@ -103,10 +106,12 @@ def make_entries(
 
     Args:
       sizes: data_size, batch_size and total_steps of the run.
-      batch_size: of the evaluators that do not say.
-      missing: what `make_data` raises if a data set is not prepared; an evaluator with
-        `required=False` is then left out and `warn` is told why.
+      batch_size: default of the evaluators' batch sizes.
+      missing: the exception of `make_data` for a data set that is not prepared. An
+        evaluator with `required=False` is then skipped, and `warn` gets the reason.
       ema: whether the state has averaged parameters, which `params="ema"` evaluates.
+
+    Raises ValueError if a section is wrong.
     """
     given = {"predict": predict, "make_data": make_data, "mesh": mesh}
     entries = []
@@ -140,13 +145,13 @@ def make_entries(
 
 
 class Schedule:
-    """When a run evaluates what.
+    """The schedule of a run's evaluators.
 
     Args:
       total_steps: the length of the run.
-      first_step: the step that it starts from.
-      recorded: names of the metrics of that step that are on disk already, as the
-        first process sees it.
+      first_step: the step that the run starts from.
+      recorded: names of the metrics of that step that are already on disk, as
+        the first process sees them.
     """
 
     def __init__(
@@ -169,7 +174,7 @@ class Schedule:
         ]
 
     def due(self, step: int) -> list[Entry]:
-        """The entries to run after `step` steps."""
+        """Return the entries to run after `step`."""
         done = self._done if step == self._first_step else ()
         return [
             entry
@@ -179,7 +184,10 @@ class Schedule:
 
 
 def run(entries: Sequence[Entry], state: Any) -> dict[str, float]:
-    """Run evaluators on a state; one row of "name/metric" values."""
+    """Run evaluators on a state, and return one row of "name/metric" values.
+
+    The row also has the seconds of each evaluator, "time/name".
+    """
     row = {}
     for entry in entries:
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""How well a support vector machine reads the classes off a model's features."""
+"""Fit a support vector machine to a model's features, and score it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,9 +13,9 @@ from vitjax.evaluators.features import Features
 class SvcProbe:
     """scikit-learn's SVC (rbf, C=1, gamma="scale") on an intermediate of the model.
 
-    With `fit_data` it is fitted there and scored on `data`. Without, it is fitted on
-    `data` and scored on the same examples, as defgsus/nn-experiments does: the accuracy of
-    a training set, which is higher.
+    It is fitted on `fit_data` and scored on `data`. Without `fit_data`, it is fitted
+    and scored on `data`, as in defgsus/nn-experiments. That is the accuracy on a
+    training set, which is higher.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class SvcProbe:
         feature: str = "pre_logits",
         label_key: str = "labels",
     ):
-        """Open the data and build the jitted step; nothing runs yet.
+        """Open the data and define the jitted function; nothing runs yet.
 
         Args:
-          predict, make_data, mesh, batch_size, pp_fn, device_pp, label_key: as of
-            `Classification`, for both data sets.
+          predict, make_data, mesh, batch_size, pp_fn, device_pp, label_key: see
+            `Classification`; they apply to both data sets.
           data: keyword arguments of the source whose examples are scored.
-          fit_data: those of the source that the machine is fitted on; None: `data`.
-            Time grows faster than its square: 10,000 examples take seconds.
-          feature: a name of the model's intermediates, (b, f).
+          fit_data: keyword arguments of the source to fit on; None means `data`. The
+            time grows faster than the square of its size: 10,000 examples take seconds.
+          feature: name of one of the model's intermediates, (b, f).
         """
         self._features = Features(
             predict,
@@ -58,7 +58,7 @@ class SvcProbe:
         self.steps = sum(steps for _, steps in made)
 
     def run(self, state: Any) -> Iterator[tuple[str, float]]:
-        """Yield ("accuracy", x): the share of examples whose class it names."""
+        """Yield ("accuracy", x), the fraction of examples classified correctly."""
         from sklearn.svm import SVC
 
         fit, *score = (self._features.of(state, batches) for batches in self._batches)

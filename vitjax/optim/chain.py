@@ -1,13 +1,13 @@
-"""The optimizer: big_vision's chain of transforms, schedules and parameter groups.
+"""The optimizer, big_vision's chain of transforms, schedules and parameter groups.
 
     clip -> + l2 * params -> optimizer -> x lr -> x lr_mults
          -> + wd * params -> x schedule -> x -1
 
-So an update is -schedule * (lr * adam + wd * params): decay follows the schedule but
-not the learning rate, and torch's AdamW has it as weight_decay = wd / lr. `l2` is the
-coupled decay that torch's Adam calls weight_decay; big_vision has none. Parameters
-that a schedule of None freezes get a zero update, have no optimizer state and do not
-count in the norm that is clipped (big_vision optax.py:78-149).
+An update is -schedule * (lr * adam + wd * params): weight decay is multiplied by the
+schedule but not by the learning rate, so torch's AdamW needs weight_decay = wd / lr.
+`l2` is the coupled decay that torch's Adam calls weight_decay; big_vision has none.
+Parameters with the schedule None are frozen: they get a zero update, have no optimizer
+state and do not count in the norm that is clipped (big_vision optax.py:78-149).
 """
 
 import contextlib
@@ -50,19 +50,20 @@ def make_optimizer(
     l2_mults: Mults = ((".*/kernel$", 1.0),),
     sam: Section | None = None,
 ) -> tuple[ox.GradientTransformation, list[Schedule]]:
-    """The transform, and the rate lr * schedule of each group that is trained.
+    """Make the transform, and the rate lr * schedule of each group that is trained.
 
     `params` is a tree of arrays or of their shapes. `optax_name` names a transform of
-    optax ("scale_by_adam", "contrib.scale_by_ademamix") or one of `OURS`; `optax` is its
-    keyword arguments. `schedule` is the keyword arguments of `make_schedule` for all
-    parameters, or a list of (pattern, such a section or None to freeze) that covers them
-    all; None means a constant rate. `lr_mults`, `wd_mults` and `l2_mults` are lists
-    of (pattern, factor), and leave alone what no pattern matches. In every list a
-    pattern must match the whole name, and the first that does counts. A global gradient
-    norm of at least `grad_clip_norm` is scaled down to it.
+    optax ("scale_by_adam", "contrib.scale_by_ademamix") or one of `OURS`; `optax` is
+    its keyword arguments. `schedule` is the keyword arguments of `make_schedule` for
+    all parameters, or a list of pairs (pattern, such a section or None to freeze) that
+    covers all parameters; None means a constant rate. `lr_mults`, `wd_mults` and
+    `l2_mults` are lists of pairs (pattern, factor); they do not apply to parameters
+    without a match. In every list a pattern must match the whole name, and the first
+    match counts. Gradients whose global norm is at least `grad_clip_norm` are scaled
+    down to that norm.
 
-    `sam` is the keyword arguments of `sharpness_aware`. The transform's update then needs
-    `grad_fn(params, i)`, as `vitjax.step` gives it.
+    `sam` is the keyword arguments of `sharpness_aware`. The transform's update then
+    needs `grad_fn(params, i)`, which `vitjax.step` passes.
     """
     run = dict(total_steps=total_steps, batch_size=batch_size, data_size=data_size)
     _warn_of_idle(params, _pairs(schedule), "schedule")
@@ -80,7 +81,7 @@ def make_optimizer(
         chain.append(ox.masked(ox.clip_by_global_norm(grad_clip_norm), trained))
     if l2:
         for mask, mult in _groups(params, l2_mults, "l2_mults"):
-            # Frozen parameters' must not reach an optimizer that looks at all at once.
+            # An optimizer may combine all parameters, so frozen ones must get no decay.
             mask = jax.tree.map(operator.and_, mask, trained)
             chain.append(ox.add_decayed_weights(l2 * mult, mask))
     chain.append(_transform(optax_name, dict(optax or {}), params, trained))
@@ -97,7 +98,7 @@ def make_optimizer(
             chain.append(ox.add_decayed_weights(wd * mult, mask))
     for mask, fn in groups:
         chain.append(ox.masked(ox.scale_by_schedule(fn), mask))
-    # Weight decay reaches frozen parameters too, so they are zeroed after it.
+    # Weight decay applies to frozen parameters too, so zero their updates after it.
     chain.append(ox.masked(ox.set_to_zero(), frozen))
     chain.append(ox.scale(-1.0))
     tx = ox.chain(*chain)
@@ -115,10 +116,10 @@ def check_section(section: Mapping[str, Any]) -> None:
 def sharpness_aware(
     tx: ox.GradientTransformation, *, rho: int | float = 0.05
 ) -> ox.GradientTransformationExtraArgs:
-    """`tx` on the gradient at params + rho * gradient / |gradient|.
+    """Apply `tx` to the gradient at params + rho * gradient / |gradient|.
 
-    Sharpness-aware minimization (https://arxiv.org/abs/2010.01412): each step costs two
-    gradients, and flat minima are preferred. Raises ValueError unless rho is above 0.
+    Sharpness-aware minimization (https://arxiv.org/abs/2010.01412) prefers flat minima
+    and computes two gradients per step. Raises ValueError unless rho is above 0.
     """
     if not rho > 0:
         raise ValueError(f"sam.rho must be above 0, got {rho}")
@@ -134,7 +135,7 @@ def _warn_of_idle(params: Any, pairs: Pairs, what: str) -> None:
 
 
 def frozen_mask(params: Any, schedule: Section | Pairs | None) -> Any:
-    """A tree of bools: True where `schedule` freezes a parameter."""
+    """Return a tree of bools: True where `schedule` freezes a parameter."""
     frozen = jax.tree.map(lambda _: False, params)
     for mask, section in _groups(params, _pairs(schedule), "schedule", strict=True):
         if section is None:
@@ -155,7 +156,7 @@ def _rate(lr: int | float, schedule: Schedule) -> Schedule:
 def _groups(
     params: Any, pairs: Pairs, what: str, *, strict: bool = False
 ) -> list[tuple[Any, Any]]:
-    """The mask of each pattern with its value."""
+    """Return (mask, value) of each pattern."""
     patterns = [pattern for pattern, _ in pairs]
     masks = trees.match_patterns(params, patterns, strict=strict, what=what)
     return [(mask, value) for mask, (_, value) in zip(masks, pairs, strict=True)]
@@ -164,7 +165,7 @@ def _groups(
 def _schedule_groups(
     params: Any, schedule: Section | Pairs | None, run: dict[str, Any]
 ) -> list[tuple[Any, Schedule]]:
-    """The mask and the schedule of each group that is not frozen."""
+    """Return (mask, schedule) of each group that is not frozen."""
     groups = []
     for mask, section in _groups(params, _pairs(schedule), "schedule", strict=True):
         if section is None:
@@ -183,11 +184,11 @@ def _schedule_groups(
 def _transform(
     name: str, kwargs: dict[str, Any], params: Any, trained: Any
 ) -> ox.GradientTransformation:
-    """The transform of this name and arguments, applied to what is trained."""
+    """Make the transform of this name and arguments, for the trained parameters."""
     factory = _factory(name)
     parameters = inspect.signature(factory).parameters
     if "learning_rate" in parameters:
-        # Such a factory scales by -learning_rate itself: two signs make an ascent.
+        # Such a factory scales by -learning_rate; the chain's -1 would undo the sign.
         raise ValueError(
             f"optax_name={name!r} is a whole optimizer with its own learning rate; "
             f'name the transform within it, like "scale_by_adam" for "adam"'
@@ -204,7 +205,7 @@ def _transform(
             f"a {type(tx).__name__}"
         )
     tx = ox.masked(tx, trained)
-    # optax looks at most arguments in the first update only.
+    # optax uses most arguments only in an update: trace one to find errors now.
     with _explained(name, kwargs):
         jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), params)
     return tx
@@ -212,7 +213,7 @@ def _transform(
 
 @contextlib.contextmanager
 def _explained(name: str, kwargs: dict[str, Any]) -> Iterator[None]:
-    """Whatever a transform raises at odd arguments becomes a sentence."""
+    """Turn any error of a transform into a ValueError with one sentence."""
     try:
         yield
     except Exception as error:
@@ -251,13 +252,13 @@ def scale_by_adafactor(
     dtype_momentum: Any = "bfloat16",
     eps: float = 1e-30,
 ) -> ox.GradientTransformation:
-    """big_vision's Adafactor (arXiv 2106.04560, section 3.4; optax.py:187-214).
+    """Make big_vision's Adafactor (arXiv 2106.04560, section 3.4; optax.py:187-214).
 
-    Second moments are factored over the two largest dims where both have at least
+    Second moments are factored over the two largest dims if both have at least
     `min_dim_size_to_factor`; their decay at step t = 1, 2, ... is
     min(beta2_cap, 1 - t ** -decay_rate). A lower cap (0.95) cures instabilities.
-    Momentum is an average without bias correction. Updates whose root mean square
-    is above `clipping_threshold` are scaled down to it, parameter by parameter.
+    Momentum is an average without bias correction. If the root mean square of a
+    parameter's update is above `clipping_threshold`, the update is scaled down to it.
     """
 
     def decay(count: Any, exponent: Any) -> Any:
@@ -283,7 +284,7 @@ def scale_by_adafactor(
 def momentum_hp(
     *, momentum: float = 0.9, dtype: Any = "bfloat16", nesterov: bool = False
 ) -> ox.GradientTransformation:
-    """SGD momentum whose accumulator is kept in half precision."""
+    """Make SGD momentum with an accumulator in half precision."""
     return ox.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=dtype)
 
 

@@ -1,6 +1,6 @@
 """Learning-rate schedules: a factor for each step, with warm-up, decay and cooldown.
 
-*n: any shape of step counts.
+Shapes: *n any shape of step counts.
 """
 
 import inspect
@@ -14,12 +14,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from vitjax.config import arguments, durations
 from vitjax.config.lookup import lookup, unknown
 
-# From the number of updates already made (0 for the first) to a factor or a rate.
+# Maps the number of completed updates (0 for the first) to a factor or a rate.
 Schedule: TypeAlias = Callable[[Any], Array]
 
 
 def _progress(step: Array, warmup: int, total: int) -> Array:
-    # A run of 0 or 1 steps may be no longer than its warm-up.
+    # The warm-up of a run of 0 or 1 steps may be as long as the run.
     return jnp.clip((step - warmup) / max(1, total - warmup), 0.0, 1.0)
 
 
@@ -55,8 +55,8 @@ def _odd_cosine(
     *,
     end: int | float = 0.1,
 ) -> Array:
-    # nanoViT's, before its last step: what it meant is _cosine. The rate is neither
-    # shifted by the warm-up nor raised by the right amount.
+    # The schedule of nanoViT's steps 4 to 6, which was meant to be _cosine. It does not
+    # subtract the warm-up from the step, and adds a wrong constant.
     cosine = jnp.cos(jnp.pi * step / max(1, total - warmup))
     return base * jnp.where(step < warmup, 1.0, (1.0 - end) * (0.5 * cosine + 1.0))
 
@@ -106,7 +106,7 @@ DECAYS: Final[Mapping[str, Callable[..., Array]]] = {
 def _check_settings(
     decay: Callable[..., Array], decay_type: str, settings: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """The arguments of the decay, and those of them that are durations."""
+    """Check the keys and types; return the decay's arguments and its durations."""
     parameters = inspect.signature(decay).parameters.values()
     own = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
     timed = [name for name in own if name in ("timescale", "shift")]
@@ -131,24 +131,24 @@ def make_schedule(
     warmup_offset: int = 0,
     **settings: Any,
 ) -> Schedule:
-    """The factor on the learning rate as a function of the updates already made.
+    """Make the factor on the learning rate, a function of the completed updates.
 
-    It starts at `mult` (times batch_size / 256 under `scale_with_batchsize`) and decays
-    over the steps that follow the warm-up:
+    The factor starts at `mult` (times batch_size / 256 with `scale_with_batchsize`) and
+    decays over the steps after the warm-up. Defaults are in parentheses:
 
     - "stair": mults[i] from step steps[i] on; constant without `steps` and `mults`
-    - "cosine": half a cosine down to `end` (0), a fraction of where it starts
-    - "odd_cosine": nanoViT's, for comparison: (1 - `end` (0.1)) * (1 + cos(pi * step /
-      (total - warmup)) / 2) after the warm-up. It leaps to up to 1.35 there and ends
-      near 0.45
+    - "cosine": half a cosine down to `end` (0), a fraction of the start
+    - "odd_cosine": nanoViT's schedule, for comparison: (1 - `end` (0.1)) *
+      (1 + cos(pi * step / (total - warmup)) / 2) after the warm-up. It jumps to up to
+      1.35 there and ends near 0.45
     - "linear", "polynomial": down to `end` (0), as (1 - progress) ** `power` (1)
     - "rsqrt": 1 / sqrt(1 + (step - warmup + `shift` (0)) / `timescale` (10,000))
 
     `settings` are these keywords and the durations `warmup` and `cooldown` (for rsqrt
-    `timescale` and `shift` too) in any unit, as in "warmup_steps". Warm-up multiplies by
-    step / warmup, so the first update is zero, and cooldown by (total - step) / cooldown
-    (big_vision utils.py:1070-1143). With `warmup_offset=1` the warm-up is by (step + 1) /
-    warmup.
+    also `timescale` and `shift`) in any unit, as in "warmup_steps". Warm-up multiplies
+    by step / warmup, so the first update is zero. Cooldown multiplies by (total - step)
+    / cooldown (big_vision utils.py:1070-1143). With `warmup_offset=1`, warm-up
+    multiplies by (step + 1) / warmup.
     """
     decay = lookup(DECAYS, decay_type, "decay_type")
     own, timed = _check_settings(decay, decay_type, settings)
@@ -173,7 +173,7 @@ def make_schedule(
         if name in decay_kw:
             raise ValueError(f"{name} is given twice: keep one of its keys")
         decay_kw[name] = steps
-    # Runs of 0 or 1 steps, for evaluation and debugging, may keep a longer warm-up.
+    # Runs of 0 or 1 steps, for evaluation and debugging, may have a longer warm-up.
     if warmup >= total_steps > 1:
         raise ValueError(
             f"the warm-up of {warmup} steps must be shorter than the run of "
@@ -188,7 +188,7 @@ def make_schedule(
         mult = mult * batch_size / 256  # arXiv 1706.02677
 
     def schedule(step: Int[ArrayLike, " *n"]) -> Float[Array, " *n"]:
-        step = jnp.asarray(step)  # an int gives the values that a traced one does
+        step = jnp.asarray(step)  # an int must give the values of a traced step
         factor = decay(mult, step, warmup, total_steps, **decay_kw)
         if warmup:
             factor = factor * jnp.minimum(1.0, (step + warmup_offset) / warmup)
@@ -201,7 +201,7 @@ def make_schedule(
 
 
 def _check_traced(schedule: Schedule, what: str) -> None:
-    """Raise ValueError for settings with which the first step would fail."""
+    """Raise ValueError for settings that would make the first step fail."""
     try:
         jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
     except (TypeError, OverflowError, ZeroDivisionError) as error:

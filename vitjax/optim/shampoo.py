@@ -1,15 +1,16 @@
-"""Shampoo: a gradient is multiplied by roots of its own second moments, side by side.
+"""Shampoo: multiply each axis of a gradient by a root of that axis's second moments.
 
-https://arxiv.org/abs/1802.09568, as the distributed PyTorch version has it
-(https://arxiv.org/abs/2309.06497): for a gradient G of k dims and each of its axes i
+The method of https://arxiv.org/abs/1802.09568, in the form of distributed PyTorch
+Shampoo (https://arxiv.org/abs/2309.06497), for a gradient G of k dims and each axis i:
 
     L_i <- b2 L_i + (1 - b2) G_(i) G_(i)^T         G_(i): axis i against all others
     X_i  = (L_i / (1 - b2^t)) ^ (-1 / (2 k))       every `every` steps from step `start`
     m   <- b1 m + (1 - b1) G
     P    = m / (1 - b1^t), multiplied along each axis i by X_i
 
-and P is given the length that Adam's update of the same gradient has ("grafting"), so
-that rates and schedules of Adam can be kept. Until X_i exist the update is Adam's own.
+P is then scaled to the norm of Adam's update for the same gradient ("grafting"), so
+that learning rates and schedules of Adam apply. Before the first X_i the update is
+Adam's.
 
 Shapes: k x k second moments of an axis of length k.
 """
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-Matrices = list[tuple[Array, ...]]  # of each block, one for each of its axes
+Matrices = list[tuple[Array, ...]]  # for each block, one matrix per axis
 
 
 class ShampooState(NamedTuple):
@@ -48,27 +49,28 @@ def scale_by_shampoo(
     graft_eps: float = 1e-8,
     bias_correction: bool = True,
 ) -> optax.GradientTransformation:
-    """The transform; its update points uphill, as all of optax' scale_by_ do.
+    """Make the transform; its update has the gradient's sign, as optax's scale_by_*.
 
     Args:
-      b1, b2: decay of the first and of all second moments.
-      eps: where every L begins, times the identity, and what is added to eigenvalues.
-      every: steps from one computation of the roots to the next; it costs k^3.
-      start: no root before this step, so the updates up to the first one are Adam's.
-      block_size: neighbouring axes are taken as one while it is no longer than this, and
-        a longer axis is cut into blocks, each preconditioned and grafted alone. Two axes
-        of length n cost 4 n^2 numbers of state.
-      graft_eps: Adam's.
+      b1, b2: decay of the first moment, and of all second moments.
+      eps: every L starts as eps times the identity; it is also added to eigenvalues.
+      every: steps between two computations of the roots, which cost k^3.
+      start: no roots are computed before this step; updates up to the first roots are
+        Adam's.
+      block_size: neighbouring axes are merged up to this length, and a longer axis is
+        cut into blocks, each preconditioned and grafted separately. Two axes of length
+        n cost 4 n^2 numbers of state.
+      graft_eps: Adam's eps.
       bias_correction: divide moments by 1 - b^t, as Adam does.
 
-    Weight decay is coupled if it is added to the gradients before (`l2`); everything
-    here sees it then. Raises ValueError for a count below 1.
+    Weight decay that is added to the gradients before (`l2`) is coupled: it enters all
+    moments. Raises ValueError if `every`, `start` or `block_size` is below 1.
     """
     for name, value in (("every", every), ("start", start), ("block_size", block_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
-    first = -(-start // every) * every  # the step after which there are roots
+    first = -(-start // every) * every  # the step that computes the first roots
 
     def init(params: Any) -> ShampooState:
         matrices = functools.partial(_identities, params, block_size)
@@ -119,7 +121,7 @@ def scale_by_shampoo(
 
 
 def _identities(params: Any, block_size: int, scale: float) -> Any:
-    """Of each block of each parameter one matrix an axis: `scale` times the identity."""
+    """Return `scale` times the identity for each axis of each block."""
     return jax.tree.map(
         lambda p: [
             tuple(scale * jnp.eye(n, dtype=_float(p)) for n in shape)
@@ -130,7 +132,7 @@ def _identities(params: Any, block_size: int, scale: float) -> Any:
 
 
 def _preconditioned(mean: Any, roots: Any, adam: Any, block_size: int) -> Any:
-    """The first moment, each block times its roots, as long as Adam's update of it."""
+    """Multiply each block of the first moment by its roots; scale it to Adam's norm."""
     grafted = [
         _grafted(block, along, like)
         for block, along, like in zip(
@@ -145,7 +147,7 @@ def _float(x: Any) -> Any:
 
 
 def merged_shape(shape: Sequence[int], block_size: int) -> tuple[int, ...]:
-    """Neighbouring axes as one, from the first on, while no longer than `block_size`."""
+    """Merge neighbouring axes, from the first on, up to a length of `block_size`."""
     merged: list[int] = []
     for n in shape:
         if merged and merged[-1] * n <= block_size:
@@ -156,7 +158,7 @@ def merged_shape(shape: Sequence[int], block_size: int) -> tuple[int, ...]:
 
 
 def _slices(shape: Sequence[int], block_size: int) -> list[tuple[slice, ...]]:
-    """Where the blocks of an array of a merged shape lie."""
+    """Return the slices of the blocks of an array of a merged shape."""
     axes = [
         [slice(i, min(i + block_size, n)) for i in range(0, n, block_size)]
         for n in shape
@@ -183,7 +185,7 @@ def _joined(blocks: list[Array], shape: Sequence[int], block_size: int) -> Array
 
 
 def _accumulated(blocks: list[Array], old: Matrices, b2: float) -> Matrices:
-    """The second moments after one more gradient."""
+    """Return the second moments after one more gradient."""
     new = []
     for g, matrices in zip(blocks, old, strict=True):
         others = [[j for j in range(g.ndim) if j != i] for i in range(g.ndim)]
@@ -201,7 +203,7 @@ def _accumulated(blocks: list[Array], old: Matrices, b2: float) -> Matrices:
 def _roots(
     statistics: list[Matrices], old: list[Matrices], scale: Any, eps: float
 ) -> list[Matrices]:
-    """(scale * L) ^ (-1 / (2 * axes)) of all; matrices of one size go together."""
+    """Return (scale * L) ^ (-1 / (2 * axes)) of all L, grouped by size and order."""
     flat, treedef = jax.tree.flatten(statistics)
     axes = [len(ms) for parameter in statistics for ms in parameter for _ in ms]
     kinds = [(x.shape[0], k) for x, k in zip(flat, axes, strict=True)]
@@ -209,13 +211,13 @@ def _roots(
     for kind in sorted(set(kinds)):
         at = [i for i, one in enumerate(kinds) if one == kind]
         stacked = scale * jnp.stack([flat[i] for i in at])
-        # One after the other: decompositions of a batch, side by side on the CPU, can
-        # wait for ever for threads that they hold themselves.
+        # One after the other: on the CPU, the parallel decompositions of a batch can
+        # deadlock, waiting for threads that they hold.
         one = functools.partial(inverse_root, order=2 * kind[1], eps=eps)
         roots = jax.lax.map(one, stacked)
         for i, root in zip(at, roots, strict=True):
             found[i] = root
-    # Eigenvalues of what has overflowed are NaN: the last good roots stay.
+    # An overflow makes the eigenvalues NaN; keep the last finite roots.
     kept = [
         jnp.where(jnp.all(jnp.isfinite(new)), new, before).astype(before.dtype)
         for new, before in zip(found, jax.tree.leaves(old), strict=True)
@@ -226,10 +228,11 @@ def _roots(
 def inverse_root(
     matrices: Float[Array, "*b k k"], order: int, eps: float
 ) -> Float[Array, "*b k k"]:
-    """A ^ (-1 / order) of symmetric matrices, by their eigenvalues.
+    """Return A ^ (-1 / order) of symmetric matrices, from their eigenvalues.
 
-    Rounding may leave some below zero: all are raised by as much as the lowest is below,
-    and by `eps`. (Newton's iteration, the usual alternative, often does not converge.)
+    Rounding may make eigenvalues negative: if the lowest is, all are shifted to make it
+    zero. Then `eps` is added. Newton's iteration, the usual alternative, often does not
+    converge.
     """
     values, vectors = jnp.linalg.eigh(matrices)
     values = values - jnp.minimum(values[..., :1], 0) + eps
@@ -240,8 +243,8 @@ def inverse_root(
 
 
 def _grafted(block: Array, roots: Sequence[Array], like: Array) -> Array:
-    """The block, multiplied along each axis by its root, as long as `like`."""
+    """Multiply the block along each axis by its root; give it the norm of `like`."""
     x = block
-    for root in roots:  # takes the first axis away and puts it last: k times is round
+    for root in roots:  # moves the first axis last: k times restores the order
         x = jnp.tensordot(x, root, ((0,), (0,)), precision=jax.lax.Precision.HIGHEST)
     return x * (jnp.linalg.norm(like) / (jnp.linalg.norm(x) + 1e-16))

@@ -1,5 +1,5 @@
-"""What a run writes and shows: rows of metrics, pictures, progress, its workdir.
+"""The records of a run: rows of metrics, pictures, progress, and its workdir.
 
-Begin with `rows`, which collects a step's metrics; `jsonl` and `sinks` write them. May
-import config, devices, trees and files.
+Start reading at `rows`, which collects a step's metrics; `jsonl` and `sinks` write
+them. This package may import config, devices, trees and files.
 """

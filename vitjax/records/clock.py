@@ -1,4 +1,4 @@
-"""Wall-clock time of a run: throughput, core hours, time left."""
+"""Measure the wall-clock time of a run: throughput, core hours, time left."""
 
 import time
 from collections.abc import Callable
@@ -6,9 +6,10 @@ from typing import Any
 
 
 class Clock:
-    """Counts examples and seconds; pauses (evaluation, checkpoints) do not count.
+    """A clock of examples and seconds that excludes evaluation and checkpoints.
 
-    big_vision's chrono without the global: one is made in train.py and handed on.
+    It does the work of big_vision's global `u.chrono`: a run makes one and passes it
+    on.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Clock:
         self._since, self._since_step = self._now(), step
 
     def pause(self, step: int) -> None:
-        """Stop timing; `begin` goes on."""
+        """Stop timing; `begin` resumes it."""
         self._close(step)
         self._since = None
 
@@ -49,9 +50,9 @@ class Clock:
         self.train_seconds += seconds
 
     def tick(self, step: int) -> dict[str, int | float]:
-        """Measurements at `step`, over the steps since the last tick or pause.
+        """Return measurements at `step`, over the steps since the last tick or pause.
 
-        img/sec and img/sec/core appear once there is a timed interval.
+        img/sec and img/sec/core are present after the first timed interval.
         """
         self._close(step)
         if self._since is not None:
@@ -69,15 +70,15 @@ class Clock:
         return rows
 
     def eta_seconds(self, step: int) -> int | float | None:
-        """Seconds of training left at the last rate; None before the first one."""
+        """Return the seconds of training left at the last rate; None without a rate."""
         if self._last_rate is None:
             return None
         return (self.total_steps - step) * self.batch_size / self._last_rate
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as JSON values."""
+        """Return what a checkpoint keeps, as JSON values."""
         return {"train_seconds": self.train_seconds}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()` of an earlier process."""
+        """Resume from the `state()` of an earlier process."""
         self.train_seconds = state["train_seconds"]

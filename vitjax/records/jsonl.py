@@ -1,4 +1,4 @@
-"""Where measurements go: metrics.jsonl, other sinks, and curves.png at the end."""
+"""Write measurements to metrics.jsonl and other sinks, and draw curves.png."""
 
 import errno
 import json
@@ -15,19 +15,19 @@ JSONL = "metrics.jsonl"
 
 @runtime_checkable
 class Sink(Protocol):
-    """One place that rows are written to."""
+    """A destination of rows."""
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Add one row."""
+        """Write one row."""
         ...
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and release resources."""
         ...
 
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of a workdir's metrics.jsonl; a torn last line is left out."""
+    """Return the rows of a workdir's metrics.jsonl, without an incomplete last line."""
     path = Path(workdir) / JSONL
     rows = []
     if not path.exists():
@@ -39,7 +39,7 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError:
-            # A killed process may leave half a row at the end, nowhere else.
+            # A killed process may leave an incomplete row only at the end.
             if number < len(lines):
                 raise ValueError(
                     f"{path}, line {number} is not JSON: {line!r}"
@@ -48,7 +48,7 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
 
 
 def cut_after(workdir: Path, step: int) -> None:
-    """Drop the rows after `step` from metrics.jsonl: they will be written again."""
+    """Drop the rows after `step` from metrics.jsonl; they will be written again."""
     path = Path(workdir) / JSONL
     if not path.exists():
         return
@@ -58,22 +58,22 @@ def cut_after(workdir: Path, step: int) -> None:
 
 
 def names_at(workdir: Path, step: int) -> set[str]:
-    """Names of the metrics that metrics.jsonl has for a step."""
+    """Return the names of the metrics that metrics.jsonl has for a step."""
     return {name for row in read_rows(workdir) if row["step"] == step for name in row}
 
 
 class JsonlSink:
-    """metrics.jsonl: one object a row, {"step": int, name: value, ...}."""
+    """The sink metrics.jsonl: one object per row, {"step": int, name: value, ...}."""
 
     def __init__(self, workdir: Path):
         self._file = (Path(workdir) / JSONL).open("ab", buffering=0)
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
-        """Append one line; it is on disk when this returns.
+        """Append one line, which is on disk when this returns.
 
-        Raises OSError, and leaves the file as it was, if there is no room for all of it.
+        Raises OSError, and leaves the file unchanged, if there is no room for the line.
         """
-        # NaN and Infinity are not JSON; a string keeps the row readable elsewhere.
+        # NaN and Infinity are not JSON; as strings, any JSON reader can read the row.
         values = {k: v if math.isfinite(v) else str(v) for k, v in row.items()}
         line = (json.dumps({"step": step, **values}) + "\n").encode()
         size = os.fstat(self._file.fileno()).st_size
@@ -91,13 +91,13 @@ class JsonlSink:
 
 
 class MetricWriter:
-    """Hands each row to every sink. On other processes than the first: to none."""
+    """A writer of rows to all sinks. It has sinks only on the first process."""
 
     def __init__(self, sinks: list[Sink]):
         self.sinks = sinks
 
     def write(self, step: int, row: Mapping[str, Any]) -> None:
-        """One row of scalars under its step."""
+        """Write one row of scalars to every sink."""
         numbers = {name: float(value) for name, value in row.items()}
         for sink in self.sinks:
             sink.write(step, numbers)
@@ -109,7 +109,7 @@ class MetricWriter:
 
 
 def series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric; values that are not finite are left out."""
+    """Return the steps and the finite values of one metric."""
     pairs = [
         (row["step"], row[name])
         for row in rows
@@ -143,7 +143,7 @@ def plot_curves(workdir: Path) -> Path:
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         if "norm" in title:
-            # The first update is exactly zero, which a logarithm has no place for.
+            # The first update is exactly zero, which has no logarithm.
             axis.set_yscale("log", nonpositive="mask")
         if drawn:
             axis.legend(fontsize="small")

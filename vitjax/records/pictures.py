@@ -1,4 +1,4 @@
-"""Pictures of what the model is really fed; train_batch.png."""
+"""Draw the images that the model gets in training: train_batch.png."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from vitjax.files import or_without, write_picture
 
 
 def _caption(labels: np.ndarray, class_names: Sequence[str] | None) -> str:
-    """The one or two classes of a (mixed) label row, with their shares."""
+    """Return the one or two classes of a (mixed) label row, with their weights."""
     top = [int(k) for k in np.argsort(-labels)[:2] if labels[k] > 0.005]
     names = [str(k) if class_names is None else class_names[k] for k in top]
     if len(top) == 1:
@@ -22,10 +22,11 @@ def _caption(labels: np.ndarray, class_names: Sequence[str] | None) -> str:
 
 
 def shown(images: Float[np.ndarray, "b h w c"]) -> list[np.ndarray]:
-    """Images as matplotlib draws them, in [0, 1], grey ones without a channel.
+    """Convert images for matplotlib, to [0, 1], grey ones without a channel axis.
 
-    Values in [-1, 1] or [0, 1] are shown as they are; others (they may be normalised by
-    channel) stretched, each channel to its own range. Three channels are shown at most.
+    Values in [-1, 1] or [0, 1] keep their meaning. Other values, which may be
+    normalised by channel, are stretched to the range of each channel. At most three
+    channels are shown.
     """
     low, high = float(images.min()), float(images.max())
     if low >= -1.001 and high <= 1.001:
@@ -40,9 +41,10 @@ def shown(images: Float[np.ndarray, "b h w c"]) -> list[np.ndarray]:
 def first_batch(
     workdir: Path, program: Any, class_names: Sequence[str] | None
 ) -> Callable[[Any], None]:
-    """A function of the first batch that draws train_batch.png, as the model gets it.
+    """Return draw(batch), which draws train_batch.png from the first batch.
 
-    All processes call it; `program` is a `vitjax.program.Program`.
+    The picture shows the model's input. All processes must call draw. `program` is a
+    `vitjax.program.Program`.
     """
 
     def draw(batch: Any) -> None:
@@ -62,7 +64,7 @@ def draw_batch(
     labels: Float[np.ndarray, "b k"],
     class_names: Sequence[str] | None,
 ) -> None:
-    """Draw images with their labels as a grid of eight columns."""
+    """Draw images with their labels in a grid of eight columns."""
     from matplotlib.figure import Figure
 
     columns = 8

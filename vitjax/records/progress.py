@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows steps and rows; `show=False` (on other processes than the first) is mute."""
+    """A display of steps and rows; `show=False`, for all but one process, is silent."""
 
     def __init__(self, total_steps: int, first_step: int, *, show: bool = True):
         self._stream = sys.stdout
@@ -28,7 +28,7 @@ class Progress:
             )
 
     def advance(self) -> None:
-        """One more step was started."""
+        """Advance the bar by one step."""
         if self._bar is not None:
             with self._until_nobody_reads():
                 self._bar.update()
@@ -36,11 +36,11 @@ class Progress:
     def row(
         self, step: int, row: Mapping[str, float], eta_seconds: int | float | None
     ) -> None:
-        """A row of training measurements."""
+        """Show a row of training measurements."""
         parts = [f"loss {row['training_loss']:.4f}"]
-        if "lr" in row:  # not where all parameters are frozen
+        if "lr" in row:  # absent if all parameters are frozen
             parts.append(f"lr {row['lr']:.2e}")
-        if "img/sec" in row:  # not before the second row
+        if "img/sec" in row:  # absent before the second row
             parts.append(f"{row['img/sec']:,.0f} img/s")
         if eta_seconds is not None:
             parts.append(f"ETA {timedelta(seconds=round(eta_seconds))}")
@@ -52,14 +52,14 @@ class Progress:
             self.say(f"step {step:>{len(str(self._total))}}/{self._total}: {text}")
 
     def evaluation(self, step: int, row: Mapping[str, float]) -> None:
-        """A row of evaluation results."""
+        """Show a row of evaluation results."""
         text = ", ".join(
             f"{k} {v:.4f}" for k, v in row.items() if not k.startswith("time/")
         )
         self.say(f"step {step:>{len(str(self._total))}}/{self._total}: {text}")
 
     def say(self, text: str) -> None:
-        """A line that stays above the bar."""
+        """Print a line, above the bar if there is one."""
         if not self._show:
             return
         with self._until_nobody_reads():
@@ -69,19 +69,22 @@ class Progress:
                 print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar, which stays visible."""
         if self._bar is not None:
             with self._until_nobody_reads():
                 self._bar.close()
 
     @contextlib.contextmanager
     def _until_nobody_reads(self) -> Iterator[None]:
-        """A reader that has gone, as `tee` does at Ctrl-C, does not end the run."""
+        """Fall silent, and do not end the run, if the reader of a pipe is gone.
+
+        `tee`, for example, ends at Ctrl-C.
+        """
         try:
             yield
         except BrokenPipeError:
             self._show, self._bar = False, None
-            # What is still in the buffer has to go somewhere.
+            # The text in the buffer is flushed at exit, and needs an open file.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Turning a step's metrics into rows, one step late, so that no step waits for them."""
+"""Turn the metrics of a step into rows, one step late, so that no step waits."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,6 +14,7 @@ from vitjax.records.progress import Progress
 from vitjax.records.skipped import SkipCount
 
 PATIENCE = 20
+"""Skipped updates in a row that a smaller loss scale cannot explain."""
 
 
 class NotFinite(ValueError):
@@ -23,10 +24,10 @@ class NotFinite(ValueError):
 def rate_table(
     lr_fns: Sequence[Callable[[Any], Any]], total_steps: int, lr: float
 ) -> dict[str, np.ndarray]:
-    """lr and global_schedule of every update, by metric name; update 0 makes step 1.
+    """Return lr and global_schedule of every update, by metric name.
 
-    Computed once for the whole run: per row it would be work on the device, queued
-    behind the step that is already under way.
+    Update 0 makes step 1. The table is computed once for the whole run: computed for
+    each row, it would wait on the device for the step that runs.
     """
     counts = jnp.arange(total_steps)
     table = {}
@@ -39,7 +40,7 @@ def rate_table(
 
 
 class Records:
-    """Holds the metrics of at most one step back until the next one is under way."""
+    """The records of a run; metrics of a step are held back until the next one runs."""
 
     def __init__(
         self,
@@ -53,15 +54,15 @@ class Records:
         recorded: Collection[str] = (),
         draw: Callable[[Any], None] = lambda batch: None,
     ):
-        """Collect for `writer`, `clock` and `progress`.
+        """Collect rows for `writer`, `clock` and `progress`.
 
         Args:
           rates: see `rate_table`.
           first_step: the step of the state that the run starts from.
-          last_good: gives the step of the newest checkpoint, for messages.
-          skips: the count of replaced examples, if there may be any.
-          recorded: names of the metrics of `first_step` that are on disk already.
-          draw: is shown the run's first batch.
+          last_good: returns the step of the newest checkpoint, for messages.
+          skips: the count of replaced examples, if examples may be replaced.
+          recorded: names of the metrics of `first_step` that are already on disk.
+          draw: called with the run's first batch.
         """
         self.writer = writer
         self.clock = clock
@@ -74,7 +75,7 @@ class Records:
         self.recorded, self.draw = recorded, draw
 
     def counters(self, step: int) -> dict[str, Any]:
-        """What the records of a resumed run start from, as JSON values."""
+        """Return what the records of a resumed run start from, as JSON values."""
         skipped = int(jax.device_get(self._skips.total(step))) if self._skips else 0
         return {"clock": self.clock.state(), "skipped": skipped}
 
@@ -84,14 +85,14 @@ class Records:
         self._held = (step, {**metrics, **skipped})
 
     def evaluation(self, step: int, row: Mapping[str, float]) -> None:
-        """Write a row of evaluations, and show it."""
+        """Write and show a row of evaluations."""
         self.write(step, row)
         self.progress.evaluation(step, row)
 
     def flush(self) -> None:
-        """Fetch what is held and write its row; does nothing if nothing is held.
+        """Fetch the held metrics and write their row, if there are any.
 
-        Raises NotFinite if a value is NaN or infinite, after the row is written.
+        Raises NotFinite, after writing the row, if a value is NaN or infinite.
         """
         if self._held is None:
             return
@@ -105,9 +106,10 @@ class Records:
         self._check(step, values)
 
     def write(self, step: int, row: Mapping[str, Any]) -> None:
-        """Write a row. Raises ValueError if there is no room for it on the disk.
+        """Write a row. Raises ValueError if it cannot be written, e.g. to a full disk.
 
-        What a checkpoint has written so far is given up before, as it needs more room.
+        After a failed attempt, it waits for the checkpoint in progress and tries again:
+        a failed checkpoint is removed, which makes room.
         """
         try:
             self.writer.write(step, row)
@@ -122,11 +124,11 @@ class Records:
                 ) from error
 
     def check_finite(self, step: int, metrics: Any) -> None:
-        """Raise NotFinite unless the metrics of a step that is about to be saved are."""
+        """Raise NotFinite if a metric of a step to be saved is not finite."""
         self._check(step, {k: float(v) for k, v in jax.device_get(metrics).items()})
 
     def _check(self, step: int, values: dict[str, float]) -> None:
-        # A gradient that was too large for its scale was skipped, and changed nothing.
+        # An update whose scaled gradient overflowed was skipped, and changed nothing.
         skipped = values.get("update_skipped") == 1
         excused = ("training_loss", "l2_grads") if skipped else ()
         wrong = [

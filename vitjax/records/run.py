@@ -1,4 +1,4 @@
-"""The records of one run, opened: its rows, clock, progress, counts and pictures."""
+"""Open the records of one run: its rows, clock, progress, counts and pictures."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -29,16 +29,16 @@ def open_records(
     kept: Mapping[str, Any] | None,
     newest: Any,
 ) -> Iterator[Records]:
-    """The records of a run that starts from `state`; says what starts.
+    """Open the records of a run that starts from `state`, and announce the run.
 
     Args:
       settings: the config as plain values, for config.json.
-      program, data: of the run.
+      program, data: the run's program and training data.
       sizes: data_size, batch_size and total_steps.
       kept: the JSON item of the checkpoint that the run resumes from, if there is one.
       newest: the run's `Checkpointer`.
 
-    Raises ValueError if the run is over already.
+    Raises ValueError if the run is already over.
     """
     first_step = int(state.step)
     mesh = program.key.sharding.mesh
@@ -73,7 +73,7 @@ def open_records(
 def _open_writer(
     e: Experiment, workdir: Path, settings: dict[str, Any], first_step: int
 ) -> tuple[jsonl.MetricWriter, set[str]]:
-    """(writer, metrics of `first_step` that are on disk); the first process records."""
+    """Return (writer, metrics of `first_step` on disk); the first process writes."""
     if jax.process_index() != 0:
         return jsonl.MetricWriter([]), set()
     workdir.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _open_writer(
 def _announce(
     progress: Progress, state: Any, sizes: Mapping[str, int], workdir: Path
 ) -> None:
-    """Say what runs, and from which step. Raises ValueError if it is over already."""
+    """Print what runs, from which step. Raises ValueError if the run is over."""
     first_step, total_steps = int(state.step), sizes["total_steps"]
     if first_step > total_steps:
         raise ValueError(

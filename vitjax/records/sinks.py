@@ -1,4 +1,4 @@
-"""Where else measurements go: TensorBoard and Weights & Biases."""
+"""Write measurements to TensorBoard and Weights & Biases."""
 
 import contextlib
 import os
@@ -19,10 +19,10 @@ from vitjax.records.jsonl import JSONL, JsonlSink, MetricWriter, Sink
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """`import torch` fails in here, unless the process has it already.
+    """Context manager: `import torch` fails, unless torch is already imported.
 
-    tensorboardX imports it for what we do not use: that takes seconds, and a torch that
-    is broken would end a training that does not need it.
+    tensorboardX imports torch for features that are not used here. The import takes
+    seconds, and a broken torch would end a training that does not need it.
     """
     absent = "torch" not in sys.modules
     if absent:
@@ -35,10 +35,10 @@ def _without_torch() -> Iterator[None]:
 
 
 class TensorBoardSink:
-    """Event files under workdir/tensorboard; rows after `first_step` are purged.
+    """The event files in workdir/tensorboard; rows after `first_step` are purged.
 
-    Written at once, by no thread that could die and leave the run waiting for it. Where
-    they cannot be written there is a warning, and the run goes on without them.
+    Rows are written at once, without a thread that could die and block the run. If they
+    cannot be written, there is a warning, and the run continues without event files.
     """
 
     def __init__(self, workdir: Path, first_step: int):
@@ -51,17 +51,17 @@ class TensorBoardSink:
         self._file: RecordWriter | None = None
         with self._or_without():
             folder.mkdir(exist_ok=True)
-            # No start may overwrite another's file, also within one second.
+            # Two starts within one second must not share a file.
             unique = f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(2)}"
             name = f"events.out.tfevents.{int(time.time())}.{unique}"
             self._file = RecordWriter(str(folder / name))
         self._add(file_version="brain.Event:2")
         start = self._proto.SessionLog(status=self._proto.SessionLog.START)
-        # TensorBoard forgets what earlier files have from this step on.
+        # TensorBoard drops the rows of earlier files from this step on.
         self._add(step=first_step + 1 if first_step else 0, session_log=start)
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
-        """One scalar for each value, under its own name."""
+        """Write one scalar for each value, under its name."""
         from tensorboardX.proto import summary_pb2
 
         proto: Any = summary_pb2
@@ -87,7 +87,7 @@ class TensorBoardSink:
             yield
         except OSError as error:
             if self._file is not None:
-                with contextlib.suppress(OSError):  # what is buffered finds no room
+                with contextlib.suppress(OSError):  # no room for the buffer
                     self._file.close()
                 self._file = None
             logging.warning(
@@ -99,7 +99,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """Weights & Biases; the run id is kept in the workdir, so that a resume goes on."""
+    """The Weights & Biases sink; the workdir keeps the run id for resumed runs."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class WandbSink:
         group: str | None = None,
         tags: list[str] | None = None,
         notes: str | None = None,
-        mode: Any = None,  # wandb's own: online, offline, disabled
+        mode: Any = None,  # wandb's mode: online, offline or disabled
         init_timeout: int | float = 30,
     ):
         import wandb
@@ -133,8 +133,8 @@ class WandbSink:
             "resume": "allow",
         }
         settings = wandb.Settings(init_timeout=init_timeout)
-        # A thread of its own, and one only: rows stay in order, and nobody waits for
-        # a server, which may not answer.
+        # One separate thread: rows stay in order, and the run never waits for a server,
+        # which may not answer.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wandb")
         self._run = self._thread.submit(
             self._start, Path(workdir), options, mode, settings
@@ -155,13 +155,13 @@ class WandbSink:
                 first,
                 workdir / "wandb" / "offline-run-*",
             )
-            wandb.teardown()  # its service still holds the id of the failed start
+            wandb.teardown()  # its service holds the id of the failed start
             return wandb.init(**options, mode="offline")
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
-        """One wandb step; rows that a resumed run already has are not sent again.
+        """Send one wandb step; rows that a resumed run already has are not sent again.
 
-        Raises what `wandb.init` raised, once it has.
+        Raises the error of `wandb.init`, if it has failed by now.
         """
         if self._run.done():
             self._run.result()
@@ -173,7 +173,7 @@ class WandbSink:
             run.log(row, step=step)
 
     def close(self) -> None:
-        """Send what is left, and finish the run. Raises what `wandb.init` raised."""
+        """Send the remaining rows and finish. Raises any error of `wandb.init`."""
         self._thread.shutdown(wait=True)
         self._run.result().finish()
 
@@ -192,7 +192,7 @@ def make_writer(
     tensorboard: bool = True,
     wandb: Mapping[str, Any] | None = None,
 ) -> MetricWriter:
-    """The writer of a run that goes on from `first_step`.
+    """Make the writer of a run that starts from `first_step`.
 
     `wandb` is the config section: keyword arguments of `WandbSink`.
     """

@@ -1,4 +1,7 @@
-"""The metric `skipped`: examples that could not be read and were replaced."""
+"""The metric `skipped`, the number of examples that could not be read.
+
+Other examples replace them.
+"""
 
 from collections.abc import Callable
 
@@ -11,7 +14,7 @@ from vitjax.devices.sharding import batch_sharding, replicated
 
 
 class SkipCount:
-    """Counts from the beginning of the run, over all processes, and waits for nobody."""
+    """The count over all processes since the start of the run; it never blocks."""
 
     def __init__(
         self,
@@ -21,9 +24,10 @@ class SkipCount:
         first_step: int,
         before: int,
     ):
-        """Of this process's rows, `skipped(start, stop)` counts batches start..stop - 1.
+        """Count from `first_step` on; `before` examples were skipped until then.
 
-        The process begins after `first_step` steps, in which `before` were skipped.
+        `skipped(start, stop)` is the number of skipped examples among this process's
+        rows of the batches start..stop - 1.
         """
         self._skipped = skipped
         self._first_step = first_step
@@ -34,7 +38,10 @@ class SkipCount:
         )
 
     def total(self, step: int) -> jax.Array:
-        """After `step` steps, int32[]. All processes call it for the same steps."""
+        """Return the count after `step` steps, int32[].
+
+        All processes must call it for the same steps.
+        """
         mine = np.zeros(self._num_local, np.int32)
         mine[0] = self._skipped(self._first_step, step)
         return self._sum(jax.make_array_from_process_local_data(self._rows, mine))

@@ -1,4 +1,4 @@
-"""The folder of a run: which config it belongs to."""
+"""The folder of a run: its config and its lock."""
 
 import contextlib
 import fcntl
@@ -17,8 +17,8 @@ from vitjax.records.jsonl import read_rows
 def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
     """Raise ValueError if a run of another config has made progress in the workdir.
 
-    `config` is plain JSON values. A start that failed before its first step leaves a
-    config.json that counts for nothing.
+    `config` is plain JSON values. The config.json of a start that failed before its
+    first step is ignored.
     """
     path = Path(workdir) / "config.json"
     started = any((Path(workdir) / "checkpoints").glob("*")) or any(
@@ -41,21 +41,21 @@ def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:
-    """Write config.json whole or not at all."""
+    """Write config.json, whole or not at all."""
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     write_whole(Path(workdir) / "config.json", text)
 
 
 @contextlib.contextmanager
 def locked(workdir: Path, force: bool = False) -> Iterator[None]:
-    """Hold the workdir's lock: no second run may write there at the same time.
+    """Hold the workdir's lock, so that no second run writes there at the same time.
 
-    On one host the lock ends with its process, however that ends; where the file system
-    has no locks, the process that the file names is looked for. Of another host's
-    process nobody knows whether it is alive: its lock holds until `force`. A workdir in
-    which nothing was written goes when the lock does.
+    On one host the lock ends with its process, even if the process is killed. On a file
+    system without locks, the lock holds while the process that the file names is alive.
+    Processes of other hosts cannot be checked, so their lock holds until `force`. An
+    empty workdir is removed together with the lock.
 
-    Raises ValueError, naming the process and its host, if another holds the lock.
+    Raises ValueError, naming the process and its host, if another process has the lock.
     """
     workdir = Path(workdir)
     path, host = workdir / "lock", socket.gethostname()
@@ -80,7 +80,7 @@ def locked(workdir: Path, force: bool = False) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # not empty
                 workdir.rmdir()
 
 
@@ -92,12 +92,12 @@ def _at_work(workdir: Path, pid: str, host: str) -> str:
 
 
 def _alive(pid: str) -> bool:
-    """Whether a process of this host, not this one, has that number."""
+    """Return whether another process of this host has that number."""
     if not pid.isdecimal() or int(pid) == os.getpid():
         return False
     try:
         os.kill(int(pid), 0)
-    except PermissionError:  # of somebody else
+    except PermissionError:  # a process of another user
         return True
     except (ProcessLookupError, OverflowError):
         return False
@@ -105,15 +105,16 @@ def _alive(pid: str) -> bool:
 
 
 def _own(path: Path) -> tuple[TextIO, bool]:
-    """The lock's file, and whether no other process of this host can own it.
+    """Open and lock the lock file; return it and whether the lock was acquired.
 
-    False where the file system has no locks, as some network file systems.
+    False if the file system has no locks, like some network file systems. Raises
+    ValueError if another process of this host has the lock.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = path.open("a+")
-        except FileNotFoundError:  # another run has just removed the workdir
+        except FileNotFoundError:  # another run just removed the workdir
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,7 +128,7 @@ def _own(path: Path) -> tuple[TextIO, bool]:
             ) from None
         except OSError:
             owned = False
-        # The one that we have opened may have been removed by its owner meanwhile.
+        # The previous owner may have removed the file after it was opened here.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file, owned

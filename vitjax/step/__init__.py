@@ -1,7 +1,8 @@
-"""One step: the training state, and the compiled functions that advance or evaluate it.
+"""The training state, and the compiled functions that advance or evaluate it.
 
-Begin with `make_train_step` in `train_step`; `losses`, `mixup`, `ema` and `loss_scale` are
-its parts. May import config, devices.sharding and trees; models and optimizers are handed in.
+Start reading at `make_train_step` in `train_step`; `losses`, `mixup`, `ema` and
+`loss_scale` are its parts. This package may import config, devices.sharding and trees;
+models and optimizers are passed in.
 """
 
 from vitjax.step.accumulate import check_batch_size

@@ -1,4 +1,4 @@
-"""Gradients of a batch in microbatches, on one device or split over many.
+"""Compute the gradients of a batch in microbatches, on one or several devices.
 
 Shapes: b rows of the global batch.
 """
@@ -21,10 +21,11 @@ GradFn = Callable[[Any, Any, Any, Any], tuple[Float[Array, ""], Any]]
 def _microbatches(
     grad_fn: GradFn, params: Any, batch: Any, key: Any, lam: Any, accum_freq: int
 ) -> tuple[Float[Array, ""], Any]:
-    """Mean loss and gradients over `accum_freq` microbatches: rows i, i + freq, ...
+    """Return mean loss and gradients over `accum_freq` microbatches.
 
-    Strided, because a split batch axis stays split through that reshape, whereas
-    contiguous chunks of the global batch would have to travel to every device.
+    Microbatch i has the rows i, i + accum_freq, ... This strided reshape keeps a split
+    batch axis split; contiguous chunks of the global batch would have to be sent to
+    every device.
     """
     if accum_freq == 1:
         return grad_fn(params, batch, jax.random.fold_in(key, 0), lam)
@@ -59,11 +60,11 @@ def accumulate_local(
     mesh: Mesh,
     value_and_grad: Callable[[LossFn], GradFn] = jax.value_and_grad,
 ) -> tuple[Float[Array, ""], Any]:
-    """Mean loss and gradients over the global batch; for replicated parameters.
+    """Return mean loss and gradients over the global batch, for replicated parameters.
 
-    Each device runs its own rows in `accum_freq` microbatches, then gradients meet in
-    one all-reduce. `loss_fn(params, rows, key, lam)` is the mean loss over its rows;
-    its key differs for every device and microbatch, `lam` is the same for all.
+    Each device computes its rows in `accum_freq` microbatches; one all-reduce then
+    averages the gradients. `loss_fn(params, rows, key, lam)` is the mean loss over its
+    rows. Its key differs for every device and microbatch; `lam` is the same for all.
     """
     axes = mesh.axis_names
 
@@ -73,8 +74,8 @@ def accumulate_local(
         total = _microbatches(grad_fn, params, batch, key, lam, accum_freq)
         return jax.lax.pmean(total, axes)
 
-    # Without vma checks the gradient inside is the device's own, and the pmean above
-    # is the only reduction; with them JAX would add one for every microbatch.
+    # Without vma checks, each device computes its local gradient and the pmean above is
+    # the only reduction; with them, JAX would add one for every microbatch.
     return jax.shard_map(
         local,
         mesh=mesh,
@@ -95,17 +96,17 @@ def accumulate_gspmd(
     mesh: Mesh,
     value_and_grad: Callable[[LossFn], GradFn] = jax.value_and_grad,
 ) -> tuple[Float[Array, ""], Any]:
-    """As `accumulate_local`, for parameters that are themselves split (fsdp).
+    """Do the same as `accumulate_local`, for parameters that are split (fsdp).
 
-    XLA places the collectives, so there are reductions in every microbatch.
+    XLA places the collectives, so every microbatch has reductions.
     """
     batch = jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
     whole = replicated(mesh)
     grad_fn = value_and_grad(loss_fn)
 
     def reduced(*args: Any) -> Any:
-        # Summed over the devices first, split afterwards. Left alone, XLA may compute a
-        # split gradient of the patch embedding from images gathered on every device.
+        # Sum over the devices first and split afterwards. Without this constraint, XLA
+        # may gather all images on every device for the patch embedding's gradient.
         return jax.lax.with_sharding_constraint(grad_fn(*args), whole)
 
     return _microbatches(reduced, params, batch, key, lam, accum_freq)

@@ -1,4 +1,4 @@
-"""An average of the parameters over the steps, which often generalises better."""
+"""Average the parameters over the steps; the average often generalises better."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +13,13 @@ from vitjax.config import durations
 def make_update(
     *, decay: int | float = 0.9999, every: int = 1
 ) -> Callable[[Any, Any, Int[Array, ""]], Any]:
-    """The function update(average, params, step) -> average; the config's `ema` section.
+    """Return update(average, params, step) -> average, for the config section `ema`.
 
-    After a step whose number is a multiple of `every` it gives decay * average +
-    (1 - decay) * params, in the dtype of the parameters, and the average unchanged
-    after the others.
+    It returns decay * average + (1 - decay) * params, in the dtype of the parameters,
+    if `step` is a multiple of `every`, and otherwise the unchanged average.
 
-    Raises ValueError on a decay outside of [0, 1) and on an `every` that is below 1 or
-    longer than a run can be.
+    Raises ValueError if `decay` is outside [0, 1), or if `every` is below 1 or longer
+    than the longest run.
     """
     if not 0 <= decay < 1:
         raise ValueError(f"ema.decay must be at least 0 and below 1, got {decay}")
@@ -29,7 +28,7 @@ def make_update(
         raise ValueError(f"ema.every must be {limit}, got {every}")
 
     def update(average: Any, params: Any, step: Int[Array, ""]) -> Any:
-        # Python's numbers take the parameters' dtype.
+        # Python scalars are weakly typed, so the parameters' dtype stays.
         new = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
         if every == 1:
             return new

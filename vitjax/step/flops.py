@@ -1,4 +1,4 @@
-"""Floating point operations of a model, read from its own program."""
+"""Count the floating-point operations of a model, from its jaxpr."""
 
 import math
 from typing import Any
@@ -9,11 +9,11 @@ from jax.extend.core import Var, jaxprs_in_params
 
 
 def forward_flops(model: Any, params: Any, image_shape: tuple[int, ...]) -> float:
-    """Operations (2 a multiply-add) of the forward pass of one image of `image_shape`.
+    """Return the operations of the forward pass of one image; a multiply-add counts 2.
 
-    All matrix products and convolutions, those of attention included, as papers count
-    them; norms, GELU and softmax are not counted. `params` may be shapes. A backward pass
-    takes twice as many, and remat as much again as it computes again.
+    As in papers, all matrix products and convolutions count, including attention's;
+    norms, GELU and softmax do not. `params` may be shapes. A backward pass takes twice
+    as many operations. Remat adds those that it recomputes.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     program = jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x)[0])
@@ -22,7 +22,7 @@ def forward_flops(model: Any, params: Any, image_shape: tuple[int, ...]) -> floa
 
 def _count(jaxpr: Any) -> int:
     total = 0
-    # Backwards, so that what nobody asks for, as the patches' logits, is left out.
+    # Backwards, to leave out unused results, such as the logits of the patches.
     needed = {v for v in jaxpr.outvars if isinstance(v, Var)}
     for eqn in reversed(jaxpr.eqns):
         if needed.isdisjoint(eqn.outvars):

@@ -1,4 +1,4 @@
-"""Dynamic loss scaling: gradients of float16 that neither vanish nor overflow."""
+"""Dynamic loss scaling, so that float16 gradients neither vanish nor overflow."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +9,21 @@ import jax.numpy as jnp
 from flax.training.dynamic_scale import DynamicScale
 from jaxtyping import Array, Bool
 
-"""So many skipped updates in a row mean that it is not the scale's fault."""
-
 
 @flax.struct.dataclass
 class LossScale:
     """The part of the training state that scales the loss; all counts are int32[]."""
 
     dynamic: DynamicScale
-    skipped: Any  # updates since the beginning
-    in_a_row: Any  # up to now
-    longest: Any  # most in a row since the beginning
+    skipped: Any  # skipped updates since the start of the run
+    in_a_row: Any  # skipped updates in a row, up to now
+    longest: Any  # most skipped updates in a row since the start
 
     def value_and_grad(self, loss_fn: Callable[..., Any]) -> Callable[..., Any]:
-        """jax.value_and_grad(loss_fn), by way of the scaled loss; gradients in float32."""
+        """Return jax.value_and_grad(loss_fn), computed with the scaled loss.
+
+        The gradients are float32.
+        """
         scaled = self.dynamic.value_and_grad(loss_fn)
 
         def value_and_grad(*args: Any) -> tuple[Array, Any]:
@@ -32,8 +33,8 @@ class LossScale:
         return value_and_grad
 
     def after(self, finite: Bool[Array, ""]) -> "LossScale":
-        """The state after a step whose gradient was `finite` or not."""
-        # flax' own rule, told of the sum over all microbatches and devices.
+        """Return the state after a step whose gradient was `finite` or not."""
+        # Apply flax's rule to `finite`, which covers all microbatches and devices.
         probe = jnp.where(finite, 1.0, jnp.nan)
         dynamic = self.dynamic.value_and_grad(lambda x: x * probe)(0.0).dynamic_scale
         in_a_row = jnp.where(finite, 0, self.in_a_row + 1)
@@ -45,7 +46,7 @@ class LossScale:
         )
 
     def metrics(self) -> dict[str, Any]:
-        """What a row says of it."""
+        """Return the metrics for a row."""
         return {
             "loss_scale": self.dynamic.scale,
             "skipped_updates": self.skipped,
@@ -60,13 +61,14 @@ def make(
     backoff_factor: int | float = 0.5,
     growth_interval: int = 2000,
 ) -> LossScale:
-    """The config's `loss_scale` section, for models that compute in float16.
+    """Make the initial state from the config section `loss_scale`, for float16 models.
 
-    The loss is multiplied by a scale before it is differentiated, and the gradient
-    divided by it after, before anything looks at it: clipping sees true gradients. A
-    gradient that is not finite changes nothing, and the scale is multiplied by
-    `backoff_factor`; after `growth_interval` steps without one, by `growth_factor`.
-    Defaults are those of flax and torch. Raises ValueError for what cannot work.
+    The loss is multiplied by a scale before it is differentiated, and the gradient is
+    divided by the scale directly after: clipping sees true gradients. An
+    update whose gradient is not finite is skipped, and the scale is multiplied by
+    `backoff_factor`. After `growth_interval` steps without a skipped update, the scale
+    is multiplied by `growth_factor`. The defaults are those of flax and torch. Raises
+    ValueError for settings that cannot work.
     """
     if not 0 < init_scale < float("inf") or not growth_factor > 1:
         raise ValueError(
@@ -85,12 +87,12 @@ def make(
         fin_steps=jnp.zeros((), jnp.int32),  # pyright: ignore[reportArgumentType]
         scale=jnp.asarray(init_scale, jnp.float32),  # pyright: ignore[reportArgumentType]
     )
-    # No array twice: a step donates each.
+    # Three separate arrays: a step donates each.
     zeros = (jnp.zeros((), jnp.int32) for _ in range(3))
     return LossScale(dynamic, *zeros)
 
 
 def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether every number of a tree of arrays is."""
+    """Return whether every number in a tree of arrays is finite."""
     finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(finite))

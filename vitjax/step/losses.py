@@ -15,7 +15,7 @@ def softmax_xent(
     reduction: bool = True,
     label_smoothing: float | int = 0.0,
 ) -> Float[Array, "..."]:
-    """Cross-entropy -sum(labels * log_softmax(logits)), in nats.
+    """Return the cross-entropy -sum(labels * log_softmax(logits)), in nats.
 
     `labels` are one-hot, multi-hot or mixed rows; they need not sum to one.
     Returns the mean over the batch, or one value per example if not `reduction`.
@@ -32,9 +32,9 @@ def sigmoid_xent(
     reduction: bool = True,
     label_smoothing: float | int = 0.0,
 ) -> Float[Array, "..."]:
-    """Binary cross-entropy of each class on its own, summed over the classes.
+    """Return the binary cross-entropy of each class, summed over the classes.
 
-    A sum, not a mean: at 1000 classes and zero logits it is 1000 ln 2 (big_vision).
+    It is a sum, not a mean: 1000 ln 2 for 1000 classes and zero logits (big_vision).
     Returns the mean over the batch, or one value per example if not `reduction`.
     """
     labels = _smooth(logits, labels, label_smoothing)
@@ -51,7 +51,7 @@ def mse(
     reduction: bool = True,
     label_smoothing: float | int = 0.0,
 ) -> Float[Array, "..."]:
-    """Squared difference of logits and labels, averaged over the classes.
+    """Return the squared difference of logits and labels, averaged over the classes.
 
     Returns the mean over the batch, or one value per example if not `reduction`.
     """
@@ -64,7 +64,7 @@ LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent, "mse": mse
 
 
 def _smooth(logits, labels, label_smoothing):
-    """Labels mixed with the uniform distribution, by `label_smoothing` in [0, 1]."""
+    """Mix labels with the uniform distribution, by `label_smoothing` in [0, 1]."""
     if logits.shape != labels.shape:
         raise ValueError(
             f"labels must be rows over the classes, of the logits' shape "

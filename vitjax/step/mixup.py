@@ -1,6 +1,8 @@
 """mixup (Zhang et al. 2017, arXiv:1710.09412) as big_vision does it.
 
-One lambda a step, folded to at least 0.5; row r is mixed with row r - 1. Shapes: b rows.
+Each step has one lambda, folded to at least 0.5, and row r is mixed with row r - 1.
+
+Shapes: b rows.
 """
 
 from typing import Any
@@ -17,14 +19,14 @@ SCOPES = ("global", "device")
 
 
 def check(*, p: int | float, scope: str = "global") -> tuple[float, str]:
-    """Read the `mixup` section of a config.
+    """Check the config section `mixup`, and return (p, scope).
 
     Args:
-      p: parameter of the symmetric Beta(p, p) that lambda is drawn from; > 0.
-      scope: "global" pairs rows by rolling the global batch by one, whatever the
-        number of devices; "device" rolls inside each device's rows, as big_vision.
+      p: lambda is drawn from the symmetric Beta(p, p); p > 0.
+      scope: "global" rolls the global batch by one row, for any number of devices;
+        "device" rolls the rows of each device, as big_vision does.
 
-    Raises ValueError on a p that is not positive and on an unknown scope.
+    Raises ValueError if p is not positive or the scope is unknown.
     """
     if not p > 0:
         raise ValueError(
@@ -36,16 +38,16 @@ def check(*, p: int | float, scope: str = "global") -> tuple[float, str]:
 
 
 def sample_lambda(key: Key[Array, ""], p: int | float) -> Float[Array, ""]:
-    """max(x, 1 - x) with x ~ Beta(p, p): the share of a row's own image."""
+    """Sample max(x, 1 - x) with x ~ Beta(p, p): the weight of a row's own image."""
     x = jax.random.beta(key, p, p)
     return jnp.maximum(x, 1 - x)
 
 
 def partners(batch: Any, mesh: Mesh, scope: str = "global") -> Any:
-    """The rows that each row is mixed with: every leaf rolled by +1 along b.
+    """Return the rows that each row is mixed with: every leaf rolled by +1 along b.
 
-    Leaves are split over all axes of `mesh`. Globally, only the last row of each
-    device travels, to the next one (a collective permute of a single row).
+    Leaves are split over all axes of `mesh`. With the scope "global", each device sends
+    only its last row to the next device (a collective permute of a single row).
     """
     axes = mesh.axis_names
     count = mesh.size
@@ -67,5 +69,5 @@ def partners(batch: Any, mesh: Mesh, scope: str = "global") -> Any:
 
 
 def mix(own: Any, partner: Any, lam: Float[Array, ""]) -> Any:
-    """lam * own + (1 - lam) * partner for every leaf (floats)."""
+    """Return lam * own + (1 - lam) * partner for every leaf (floats)."""
     return jax.tree.map(lambda a, b: lam * a + (1 - lam) * b, own, partner)

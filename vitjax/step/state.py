@@ -1,4 +1,4 @@
-"""The training state: its shapes, its places on the devices, its first values."""
+"""The training state: its shapes, its shardings and its initial values."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,10 +18,11 @@ from vitjax.step import loss_scale as loss_scale_lib
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes; arrays only. `step` counts completed updates, int32[].
+    """The arrays that a step changes. `step` counts completed updates, int32[].
 
-    `ema` is the average of `params`, `loss_scale` a `vitjax.step.loss_scale.LossScale`, or
-    None. A tree of this class may also hold the arrays' shapes or shardings.
+    `ema` is the average of `params` or None; `loss_scale` is a
+    `vitjax.step.loss_scale.LossScale` or None. An instance may also hold the shapes or
+    shardings of the arrays.
     """
 
     step: Any
@@ -32,13 +33,13 @@ class TrainState:
 
 
 def param_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
-    """The ShapeDtypeStructs of the model's parameters for images of h, w, c."""
+    """Return the ShapeDtypeStructs of the model's parameters for images (h w c)."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
 
 
 def copied(params: Any) -> Any:
-    """A tree of new arrays: what a step donates must not lie in one buffer twice."""
+    """Copy every array of a tree, since a step cannot donate one buffer twice."""
     return jax.tree.map(jnp.copy, params)
 
 
@@ -53,12 +54,12 @@ def init_state(
     ema: bool = False,
     loss_scale: Mapping[str, Any] | None = None,
 ) -> tuple[Callable[[], TrainState], Any, Any]:
-    """Shapes first, then shardings; nothing is allocated yet.
+    """Return (init, shapes, shardings) of the state, without allocating it.
 
-    Returns (init, shapes, shardings): `init()` makes the state directly on the devices
-    where `shardings` puts it; `shapes` is the state as ShapeDtypeStructs. With `ema`
-    there is an average of the parameters, which lies where they do and starts as them.
-    `loss_scale` is the keyword arguments of `vitjax.step.loss_scale.make`, or None.
+    `init()` makes the state directly on the devices, as `shardings` places it. `shapes`
+    is the state as ShapeDtypeStructs. With `ema`, the state has an average of the
+    parameters, which has their sharding and starts as a copy of them. `loss_scale` is
+    the keyword arguments of `vitjax.step.loss_scale.make`, or None.
     """
 
     def create(key: Key[Array, ""]) -> TrainState:

@@ -1,7 +1,8 @@
-"""The training step and the evaluation step: pure functions of state, batch and key.
+"""The train step and the evaluation step: pure functions of state, batch and key.
 
-Inside one jitted train step: pair the rows for mixup (on the uint8 batch), split into
-microbatches, then per microbatch device_pp -> mix -> forward -> backward; one update.
+One jitted train step pairs the rows for mixup (on the uint8 batch), splits them into
+microbatches, computes device_pp -> mix -> forward -> backward for each microbatch, and
+makes one update.
 
 Shapes: b rows of the global batch, h w c image, k classes.
 """
@@ -35,10 +36,11 @@ Features = dict[str, Any]  # feature name -> array
 def make_prepare(
     device_pp: Callable[[Features], Features] | None,
 ) -> Callable[[Any, Any], tuple[Array, Array]]:
-    """The function that makes the model's input of a (rows, partner rows) pair.
+    """Return prepare((rows, partner rows), lambda) -> (images, labels) for the model.
 
     `device_pp` maps a feature dict to one with float "image" (b h w c) and "labels"
-    (b k); None keeps the features. Without a lambda nothing is mixed.
+    (b k); None keeps the features. If lambda is None, nothing is mixed. `prepare`
+    raises ValueError if a feature is missing.
     """
     preprocess = device_pp or (lambda features: features)
 
@@ -65,7 +67,7 @@ def make_prepare(
 def _pair(
     batch: Features, key: Any, mesh: Mesh, mixup: tuple[int | float, str] | None
 ) -> tuple[tuple[Features, Features | None], Any]:
-    """((rows, partner rows), lambda), or ((rows, None), None) without mixup."""
+    """Return ((rows, partner rows), lambda), or ((rows, None), None) without mixup."""
     if mixup is None:
         return (batch, None), None
     p, scope = mixup
@@ -74,12 +76,15 @@ def _pair(
 
 
 def step_keys(key: Key[Array, ""], step: Int[Array, ""]) -> Iterator[Any]:
-    """The two keys of a step: for mixup's lambda, and for the model's randomness."""
+    """Return the two keys of a step: for mixup's lambda and for the model."""
     return iter(jax.random.split(jax.random.fold_in(key, step), 2))
 
 
 def _unless(finite: Any, new: Any, old: Any) -> Any:
-    """`new` if `finite`, else `old`; but schedules go on, as their steps do."""
+    """Select `new` if `finite`, else `old`.
+
+    Schedule counters always advance, because the global step does.
+    """
 
     def is_schedule(x: Any) -> bool:
         return isinstance(x, optax.ScaleByScheduleState)
@@ -91,7 +96,7 @@ def _unless(finite: Any, new: Any, old: Any) -> Any:
 
 
 def _without(frozen: Any, grads: Any) -> Any:
-    """The gradients with zeros where `frozen`, a tree of bools or None, is true."""
+    """Return the gradients, zero where `frozen`, a tree of bools or None, is true."""
     if frozen is None:
         return grads
     return jax.tree.map(lambda f, g: jnp.zeros_like(g) if f else g, frozen, grads)
@@ -104,10 +109,10 @@ def _updated(
     opt_state: Any,
     average: Callable[..., Any] | None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """(the state after these updates, their metrics).
+    """Return (state after these updates, their metrics).
 
-    With a loss_scale, gradients that are not finite change the scale and the schedules
-    alone.
+    With a loss_scale, gradients that are not finite change only the scale, the step and
+    the schedule counters.
     """
     metrics, finite, scale = {}, jnp.array(True), state.loss_scale
     if scale is not None:
@@ -150,22 +155,22 @@ def make_train_step(
     ema: Mapping[str, Any] | None = None,
     state_sharding: Any = None,
 ) -> Callable[[TrainState, Features, Any], tuple[TrainState, dict[str, Array]]]:
-    """The jitted step(state, batch, key) -> (state, metrics); the state is donated.
+    """Make the jitted step(state, batch, key) -> (state, metrics). It donates `state`.
 
     Args:
       loss: a name of `vitjax.step.losses.LOSSES`; `label_smoothing` is passed to it.
       mesh: the batch is split over all its axes.
       mixup: keyword arguments of `vitjax.step.mixup.check`, or None.
       accum_freq: microbatches per device and update.
-      device_pp: see `make_prepare`; runs inside the step, once per microbatch.
-      frozen: tree of bools; True leaves count as zero in l2_grads.
+      device_pp: see `make_prepare`; it runs inside the step, once per microbatch.
+      frozen: tree of bools; gradients of True leaves are set to zero, also in l2_grads.
       ema: keyword arguments of `vitjax.step.ema.make_update`, or None.
-      state_sharding: NamedShardings of the state, as `init_state` gives them; None
-        means replicated.
+      state_sharding: NamedShardings of the state from `init_state`; None means
+        replicated.
 
-    Metrics: training_loss (of the mixed batch), l2_grads (before clipping), l2_params
-    (after the update), l2_updates (signed, with rate and decay): big_vision's. A state
-    with a loss_scale adds those of `LossScale.metrics`, and update_skipped (0 or 1).
+    The metrics are big_vision's: training_loss (of the mixed batch), l2_grads (before
+    clipping), l2_params (after the update), l2_updates (signed, with rate and decay). A
+    state with a loss_scale adds `LossScale.metrics` and update_skipped (0 or 1).
     """
     loss_of = lookup(LOSSES, loss, "loss")
     mix = mixup_lib.check(**mixup) if mixup else None
@@ -225,9 +230,9 @@ def make_preview(
     device_pp: Callable[[Features], Features] | None = None,
     rows: int = 32,
 ) -> Callable[[Features, Any, Any], tuple[Array, Array]]:
-    """The jitted preview(batch, key, step): what the model is fed in that step.
+    """Make the jitted preview(batch, key, step) -> (images, labels).
 
-    Returns the first `rows` rows of the (mixed) images and labels.
+    It returns the first `rows` rows of the model's (mixed) input in that step.
     """
     mix = mixup_lib.check(**mixup) if mixup else None
     prepare = make_prepare(device_pp)
@@ -235,7 +240,7 @@ def make_preview(
     def preview(batch: Features, key: Any, step: Any) -> tuple[Array, Array]:
         mix_key, _ = step_keys(key, step)
         pair, lam = _pair(batch, mix_key, mesh, mix)
-        # Cut first: a float copy of the whole batch may not fit.
+        # Cut first: a float copy of the whole batch may not fit in memory.
         return prepare(jax.tree.map(lambda x: x[:rows], pair), lam)
 
     return jax.jit(preview, out_shardings=replicated(mesh))
@@ -244,7 +249,7 @@ def make_preview(
 def make_eval_step(
     model: nn.Module,
 ) -> Callable[[TrainState, Array], Any]:
-    """predict(state, image) -> (logits, out), without dropout; jitted by its caller."""
+    """Return predict(state, image) -> (logits, out), without dropout and not jitted."""
 
     def predict(state: TrainState, image: Array) -> Any:
         return model.apply({"params": state.params}, image, train=False)
