@@ -97,7 +97,7 @@ REMAT_POLICIES = {
     "dots_with_no_batch_dims_saveable": _POLICIES.dots_with_no_batch_dims_saveable,
 }
 
-Initializer = Callable[..., Array]  # of a key, a shape and a dtype
+Initializer = Callable[..., Array]  # takes a key, a shape and a dtype
 _xavier = nn.initializers.xavier_uniform()
 
 

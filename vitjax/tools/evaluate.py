@@ -213,7 +213,7 @@ def _open(
 def _evaluated(
     name: str, params: Any, evaluator: Any, data: Any, loss_name: str, mesh: Any
 ) -> tuple[dict[str, Any], Any, Any]:
-    """Return (entry of report.json, predictions, (images, predictions) of a few)."""
+    """Return (entry of report.json, predictions, first images with predictions)."""
     import jax
     import numpy as np
     from flax.errors import FlaxError

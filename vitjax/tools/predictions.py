@@ -34,18 +34,18 @@ class Predictions:
 
     @property
     def names(self) -> list[str]:
-        """Return the classes' names, and the numbers of classes without one."""
+        """The classes' names, and the numbers of classes without one."""
         named = list(self.class_names or ())
         return named + [str(k) for k in range(len(named), self.logits.shape[1])]
 
     @property
     def predicted(self) -> Int[np.ndarray, " n"]:
-        """Return the class of the largest logit."""
+        """The class of the largest logit."""
         return self.logits.argmax(axis=1)
 
     @property
     def true(self) -> Int[np.ndarray, " n"]:
-        """Return the label; among several, the predicted one, else the first."""
+        """The label; of several, the predicted one if it is a label, else the first."""
         rows = np.arange(len(self.labels))
         hit = self.labels[rows, self.predicted] > 0
         return np.where(hit, self.predicted, (self.labels > 0).argmax(axis=1))

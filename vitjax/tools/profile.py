@@ -58,7 +58,7 @@ class Timing:
 
     @property
     def bound(self) -> str:
-        """Return the part that takes longest on its own."""
+        """The part that takes longest on its own."""
         parts = {name: getattr(self, name) for name in ADVICE}
         return max(parts, key=lambda name: parts[name])
 

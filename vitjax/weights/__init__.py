@@ -170,7 +170,7 @@ def load(
     file = _inside(file)
     arrays, words = files.read(file)
     told = json.loads(words[WORD]) if WORD in words else {}
-    if told.get("names") == WORD:  # our own parameters, of any model here
+    if told.get("names") == WORD:  # vitjax's own names, for any model
         return unflatten_dict(arrays, sep="/"), told.get("config")
     said = told.get("num_heads") or _heads_beside(file)
     if num_heads and said and num_heads != said:

@@ -40,7 +40,7 @@ class Model:
         return "/".join(filter(None, (self.tree, self.prefix.removesuffix("."))))
 
     def answers(self, asked: str) -> bool:
-        """Return True if `asked` is its state dict, prefix, both, or starts them."""
+        """Return True if `asked` is, or starts, its state dict, prefix or both."""
         starts = (self.tree + "/", self.prefix, f"{self.tree}/{self.prefix}")
         return any(s.startswith((f"{asked}/", f"{asked}.")) for s in starts)
 

@@ -7,7 +7,7 @@ initialised from N(0, 1).
 
 TowerViT has equal widths and learned positions. The original's other ViT has a table of
 65,537 positions, 4.2 of its 5.1 million parameters, but the line that would add it is
-commented out. What ran is `posemb="none"`, a model without patch positions.
+commented out. The model that ran is `posemb="none"`, without patch positions.
 
 Shapes: b batch, n tokens with the class token, d width, c classes; images are (b,
 height, width, channels).
