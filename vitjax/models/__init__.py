@@ -1,4 +1,4 @@
-"""The models, by the name that `config.model_name` gives."""
+"""The models by name, for `config.model_name`."""
 
 from vitjax.models import vit
 from vitjax.models.reproductions import (

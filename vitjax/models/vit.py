@@ -1,45 +1,45 @@
-"""The plain Vision Transformer, whole. Parameters are big_vision's to the letter.
+"""The plain Vision Transformer. Parameter names and shapes are exactly big_vision's.
 
 Shapes: b batch, n tokens, d width, h heads, k head dim, c classes; images are
 (b, height, width, channels).
 
-What is unusual here, as in big_vision unless said otherwise:
-- Pre-LN blocks, LayerNorm eps 1e-6 (`norm_eps`); the last LayerNorm (`encoder_norm`)
-  stands before the pooling, not after it.
-- GELU is the tanh approximation; `gelu="exact"` is the one of PyTorch's default.
+Unusual details, as in big_vision unless noted otherwise:
+- Blocks are pre-LN, with LayerNorm eps 1e-6 (`norm_eps`). The last LayerNorm
+  (`encoder_norm`) is before the pooling, not after it.
+- GELU is the tanh approximation; `gelu="exact"` is PyTorch's default.
 - Position embeddings are added before cls is prepended, so cls (and registers) have
-  none. sincos2d is a constant, x before y; here computed in float64, then cast.
-- The head starts at zero: the first loss is ln(num_classes).
-- `dropout` acts on the embedded tokens, inside the MLP and after both branches, never
-  on the attention probabilities.
-- `out` holds pre_logits and logits of every token too; jit drops what nobody reads.
-- Registers (https://arxiv.org/abs/2309.16588) are ours: learned tokens from
-  N(0, 1e-6), as in the paper's own code, appended last; in `encoded`, but in no pooling
-  and no *_2d output.
-- Off by default, for the models of other libraries: LayerScale
-  (https://arxiv.org/abs/2103.17239) after both branches, `layer_scale` its initial
-  value; `pre_norm`, a LayerNorm of all tokens before the blocks and no bias in the
-  embedding, as in CLIP (https://arxiv.org/abs/2103.00020); `norm_after_pool`, the last
-  LayerNorm (`pool_norm`) after the pooling; `distilled`, a second head for the first
-  register, DeiT's distillation token (https://arxiv.org/abs/2012.12877), logits the mean
-  of both heads', in training too.
-- `floor_patches` leaves out the pixels at the right and at the bottom that fill no
-  patch, as big_vision does; without it such an image is an error.
-- `drop_path` is ours: each example loses each branch of block i with probability
-  drop_path * i / (depth - 1); the survivors are scaled up (as in timm). It draws from
-  the "dropout" key.
+  none. sincos2d is a constant, x before y, computed in float64 here and then cast.
+- The head is initialised to zero, so the first loss is ln(num_classes).
+- `dropout` applies to the embedded tokens, inside the MLP and after both branches, but
+  never to the attention probabilities.
+- `out` includes pre_logits and logits of every token; jit drops unused outputs.
+- Registers (https://arxiv.org/abs/2309.16588) are not in big_vision. They are learned
+  tokens from N(0, 1e-6), as in the paper's code, appended last. They are in `encoded`,
+  but in no pooling and no *_2d output.
+- Four options for models of other libraries are off by default. `layer_scale` is the
+  initial value of LayerScale (https://arxiv.org/abs/2103.17239) after both branches.
+  `pre_norm` adds a LayerNorm of all tokens before the blocks and removes the bias of
+  the embedding, as in CLIP (https://arxiv.org/abs/2103.00020). `norm_after_pool` moves
+  the last LayerNorm (`pool_norm`) after the pooling. `distilled` adds a second head for
+  the first register, DeiT's distillation token (https://arxiv.org/abs/2012.12877); the
+  logits are the mean of both heads', in training too.
+- `floor_patches` drops pixels at the right and bottom that do not fill a patch, as
+  big_vision does; without it such an image is an error.
+- `drop_path` is not in big_vision: each example drops each branch of block i with
+  probability drop_path * i / (depth - 1), and the survivors are scaled up (as in timm).
+  It draws from the "dropout" key.
 
-Parameters are stored in float32 whatever computes. Three names say what computes:
-- `dtype_mm`: the matmuls of stem, blocks and MAP head. pre_logits and head run in the
-  wider of parameters and input, so logits are float32 (or float64).
-- `residual_dtype`: the stream between blocks, position embeddings and cls included.
-- `softmax_dtype`: the softmax between the attention's matmuls, both in dtype_mm.
-None for the last two means dtype_mm, but at least float32. big_vision's own bfloat16
-is dtype_mm = residual_dtype = softmax_dtype = "bfloat16" (it also stores cls and
-pos_embedding in bfloat16; we do not). LayerNorm computes and returns at least float32.
-For a model that is float64 throughout, enable x64, cast the parameters and say
-dtype_mm="float64". float64 parameters alone give LayerNorms and a head in float64
-around float32 matmuls: dtype_mm is obeyed.
+Parameters are stored in float32. Three arguments set the dtypes of the computation:
+- `dtype_mm`: the matmuls of stem, blocks and MAP head. pre_logits and head use the
+  wider dtype of parameters and input, so logits are float32 (or float64).
+- `residual_dtype`: the residual stream, position embeddings and cls included.
+- `softmax_dtype`: the softmax between the attention's matmuls, which are in dtype_mm.
+None for the last two means dtype_mm, but at least float32. big_vision's bfloat16 is
+dtype_mm = residual_dtype = softmax_dtype = "bfloat16" (it also stores cls and
+pos_embedding in bfloat16; vitjax does not). LayerNorm computes in and returns at least
+float32. For a model that is float64 throughout, enable x64, cast the parameters and set
+dtype_mm="float64". With float64 parameters alone, LayerNorms and head are float64, but
+the matmuls stay in dtype_mm, float32.
 """
 
 import dataclasses
@@ -97,13 +97,13 @@ REMAT_POLICIES = {
     "dots_with_no_batch_dims_saveable": _POLICIES.dots_with_no_batch_dims_saveable,
 }
 
-Initializer = Callable[..., Array]  # of a key, a shape and a dtype
+Initializer = Callable[..., Array]  # takes a key, a shape and a dtype
 _xavier = nn.initializers.xavier_uniform()
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """What every block shares: the model's arguments, dtypes resolved."""
+    """The model's arguments that all blocks share, with dtypes resolved."""
 
     mlp_dim: int | None
     num_heads: int
@@ -123,14 +123,15 @@ class BlockConfig:
     norm_after_pool: bool = False
 
     def norm(self, name: str) -> nn.LayerNorm:
-        """A LayerNorm, to be called in a module's compact method."""
+        """Make a LayerNorm; call this in a module's compact method."""
         return nn.LayerNorm(epsilon=self.norm_eps, name=name)
 
 
 def posemb_sincos_2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 n d"]:
-    """Fixed embedding [sin x, cos x, sin y, cos y] of a grid, row by row, in float64.
+    """Return the fixed embedding [sin x, cos x, sin y, cos y] of a grid, in float64.
 
-    The frequencies fall geometrically from 1 to 1/10000 (https://arxiv.org/abs/2205.01580).
+    Positions are row by row. The frequencies decrease geometrically from 1 to 1/10000
+    (https://arxiv.org/abs/2205.01580).
     """
     if dim % 4 or dim < 8:
         raise ValueError(
@@ -148,7 +149,7 @@ def einsum_attention(
     value: Float[Array, "b m h k"],
     softmax_dtype: np.dtype,
 ) -> tuple[Float[Array, "b n h k"], Float[Array, "b h n m"]]:
-    """Attention and its probabilities; flax's operations in flax's order."""
+    """Return attention and its probabilities, by flax's operations in flax's order."""
     dtype = query.dtype
     query = query / jnp.sqrt(query.shape[-1]).astype(dtype)
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
@@ -157,7 +158,7 @@ def einsum_attention(
 
 
 class Attention(nn.Module):
-    """Multi-head attention; parameters as flax's MultiHeadDotProductAttention."""
+    """Multi-head attention; parameters as in flax's MultiHeadDotProductAttention."""
 
     cfg: BlockConfig
 
@@ -165,9 +166,9 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], y: Float[Array, "b m d"]
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b h n m"] | None]:
-        """`x` attending to `y`, and the probabilities where `attn_impl` has them."""
+        """Attend from `x` to `y`; only attn_impl="flax" returns the probabilities."""
         cfg, d = self.cfg, x.shape[-1]
-        # DenseGeneral draws from the kernel's 2-D view, (d, h * k) and (h * k, d).
+        # DenseGeneral initialises the kernel's 2-D view, (d, h * k) and (h * k, d).
         dense = partial(nn.DenseGeneral, bias_init=cfg.attn_bias_init, dtype=cfg.dtype)
         split = (cfg.num_heads, d // cfg.num_heads)
         project = partial(dense, split, kernel_init=cfg.qkv_init)
@@ -185,13 +186,13 @@ class Attention(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """Two Dense layers with a GELU between."""
+    """Two Dense layers with a GELU between them."""
 
     cfg: BlockConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """Both layers; dropout between them."""
+        """Apply both layers, with dropout between them."""
         cfg, d = self.cfg, x.shape[-1]
         bias_init = nn.initializers.normal(1e-6)
         dense = partial(
@@ -204,14 +205,14 @@ class MlpBlock(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Each channel of a branch times a learned factor, in the stream's dtype."""
+    """A learned factor for each channel of a branch, in the residual stream's dtype."""
 
     cfg: BlockConfig
     initial: float | int
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """The scaled branch."""
+        """Return the scaled branch."""
         dtype = self.cfg.residual_dtype
         constant = nn.initializers.constant(self.initial)
         gamma = self.param("gamma", constant, (x.shape[-1],), jnp.float32)
@@ -227,7 +228,7 @@ class EncoderBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], drop_path: Float[Array, ""] | None
     ) -> tuple[Float[Array, "b n d"], dict[str, Array]]:
-        """The next residual stream and this block's intermediates."""
+        """Return the next residual stream and this block's intermediates."""
         out = {}
         attention = Attention(self.cfg, name="MultiHeadDotProductAttention_0")
         y = self.cfg.norm("LayerNorm_0")(x)
@@ -241,8 +242,9 @@ class EncoderBlock(nn.Module):
         return x, out
 
     def _branch(self, y, drop_path, scale_name):
-        """A branch's output, scaled, after dropout and stochastic depth, in the stream's
-        dtype.
+        """Apply LayerScale, dropout and stochastic depth to a branch's output.
+
+        The result has the residual stream's dtype.
         """
         if self.cfg.layer_scale is not None:
             y = LayerScale(self.cfg, self.cfg.layer_scale, name=scale_name)(y)
@@ -255,9 +257,9 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`depth` blocks, as a loop or as one scanned block, and the last LayerNorm.
+    """`depth` blocks, as a loop or one scanned block, and the last LayerNorm.
 
-    That is left out where it stands after the pooling.
+    With `norm_after_pool` the LayerNorm is left out, because it follows the pooling.
     """
 
     cfg: BlockConfig
@@ -270,7 +272,7 @@ class Encoder(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"]
     ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
-        """The encoded tokens and the intermediates, by block."""
+        """Return the encoded tokens and the intermediates by block."""
         out = {}
         rates = None
         if self.drop_path and not self.cfg.deterministic:
@@ -297,23 +299,23 @@ class Encoder(nn.Module):
         return self.cfg.norm("encoder_norm")(x), out
 
     def _block(self):
-        """EncoderBlock; by default rematerialised under scan only, as in big_vision."""
+        """Return EncoderBlock, by default with remat only under scan, as big_vision."""
         policy = self.remat_policy or ("nothing_saveable" if self.scan else "none")
         saveable = lookup(REMAT_POLICIES, policy, "remat_policy")
         if saveable is None:
             return EncoderBlock
-        # A scan's loop already keeps common subexpressions from undoing the remat.
+        # The loop of a scan already prevents CSE from undoing the remat.
         return nn.remat(EncoderBlock, prevent_cse=not self.scan, policy=saveable)
 
 
 class MAPHead(nn.Module):
-    """Multihead attention pooling: one learned query over all patch tokens."""
+    """Multi-head attention pooling: one learned query over all patch tokens."""
 
     cfg: BlockConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        """The pooled token."""
+        """Return the pooled token."""
         b, _, d = x.shape
         attention = Attention(self.cfg, name="MultiHeadDotProductAttention_0")
         probe = self.param("probe", _xavier, (1, 1, d), jnp.float32)
@@ -324,7 +326,7 @@ class MAPHead(nn.Module):
 
 
 class ViT(nn.Module):
-    """The model; `Model` makes it from a variant name and checks the arguments."""
+    """The model. `Model` builds it from a variant name and checks the arguments."""
 
     num_classes: int | None = None
     patch_size: tuple[int, int] = (16, 16)
@@ -348,7 +350,7 @@ class ViT(nn.Module):
     return_attn: bool = False
     registers: int = 0
     drop_path: float | int = 0.0
-    layer_scale: float | int | None = None  # its initial value; None: there is none
+    layer_scale: float | int | None = None  # initial value; None: no LayerScale
     pre_norm: bool = False
     norm_after_pool: bool = False
     norm_eps: float | int = 1e-6
@@ -359,7 +361,7 @@ class ViT(nn.Module):
     def __call__(
         self, image: Num[Array | np.ndarray, "b y x ch"], *, train: bool = False
     ) -> tuple[Float[Array, "b ..."], dict[str, Any]]:
-        """Logits (or pre_logits without a head) and big_vision's intermediates.
+        """Return logits (or pre_logits without a head) and big_vision's intermediates.
 
         `train=True` needs rngs={"dropout": key} if dropout or drop_path is above 0.
         """
@@ -408,7 +410,7 @@ class ViT(nn.Module):
             self.width,
             self.patch_size,
             strides=self.patch_size,
-            padding="VALID",  # which floors
+            padding="VALID",  # floors the number of patches
             use_bias=not self.pre_norm,
             dtype=image.dtype,
             name="embedding",
@@ -426,7 +428,7 @@ class ViT(nn.Module):
         return x + jnp.asarray(posemb, x.dtype)
 
     def _add_tokens(self, x):
-        """[cls, patches, registers], those that there are."""
+        """Concatenate [cls, patches, registers]; cls and registers are optional."""
         b, _, d = x.shape
         zeros, normal = nn.initializers.zeros, nn.initializers.normal(1e-6)
         parts = [x]
@@ -470,10 +472,10 @@ class ViT(nn.Module):
 
 
 def Model(num_classes: int | None = None, variant: str | None = None, **kw: Any) -> ViT:
-    """A ViT of `num_classes` (None or 0: no head) by variant ("S/16") and arguments.
+    """Build a ViT of `num_classes` (None or 0: no head) from a variant ("S/16").
 
-    Every field of `ViT` is an argument and wins over the variant's. ValueError, in one
-    sentence, for an unknown name or an impossible size.
+    Every field of `ViT` is an argument and overrides the variant's value. Raises
+    ValueError, in one sentence, for an unknown name or an impossible size.
     """
     fields = {f.name for f in dataclasses.fields(ViT)} - {"parent", "name"}
     for name in kw:
@@ -484,7 +486,7 @@ def Model(num_classes: int | None = None, variant: str | None = None, **kw: Any)
     if "patch_size" in kw:
         kw["patch_size"] = _patch_size(kw["patch_size"])
     if "pool_type" in kw:
-        kw["pool_type"] = str(kw["pool_type"])  # a command line's 0 is an int
+        kw["pool_type"] = str(kw["pool_type"])  # 0 on a command line is an int
     arguments.check_types("model", typing.get_type_hints(ViT), kw)
     model = ViT(num_classes, **kw)
     _check(model)
@@ -492,7 +494,7 @@ def Model(num_classes: int | None = None, variant: str | None = None, **kw: Any)
 
 
 def scan_to_loop(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a `scan=True` model as those of the same model with scan=False."""
+    """Convert parameters of a model with scan=True to those with scan=False."""
     encoder = dict(params["Transformer"])
     if "encoderblock" not in encoder:
         raise ValueError("expected parameters of a model with scan=True, got a loop's")
@@ -503,7 +505,7 @@ def scan_to_loop(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def loop_to_scan(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `scan_to_loop`; numpy leaves stay numpy."""
+    """Invert `scan_to_loop`; numpy leaves stay numpy."""
     encoder = dict(params["Transformer"])
     if "encoderblock_0" not in encoder:
         raise ValueError("expected parameters of a model with scan=False, got a scan's")
@@ -611,7 +613,7 @@ def _check_fused(model: ViT) -> None:
 
 
 def _block_config(model: ViT, deterministic: bool) -> BlockConfig:
-    """The blocks' share of the model's arguments; None dtypes resolved."""
+    """Return the arguments that the blocks share, with None dtypes resolved."""
     names = (model.dtype_mm, model.residual_dtype, model.softmax_dtype)
     if "float64" in names and jnp.result_type(float) != np.float64:
         raise ValueError(

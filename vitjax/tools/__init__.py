@@ -1,1 +1,1 @@
-"""Commands beside the trainer: `python -m vitjax.tools.NAME`."""
+"""Commands other than the trainer: `python -m vitjax.tools.NAME`."""

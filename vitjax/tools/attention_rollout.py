@@ -1,4 +1,4 @@
-"""Draw where a trained model looks in a photo.
+"""Draw what a trained model attends to in a photo.
 
 `python -m vitjax.tools.attention_rollout --ckpt runs/vit --image photo.jpg --out out.png`
 """
@@ -13,7 +13,7 @@ from vitjax.config.files import parse_with_overrides
 from vitjax.files import write_picture
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
 Draw three panels: the photo as the model is fed with it, the attention rollout over all
 layers (arXiv:2005.00928: the product of the mean over the heads plus the identity), and
@@ -34,11 +34,12 @@ EXAMPLES = (
 
 
 def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
-    """What the model attends to in an image (1, y, x, ch) as it is fed.
+    """Return the model's attention maps for a preprocessed image (1, y, x, ch).
 
-    {"rollout", "last"}: maps (rows, columns of patches) whose values are shares of all
-    tokens; "layers", "heads" of the last; "logits" (c,). Raises ValueError if the model
-    has no attention.
+    "rollout" and "last" are maps (rows, columns of patches) whose values are shares of
+    the attention to all tokens. "layers" is the number of layers, "heads" the number of
+    heads of the last layer, "logits" is (c,). Raises ValueError if the model has no
+    attention.
     """
     import jax
     import numpy as np
@@ -67,7 +68,7 @@ def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
 
 
 def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
-    """The image (y, x, ch) as fed, and beside it under the two maps."""
+    """Draw the image (y, x, ch) as fed to the model, alone and under each map."""
     import jax
     import numpy as np
     from matplotlib.figure import Figure
@@ -94,7 +95,7 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
         if not name:
             continue
         weights = maps[name]
-        times = -(-256 // max(height, width))  # small images have few pixels for it
+        times = -(-256 // max(height, width))  # small images need upsampling
         size = (times * height, times * width)
         fine = np.asarray(jax.image.resize(weights, size, "bilinear"))
         spread = float(np.ptp(fine))
@@ -120,7 +121,7 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
 
 
 def draw_posemb(path: Path, trained: Any) -> None:
-    """How alike the position embeddings are; ValueError if none are learned."""
+    """Draw the position embeddings' similarity; ValueError if none are learned."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -140,7 +141,7 @@ def draw_posemb(path: Path, trained: Any) -> None:
     if trained.image_shape is not None:
         (ph, pw), (height, width, _) = trained.model.patch_size, trained.image_shape
         h, w = height // ph, width // pw
-        first = len(table) - h * w  # 1 where the class token has a position too
+        first = len(table) - h * w  # 1 if the class token has a position too
         tiles = similar[first:, first:].reshape(h, w, h, w)
         gaps = ((0, 0), (0, 0), (0, 1), (0, 1))
         tiles = np.pad(tiles, gaps, constant_values=np.nan).swapaxes(1, 2)
@@ -153,7 +154,7 @@ def draw_posemb(path: Path, trained: Any) -> None:
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, config overrides) of a command line."""
+    """Parse a command line into (flags, config overrides)."""
     parser = command.parser("attention_rollout", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     add = parser.add_argument
@@ -171,13 +172,13 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
 
     def work() -> None:
         import jax
 
-        jax.config.update("jax_platforms", "cpu")  # one image: no accelerator is taken
+        jax.config.update("jax_platforms", "cpu")  # one image needs no accelerator
         for path in filter(None, (flags.out, flags.posemb)):
             command.check_picture(path)
         _draw(flags, overrides)

@@ -11,7 +11,7 @@ from typing import Any
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
 Take the mean of the parameters of all checkpoints from step A to step B, both included,
 write it as a checkpoint (parameters only) below --out, and evaluate it there as
@@ -20,7 +20,7 @@ vitjax.tools.evaluate does. Other tools and --config.model_init take the folder,
 A run keeps its last two checkpoints unless its config says otherwise: max_to_keep=None
 keeps all, keep_ckpt_steps=10_000 each of these multiples.
 {command.OVERRIDES}"""
-KEPT = ("config", "image_shape", "class_names", "seed")  # of what stands beside
+KEPT = ("config", "image_shape", "class_names", "seed")  # metadata that the mean keeps
 EXAMPLES = (
     "runs/nanovit --steps 280000:400000",
     "runs/nanovit --out runs/mean --no_evaluation",
@@ -28,10 +28,10 @@ EXAMPLES = (
 
 
 def average(workdir: Path, first: int | None, last: int | None, out: Path) -> list[int]:
-    """Write the mean of a run's checkpoints of steps `first` to `last`; returns the steps.
+    """Write the mean of a run's checkpoints, `first` to `last`; return their steps.
 
-    Sums are in float64, one checkpoint in memory at a time. Raises ValueError if there
-    are none, or `out` has checkpoints already.
+    Sums are in float64, with one checkpoint in memory at a time. Raises ValueError if
+    there are no such checkpoints, or if `out` already has some.
     """
     import contextlib
 
@@ -76,7 +76,10 @@ def _range(first: int | None, last: int | None) -> str:
 
 
 def parse_steps(text: str) -> tuple[int | None, int | None]:
-    """("280000:400000") -> (280000, 400000); a side may be empty. ValueError else."""
+    """Parse "280000:400000" into (280000, 400000), an empty side into None.
+
+    Raises ValueError for any other form.
+    """
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isdecimal() or not part for part in parts):
         raise ValueError(f"--steps takes A:B, as in 280000:400000, got {text!r}")
@@ -85,7 +88,7 @@ def parse_steps(text: str) -> tuple[int | None, int | None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("average_checkpoints", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")

@@ -1,4 +1,4 @@
-"""What the command lines of the tools share: flags in the same words, errors for people."""
+"""Flags and error handling that the tools' command lines share."""
 
 import argparse
 import functools
@@ -12,14 +12,14 @@ from typing import Any
 
 from vitjax.devices import failures
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 WIDTH = 90  # columns of a help text
 
 
 def parser(name: str, description: str, examples: Sequence[str]) -> Any:
-    """An argument parser for `python -m vitjax.tools.NAME`.
+    """Make an argument parser for `python -m vitjax.tools.NAME`.
 
-    A line break in an example is one that the shell is told of.
+    A line break in an example is printed with a backslash, as a shell needs it.
     """
     command = f"python -m vitjax.tools.{name}"
     shown = [f"  {command} {e}".replace("\n", " \\\n      ") for e in examples]
@@ -35,7 +35,7 @@ def parser(name: str, description: str, examples: Sequence[str]) -> Any:
 
 
 def add_ckpt(parser: argparse.ArgumentParser) -> None:
-    """--ckpt, --config and --ema: which parameters, of which model."""
+    """Add --ckpt, --config and --ema, which select parameters and model."""
     parser.add_argument(
         "--ckpt", required=True, metavar="PATH",
         help="a run's workdir (its newest checkpoint), its folder best, "
@@ -54,7 +54,7 @@ def add_ckpt(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """--config of a run that is not there yet."""
+    """Add --config, required: the config of a run that does not exist yet."""
     parser.add_argument(
         "--config", required=True, metavar="FILE[:ARG]",
         help="a config file, as for vitjax.train",
@@ -62,7 +62,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evals(parser: argparse.ArgumentParser) -> None:
-    """--evals: some of the config's evaluators."""
+    """Add --evals, which selects evaluators of the config."""
     parser.add_argument(
         "--evals", nargs="+", default=(), metavar="NAME",
         help="evaluators of the config (default: all that classify)",
@@ -70,7 +70,7 @@ def add_evals(parser: argparse.ArgumentParser) -> None:
 
 
 def add_image_size(parser: argparse.ArgumentParser, where: str) -> None:
-    """--image_size: what the model is for, `where` nothing else says it."""
+    """Add --image_size; `where` says in its help when the flag is needed."""
     parser.add_argument(
         "--image_size", type=int, metavar="PIXELS",
         help=f"height and width of the images that the model gets, {where}",
@@ -78,7 +78,7 @@ def add_image_size(parser: argparse.ArgumentParser, where: str) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """--json: for programs that read what the tool says."""
+    """Add --json, which makes the output readable by programs."""
     parser.add_argument(
         "--json", action="store_true",
         help="print JSON instead of the table; '> file.json' keeps it",
@@ -92,7 +92,7 @@ def add_out(
     default: str,
     value: Path | None = None,
 ) -> None:
-    """--out: where `what` is written; `default` are the words for `value`."""
+    """Add --out, the path of `what`; `default` describes `value` in the help."""
     parser.add_argument(
         "--out", type=Path, metavar=metavar, default=value,
         help=f"where {what} is written (default: {default})",
@@ -103,9 +103,10 @@ OVERRIDES = "--config.KEY=VALUE changes a key of the config, as in vitjax.train.
 
 
 def read_config(spec: str, overrides: Sequence[str]) -> Any:
-    """The `Experiment` of --config FILE[:ARG]; what is changed in it is said on stderr.
+    """Return the `Experiment` of --config FILE[:ARG]; print notices on stderr.
 
-    Raises ValueError where the file or an override is wrong.
+    A notice names each key that was converted from big_vision's spelling. Raises
+    ValueError if the file or an override is wrong.
     """
     from vitjax.config import experiment, files
 
@@ -116,7 +117,7 @@ def read_config(spec: str, overrides: Sequence[str]) -> Any:
 
 
 def check_picture(path: Path) -> None:
-    """Raise ValueError unless a picture can be written there."""
+    """Raise ValueError unless the path is a .png in an existing folder."""
     if path.suffix.lower() != ".png":
         raise ValueError(f"pictures are written as .png, got {str(path)!r}")
     if not path.parent.is_dir():
@@ -124,13 +125,13 @@ def check_picture(path: Path) -> None:
 
 
 def check_folder(flag: str, path: Path | None) -> None:
-    """Raise ValueError if the folder that a flag names is a file."""
+    """Raise ValueError if a flag's folder is an existing file."""
     if path is not None and path.exists() and not path.is_dir():
         raise ValueError(f"{flag} is a folder, but {str(path)!r} is a file")
 
 
 def as_json(document: Any) -> str:
-    """JSON that every reader takes: a number that is not finite is null."""
+    """Return strict JSON, with null for numbers that are not finite."""
     return json.dumps(_finite(document), indent=1, allow_nan=False)
 
 
@@ -143,9 +144,10 @@ def _finite(x: Any) -> Any:
 
 
 def run(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
-    """The exit status of `work`: its own, or 0; 1 after one sentence on stderr.
+    """Run `work` and return its exit status, or 0 if it returns None.
 
-    130 after Ctrl-C, of which stderr has the words `interrupted`.
+    An expected error prints one sentence on stderr and returns 1. Ctrl-C prints
+    `interrupted` on stderr and returns 130.
     """
     try:
         return work() or 0

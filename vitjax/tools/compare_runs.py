@@ -1,7 +1,9 @@
-"""Do two recipes differ beyond seed noise? `python -m vitjax.tools.compare_runs A_s0 A_s1 B`.
+"""Test whether recipes differ beyond seed noise.
 
-Runs of one recipe are its seeds. Of each curve, two numbers per run are compared: its
-value at the last step that all runs have, and its mean over the 10 % of steps before it.
+`python -m vitjax.tools.compare_runs A_s0 A_s1 B`
+
+The runs of a recipe are its seeds. Each curve is compared by two numbers per run: its
+value at the last step that all runs have, and its mean over the 10 % of steps before.
 The test is Welch's t (unequal variances, normal across seeds, two-sided), with
 Holm's correction over all lines of the table.
 """
@@ -28,7 +30,7 @@ EXAMPLES = (
     "ours=runs/a theirs=b.csv --metrics l2_grads",
 )
 TAIL = 0.1  # the share of the run that the mean is taken over
-TAIL_POINTS = 4  # fewer are no curve, as of an evaluation every few epochs
+TAIL_POINTS = 4  # fewer points give no mean, as with an evaluation every few epochs
 Samples = Sequence[float] | np.ndarray
 LONE = "cannot say: one run each, no seed noise known; give 2 or more of each"
 
@@ -37,7 +39,7 @@ LONE = "cannot say: one run each, no seed noise known; give 2 or more of each"
 class Test:
     """A difference b - a, half its confidence interval, and p; or `why` there is none.
 
-    With p, `why` is "1 run" where the noise of one side had to be borrowed.
+    If p is present, `why` is "1 run" if the noise of one side was borrowed.
     """
 
     difference: float
@@ -48,7 +50,7 @@ class Test:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the table: one number of two recipes, seed by seed."""
+    """One line of the table: one number of two recipes, for every seed."""
 
     what: str
     a: str
@@ -59,10 +61,10 @@ class Line:
 
 
 def welch(a: Samples, b: Samples, level: float) -> Test:
-    """Whether two samples have the same mean; with one run on a side, see below.
+    """Test with Welch's t whether two samples have the same mean.
 
-    A single run is taken to be as noisy as the other recipe's runs are. The interval
-    has the confidence 1 - level. scipy gives Student's distribution only.
+    A single run is assumed to be as noisy as the other recipe's runs. The confidence of
+    the interval is 1 - level. Only Student's distribution comes from scipy.
     """
     from scipy.stats import t as student
 
@@ -89,7 +91,7 @@ def welch(a: Samples, b: Samples, level: float) -> Test:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p values: the least level at which each would be rejected."""
+    """Return Holm's (1979) adjusted p values, the least level that rejects each."""
     adjusted, largest = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
@@ -98,11 +100,11 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def numbers(curves: Sequence[Curve]) -> tuple[dict[str, np.ndarray], int]:
-    """({"final": a value per curve, "last 10 %": likewise}, the step that they end at).
+    """Return ({"final": a value per curve, "last 10 %": likewise}, their last step).
 
-    The end is the last step that all curves have, or if they share none, the end of the
-    shortest. The mean is the area under the curve by its width; without enough points
-    it is left out.
+    The last step is the last one that all curves have, or if they share none, the end
+    of the shortest. The mean is the area under the curve divided by its width; it is
+    left out if there are too few points.
     """
     shared = set.intersection(*(set(c.steps.tolist()) for c in curves))
     end = max(shared) if shared else min(int(c.steps[-1]) for c in curves)
@@ -121,7 +123,7 @@ def numbers(curves: Sequence[Curve]) -> tuple[dict[str, np.ndarray], int]:
 def compare(
     runs: Sequence[Run], metrics: Sequence[str], level: float
 ) -> tuple[list[Line], list[str]]:
-    """The lines of the table, and a sentence on all that was left out or cut short."""
+    """Return the table's lines, and a note on everything left out or cut short."""
     lines, notes = [], []
     for metric in metrics:
         title = TITLES.get(metric, metric)
@@ -156,7 +158,7 @@ def _lines(what: str, of: Mapping[str, np.ndarray], level: float) -> Iterator[Li
 def _usable(
     runs: Sequence[Run], metric: str, title: str, notes: list[str]
 ) -> dict[tuple[str, str], Curve]:
-    """By (recipe, run), the curves that end in a finite value; notes say what is not."""
+    """Return curves with a finite end by (recipe, run); append a note on the others."""
     usable, missing = {}, []
     for run in runs:
         found = curve(run, metric)
@@ -180,7 +182,7 @@ def _usable(
 
 
 def table(lines: Sequence[Line], level: float) -> tuple[list[str], list[list[str]]]:
-    """Head and rows, as text."""
+    """Return head and rows as text."""
     adjusted = iter(holm([x.test.p for x in lines if x.test.p is not None]))
     head = ["metric", "recipe A", "recipe B", "B - A", "p", "p (Holm)", "verdict"]
     rows = []
@@ -204,7 +206,7 @@ def _spread(name: str, values: np.ndarray) -> str:
 
 
 def as_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table in columns of spaces."""
+    """Format the table in aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
@@ -213,7 +215,7 @@ def as_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags."""
+    """Parse the flags."""
     parser = command.parser("compare_runs", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "runs",
@@ -243,7 +245,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; the exit status."""
+    """Print the table; return the exit status."""
     args = parse_args(argv)
     try:
         runs = read(args.runs)

@@ -1,6 +1,8 @@
-"""Convert weights: `python -m vitjax.tools.convert runs/vit model.safetensors --to timm`.
+"""Convert weights between formats.
 
-What is written is read back and compared to the bit before it gets its name.
+`python -m vitjax.tools.convert runs/vit model.safetensors --to timm`
+
+The written file is read back and compared bit by bit before it gets its final name.
 """
 
 import argparse
@@ -17,14 +19,14 @@ from vitjax.tools import command
 if TYPE_CHECKING:
     import numpy as np
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 STATE_DICTS = (
     "timm",
     "huggingface",
     "torchvision",
     "mup_vit",
 )  # vitjax.weights.FORMATS
-# Format -> the suffixes of its files.
+# Format -> its file suffixes.
 FORMATS = {
     "big_vision": (".npz",),
     **dict.fromkeys(STATE_DICTS, (".safetensors", ".pth", ".pt", ".bin")),
@@ -63,21 +65,24 @@ def convert(
     scan: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write the weights of `source` as `target`; returns the model's arguments.
+    """Write the weights of `source` to `target`; return the model's arguments.
 
     Args:
-      source: as `vitjax.weights.load` takes it. target: a file; its suffix says what.
-      to: a key of FORMATS. source_format: of a state dict; None finds out.
-      num_heads, posemb, grid, pool_type: what the source does not tell, as in
+      source: a path as in `vitjax.weights.load`.
+      target: a file; its suffix selects the kind.
+      to: a key of FORMATS.
+      source_format: the format of a state dict; None detects it.
+      num_heads, posemb, grid, pool_type: what the source does not contain, as in
         `vitjax.weights`.
-      scan: stack the blocks; for big_vision only. force: replace a file.
+      scan: stack the blocks; for big_vision only.
+      force: replace an existing file.
 
-    Raises ValueError, and leaves nothing behind, if something does not fit.
+    Raises ValueError, and leaves no file behind, if the conversion fails.
     """
     from vitjax import weights
 
     _check_target(Path(target), to, scan, force)
-    # A constant table in a state dict is as good as learned for another library.
+    # For another library, a constant table in a state dict is as good as a learned one.
     keep = posemb or (None if to == "big_vision" else "learn")
     params, config = weights.load(
         source,
@@ -105,7 +110,7 @@ def write(
     scan: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """As `convert`, for parameters in numpy, and what `weights.beside` has of them."""
+    """Convert numpy parameters; `beside` is their metadata (see `weights.beside`)."""
     from vitjax import weights
     from vitjax.models import vit
     from vitjax.trees import count
@@ -126,7 +131,7 @@ def write(
         arrays = weights.to_state_dict(params, format=to, **options)
     options |= {key: arguments[key] for key in ("num_heads", "pool_type")}
     words = {
-        "format": "pt",  # what other readers of .safetensors look for
+        "format": "pt",  # other readers of .safetensors expect it
         weights.WORD: json.dumps({**beside, **options}),
     }
     partial = target.with_name(f".{target.stem}.partial{target.suffix}")
@@ -156,7 +161,7 @@ def _check_target(target: Path, to: str, scan: bool, force: bool) -> None:
 
 
 def _posemb(params: Mapping[str, Any], config: Mapping[str, Any] | None) -> str | None:
-    """The model's posemb, as far as the parameters and the run's config tell it."""
+    """Return the model's posemb by its parameters or its config; None if unknown."""
     if "pos_embedding" in params:
         return "learn"
     model = (config or {}).get("model") or {}
@@ -170,7 +175,7 @@ def _verify(
     to: str,
     options: Mapping[str, Any],
 ) -> None:
-    """Raise ValueError unless the file holds the arrays, and they give the leaves."""
+    """Raise ValueError unless the file holds the arrays and they convert back."""
     from vitjax import weights
     from vitjax.weights import files
     from vitjax.weights.state_dicts import loop_leaves
@@ -200,7 +205,7 @@ def _check_equal(
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = command.parser("convert", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("source", metavar="IN", help="a run, or a file; see above")
@@ -227,7 +232,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
     return command.run(lambda: _work(flags))
 
@@ -235,10 +240,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(flags: argparse.Namespace) -> None:
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
+    jax.config.update("jax_platforms", "cpu")  # no accelerator is needed
     arguments = convert(**vars(flags))
     size = arguments.pop("parameters")
-    off = ("pre_norm", "norm_after_pool", "distilled")  # said where they are there
+    off = ("pre_norm", "norm_after_pool", "distilled")  # printed only if set
     said = {k: v for k, v in arguments.items() if v is not None and (v or k not in off)}
     words = ", ".join(f"{k}={v!r}" for k, v in said.items())
     print(

@@ -1,4 +1,4 @@
-"""The same evaluation at another resolution, crop ratio or resize method."""
+"""Change an evaluation's resolution, crop ratio or resize method."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ RESIZES = ("resize", "resize_small", "resize_long")
 
 
 class Size(NamedTuple):
-    """How an evaluation brings images to size; None is as the run's pp_fn has it."""
+    """The size of an evaluation's images; None keeps the value of the run's pp_fn."""
 
-    resolution: int | None  # pixels a side of what the model sees
-    crop_ratio: float | None  # of that to the smaller side after resizing
+    resolution: int | None  # pixels per side of the model's input
+    crop_ratio: float | None  # resolution / smaller side after resizing
     method: str | None  # of tf.image.resize
 
     def __str__(self) -> str:
@@ -25,9 +25,9 @@ class Size(NamedTuple):
 def sizes(
     resolutions: Sequence[int], crop_ratios: Sequence[float], methods: Sequence[str]
 ) -> list[Size]:
-    """Every combination; one of Nones where nothing is given.
+    """Return every combination; an empty list counts as [None].
 
-    Raises ValueError for a resolution or a ratio that cannot be.
+    Raises ValueError for an impossible resolution or ratio.
     """
     for resolution in resolutions:
         if resolution < 1:
@@ -40,11 +40,11 @@ def sizes(
 
 
 def resized(pp_fn: str, size: Size) -> str:
-    """The op string with its resize and central crop replaced.
+    """Replace the resize and central crop of an op string.
 
-    By resize_small(resolution / crop_ratio) and central_crop(resolution); what `size`
-    leaves open, and whether resizing antialiases, is as it was. Raises ValueError if
-    there is neither a resize nor a central crop, or no size to begin with.
+    The new ops are resize_small(resolution / crop_ratio) and central_crop(resolution).
+    Fields of `size` that are None, and antialiasing, keep their old values. Raises
+    ValueError if there is neither a resize nor a central crop, or no known resolution.
     """
     if size == Size(None, None, None):
         return pp_fn
@@ -77,7 +77,7 @@ def resized(pp_fn: str, size: Size) -> str:
     if size.method is not None:
         kept["method"] = size.method
     elif calls[at[0]].name == "resize" and "method" not in kept:
-        kept["method"] = "bilinear"  # resize's default is not resize_small's
+        kept["method"] = "bilinear"  # resize and resize_small have other defaults
     words = "".join(f", {k}={v!r}" for k, v in kept.items())
     new = [f"resize_small({round(resolution / ratio)}{words})"]
     new.append(f"central_crop({resolution})")
@@ -87,7 +87,7 @@ def resized(pp_fn: str, size: Size) -> str:
 
 
 def draw(path: Path, results: Mapping[str, Any]) -> None:
-    """A picture of the top-1 of each row of a report, in order."""
+    """Draw the top-1 of each row of a report, in order."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1.2 + 0.35 * len(results)), layout="constrained")

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: every metric, per class, calibration, pictures.
+"""Evaluate a checkpoint: all metrics, per-class accuracy, calibration, pictures.
 
 `python -m vitjax.tools.evaluate --ckpt runs/quickstart`
 """
@@ -14,7 +14,7 @@ from typing import Any
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
 Run the evaluators of a checkpoint's config that classify (all, or those named by
 --evals) over every example, and write into --out:
@@ -44,7 +44,7 @@ EXAMPLES = (
     "--ckpt vit.npz --config configs/vit_s16_i1k.py",
 )
 NUM_SAMPLES = 10
-SHOWN = ("prec@1", "prec@5", "loss", "ece", "macro_f1", "examples")  # report.md's
+SHOWN = ("prec@1", "prec@5", "loss", "ece", "macro_f1", "examples")  # in report.md
 
 
 def evaluate(
@@ -55,12 +55,12 @@ def evaluate(
     save_logits: bool = False,
     sizes: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """Write everything of the named evaluators of `trained`, a `vitjax.tools.trained.Trained`.
+    """Evaluate `trained`, a `vitjax.tools.trained.Trained`, and write the report.
 
-    `names` may be empty: all that classify. `sizes` are `eval_sizes.Size`s, each of which
-    is a row of its own; () is the run's own size. Returns what report.json says. Raises
-    ValueError if there is nothing to evaluate. The files come into `out` when all are
-    whole.
+    `names` are evaluators; empty means all that classify. `sizes` are
+    `eval_sizes.Size`s, with a row of the report for each; () is the run's size. Returns
+    the content of report.json. Raises ValueError if there is nothing to evaluate. The
+    files are moved to `out` once all are complete.
     """
     from vitjax.files import or_without
     from vitjax.tools import eval_sizes
@@ -90,7 +90,7 @@ def evaluate(
 def _opened(
     trained: Any, names: Sequence[str], sizes: Sequence[Any]
 ) -> dict[str, tuple[Any, ...]]:
-    """What `_open` makes of each row of the report, by its name."""
+    """Open the evaluator of each row of the report, by the row's name."""
     from input_pipeline.sources import class_names
     from vitjax import data as feeding
     from vitjax.tools.eval_sizes import Size
@@ -119,14 +119,14 @@ def _opened(
 
 
 def tell(out: Path) -> None:
-    """Print the table that `evaluate` wrote."""
+    """Print the report that `evaluate` wrote."""
     print(f"\n{(out / 'report.md').read_text()}\nwritten: {os.path.relpath(out)}")
 
 
 def _draw(
     folder: Path, row: str, trained: Any, predictions: Any, samples: tuple[Any, Any]
 ) -> None:
-    """The two pictures of one evaluator."""
+    """Draw the two pictures of one evaluator."""
     from vitjax.files import or_without
     from vitjax.tools import prediction_pictures
 
@@ -151,7 +151,11 @@ def _classifiers(trained: Any) -> list[str]:
 def _open(
     trained: Any, name: str, size: Any, eval_data: Callable[..., Any], required: bool
 ) -> Any:
-    """(parameters, evaluator, data, loss, mesh), or None where data may be missing and is."""
+    """Return (parameters, evaluator, data, loss name, mesh); None if it is left out.
+
+    Unless `required`, an optional evaluator without its data, and one of averaged
+    parameters without --ema, are left out with a warning.
+    """
     from input_pipeline.sources import DataNotFound
     from vitjax.config import arguments
     from vitjax.devices import sharding
@@ -209,7 +213,7 @@ def _open(
 def _evaluated(
     name: str, params: Any, evaluator: Any, data: Any, loss_name: str, mesh: Any
 ) -> tuple[dict[str, Any], Any, Any]:
-    """(what report.json says, predictions, (images, predictions) of the first ones)."""
+    """Return (entry of report.json, predictions, first images with predictions)."""
     import jax
     import numpy as np
     from flax.errors import FlaxError
@@ -224,7 +228,7 @@ def _evaluated(
         desc=name,
         total=evaluator.steps,
         unit="batch",
-        disable=None,  # where nobody looks
+        disable=None,  # no bar unless stderr is a terminal
     )
     try:
         parts = list(bar)
@@ -255,7 +259,7 @@ def _save_logits(path: Path, predictions: Any) -> None:
 
 
 def _write(folder: Path, trained: Any, results: Mapping[str, Any]) -> dict[str, Any]:
-    """report.json, which is returned, and report.md."""
+    """Write report.json and report.md; return the content of report.json."""
     report = {
         "checkpoint": trained.name,
         "step": trained.step,
@@ -290,7 +294,7 @@ def _number(value: float | int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("evaluate", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     command.add_evals(parser)

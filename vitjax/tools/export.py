@@ -11,7 +11,7 @@ from typing import Any
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 FORMATS = (
     "timm", "torchvision", "huggingface", "mup_vit", "big_vision", "safetensors",
     "stablehlo",
@@ -34,13 +34,14 @@ EXAMPLES = (
     "--ckpt runs/vit_s16_i1k --to timm vit.safetensors",
     "--ckpt runs/vit_s16_i1k/best --to stablehlo vit.stablehlo",
 )
-TOLERANCE = 2e-4  # of the largest logit: float32, another order of summation
+TOLERANCE = 2e-4  # relative to the largest logit: float32, other summation order
 
 
 def export(trained: Any, to: str, out: Path) -> str:
-    """Write `trained`, a `vitjax.tools.trained.Trained`, and check it; returns what was checked.
+    """Write and check `trained`, a `vitjax.tools.trained.Trained`.
 
-    Raises ValueError, and leaves nothing behind, if something does not fit.
+    Returns a description of the check. Raises ValueError, and leaves no file behind, if
+    the export fails.
     """
     if out.exists():
         raise ValueError(f"{out} exists already: give a new name")
@@ -69,7 +70,7 @@ def _images(shape: Sequence[int], count: int) -> Any:
 
 
 def _state_dict(trained: Any, to: str, out: Path) -> str:
-    """By vitjax.tools.convert, then the other library's own logits."""
+    """Write a state dict by vitjax.tools.convert, and compare the library's logits."""
     from vitjax.models.vit import ViT
     from vitjax.tools import convert
     from vitjax.weights import files
@@ -93,13 +94,13 @@ def _state_dict(trained: Any, to: str, out: Path) -> str:
         return "read back and compared to the bit"
     try:
         return _compared(trained, to, files.read(out)[0], (height, width, channels))
-    except BaseException:  # Ctrl-C too: what was not compared does not stay
+    except BaseException:  # Ctrl-C too: no file stays that was not compared
         out.unlink()
         raise
 
 
 def _compared(trained: Any, to: str, state: Any, shape: tuple[int, int, int]) -> str:
-    """The two libraries' logits of random images."""
+    """Compare both libraries' logits for random images, and describe the result."""
     import jax
     import numpy as np
 
@@ -109,7 +110,7 @@ def _compared(trained: Any, to: str, state: Any, shape: tuple[int, int, int]) ->
     images = _images(shape, 2)
     try:
         theirs = other_models.logits(to, trained.model, state, images)
-    except libraries.Unusable as error:  # the file is right all the same
+    except libraries.Unusable as error:  # the file is still correct
         return f"{read}not tried in {to}, as {error}"
     except RuntimeError as error:
         why = " ".join(str(error).split())[:300]
@@ -142,7 +143,7 @@ def _safetensors(trained: Any, out: Path) -> str:
         raise ValueError(f"safetensors is written as .safetensors, got {str(out)!r}")
     arrays = {k: np.asarray(v) for k, v in flatten_with_names(trained.params)}
     told = {"names": WORD, **trained.beside()}
-    words = {"format": "pt", WORD: json.dumps(told)}  # "pt": as other readers expect it
+    words = {"format": "pt", WORD: json.dumps(told)}  # "pt": other readers expect it
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
     try:
         files.write(partial, arrays, words)
@@ -157,9 +158,9 @@ def _safetensors(trained: Any, out: Path) -> str:
 
 
 def _pixels_to_input(section: Mapping[str, Any]) -> str:
-    """Ops from uint8 pixels of the right size to what the model is fed in evaluation.
+    """Return the ops from resized uint8 pixels to the model's input in evaluation.
 
-    Raises ValueError where one of them cannot run inside the program.
+    Raises ValueError if one of them cannot run inside the program.
     """
     from input_pipeline import spec
 
@@ -181,7 +182,7 @@ def _pixels_to_input(section: Mapping[str, Any]) -> str:
 
 
 def _stablehlo(trained: Any, out: Path) -> str:
-    """With a symbolic batch; run for two sizes of it."""
+    """Export with a symbolic batch size; run and compare for two sizes."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -226,7 +227,7 @@ def _stablehlo(trained: Any, out: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("export", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     add = parser.add_argument
@@ -243,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         import jax
 
-        jax.config.update("jax_platforms", "cpu")  # no accelerator is needed, or taken
+        jax.config.update("jax_platforms", "cpu")  # no accelerator is needed
         from vitjax.tools.trained import open_trained
 
         trained = open_trained(

@@ -1,4 +1,4 @@
-"""Photos on the way into a run's model: exactly as an evaluation of the run feeds them."""
+"""Read and preprocess photos exactly as an evaluation of the run does."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from input_pipeline import device_ops, ops, pipeline, sources, spec
 from input_pipeline.sources import folder_layouts, image_files
 from input_pipeline.stream import damaged
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as in PIL
+LUMA = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R BT.601, as in PIL
 
 
 def find(paths: Iterable[str | Path]) -> list[Path]:
-    """The photos that paths mean, each once: files, and all images below folders.
+    """List the photos in paths, each once: files, and all images below folders.
 
     Raises ValueError for a folder without images.
     """
@@ -40,19 +40,19 @@ def _is_image(path: Path, folder: Path) -> bool:
 
 
 class Feed:
-    """Photos, through an evaluator's pp_fn and device_pp.
+    """Preprocess photos with an evaluator's pp_fn and device_pp.
 
-    Files are read as its data set reads them, by its `as_seen`; as a person sees them
-    where the data set is of another kind than files. Where pp_fn decodes nothing, since
-    the data set holds arrays, a photo is brought to the size and the channels of the data
-    set's images first: its middle square, resized.
+    Files are read with the `as_seen` of the evaluator's data set, by default True: EXIF
+    and transparency are applied. If pp_fn has no decode op, because the data set holds
+    arrays, the photo's central square is first resized to the size and converted to the
+    channels of the data set's images.
     """
 
     def __init__(self, section: Mapping[str, Any]):
-        """`section` is the evaluator's in a config.
+        """Prepare the ops of `section`, the evaluator's section of a config.
 
-        Raises ValueError for wrong ops, and for a data set that must be asked and is not
-        there.
+        Raises ValueError for wrong ops, or if the data set's image size is needed but
+        the data set is missing.
         """
         pipeline.hide_accelerators()
         pp_fn = section.get("pp_fn", "")
@@ -69,9 +69,9 @@ class Feed:
             self._to_square = ops.get_preprocess_fn(square)
 
     def read(self, path: str | Path) -> dict[str, np.ndarray]:
-        """One example as it leaves the host.
+        """Return one example as it leaves the host.
 
-        Raises ValueError for what is no image, or does not go through pp_fn.
+        Raises ValueError if the file is not an image, or if pp_fn fails on it.
         """
         try:
             content = Path(path).read_bytes()
@@ -86,25 +86,25 @@ class Feed:
                 f"({damaged.reason(error)}): expected {image_files.FORMATS}"
             ) from None
         image = data if self._to_decode else self._as_in_data_set(pixels)
-        # What else the ops may ask for: a class, and a seed for chance.
+        # The ops may also read a label and seeds.
         zero = np.zeros(2, np.int32)
         asked = {"label": np.int64(0), "seed": zero, "batch_seed": zero}
         try:
             fed = self._on_host({"image": image, **asked})
-        except damaged.OpError as error:  # a crop that is larger than the photo, say
+        except damaged.OpError as error:  # such as a crop larger than the photo
             height, width = pixels.shape[:2]
             raise ValueError(
                 f"{str(path)!r}, of {height} x {width} pixels, cannot be prepared by the "
                 f"evaluator's pp_fn ({damaged.reason(error)})"
             ) from None
-        # As the batches of an evaluation: bytes do not travel.
+        # As in the batches of an evaluation, bytes are dropped.
         arrays = {name: np.asarray(value) for name, value in fed.items()}
         return {name: x for name, x in arrays.items() if x.dtype != object}
 
     def batch(
         self, examples: Sequence[Mapping[str, np.ndarray]]
     ) -> Float[Array, "b y x ch"]:
-        """Examples of `read` as the model gets them."""
+        """Batch examples of `read` and apply device_pp; return the model's input."""
         stacked = {}
         for name in examples[0]:
             shapes = {x[name].shape for x in examples}
@@ -124,7 +124,7 @@ class Feed:
         return self._decode({"image": data})["image"].numpy()
 
     def _as_in_data_set(self, photo: np.ndarray) -> np.ndarray:
-        """The photo's middle, of the size and the channels of the data set's images."""
+        """Fit the photo's middle to the size and channels of the data set's images."""
         small = self._to_square({"image": photo})["image"].numpy()
         if self._channels == 1:
             return np.rint(small @ np.array(LUMA))[..., None].astype(np.uint8)
@@ -132,13 +132,13 @@ class Feed:
 
 
 def feed(path: str | Path, section: Mapping[str, Any]) -> Float[Array, "1 y x ch"]:
-    """One photo as a batch of one; see `Feed`."""
+    """Return one photo as a batch of one; see `Feed`."""
     its = Feed(section)
     return its.batch([its.read(path)])
 
 
 def _image_shape(section: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Height, width and channels of the images of an evaluator's data set."""
+    """Return height, width and channels of the images of an evaluator's data set."""
     try:
         batches, _ = pipeline.make_eval(
             data=section["data"], batch_size=1, pp_fn="keep('image')"

@@ -1,4 +1,4 @@
-"""What a run will take, told before it: steps, operations, memory, hours.
+"""Estimate a run's cost before it starts: steps, operations, memory, hours.
 
 `python -m vitjax.tools.plan --config configs/vit_s16_i1k.py --accelerator H100`
 """
@@ -16,7 +16,7 @@ from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
 Compile the training step of a config, run nothing, and say what the run will take: steps
 and epochs, parameters and operations, memory of each device for several accum_freq and
@@ -45,12 +45,12 @@ Row = tuple[str, str]
 
 
 def say(text: str = "") -> None:
-    """A line for people, at once."""
+    """Print a line immediately."""
     print(text, flush=True)
 
 
 def table(rows: Sequence[Row]) -> None:
-    """Two columns in Markdown."""
+    """Print two columns in Markdown."""
     say("| | |\n|---|---|")
     for row in rows:
         say(f"| {row[0]} | {row[1]} |")
@@ -58,7 +58,7 @@ def table(rows: Sequence[Row]) -> None:
 
 
 def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
-    """A `without_data.Outline` of the training stream, whether or not it is there."""
+    """Return a `without_data.Outline` of the training stream, even without its data."""
     from input_pipeline import pipeline, sources
     from input_pipeline.look import outline as without_data
     from vitjax.config import arguments
@@ -75,7 +75,7 @@ def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
 
 
 def choices(e: Any, flags: argparse.Namespace, devices: int) -> list[Any]:
-    """The experiment with each accum_freq and remat_policy that are asked for."""
+    """Return the experiment with each requested accum_freq and remat_policy."""
     import jax
 
     model, batch_size = dict(e.model), e.input["batch_size"]
@@ -89,7 +89,7 @@ def choices(e: Any, flags: argparse.Namespace, devices: int) -> list[Any]:
         remats = flags.remat_policy or list(
             dict.fromkeys(filter(None, [own, *REMAT_POLICIES]))
         )
-        # Rules that name single layers do not fit a scan's one stack of them.
+        # Rules that name single layers match nothing in the stacked layers of a scan.
         by_name = {"lr_mults", "wd_mults"} & e.optimizer.keys()
         if on_cpu and not by_name:
             model["scan"] = True
@@ -114,7 +114,7 @@ def choices(e: Any, flags: argparse.Namespace, devices: int) -> list[Any]:
 def memory(
     planned: Sequence[Any], spec: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> list[Any]:
-    """`estimates.DeviceMemory` of each; a line of the table as soon as it is known."""
+    """Return `plan_cost.DeviceMemory` of each; print its table row when it is known."""
     from vitjax.tools import plan_cost
 
     say("| accum_freq | remat_policy | state GiB | kept GiB | XLA's plan GiB |")
@@ -132,9 +132,10 @@ def memory(
 
 
 def suggestion(rows: Sequence[Any], limit: float) -> tuple[str, Any]:
-    """(one sentence, the row): what fits `limit` GiB with the fewest recomputations.
+    """Return (a sentence, the first row that fits `limit` GiB, or None).
 
-    The rows come in the order of preference: by remat_policy, then accum_freq.
+    The rows are in order of preference, fewest recomputations first: by remat_policy,
+    then by accum_freq.
     """
     best = next((row for row in rows if row.plan <= limit), None)
     if best is None:
@@ -153,7 +154,7 @@ def suggestion(rows: Sequence[Any], limit: float) -> tuple[str, Any]:
 
 
 def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
-    """The learning rate of every step."""
+    """Draw the learning rate of every step."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
@@ -168,7 +169,7 @@ def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
 
 
 def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float, str]:
-    """(images a second, where the figure comes from); nan if nothing says so."""
+    """Return (images per second, source of the figure); (nan, "") if unknown."""
     from vitjax.benchmark import PEAK_TFLOPS
 
     if flags.img_per_sec is not None:
@@ -182,7 +183,7 @@ def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float,
 
 
 def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """What needs no compiler: sizes, parameters, operations, memory of the host."""
+    """Compute figures without a compiler: sizes, parameters, FLOPs, host memory."""
     from input_pipeline.stream import memory as host_memory
     from vitjax.devices import startup
     from vitjax.step.flops import forward_flops
@@ -191,7 +192,7 @@ def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, 
 
     images = sizes["total_steps"] * sizes["batch_size"]
     forward = forward_flops(built.model, built.shapes.params, built.image_shape)
-    flops = 3 * forward  # the backward pass is twice as much
+    flops = 3 * forward  # the backward pass costs twice the forward pass
     batch_bytes = _bytes_of_example(data) * sizes["batch_size"]
     host, parts = plan_cost.host_bytes(e, data, batch_bytes)
     return {
@@ -213,13 +214,13 @@ def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, 
 
 
 def _bytes_of_example(data: Any) -> int:
-    """As it goes to the devices."""
+    """Return the bytes of one example as transferred to the devices."""
     spec = data.element_spec.values()
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in spec)
 
 
 def pace(data: Any, images: int, rate: float, source: str) -> dict[str, Any]:
-    """Hours and bytes a second of a run of so many images, at `rate` of them a second."""
+    """Return hours and MB/s of a run of `images` at `rate` images per second."""
     from_disk = 0.0 if data.in_memory else rate * data.bytes_per_example / 1e6
     return {
         "images a second": rate,
@@ -231,7 +232,7 @@ def pace(data: Any, images: int, rate: float, source: str) -> dict[str, Any]:
 
 
 def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
-    """Print the plan of an experiment, and return its figures."""
+    """Print the plan of an experiment and return its figures."""
     import jax
 
     from vitjax.records.rows import rate_table
@@ -285,7 +286,7 @@ def _text(value: Any) -> str:
 
 
 def _limit(flags: argparse.Namespace) -> float | None:
-    """GiB of one device that a step may take."""
+    """Return the GiB of one device that a step may use; None if unknown."""
     from vitjax.tools.plan_cost import MEMORY_GIB, USABLE
 
     if flags.memory_gib is not None:
@@ -296,7 +297,7 @@ def _limit(flags: argparse.Namespace) -> float | None:
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, config overrides) of a command line."""
+    """Parse a command line into (flags, config overrides)."""
     parser = command.parser("plan", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     command.add_config(parser)
@@ -333,7 +334,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
     return command.run(lambda: _work(flags, overrides))
 
@@ -360,14 +361,14 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     with (
         _quiet(),
         contextlib.redirect_stdout(sys.stderr),
-    ):  # who waits sees how far it is
+    ):  # shows progress
         figures = plan(e, flags)
     print(command.as_json(figures))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What training would warn of is no news here."""
+    """Silence warnings that only matter in training."""
     from absl import logging
 
     before = logging.get_verbosity()

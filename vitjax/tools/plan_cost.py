@@ -1,4 +1,4 @@
-"""What a run will cost, computed before it: operations, memory of devices and host."""
+"""Estimate the memory of devices and host that a run will need."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from vitjax.config.experiment import Experiment
 from vitjax.devices import sharding
 from vitjax.step import check_batch_size
 
-# GiB of one device in its smallest form, from the makers' data sheets; keys as in
+# GiB of one device in its smallest variant, from vendors' data sheets; keys as in
 # benchmark.PEAK_TFLOPS.
 MEMORY_GIB = {
     "H200": 141,
@@ -28,22 +28,21 @@ MEMORY_GIB = {
     "TPU v5": 16,
     "TPU v4": 32,
 }
-USABLE = (
-    0.9  # of an accelerator's memory: its runtime and the compiler's work take some
-)
-# Resident MB of the host as `python -m input_pipeline.benchmark_memory` measures them for a
-# small data set, and what each further example takes: its place, or its name and place.
+USABLE = 0.9  # of an accelerator's memory; runtime and compiler workspace use the rest
+# Resident host MB for a small data set, measured by
+# `python -m input_pipeline.benchmark_memory`, and bytes for each further example: its
+# position, or its name and position.
 HOST_MB = 850
 PLACE_BYTES = {"tfds": 8, "folder": 30}
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceMemory:
-    """GiB of one device that a step takes."""
+    """The GiB of one device that a step uses."""
 
     accum_freq: int
-    remat_policy: str  # "" of a model that has none
-    state: float  # parameters, moments, average
+    remat_policy: str  # "" for a model without one
+    state: float  # parameters, moments, EMA
     plan: float  # XLA's plan of the whole step, the state included
     kept: float  # what the forward pass keeps for the backward pass, unfused
 
@@ -51,7 +50,7 @@ class DeviceMemory:
 def build(
     e: Experiment, spec: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> program.Program:
-    """The program of an experiment; ValueError where it has none."""
+    """Build the program of an experiment; ValueError if that is impossible."""
     mesh = sharding.make_mesh(e.mesh)
     return program.build(e, mesh, element_spec=spec, **sizes)
 
@@ -82,7 +81,7 @@ def device_memory(
     lowered = built.train_step.lower(state, batch, built.key)
     try:
         compiled = lowered.compile(compiler_options=_options())
-    except jax.errors.JaxRuntimeError:  # another version of XLA, with other options
+    except jax.errors.JaxRuntimeError:  # another XLA version lacks these options
         compiled = lowered.compile()
     m: Any = compiled.memory_analysis()
     size = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
@@ -97,17 +96,17 @@ def device_memory(
 
 
 def _options() -> dict[str, Any]:
-    """Compiler options that make a CPU plan as an accelerator does, and faster."""
+    """Return compiler options for a CPU plan closer to an accelerator's, and faster."""
     if jax.default_backend() != "cpu":
         return {}
     return {
-        "xla_backend_optimization_level": 0,  # of the machine code, which nobody runs
+        "xla_backend_optimization_level": 0,  # the machine code is never run
         "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     }
 
 
 def _state_bytes(built: program.Program) -> int:
-    """Of the state's part on one device."""
+    """Return the bytes of the state's shards on one device."""
     sizes = jax.tree.map(
         lambda s, where: np.prod(where.shard_shape(s.shape)) * s.dtype.itemsize,
         built.shapes,
@@ -117,7 +116,7 @@ def _state_bytes(built: program.Program) -> int:
 
 
 def _kept_bytes(built: program.Program, rows: int) -> int:
-    """Of what autodiff keeps of `rows` images, the parameters not counted twice."""
+    """Return the bytes that autodiff keeps for `rows` images, without parameters."""
     image = jax.ShapeDtypeStruct((rows, *built.image_shape), jnp.float32)
 
     def backward(params: Any, image: Any, key: Any) -> Any:
@@ -127,7 +126,7 @@ def _kept_bytes(built: program.Program, rows: int) -> int:
                 0
             ]
 
-        return jax.vjp(out, params)[1]  # its leaves are what is kept
+        return jax.vjp(out, params)[1]  # its leaves are the residuals
 
     params = built.shapes.params
     kept = jax.eval_shape(backward, params, image, built.key)
@@ -139,7 +138,7 @@ def _kept_bytes(built: program.Program, rows: int) -> int:
 def host_bytes(
     e: Experiment, outline: Any, batch_bytes: int
 ) -> tuple[int, dict[str, int]]:
-    """(bytes of host memory, of what), by the measured footprint of the pipeline."""
+    """Return (host bytes, bytes by part), by the pipeline's measured footprint."""
     section = e.input
     data = section["data"]
     kind = data.get("kind", "tfds")

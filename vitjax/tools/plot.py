@@ -1,4 +1,4 @@
-"""Draw the curves of one or several runs over each other.
+"""Draw the curves of one or several runs in the same axes.
 
 `python -m vitjax.tools.plot runs/a runs/b`
 """
@@ -12,7 +12,7 @@ from input_pipeline import home
 from vitjax.files import write_picture
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 DESCRIPTION = """\
 Draw loss, gradient norm, accuracy, learning rate and throughput of runs over each other,
 each from the metrics.jsonl of its workdir, which may still be training. --metrics names
@@ -26,8 +26,8 @@ EXAMPLES = (
     "runs/lr1 runs/lr2 --smooth 200 --out lr.png",
     "runs/a runs/b --metrics val/prec@1 l2_params",
 )
-# Titles, and the metrics of each panel; a name that ends in "*" begins so, and one that
-# begins with "*" ends so.
+# Panel title -> its metrics; "*" at the end or start of a name matches any suffix or
+# prefix.
 PANELS = {
     "training loss": ("training_loss",),
     "evaluation loss": ("*/loss",),
@@ -39,7 +39,7 @@ PANELS = {
 
 
 def matching(names: Sequence[str], pattern: str) -> list[str]:
-    """The names that a panel's pattern means."""
+    """Return the names that match a panel's pattern."""
     if pattern.startswith("*"):
         return [n for n in names if n.endswith(pattern[1:])]
     if pattern.endswith("*"):
@@ -48,7 +48,7 @@ def matching(names: Sequence[str], pattern: str) -> list[str]:
 
 
 def smoothed(steps: Sequence[int], values: Sequence[float], half: float) -> list[float]:
-    """At each step the mean of the values so far, whose weights halve in `half` steps."""
+    """Return the running mean of the values; their weights halve in `half` steps."""
     total = weight = 0.0
     found, before = [], None
     for step, value in zip(steps, values, strict=True):
@@ -65,7 +65,7 @@ def draw(
     smooth: float,
     out: Path,
 ) -> None:
-    """Write the picture. Raises ValueError if a run has no rows, or nothing is shown."""
+    """Write the picture; ValueError if a run has no rows, or no metric is found."""
     from matplotlib.figure import Figure
 
     from vitjax.records import jsonl
@@ -117,13 +117,13 @@ def draw(
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:
-    """Names of the folders; whole paths where two are alike."""
+    """Return the folder names, or the whole paths if two names are equal."""
     names = [run.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("plot", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="the workdir of a run")

@@ -1,4 +1,4 @@
-"""Name what is in photos.
+"""Classify photos.
 
 `python -m vitjax.tools.predict --ckpt runs/quickstart photo.jpg folder/`
 """
@@ -13,7 +13,7 @@ from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
 Say for each photo, and for each image below a folder, which classes the model finds
 most probable. A photo is prepared by pp_fn and device_pp of the run's first evaluator
@@ -31,17 +31,17 @@ EXAMPLES = (
     "--ckpt runs/quickstart --top 3\n--pictures predicted/ digit.png",
 )
 MOST_NAMED = 44  # characters of a class's name in the table
-Row = dict[str, Any]  # what is said of one photo
+Row = dict[str, Any]  # the result for one photo
 
 
 def predict(
     trained: Any, paths: Sequence[Path], batch_size: int, broken: dict[Path, str]
 ) -> Iterator[tuple[Path, Any, Any]]:
-    """(path, image as fed (y, x, ch), logits (c,)) of each photo that can be read.
+    """Yield (path, image as fed (y, x, ch), logits (c,)) for each readable photo.
 
-    `trained` is a `vitjax.tools.trained.Trained`. The others are put into `broken`, with one
-    sentence each, and on stderr. All batches have one size, so that the model is
-    compiled once: the last is filled up.
+    `trained` is a `vitjax.tools.trained.Trained`. An unreadable photo is added to
+    `broken` and printed on stderr, with one sentence. All batches have the same size,
+    so that the model is compiled once; the last is padded.
     """
     import numpy as np
     from tqdm import tqdm
@@ -75,7 +75,7 @@ def predict(
 
 
 def top(logits: Any, names: Sequence[str] | None, k: int) -> list[Row]:
-    """The k classes of the largest logits (c,), the most probable first."""
+    """Return the k classes of the largest logits (c,), most probable first."""
     import numpy as np
 
     from vitjax.tools.predictions import Predictions
@@ -95,9 +95,9 @@ def top(logits: Any, names: Sequence[str] | None, k: int) -> list[Row]:
 
 
 def class_names(trained: Any) -> Sequence[str] | None:
-    """The names of a run's classes in words, None where nobody knows them.
+    """Return the names of a run's classes in words; None if they are unknown.
 
-    Those that its checkpoint keeps, else those of its training data.
+    They come from the checkpoint, else from the training data.
     """
     from input_pipeline.sources import class_names as lib
 
@@ -107,7 +107,7 @@ def class_names(trained: Any) -> Sequence[str] | None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line a class, under the file that it was found in."""
+    """Format one line per class, below the name of its file."""
     lines = []
     for row in rows:
         lines.append(row["file"])
@@ -123,7 +123,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(path: Path, image: Any, row: Row, title: str) -> None:
-    """One photo as fed to the model, and beside it the probabilities of its classes."""
+    """Draw a photo as fed to the model, next to the probabilities of its classes."""
     from matplotlib.figure import Figure
 
     from vitjax.records.pictures import shown
@@ -145,7 +145,7 @@ def draw(path: Path, image: Any, row: Row, title: str) -> None:
 
 
 def _picture_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """NAME.png of each photo, NAME-2.png where two have the same name."""
+    """Return NAME.png for each photo, and NAME-2.png if the name is already taken."""
     taken: set[str] = set()
     names: dict[Path, str] = {}
     for path in paths:
@@ -159,7 +159,7 @@ def _picture_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, config overrides) of a command line."""
+    """Parse a command line into (flags, config overrides)."""
     parser = command.parser("predict", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     add = parser.add_argument
@@ -179,7 +179,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
     return command.run(lambda: _work(flags, overrides))
 

@@ -1,4 +1,4 @@
-"""Pictures of predictions: confusion, accuracy per class, calibration, examples."""
+"""Draw predictions: confusion, accuracy per class, calibration, examples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from vitjax.records.pictures import shown
 from vitjax.tools import predictions as lib
 from vitjax.tools.predictions import Predictions
 
-MOST_NAMED = 40  # classes whose names are written at an axis
-MOST_COUNTED = 15  # classes whose counts are written into the confusion matrix
+MOST_NAMED = 40  # classes: with more, axes show no names
+MOST_COUNTED = 15  # classes: with more, the confusion matrix shows no counts
 
 
 def draw_report(path: Path, predictions: Predictions, title: str) -> None:
-    """Confusion matrix, accuracy per class from worst to best, reliability diagram."""
+    """Draw confusion matrix, accuracy per class (worst first), reliability diagram."""
     from matplotlib.figure import Figure
 
     k = predictions.logits.shape[1]
@@ -87,9 +87,9 @@ def draw_samples(
     predictions: Predictions,
     columns: int = 5,
 ) -> None:
-    """A grid of the first examples as fed to the model: what they are, and are taken for.
+    """Draw a grid of the first examples as fed to the model, with label and prediction.
 
-    Title and frame are green where the prediction is right, red where not.
+    The title is green if the prediction is right, else red.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a classifier says of a data set, and how right it is: per class, and how sure.
+"""Metrics of a classifier's predictions: overall, per class, and calibration.
 
 Shapes: n examples, k classes.
 """
@@ -19,7 +19,7 @@ ECE_BINS = 15
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits and labels of every example, one-hot or (as ReaL's) multi-hot."""
+    """Logits and labels of every example; labels are one-hot or (ReaL) multi-hot."""
 
     logits: Float[np.ndarray, "n k"]
     labels: Num[np.ndarray, "n k"]
@@ -34,7 +34,7 @@ class Predictions:
 
     @property
     def names(self) -> list[str]:
-        """The classes' names, and the numbers of those that have none."""
+        """The classes' names, and the numbers of classes without one."""
         named = list(self.class_names or ())
         return named + [str(k) for k in range(len(named), self.logits.shape[1])]
 
@@ -45,28 +45,28 @@ class Predictions:
 
     @property
     def true(self) -> Int[np.ndarray, " n"]:
-        """The label; of several, the predicted one if it is among them, else the first."""
+        """The label; of several, the predicted one if it is a label, else the first."""
         rows = np.arange(len(self.labels))
         hit = self.labels[rows, self.predicted] > 0
         return np.where(hit, self.predicted, (self.labels > 0).argmax(axis=1))
 
     def hits(self, k: int = 1) -> np.ndarray:
-        """bool[n]: whether one of the k largest logits is of a label.
+        """Return bool[n]: True if one of the k largest logits belongs to a label.
 
-        As `jax.lax.top_k`, of equal logits it takes the first.
+        Among equal logits the first counts, as in `jax.lax.top_k`.
         """
         top = np.argsort(-self.logits, axis=1, kind="stable")[:, :k]
         return np.any(np.take_along_axis(self.labels, top, axis=1) > 0, axis=1)
 
     def probabilities(self) -> Float[np.ndarray, "n k"]:
-        """The softmax of the logits, whatever the loss was, in float64."""
+        """Return the softmax of the logits in float64, for any loss."""
         logits = self.logits.astype(np.float64)
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def summary(predictions: Predictions, loss_name: str) -> dict[str, float]:
-    """prec@1, prec@5, loss, ece, macro_f1 and the number of examples."""
+    """Compute prec@1, prec@5, loss, ece, macro_f1 and the number of examples."""
     loss_of = lookup(LOSSES, loss_name, "loss")
     logits, labels = (jnp.asarray(x) for x in (predictions.logits, predictions.labels))
     report = classification_report(predictions)
@@ -81,9 +81,10 @@ def summary(predictions: Predictions, loss_name: str) -> dict[str, float]:
 
 
 def per_class(predictions: Predictions) -> list[dict[str, Any]]:
-    """For each class its name, how many examples it has, and the share that is right.
+    """Return each class's name, number of examples and accuracy.
 
-    `accuracy` is None where there is no example. Of several labels as in `true`.
+    `accuracy` is None for a class without examples. `Predictions.true` chooses among
+    several labels.
     """
     true, hits = predictions.true, predictions.hits(1)
     rows = []
@@ -95,7 +96,7 @@ def per_class(predictions: Predictions) -> list[dict[str, Any]]:
 
 
 def confusion(predictions: Predictions) -> Int[np.ndarray, "k k"]:
-    """How many examples of each class (row) are taken for each class (column)."""
+    """Count the examples of each true class (row) by predicted class (column)."""
     from sklearn.metrics import confusion_matrix
 
     classes = np.arange(predictions.logits.shape[1])
@@ -103,9 +104,9 @@ def confusion(predictions: Predictions) -> Int[np.ndarray, "k k"]:
 
 
 def classification_report(predictions: Predictions) -> Mapping[str, Any]:
-    """scikit-learn's: precision, recall and F1 of each class, and their averages.
+    """Return scikit-learn's report: precision, recall and F1 per class, and averages.
 
-    Of the classes that have examples.
+    Classes without examples are left out.
     """
     from sklearn import metrics
 
@@ -124,10 +125,10 @@ def classification_report(predictions: Predictions) -> Mapping[str, Any]:
 def calibration(
     predictions: Predictions, bins: int = ECE_BINS
 ) -> tuple[float, list[dict[str, float]]]:
-    """The expected calibration error, and its bins of equal width that hold examples.
+    """Return the expected calibration error, and its equal-width bins with examples.
 
-    The mean over the examples of |share that is right - mean confidence| of their bin;
-    confidence is the largest probability (https://arxiv.org/abs/1706.04599).
+    The error is the mean over the examples of |accuracy - mean confidence| of their
+    bin; confidence is the largest probability (https://arxiv.org/abs/1706.04599).
     """
     confidence, hits = predictions.probabilities().max(axis=1), predictions.hits(1)
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)

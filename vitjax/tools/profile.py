@@ -1,4 +1,4 @@
-"""Where the time of a training step goes.
+"""Measure the time of each part of a training step.
 
 `python -m vitjax.tools.profile --config configs/quickstart.py`
 """
@@ -15,7 +15,7 @@ from typing import Any
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
 Train a config for a moment on its own data, and say what a step waits for. Each part is
 timed alone, then all together as in vitjax.train:
@@ -35,7 +35,7 @@ EXAMPLES = (
     "--config configs/vit_s16_i1k.py\n--config.input.num_parallel_calls=32",
 )
 WARM_UP = 3  # steps
-HIDDEN = 1.15  # times its longest part: a loop that hides the others behind it
+HIDDEN = 1.15  # a loop within this factor of its longest part hides the others
 ADVICE = {
     "data": "the host makes batches too slowly: more CPU cores, a faster disk, cheaper "
     "ops in input.pp, or input.num_parallel_calls",
@@ -48,7 +48,7 @@ ADVICE = {
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds a step: of each part alone, of the loop, and of its wait for batches."""
+    """Seconds per step: each part alone, the loop, and its wait for batches."""
 
     data: float
     transfer: float
@@ -58,12 +58,12 @@ class Timing:
 
     @property
     def bound(self) -> str:
-        """The part that alone takes longest."""
+        """The part that takes longest on its own."""
         parts = {name: getattr(self, name) for name in ADVICE}
         return max(parts, key=lambda name: parts[name])
 
     def sentence(self) -> str:
-        """What bounds the run."""
+        """Return a sentence on what bounds the run."""
         longest = getattr(self, self.bound)
         text = (
             f"{self.bound} bounds this run: alone it takes {_ms(longest)} ms of the "
@@ -77,7 +77,7 @@ class Timing:
 
 
 def per_call(work: Callable[[], Any], times: int) -> float:
-    """Mean seconds of a call; `work` waits for what it starts."""
+    """Return the mean seconds per call; `work` must wait for what it starts."""
     start = time.perf_counter()
     for _ in range(times):
         work()
@@ -85,7 +85,7 @@ def per_call(work: Callable[[], Any], times: int) -> float:
 
 
 def profile(e: Any, steps: int, out: Path) -> tuple[Timing, int]:
-    """(where the time goes, global batch size) of an experiment; writes the trace."""
+    """Return (timing, global batch size) of an experiment, and write the trace."""
     import jax
 
     from input_pipeline import pipeline, prefetch
@@ -107,7 +107,7 @@ def profile(e: Any, steps: int, out: Path) -> tuple[Timing, int]:
     host_batches = iter(data)
     first = next(host_batches)
     _say("data alone")
-    for _ in range(data.prefetch + 1):  # made ahead, so they cost nothing
+    for _ in range(data.prefetch + 1):  # prefetched, so they cost nothing
         next(host_batches)
     data_seconds = per_call(lambda: next(host_batches), steps)
     del host_batches
@@ -145,7 +145,7 @@ def _as_generator(batches: Any) -> Generator[Any, None, None]:
 
 
 def _then_wait(work: Callable[[], Any], times: int) -> Callable[[], None]:
-    """As in training, the host waits for none of the steps but the last."""
+    """Repeat `work` and wait only for the last result, as in training."""
     import jax
 
     def all_of_it() -> None:
@@ -163,10 +163,10 @@ def _loop(
     steps: int,
     warm_up: int = WARM_UP,
 ) -> tuple[float, float]:
-    """Seconds a step, and of these how long the host waits for a batch.
+    """Return the seconds per step, and how many of them the host waits for a batch.
 
-    The device has work for one step while the host fetches: the step before the last is
-    waited for, so that the host does not run ahead of a slow device without end.
+    The host waits for the previous step after it dispatches the next one, so it cannot
+    run far ahead of a slow device, and the device has one step of work during a fetch.
     """
     import jax
 
@@ -190,7 +190,7 @@ def _trace(out: Path) -> Any:
     import jax
 
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # it would slow what it looks at
+    options.python_tracer_level = 0  # the Python tracer would slow the steps
     return jax.profiler.trace(str(out), profiler_options=options)
 
 
@@ -203,7 +203,7 @@ def _ms(seconds: float) -> str:
 
 
 def table(timing: Timing, batch_size: int) -> str:
-    """Markdown: each part in milliseconds a step and in images a second."""
+    """Format a Markdown table: ms per step and images per second of each part."""
     names = {
         "data": "data alone",
         "transfer": "transfer alone (host to device)",
@@ -219,7 +219,7 @@ def table(timing: Timing, batch_size: int) -> str:
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, config overrides) of a command line."""
+    """Parse a command line into (flags, config overrides)."""
     parser = command.parser("profile", DESCRIPTION, EXAMPLES)
     command.add_config(parser)
     parser.add_argument(
@@ -235,7 +235,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
     return command.run(lambda: _work(flags, overrides))
 

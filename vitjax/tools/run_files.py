@@ -1,13 +1,13 @@
-"""Curves of training runs, from what vitjax, big_vision, wandb and TensorBoard write.
+"""Read curves of training runs from vitjax, big_vision, wandb and TensorBoard files.
 
 - A workdir, or its metrics.jsonl (big_vision: big_vision_metrics.txt): one JSON object
-  a row, {"step": int, name: value}.
+  per row, {"step": int, name: value}.
 - A CSV export of a wandb chart: a column `Step` and a column `RUN - METRIC` for each run.
-- A CSV export of a TensorBoard scalar: `Wall time,Step,Value` in a file that it calls
+- A CSV export of a TensorBoard scalar: `Wall time,Step,Value` in a file named
   run-RUN-tag-METRIC.csv.
 - Any other CSV with a column `step`; every other column is a metric.
 
-A run's name is that of its folder, file or column. Its recipe is the name that was given
+A run is named after its folder, file or column. Its recipe is the given name
 (`NAME=PATH`), or else the run's name without a seed at its end: _s0, -s1, _seed2,
 ,seed=3. The s16 of vit_s16 is a patch size and stays.
 """
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-# vitjax's name first; then what others call it. Compared without case or punctuation,
-# as file names have neither "/" nor "@".
+# vitjax's name, then other names of the same metric. They are compared without case or
+# punctuation, because file names contain neither "/" nor "@".
 SYNONYMS = {
     "training_loss": ("training_loss", "train/loss", "loss"),
     "l2_grads": ("l2_grads", "grad_norm", "train/grad_norm", "train/l2_grads"),
@@ -47,14 +47,14 @@ class Curve:
 
 
 def finite(c: Curve) -> Curve:
-    """The curve without values that are NaN or infinite."""
+    """Return the curve without values that are NaN or infinite."""
     keep = np.isfinite(c.values)
     return Curve(c.steps[keep], c.values[keep])
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: the recipe whose seed it is, its own name, its curves by metric."""
+    """One run: its recipe, its name, and its curves by metric."""
 
     recipe: str
     name: str
@@ -65,12 +65,12 @@ Points = Iterable[tuple[str, str, int, float]]  # run, metric, step, value
 
 
 def plain(name: str) -> str:
-    """A name without case and punctuation, for comparing: "val_prec_1"."""
+    """Return a name without case and punctuation, for comparison: "val_prec_1"."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower())
 
 
 def curve(run: Run, metric: str) -> Curve | None:
-    """The run's curve of a metric under any of its known names."""
+    """Return the run's curve of a metric under any of its known names."""
     by_name = {plain(name): value for name, value in run.curves.items()}
     for name in SYNONYMS.get(metric, (metric,)):
         if plain(name) in by_name:
@@ -79,14 +79,14 @@ def curve(run: Run, metric: str) -> Curve | None:
 
 
 def recipe_of(name: str) -> str:
-    """A run's name without its seed."""
+    """Return a run's name without its seed."""
     return SEED.sub("", name) or name
 
 
 def read(arguments: Iterable[str]) -> list[Run]:
-    """The runs of `PATH` or `NAME=PATH` arguments, in their order.
+    """Read the runs of `PATH` or `NAME=PATH` arguments, in order.
 
-    Raises ValueError, in one sentence, for what cannot be read, and if two files give
+    Raises ValueError, in one sentence, if a path cannot be read, or if two files have
     the same metric of the same run.
     """
     runs: dict[tuple[str, str], dict[str, Curve]] = {}
@@ -94,7 +94,7 @@ def read(arguments: Iterable[str]) -> list[Run]:
         given, path = _split(argument)
         points: dict[tuple[str, str], dict[int, float]] = {}
         for run, metric, step, value in _points(path):
-            points.setdefault((run, metric), {})[step] = value  # the last one counts
+            points.setdefault((run, metric), {})[step] = value  # the last one wins
         if not points:
             raise ValueError(f"{path} has no values; expected rows of a run that began")
         for (run, metric), values in points.items():
@@ -112,7 +112,7 @@ def read(arguments: Iterable[str]) -> list[Run]:
 
 
 def _split(argument: str) -> tuple[str | None, Path]:
-    """(given name or None, path); folders may have "=" in their names too."""
+    """Split into (given name or None, path); a folder's name may contain "=" too."""
     name, equals, rest = argument.partition("=")
     if equals and not Path(argument).exists():
         return name, Path(rest)
@@ -148,7 +148,7 @@ def _json_points(path: Path, run: str) -> Points:
             row = json.loads(line)
             step = int(row["step"])
         except (ValueError, KeyError, TypeError):
-            if number == len(lines):  # a killed process may leave half a row
+            if number == len(lines):  # a killed process may leave a partial row
                 continue
             raise ValueError(
                 f'{path}, line {number} is not a row such as {{"step": 1, ...}}: '
@@ -161,7 +161,7 @@ def _json_points(path: Path, run: str) -> Points:
 
 
 def _number(value: Any) -> float | None:
-    """A float, "nan" and "inf" included; None for an empty cell, text or a bool."""
+    """Parse a float, also "nan" and "inf"; None for an empty cell, text or a bool."""
     if isinstance(value, bool):
         return None
     try:
@@ -190,7 +190,7 @@ def _csv_points(path: Path) -> Points:
 
 
 def _columns(path: Path, columns: list[str]) -> dict[str, tuple[str, str]]:
-    """Column -> (run, metric) of the columns that hold a metric."""
+    """Return column -> (run, metric) for the columns that hold a metric."""
     run = path.stem if path.stem != "metrics" else path.resolve().parent.name
     if {plain(c) for c in columns} == {"wall_time", "value"}:
         found = TENSORBOARD_FILE.fullmatch(path.stem)
@@ -206,6 +206,6 @@ def _columns(path: Path, columns: list[str]) -> dict[str, tuple[str, str]]:
 def _wandb_columns(columns: list[str]) -> Iterator[tuple[str, tuple[str, str]]]:
     for column in columns:
         run, dash, metric = column.rpartition(" - ")
-        # Each metric comes with its least and greatest value and the step again.
+        # wandb adds columns for each metric's minimum, maximum and step.
         if dash and not metric.endswith(("__MIN", "__MAX")) and metric[:1] != "_":
             yield column, (run, metric)

@@ -1,4 +1,4 @@
-"""The curves of several recipes over each other, with bands where there are seeds."""
+"""Draw the curves of several recipes in the same axes, with a band over seeds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from vitjax.files import write_picture, write_whole
 from vitjax.tools.run_files import TITLES, Curve, Run, curve, finite
 
-BINS = 100  # a curve of more than twice as many points is averaged in so many parts
+BINS = 100  # a curve of more than twice as many points is averaged into this many
 
 
 def on_grid(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (n,) and the curves' values on them (curves, n), NaN outside a curve's own.
+    """Return steps (n,) and the curves' values (curves, n), NaN outside their range.
 
     Long curves are averaged in `BINS` equal parts of the longest run, so that the noise
-    of single batches does not hide what recipes do; short ones are interpolated.
+    of single batches does not hide differences of recipes; short ones are interpolated.
     """
     first = float(min(c.steps[0] for c in curves))
     last = float(max(c.steps[-1] for c in curves))
@@ -41,10 +41,10 @@ def _binned(c: Curve, first: float, width: float) -> Curve:
 
 
 def draw(runs: Sequence[Run], metrics: Sequence[str]) -> Figure:
-    """Above, each metric of all recipes; below, each recipe less the first one.
+    """Draw each metric of all recipes, and below it each recipe minus the first.
 
-    Thin lines are runs; a thick one is a recipe's mean, and its band one standard
-    deviation of the seeds to each side, of the mean's difference below.
+    Thin lines are runs. A thick line is a recipe's mean. Its band is one standard
+    deviation of the seeds to each side; below, one standard error of the difference.
     """
     recipes = list(dict.fromkeys(run.recipe for run in runs))
     shown = [m for m in metrics if any(curve(run, m) for run in runs)]
@@ -79,7 +79,7 @@ def _draw_metric(
         if len(own) > 1:
             for row in own:
                 column[0].plot(grid, row, color=color, linewidth=0.5, alpha=0.5)
-        mean = own.mean(axis=0)  # where every seed is: NaN elsewhere
+        mean = own.mean(axis=0)  # NaN where a seed is missing
         spread = own.std(axis=0, ddof=1) if len(own) > 1 else np.zeros_like(mean)
         label = f"{recipe} ({len(own)})"
         _band(column[0], grid, mean, spread, color, label)
@@ -119,7 +119,7 @@ def write(
     rows: Sequence[Sequence[str]],
     notes: Sequence[str],
 ) -> Path:
-    """Write runs.png and, with the table and every sentence, runs.md; its path."""
+    """Write runs.png, and runs.md with the table and all notes; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_picture(folder / "runs.png", draw(runs, metrics), dpi=140)
     caption = (

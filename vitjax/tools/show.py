@@ -1,4 +1,4 @@
-"""Look at the data: `python -m vitjax.tools.show --config FILE --out DIR`."""
+"""Draw the training data: `python -m vitjax.tools.show --config FILE --out DIR`."""
 
 import argparse
 import ast
@@ -13,9 +13,10 @@ from input_pipeline import home
 
 
 def load_config(spec: str) -> Any:
-    """What get_config of "path/to/file.py" or "path/to/file.py:argument" returns.
+    """Call get_config of "path/to/file.py" or "path/to/file.py:argument".
 
-    Raises ValueError, in one sentence, if there is no such file or function.
+    Raises ValueError, in one sentence, if the file, its function or its config is
+    missing or wrong.
     """
     name, colon, argument = spec.partition(":")
     path = Path(name)
@@ -26,7 +27,7 @@ def load_config(spec: str) -> Any:
         )
     module_spec: Any = importlib.util.spec_from_file_location("shown_config", path)
     module = importlib.util.module_from_spec(module_spec)
-    # A config file may import its neighbours by package, installed or not.
+    # A config file may import its own package, even if that is not installed.
     root = str(path.resolve().parent.parent)
     sys.path.append(root)
     try:
@@ -48,7 +49,7 @@ def load_config(spec: str) -> Any:
 
 
 def open_train(config: Any, data: str | None) -> tuple[Any, str]:
-    """(the training stream of a config, its `pp`), maybe of other `data`, a literal."""
+    """Open a config's training stream, also of other `data`; return (stream, `pp`)."""
     from input_pipeline import pipeline
 
     section = dict(config.input)
@@ -60,9 +61,9 @@ def open_train(config: Any, data: str | None) -> tuple[Any, str]:
                 "--data is a Python literal such as \"{'kind': 'arrays', 'name': "
                 f"'digits', 'split': 'train'}}\", but it is {data!r}"
             ) from None
-    # No batch is wanted ahead of the one that is shown.
+    # No batches are needed after the one that is shown.
     section["prefetch"] = 0
-    # Some of big_vision's files have it here; it is nothing of the data's.
+    # Some of big_vision's configs have it here, but it does not concern the data.
     section.pop("accum_freq", None)
     try:
         stream, _ = pipeline.make_train(seed=config.seed, **section)
@@ -74,7 +75,7 @@ def open_train(config: Any, data: str | None) -> tuple[Any, str]:
 def show_all(config: Any, data: str | None, out: Path) -> None:
     """Draw batch.png, calibration.png, spectrum.png and crops.png into a folder.
 
-    Without the data set the first is left out, and the reason told on stderr.
+    If the data set is missing, batch.png is left out and stderr says why.
     """
     from input_pipeline import sources
     from input_pipeline.look import charts
@@ -100,7 +101,7 @@ def show_all(config: Any, data: str | None, out: Path) -> None:
 def show_one(
     config: Any, data: str | None, epoch: int, index: int, out: Path | None
 ) -> None:
-    """Print what is done to one example of one epoch; draw it if there is a folder."""
+    """Print the steps of one example in one epoch; draw them if `out` is given."""
     from input_pipeline.look import story as steps
 
     stream, pp = open_train(config, data)
@@ -114,7 +115,7 @@ def show_one(
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The flags of a command line."""
+    """Parse a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vitjax.tools.show",
         description="Draw what the training data looks like: the first batch, each "
@@ -151,7 +152,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def cli(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit status is 0, or 1 after one sentence on stderr."""
+    """Run the command line; return 0, or 1 after one sentence on stderr."""
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
     try:
         config = load_config(flags.config)

@@ -1,4 +1,4 @@
-"""Train a config with every combination of some arguments, and compare how they end.
+"""Train a config with every combination of some arguments; compare the results.
 
 `python -m vitjax.tools.sweep --config configs/fmnist_vit.py --matrix layer=4,8 head=8,16`
 """
@@ -18,7 +18,7 @@ from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture, write_whole
 from vitjax.tools import command
 
-# Nothing heavy here: --help answers at once.
+# Only light imports here, so that --help is fast.
 DONE = "sweep.json"  # in a finished run's workdir: the arguments it ran with
 DESCRIPTION = f"""\
 Train CONFIG once for each combination of the matrix's values, one after the other, each
@@ -39,14 +39,14 @@ AGAIN = "the same command goes on"
 
 
 def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:
-    """The product of "name=value,value" items, the last name changing fastest.
+    """Return the product of "name=value,value" items; the last name changes fastest.
 
-    Raises ValueError on an item of another form, or a name that is given twice.
+    Raises ValueError for an item of another form, or a repeated name or value.
     """
     values = {}
     for item in matrix:
         name, equals, text = item.partition("=")
-        # At commas, but not at those of beta(1, 2).
+        # Split at commas, but not inside parentheses, as in beta(1, 2).
         choices = [v.strip() for v in re.split(r",(?![^()]*\))", text)]
         if not equals or not name or not all(choices):
             raise ValueError(f"--matrix takes NAME=VALUE,VALUE items, got {item!r}")
@@ -73,9 +73,9 @@ def _name(chosen: Mapping[str, str]) -> str:
 def train(
     config: str, chosen: Mapping[str, str], workdir: Path, flags: Sequence[str]
 ) -> int:
-    """Run one combination as a process of its own, unless it is finished already.
+    """Train one combination in a subprocess, unless it is already finished.
 
-    Returns its exit status. `config` may have arguments; those of `chosen` follow.
+    Returns its exit status. `config` may have arguments; those of `chosen` follow them.
     """
     spec = _spec(config, chosen)
     argv = [sys.executable, "-m", "vitjax.train", "--config", spec]
@@ -92,10 +92,11 @@ def train(
 
 
 def _status(argv: Sequence[str]) -> int:
-    """The exit status of a command, which is waited for after Ctrl-C, too.
+    """Run a command and return its exit status; after Ctrl-C, wait for it too.
 
-    The terminal has told it as well, and it stops in good order. One that was not told,
-    as by `kill -INT` of this process alone, is stopped by a second time.
+    The terminal sends Ctrl-C to the command as well, which then stops cleanly. If only
+    this process got the signal, as by `kill -INT`, a second signal terminates the
+    command.
     """
     child = subprocess.Popen(argv)
     try:
@@ -110,7 +111,7 @@ def _status(argv: Sequence[str]) -> int:
 
 
 def last_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last value of each metric of an evaluator."""
+    """Return the last value of each evaluator's metrics."""
     return {
         name: value
         for row in rows
@@ -120,11 +121,11 @@ def last_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def table(runs: Sequence[tuple[Mapping[str, str], Path, bool]]) -> str:
-    """A Markdown table: a column for each argument, then for each metric."""
+    """Format a Markdown table: a column per argument, then one per metric."""
     from vitjax.records import jsonl
 
     found = [last_values(jsonl.read_rows(w)) if ok else {} for _, w, ok in runs]
-    # Without any, one column all the same, which says what failed.
+    # Without metrics, one column remains, to mark failed runs.
     names = sorted({name for values in found for name in values}) or ["metrics"]
     head = [*runs[0][0], *names]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -141,7 +142,7 @@ def _number(value: Any) -> str:
 
 
 def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> None:
-    """A panel for each metric of the evaluators, a curve for each run."""
+    """Draw a panel per evaluator metric, with a curve per run."""
     from matplotlib.figure import Figure
 
     from vitjax.records import jsonl
@@ -169,11 +170,11 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
 def sweep(
     config: str, chosen: Sequence[Mapping[str, str]], out: Path, flags: Sequence[str]
 ) -> int:
-    """Train every combination, write the table and the picture; the exit status."""
+    """Train every combination; write table and picture; return the exit status."""
     from vitjax.config.files import load
     from vitjax.devices.stopping import STATUS
 
-    for combination in chosen:  # what no config takes is said before any run begins
+    for combination in chosen:  # a bad config raises before any run starts
         load(_spec(config, combination))
     out.mkdir(parents=True, exist_ok=True)
     runs = []
@@ -195,7 +196,7 @@ def sweep(
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(flags, what is handed on to every run) of a command line."""
+    """Parse a command line into (flags, arguments for every run)."""
     parser = command.parser("sweep", DESCRIPTION, EXAMPLES)
     command.add_config(parser)
     parser.add_argument(
@@ -208,10 +209,10 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command and return its exit status.
 
-    The exit status is 0; 1 after one sentence on stderr, or if a run failed; 130 after
-    Ctrl-C; `vitjax.devices.stopping.STATUS` if a signal stopped a run in good order.
+    It is 0; 1 after one sentence on stderr, or if a run failed; 130 after Ctrl-C;
+    `vitjax.devices.stopping.STATUS` if a signal stopped a run cleanly.
     """
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
 

@@ -1,10 +1,10 @@
-"""The model of a run, or of a file of weights, for tools that ask it something.
+"""Open the model of a run or of a weight file, for the tools.
 
     trained = open_trained("runs/vit_s16_i1k")      # or .../checkpoints/STEP, .../best
     trained = open_trained("vit.npz", config="configs/vit_s16_i1k.py")
     logits, out = trained.apply(image)              # float images, as the model gets them
 
-Knows nothing of data: the tools bring it.
+This module does not handle data; the tools do.
 """
 
 import dataclasses
@@ -35,23 +35,23 @@ from vitjax.weights.describe import HeadsUnknown
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A model and its parameters, of one of a run's checkpoints or of a file."""
+    """A model and its parameters, from a run's checkpoint or from a file."""
 
-    workdir: Path  # of a file: the folder that it is in
-    name: str  # for people: "runs/vit, step 12"
-    step: int | None  # None of a file
-    config: dict[str, Any]  # the run's, in plain values, with the overrides
+    workdir: Path  # for a weight file: its folder
+    name: str  # for messages: "runs/vit, step 12"
+    step: int | None  # None for a weight file
+    config: dict[str, Any]  # the run's, as plain values, with the overrides
     experiment: experiment_lib.Experiment
     model: nn.Module
     params: Any  # numpy
-    source: str  # of `params` in the checkpoint: "params", or "ema", their average
-    image_shape: tuple[int, ...] | None  # it was trained on; None: nothing tells it
-    class_names: tuple[str, ...] | None = None  # of its training data, likewise
+    source: str  # what `params` are: "params", or "ema", their average
+    image_shape: tuple[int, ...] | None  # of the training images; None: unknown
+    class_names: tuple[str, ...] | None = None  # of the training data; None: unknown
 
     def apply(self, image: Float[Array | np.ndarray, "b y x ch"]) -> Any:
-        """(logits, intermediates) without dropout; jitted.
+        """Return (logits, intermediates) without dropout; jitted.
 
-        Raises ValueError for images of a size that the parameters are not for.
+        Raises ValueError if the parameters do not fit the images' size.
         """
         if image.shape[1:] not in self._checked:
             self.check(image.shape[1:])
@@ -59,7 +59,7 @@ class Trained:
         return self._apply(self.params, image)
 
     def check(self, image_shape: Sequence[int]) -> None:
-        """Raise ValueError unless the parameters are for images of (height, width, ch)."""
+        """Raise ValueError unless the parameters fit images of (height, width, ch)."""
         there = {name: x.shape for name, x in flatten_with_names(self.params)}
         for name, shape in self._shapes(tuple(image_shape)).items():
             if there.get(name) != shape:
@@ -70,9 +70,9 @@ class Trained:
                 )
 
     def replace(self, **fields: Any) -> "Trained":
-        """The same with other arguments of the model, which has the same parameters.
+        """Return a copy whose model has other arguments, with the same parameters.
 
-        `return_attn=True` turns a fused attention into the one that shows its
+        `return_attn=True` replaces a fused attention by the one that returns its
         probabilities. Raises ValueError if the model has no such argument.
         """
         known = {f.name for f in dataclasses.fields(self.model)}
@@ -86,10 +86,10 @@ class Trained:
         return dataclasses.replace(self, model=self.model.clone(**fields))
 
     def evaluator(self, name: str | None = None) -> tuple[str, Mapping[str, Any]]:
-        """Name and section of an evaluator; by default of the first that classifies.
+        """Return name and section of an evaluator; by default one that classifies.
 
-        Its pp_fn and device_pp say how the model is fed. Raises ValueError if there is
-        none.
+        The default is "val" if it classifies, else the first that does. Its pp_fn and
+        device_pp define the model's input. Raises ValueError if there is none.
         """
         evals = {k: v for k, v in self.experiment.evals.items() if v is not None}
         if name is not None:
@@ -104,13 +104,14 @@ class Trained:
         )
 
     def at_size(self, height: int, width: int) -> "Trained":
-        """The same for images of another size: learned positions are resampled.
+        """Return a copy for images of another size, with learned positions resampled.
 
-        They are taken to be of a square grid, or of `image_shape`'s. Raises ValueError if
-        the model is no `vit` and has learned positions, or the size does not divide.
+        Their grid is `image_shape`'s, or a square if that is None. Raises ValueError if
+        patches do not divide the size, or if the model has learned positions but is not
+        a `vit`.
         """
         table = self.params.get("pos_embedding")
-        if not hasattr(self.model, "patch_size"):  # convolutions; `check` tells
+        if not hasattr(self.model, "patch_size"):  # a CNN; `check` decides
             return self
         ph, pw = self.model.patch_size
         floor = getattr(self.model, "floor_patches", False)
@@ -135,15 +136,15 @@ class Trained:
         return dataclasses.replace(self, params=params)
 
     def beside(self) -> dict[str, Any]:
-        """What a file of the parameters keeps beside them: `vitjax.weights.BESIDE`."""
+        """Return the metadata for a file of the parameters: `vitjax.weights.BESIDE`."""
         found = {key: getattr(self, key) for key in weights.BESIDE}
         return {key: value for key, value in found.items() if value is not None}
 
     def for_images(self, pixels: int) -> "Trained":
-        """The same, said to be for square images of so many pixels a side.
+        """Return a copy whose `image_shape` is a square of `pixels` per side.
 
-        Of as many channels as those that it was trained on, or else as fit the shapes of
-        its parameters. Raises ValueError if they do not fit.
+        The channels are those of the training images, or else the number that fits the
+        parameters' shapes. Raises ValueError if none fits.
         """
         known = self.image_shape
         errors = []
@@ -177,19 +178,20 @@ def open_trained(
     overrides: Sequence[str] = (),
     ema: bool = False,
 ) -> Trained:
-    """The model and the parameters of a checkpoint.
+    """Open the model and the parameters of a checkpoint.
 
     Args:
       path: the workdir of a run (its newest checkpoint), its folder `best`,
         WORKDIR/checkpoints/STEP, or a file that `vitjax.weights.load` reads.
-      config: "FILE[:ARG]" instead of the config that the checkpoint keeps. Its model is
-        then the checkpoint's all the same; a file's is inferred from its shapes, and
-        what they do not say (GELU, dtypes, constant positions) is the config's.
-      overrides: "a.b=VALUE" each, on that config.
-      ema: the averaged parameters of a run with `ema`, instead of the last ones.
+      config: "FILE[:ARG]", used instead of the checkpoint's config, except that the
+        model remains the checkpoint's. A weight file's model is inferred from its
+        shapes; the config supplies what they do not show (GELU, dtypes, constant
+        positions).
+      overrides: "a.b=VALUE" each, applied to that config.
+      ema: use the averaged parameters of a run with `ema`, not the last ones.
 
-    Raises ValueError, in one sentence, if there is no checkpoint, it is damaged, or the
-    config does not make its model.
+    Raises ValueError, in one sentence, if there is no checkpoint, it is damaged, or it
+    does not fit the config's model.
     """
     if weights.is_file(path):
         return _open_file(path, config, overrides, ema)
@@ -216,7 +218,7 @@ def open_trained(
 
 
 def _known(beside: Mapping[str, Any]) -> dict[str, tuple[Any, ...] | None]:
-    """`image_shape` and `class_names` of what stands beside parameters."""
+    """Return `image_shape` and `class_names` of a checkpoint's metadata."""
     found = {key: beside.get(key) for key in ("image_shape", "class_names")}
     return {key: tuple(x) if x else None for key, x in found.items()}
 
@@ -236,7 +238,7 @@ def _open_file(
     said: dict[str, Any] = {"grid": settled.get("model_init_grid")}
     if model.get("pool_type") == "tok" or model.get("registers"):
         said["pool_type"] = model.get("pool_type")
-    notices: dict[str, None] = {}  # each once, though the file may be read twice
+    notices: dict[str, None] = {}  # a dict, to log each once if the file is read twice
     try:
         params, told = _load(
             path, given.get("num_heads"), say=notices.setdefault, **said
@@ -265,10 +267,10 @@ def _open_file(
     classes = found.pop("num_classes")
     _check_classes(str(path), classes, plain)
     given.pop("variant", None)
-    if found["posemb"] == "none":  # constants are no parameters
+    if found["posemb"] == "none":  # constants are not parameters
         found.pop("posemb")
     if told is None:
-        # What only the format tells, the config may know better.
+        # The config overrides the format's defaults, and config.json overrides both.
         given = settings_of(path, told, found["pre_norm"]) | given | told_beside(path)
     trained = _of_file(path, {**plain, "model": given | found}, params, overrides)
     if isinstance(trained.model, vit.ViT):
@@ -278,7 +280,7 @@ def _open_file(
 
 
 def _load(path: str | Path, num_heads: int | None, **said: Any) -> tuple[Any, Any]:
-    """`weights.load`; the config's `num_heads` where the file does not tell them."""
+    """Call `weights.load`, with the config's `num_heads` if the file has none."""
     try:
         return weights.load(path, **said)
     except HeadsUnknown as error:
@@ -305,7 +307,7 @@ def _of_file(
 ) -> Trained:
     known = _known(weights.beside(path))
     if len(known["class_names"] or ()) != plain.get("num_classes"):
-        known["class_names"] = None  # of another head
+        known["class_names"] = None  # the names belong to another head
     return _made(
         plain,
         overrides,

@@ -1,17 +1,16 @@
-"""Other people's checkpoints as vitjax's parameters, and back.
+"""Convert checkpoints of other libraries to vitjax's parameters, and back.
 
     params = from_state_dict(state, format="timm")      # a dict of numpy arrays
     state = to_state_dict(params, format="torchvision")
     params, config = load("model.safetensors")          # also .npz, .pth, a workdir
     params, config = load("model_best.pth.tar:state_dict_ema")
 
-Each format is a table (one file) of which tensors hold which parameters. Every name of
-both sides is used exactly once and every shape is checked, or a ValueError says which
-are left. What a state dict does not say can be given: `num_heads` (a fused matrix has
-none; known widths tell it), `pool_type`, `posemb` and `grid` (rows, columns of the
-patches). It does
-not say either which GELU and which LayerNorm eps it was trained with: each format's
-file has its library's.
+Each format is a table (one file) that maps the library's tensors to parameters. Every
+name of both sides is used exactly once and every shape is checked; a ValueError lists
+the names that are left. Arguments supply what a state dict does not contain:
+`num_heads` (a fused matrix does not show it; None takes it from a known width),
+`pool_type`, `posemb` and `grid` (rows, columns of the patches). The training's GELU and
+LayerNorm eps are not in a state dict either; each format's file gives its library's.
 """
 
 import json
@@ -32,17 +31,18 @@ from vitjax.weights.formats import big_vision, huggingface, mup_vit, timm, torch
 from vitjax.weights.posemb import Grid
 from vitjax.weights.table import our_parts
 
-# In the order in which a file is tried: mup-vit's signature is also torchvision's.
+# The order matters, because the first match wins: torchvision's files match mup-vit's
+# signature too.
 FORMATS = {
     "timm": timm.FORMAT,
     "huggingface": huggingface.FORMAT,
     "torchvision": torchvision.FORMAT,
     "mup_vit": mup_vit.FORMAT,
 }
-# Under this word a .safetensors file keeps what a state dict does not say.
+# The metadata key of a .safetensors file for what a state dict does not contain.
 WORD = "vitjax"
 BESIDE = ("config", "image_shape", "class_names")
-# What a Hugging Face model's folder has its weights in.
+# The names of the weight files in a Hugging Face model's folder.
 FOLDERS = tuple(
     name + end
     for end in ("", files.INDEX)
@@ -51,7 +51,7 @@ FOLDERS = tuple(
 
 
 def warn(notice: str) -> None:
-    """Say it on stderr, in one process."""
+    """Log a warning, on one process only."""
     if jax.process_index() == 0:
         logging.warning("%s", notice)
 
@@ -63,16 +63,15 @@ def to_state_dict(
     posemb: str | None = None,
     grid: Grid | None = None,
 ) -> dict[str, np.ndarray]:
-    """The state dict, of contiguous numpy arrays, that holds a ViT's parameters.
+    """Return a ViT's parameters as a state dict of contiguous numpy arrays.
 
     Args:
       params: of a `vitjax.models.vit` model, with or without scan.
       format: a key of FORMATS.
-      posemb: the model's, where `params` have no pos_embedding: "sincos2d" or "none".
-        The formats store the constants of sincos2d, for which they need `grid` (rows,
-        columns of patches).
+      posemb: the model's "sincos2d" or "none", if `params` have no pos_embedding.
+      grid: rows, columns of patches; needed to store the constants of sincos2d.
 
-    Raises ValueError, in one sentence, for what the format cannot express.
+    Raises ValueError, in one sentence, if the format cannot express the model.
     """
     fmt = lookup(FORMATS, format, "format")
     return state_dicts.write(params, fmt, posemb=posemb, grid=grid)
@@ -89,25 +88,26 @@ def from_state_dict(
     pool_type: str | None = None,
     model_grid: Grid | None = None,
 ) -> dict[str, Any]:
-    """vitjax's parameters of a state dict; the tree of the model, in numpy.
+    """Return a state dict's weights as the model's parameter tree, in numpy.
 
     Args:
       state: numpy arrays by key.
       format: a key of FORMATS.
-      num_heads: None takes that of the variant (S, B, ...) of the same width.
-      posemb: "learn" keeps what position embeddings there are, "sincos2d" says that
-        they are those constants, which are no parameters; None finds out.
-      grid: rows, columns of patches; needed where they are not a square, or where it
-        is open whether the class token has a position.
+      num_heads: None takes the heads of the variant (S, B, ...) of the same width.
+      posemb: "learn" keeps the stored position embeddings; "sincos2d" declares them to
+        be those constants, which are not parameters; None detects which they are.
+      grid: rows, columns of patches; needed if they are not a square, or if the number
+        of positions does not show whether the class token has one.
       scan: stack the blocks, as for a model with scan=True.
-      pool_type: "tok" says that the class token is pooled by, anything else that it is
-        one more register. None takes a class token to be pooled by; mup-vit's files,
-        where it has no name of its own, need an answer.
-      model_grid: the patches of the model that the parameters are for, which decides
-        what the positions leave open if it is the `grid`.
+      pool_type: "tok" if the model pools by the class token; any other value makes the
+        class token one more register. None means "tok" if there is a class token, and
+        "gap" for files with a LayerNorm after the pooling. mup-vit's files require a
+        value: they do not name the class token.
+      model_grid: rows, columns of patches of the model that will get the parameters;
+        used to resolve an ambiguous number of positions when it matches.
 
-    A class token's own position is added to the token. Raises ValueError for keys that
-    are left, or missing.
+    The class token's position, if stored, is added to the token. Raises ValueError for
+    keys that are left over or missing.
     """
     fmt = lookup(FORMATS, format, "format")
     params = state_dicts.read(
@@ -123,9 +123,9 @@ def from_state_dict(
 
 
 def model_arguments(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `vitjax.models.vit.Model` that parameters tell of their model.
+    """Infer the arguments of `vitjax.models.vit.Model` from the parameters.
 
-    posemb is "none" for sincos2d too, whose constants are no parameters.
+    posemb is "none" for sincos2d too, because its constants are not parameters.
     """
     leaves = state_dicts.loop_leaves(params)
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
@@ -144,18 +144,19 @@ def load(
     model_grid: Grid | None = None,
     say: Callable[[str], None] = warn,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """(params, config) of a file or a run; the config is None where none is stored.
+    """Load (params, config) from a file or a run; config is None if none is stored.
 
     Args:
       path: a run's workdir or WORKDIR/checkpoints/STEP; big_vision's `file.npz`, or
         `file.npz:sub/tree`; a state dict in .safetensors, .pth, .pt, .bin, .ckpt or
-        .pth.tar, or `file.pth:state_dict_ema`, see `vitjax.weights.trainers`; the folder
-        of a Hugging Face model, or the index of its shards.
-      format: of a state dict; None finds out. For the rest, see `from_state_dict`.
-      say: is given the notice of what was chosen, taken off the keys and left out.
+        .pth.tar, or `file.pth:state_dict_ema`, see `vitjax.weights.trainers`; a Hugging
+        Face model's folder, or the index of its shards.
+      format: of a state dict; None detects it. For the rest, see `from_state_dict`.
+      say: called with the notice of which state dict was chosen, which prefix was
+        removed from the keys and which keys were left out.
 
-    Parameters are numpy's, in the dtype and form (scan or not) that is stored. Raises
-    ValueError if there is nothing, or it cannot be read.
+    Parameters are numpy arrays in the stored dtype and form (scan or not). Raises
+    ValueError if the path does not exist or cannot be read.
     """
     file, asked = files.split(path)
     if file.suffix == ".npz":
@@ -169,7 +170,7 @@ def load(
     file = _inside(file)
     arrays, words = files.read(file)
     told = json.loads(words[WORD]) if WORD in words else {}
-    if told.get("names") == WORD:  # our own parameters, of any model here
+    if told.get("names") == WORD:  # vitjax's own names, for any model
         return unflatten_dict(arrays, sep="/"), told.get("config")
     said = told.get("num_heads") or _heads_beside(file)
     if num_heads and said and num_heads != said:
@@ -193,10 +194,10 @@ def load(
 
 
 def usual_gelu(path: str | Path, config: Mapping[str, Any] | None) -> str:
-    """The GELU that a checkpoint was trained with, as far as it can be told.
+    """Return the GELU that a checkpoint was probably trained with.
 
-    What its `config` (as `load` returns it) says; big_vision's "tanh" for a .npz; "exact"
-    for state dicts, the default of all those libraries.
+    The `config` (as `load` returns it) decides. Without one, it is big_vision's "tanh"
+    for a .npz, and "exact" for state dicts, the default of all those libraries.
     """
     if config is not None:
         return dict(config.get("model") or {}).get("gelu", vit.ViT.gelu)
@@ -204,11 +205,11 @@ def usual_gelu(path: str | Path, config: Mapping[str, Any] | None) -> str:
 
 
 def beside(path: str | Path) -> dict[str, Any]:
-    """What stands beside the parameters that `load` reads, as far as it is there.
+    """Return the metadata stored with a checkpoint; missing keys are left out.
 
-    "config" of the run, "image_shape" (height, width, channels) that the model is for,
-    "class_names"; of runs and of .safetensors that vitjax wrote. Of a Hugging Face
-    model's folder the last.
+    Runs, and .safetensors that vitjax wrote, have "config", "image_shape" (the model's
+    height, width, channels) and "class_names". A Hugging Face model's folder has
+    "class_names" only.
     """
     file = _inside(files.split(path)[0])
     kept: dict[str, Any] = {}
@@ -224,13 +225,13 @@ def beside(path: str | Path) -> dict[str, Any]:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a path is of a file of weights, there or not; else it is of a run."""
+    """Return True if a path names a weight file (existing or not), False for a run."""
     file = _inside(files.split(path)[0])
     return file.is_file() or (file.suffix in files.SUFFIXES and not file.is_dir())
 
 
 def format_of(state: Mapping[str, Any]) -> str:
-    """The format of a state dict, by its keys; ValueError if it is none of FORMATS."""
+    """Detect a state dict's format by its keys; ValueError if none of FORMATS fits."""
     found = trainers.prefixes(state, FORMATS).get("")
     if found is None:
         raise trainers.none_of(state, FORMATS)
@@ -238,7 +239,7 @@ def format_of(state: Mapping[str, Any]) -> str:
 
 
 def _inside(path: Path) -> Path:
-    """The file of weights in the folder of a Hugging Face model; else the path itself."""
+    """Return the weight file in a Hugging Face model's folder, else the path itself."""
     for name in FOLDERS:
         if (path / name).is_file():
             return path / name
@@ -246,7 +247,7 @@ def _inside(path: Path) -> Path:
 
 
 def _names_beside(path: Path) -> list[str] | None:
-    """`id2label` of a Hugging Face model's config.json, unless it only counts."""
+    """Return `id2label` of a Hugging Face config.json; None if it has only LABEL_i."""
     labels = huggingface.config_beside(path).get("id2label")
     if not isinstance(labels, dict):
         return None
@@ -256,5 +257,5 @@ def _names_beside(path: Path) -> list[str] | None:
 
 
 def _heads_beside(path: Path) -> int | None:
-    """What the config.json of a Hugging Face model says, if one lies beside."""
+    """Return num_attention_heads of a Hugging Face config.json, else None."""
     return huggingface.config_beside(path).get("num_attention_heads")

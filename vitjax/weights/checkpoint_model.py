@@ -1,4 +1,4 @@
-"""Which ViT a checkpoint is of, whatever wrote it."""
+"""Infer the ViT's arguments from a checkpoint of any supported kind."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from vitjax.models import vit
 from vitjax.weights import files, posemb
 from vitjax.weights.formats import huggingface
 
-# Hugging Face's words for the GELUs.
+# Hugging Face's names for the GELUs.
 HIDDEN_ACTS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}
 CLIP_EPS = 1e-5  # of timm's models with pre_norm
 
@@ -17,12 +17,12 @@ CLIP_EPS = 1e-5  # of timm's models with pre_norm
 def model_of(
     path: str | Path, *, num_heads: int | None = None, pool_type: str | None = None
 ) -> dict[str, Any]:
-    """The arguments of `vitjax.models.vit.Model` for a checkpoint, but for num_classes.
+    """Return a checkpoint's arguments of `vitjax.models.vit.Model`, but num_classes.
 
-    Of a run, or a file that keeps its config, those of the config. Of others what shapes
-    and format tell: a .npz that stores no positions is taken to have those of sincos2d,
-    a GELU is the usual one of the format. `num_heads` and `pool_type` are as `load` takes
-    them. Raises ValueError as that does, and for a model that is no ViT.
+    They come from the config of a run, or of a file that stores one. Otherwise the
+    shapes and the format determine them: a .npz without stored positions is taken to
+    use sincos2d, and the GELU is the format's usual one. `num_heads` and `pool_type`
+    are as in `load`. Raises ValueError as `load` does, and if the model is not a ViT.
     """
     config = weights.beside(path).get("config")
     if config is not None:
@@ -31,11 +31,11 @@ def model_of(
             raise ValueError(f"{str(path)!r} is of a model {name!r}, not of a ViT")
         return dict(config.get("model") or {})
     given: dict[str, Any] = {"num_heads": num_heads, "pool_type": pool_type}
-    # What is chosen in the file is said where it is loaded.
+    # Silent: the caller that loads the parameters reports the choice in the file.
     given |= {"posemb": "learn", "say": lambda notice: None}
     try:
         params, told = weights.load(path, **given)
-    except posemb.GridUnknown as error:  # which changes no argument
+    except posemb.GridUnknown as error:  # the grid affects no argument
         params, told = weights.load(path, grid=(1, error.stored), **given)
     arguments = weights.model_arguments(params)
     del arguments["num_classes"]
@@ -47,10 +47,11 @@ def model_of(
 def settings_of(
     path: str | Path, config: Mapping[str, Any] | None, pre_norm: bool
 ) -> dict[str, Any]:
-    """What shapes do not tell: "gelu", and "norm_eps" where another than 1e-6 is known.
+    """Return "gelu", and "norm_eps" if known to differ from the default 1e-6.
 
-    As far as the file's `config` (as `load` returns it), its format and the config.json
-    of a Hugging Face model tell; `pre_norm` is the model's, which is CLIP's.
+    Shapes do not show these two. They come from the file's `config` (as `load` returns
+    it), its format and the config.json of a Hugging Face model. `pre_norm` is the
+    model's argument; it marks a CLIP model, whose eps is CLIP_EPS.
     """
     found: dict[str, Any] = {"gelu": weights.usual_gelu(path, config)}
     if config is not None:
@@ -63,9 +64,9 @@ def settings_of(
 def unlike(
     path: str | Path, config: Mapping[str, Any] | None, model: vit.ViT
 ) -> Iterator[str]:
-    """A sentence for each of `settings_of` that a model has otherwise.
+    """Yield a sentence for each of `settings_of` from which the model differs.
 
-    None for gelu="quick", which is never a default, and which no file of timm tells.
+    gelu="quick" yields none: it is never a default, and timm's files do not record it.
     """
     for key, usual in settings_of(path, config, model.pre_norm).items():
         own = getattr(model, key)
@@ -77,7 +78,7 @@ def unlike(
 
 
 def told_beside(path: str | Path) -> dict[str, Any]:
-    """GELU and eps that the config.json beside a Hugging Face model's weights tells."""
+    """Return the GELU and eps in the config.json next to Hugging Face weights."""
     config = huggingface.config_beside(files.split(path)[0])
     found = {}
     if config.get("hidden_act") in HIDDEN_ACTS:

@@ -1,4 +1,4 @@
-"""Which model parameters belong to, and the shapes that they must then have."""
+"""Infer the model from its parameters' shapes, and list every shape it must have."""
 
 import dataclasses
 import functools
@@ -13,20 +13,20 @@ from vitjax.trees import flatten_with_names
 from vitjax.weights.table import ATTENTION, BLOCK, Parts
 
 Shapes = dict[str, tuple[int, ...]]
-# Where there is LayerScale, parameters do not tell its initial value: DINOv2's.
+# Parameters do not show the initial value of LayerScale; this is DINOv2's.
 LAYER_SCALE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """A ViT: its arguments (of vitjax.models.vit.Model), positions and channels."""
+    """A ViT's arguments (of vitjax.models.vit.Model), positions and channels."""
 
     arguments: dict[str, Any]
-    positions: int | None  # of learned position embeddings
+    positions: int | None  # number of learned position embeddings
     channels: int
 
     def shapes(self) -> Shapes:
-        """The shape of every leaf by name, blocks unstacked: the model's own."""
+        """Return the shape of each leaf by name, for the model without scan."""
         return _shapes(tuple(self.arguments.items()), self.positions, self.channels)
 
 
@@ -38,7 +38,7 @@ def _shapes(
     rows, columns = kw["patch_size"]
     shape = (1, rows, columns * (positions or 1), channels)
     model = vit.Model(**{**kw, "depth": 1})  # blocks are alike
-    tree = jax.eval_shape(  # the key is made inside, lest a device be asked for it
+    tree = jax.eval_shape(  # the key is made inside, so that no device is used
         lambda image: model.init(jax.random.key(0), image)["params"],
         jax.ShapeDtypeStruct(shape, np.float32),
     )
@@ -58,10 +58,10 @@ def describe(
     parts: Parts,
     num_heads: int | None = None,
 ) -> Description:
-    """The model with these parts, by the shapes of some of its leaves.
+    """Describe the model with these parts by the shapes of some of its leaves.
 
-    Without `num_heads`, the shape of a query kernel (width, heads, width of a head)
-    tells it, or else the variant of the same width.
+    If `num_heads` is None, it comes from a query kernel of shape (width, heads, head
+    dim), or else from the variant of the same width.
     """
     if parts.cls and parts.map_head:
         raise ValueError(
@@ -96,11 +96,14 @@ def describe(
 
 
 class HeadsUnknown(ValueError):
-    """A fused matrix does not say how many heads it is for, and no variant tells."""
+    """A fused matrix hides the number of heads, and no variant has its width."""
 
 
 def heads_of_width(width: int) -> int:
-    """The number of heads of the known variants of this width."""
+    """Return the number of heads that all variants of this width share.
+
+    Raises HeadsUnknown if there is no such variant, or they differ.
+    """
     heads = {v["num_heads"] for v in vit.VARIANTS.values() if v["width"] == width}
     if len(heads) != 1:
         raise HeadsUnknown(
@@ -111,7 +114,7 @@ def heads_of_width(width: int) -> int:
 
 
 def check_names(what: str, have: Iterable[str], used: Iterable[str]) -> None:
-    """ValueError, which names the rest, unless both sets of names are equal."""
+    """Raise ValueError, with the differing names, unless both sets are equal."""
     have, used = set(have), set(used)
     if have != used:
         raise ValueError(
@@ -121,6 +124,6 @@ def check_names(what: str, have: Iterable[str], used: Iterable[str]) -> None:
 
 
 def check_shape(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> None:
-    """ValueError if the shapes differ."""
+    """Raise ValueError if the shapes differ."""
     if tuple(expected) != tuple(got):
         raise ValueError(f"{name} must have the shape {expected}, got {got}")

@@ -1,4 +1,4 @@
-"""Files of named arrays: .npz, .safetensors, those of PyTorch; several with an index."""
+"""Read and write named arrays: .npz, .safetensors, PyTorch files, indexed shards."""
 
 import json
 import os
@@ -15,22 +15,22 @@ from vitjax.weights import safetensors, torch_files
 from vitjax.weights.torch_files import BFLOAT16
 
 Arrays = dict[str, np.ndarray]
-# The end of the name of a file that says which tensor is in which of several files.
+# The suffix of an index, which maps each tensor to the shard that holds it.
 INDEX = ".index.json"
 
 
 def split(path: str | Path) -> tuple[Path, str]:
-    """(file, what is asked for in it): "x.npz:img" is img in x.npz; "" is all of it."""
+    """Split "x.npz:img" into the file x.npz and its part "img"; "" means all of it."""
     suffixes = "|".join(map(re.escape, SUFFIXES))
     match = re.fullmatch(rf"(.+?(?:{suffixes})):(.*)", str(path), re.DOTALL)
     return (Path(match[1]), match[2]) if match else (Path(path), "")
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """(arrays by name, words about them) of a file, by its suffix.
+    """Read (arrays by name, metadata) from a file; its suffix selects the reader.
 
-    The names in a file of PyTorch that holds several state dicts are "STATE_DICT/NAME".
-    Raises ValueError if there is no such file, or it is none of these.
+    Names in a PyTorch file that holds several state dicts are "STATE_DICT/NAME". Raises
+    ValueError if the file does not exist or its suffix is unknown.
     """
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r}")
@@ -43,9 +43,9 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
 def write(
     path: Path, arrays: Mapping[str, np.ndarray], words: Mapping[str, str]
 ) -> None:
-    """Write arrays as the suffix says; on the disk when this returns.
+    """Write arrays in the format of the suffix, synced to disk on return.
 
-    Only .safetensors has a place for the words.
+    Only .safetensors stores `words`, the metadata.
     """
     _, writer = lookup(SUFFIXES, path.suffix, f"kind of weights ({path.name}):")
     writer(path, arrays, words)
@@ -53,12 +53,12 @@ def write(
 
 def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
     try:
-        # Opened here: numpy leaves a damaged file open.
+        # Opened here, because numpy leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no .npz file, or is damaged: {error}") from None
-    # numpy has no bfloat16 and stores it as two bytes of no type.
+    # numpy has no bfloat16 and stores it as untyped two-byte values.
     return {
         name: x.view(BFLOAT16) if x.dtype == np.dtype("V2") else x
         for name, x in arrays.items()
@@ -82,7 +82,7 @@ def _write_torch(path: Path, arrays: Mapping[str, np.ndarray], _: Any) -> None:
 
 
 def _read_shards(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of the files that an index of transformers names, beside it."""
+    """Read all shards named by a transformers index; they are in the index's folder."""
     try:
         place_of = dict(json.loads(path.read_text())["weight_map"])
         shards = {path.with_name(name) for name in place_of.values()}
@@ -107,7 +107,7 @@ SUFFIXES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     ".npz": (_read_npz, _write_npz),
     ".safetensors": (safetensors.read, safetensors.write),
     **dict.fromkeys(
-        (".pth", ".pt", ".bin", ".ckpt", ".tar"),  # the last of .pth.tar
+        (".pth", ".pt", ".bin", ".ckpt", ".tar"),  # .tar is the suffix of .pth.tar
         (_read_torch, _write_torch),
     ),
 }

@@ -1,4 +1,4 @@
-"""Putting the parameters of a file or a run into a model that is about to train."""
+"""Fit the parameters of a file or a run to a model that is about to train."""
 
 import re
 from collections import defaultdict
@@ -35,23 +35,23 @@ def load_into(
     stored_grid: Grid | None = None,
     channels: str | None = None,
 ) -> Any:
-    """A model's parameters from whatever `vitjax.weights.load` reads.
+    """Return a model's parameters, loaded with `vitjax.weights.load`.
 
     Args:
-      path: as `load` takes it.
+      path: as in `load`.
       shapes, fresh: the model's parameters, as shapes with shardings and as arrays.
       dont_load: regexes of names (full match) that keep their `fresh` value.
-      model, image_shape: for a ViT, whose position embeddings are resampled to the grid
-        of its patches, and whose num_heads holds for files that do not say it.
+      model, image_shape: used for a ViT: stored position embeddings are resampled to
+        the grid of its patches, and its num_heads applies to files without one.
       stored_grid: rows, columns of the stored position embeddings, if not a square.
-      channels: a key of CHANNELS, for images of another number of channels; None
-        refuses them.
+      channels: a key of CHANNELS, for an embedding of another number of channels; None
+        refuses it.
 
-    Where there is no head, the model's keeps its fresh value, which a notice says. Raises
-    ValueError that lists every other parameter that is missing there, left over there,
-    or of another shape.
+    A stored model without a head leaves the head at its fresh value, with a warning.
+    Raises ValueError that lists every other parameter that is missing in the file, left
+    over in it, or of another shape.
     """
-    match_patterns(shapes, dont_load, what="dont_load")  # are they regexes?
+    match_patterns(shapes, dont_load, what="dont_load")  # checks the regexes
     fit_channels = None
     if channels is not None:
         fit_channels = lookup(CHANNELS, channels, "model_init_channels")
@@ -60,7 +60,7 @@ def load_into(
     if isinstance(model, vit.ViT):
         (height, width, _), (rows, columns) = image_shape, model.patch_size
         grid, num_heads = (height // rows, width // columns), model.num_heads
-        # Their class token may be one of our registers, if there are any.
+        # A model with registers that pools otherwise takes a class token as a register.
         if model.pool_type == "tok" or model.registers:
             pool_type = model.pool_type
     posemb = "learn" if "pos_embedding" in wanted else None
@@ -98,7 +98,7 @@ def load_into(
         if name in skip:
             return fresh
         value = leaves[name].astype(shape.dtype)
-        # Each process gives its own devices their part.
+        # Each process places only the shards of its devices.
         return jax.make_array_from_callback(
             shape.shape, shape.sharding, lambda index: value[index]
         )
@@ -109,9 +109,10 @@ def load_into(
 def _sum_channels(
     kernel: Shaped[np.ndarray, "y x old d"], new: int
 ) -> Float[np.ndarray, "y x new d"]:
-    """timm's rule: the sum for grey, else repeated and as much smaller.
+    """Fit a kernel to `new` channels by timm's rule.
 
-    An image whose channels are all equal has the same embedding.
+    One channel gets the sum; more channels repeat the old ones, scaled by old / new. An
+    image with equal channels keeps its embedding.
     """
     old, kernel = kernel.shape[2], kernel.astype(np.float32)
     if new == 1:
@@ -123,7 +124,7 @@ CHANNELS = {"sum": _sum_channels}
 
 
 def _in_form_of(stored: dict[str, Any], wanted: Iterable[str], path: str) -> Leaves:
-    """The leaves with their blocks stacked, or not, as the model's are."""
+    """Return the leaves with blocks stacked or unstacked, as in the model."""
     encoder = stored.get("Transformer", {})
     scan = any(name.startswith("Transformer/encoderblock/") for name in wanted)
     if scan and "encoderblock_0" in encoder:
@@ -147,7 +148,7 @@ def _with_posemb(
     path: str,
     dont_load: Sequence[str],
 ) -> Leaves:
-    """Position embeddings on the model's grid; none if they are its constants."""
+    """Resample position embeddings to the model's grid; drop its sincos2d constants."""
     name = "pos_embedding"
     if name not in leaves or any(re.fullmatch(regex, name) for regex in dont_load):
         return leaves
@@ -168,7 +169,7 @@ def _with_posemb(
 def _skipped(
     shapes: Any, leaves: Leaves, dont_load: Sequence[str], path: str
 ) -> set[str]:
-    """The names, of both sides, that dont_load leaves out."""
+    """Return the names, in the model and in the file, that dont_load matches."""
     names = leaves.keys() | {name for name, _ in flatten_with_names(shapes)}
     skip = set()
     for regex in dont_load:
@@ -182,7 +183,7 @@ def _skipped(
 
 
 def _fresh_head(leaves: Leaves, wanted: Iterable[str], path: str) -> set[str]:
-    """The names of the model's head, if none is there: a backbone's comes with data."""
+    """Return the head's names, with a warning, if the file has none (a backbone)."""
     heads = ("head/", "head_dist/")
     if any(name.startswith(heads) for name in leaves):
         return set()
@@ -216,7 +217,7 @@ def _check_fit(
 
 
 def _brief(names: Iterable[str]) -> list[str]:
-    """Every name; those that differ in their block only as one, "..._{0-2,5}/bias"."""
+    """Merge names that differ only in their block into one, "..._{0-2,5}/bias"."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for name in names:
         before, stem, rest = name.rpartition("encoderblock_")
@@ -232,7 +233,7 @@ def _brief(names: Iterable[str]) -> list[str]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] as "{0-2,5}"; [3] as "3"."""
+    """Format [0, 1, 2, 5] as "{0-2,5}" and [3] as "3"."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and n == runs[-1][-1] + 1:

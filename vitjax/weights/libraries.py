@@ -1,7 +1,8 @@
-"""Imports of torch and of what stands on it: a failure of theirs is one sentence.
+"""Import torch and the libraries built on it; report a failure in one sentence.
 
-They are optional here, large, and made for each other's versions. A pair that does not
-match raises OSError, RuntimeError, AttributeError or ImportError while it is imported.
+These libraries are optional and large, and each release needs a matching torch. The
+import of a pair that does not match raises OSError, RuntimeError, AttributeError or
+ImportError.
 """
 
 import contextlib
@@ -15,11 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# The plain `pip install torch` could put a torch for CUDA in the place of one for the CPU.
+# A plain `pip install torch` might replace a CPU build of torch with a CUDA build.
 MATCHING = "in versions made for each other and from where they came"
 NAMES = ("torch", "torchvision", "timm", "transformers", "triton")
-# Compiled ops that torchvision's modules name while they are imported. They belong to
-# object detection; nothing here calls them.
+# Compiled ops that torchvision's modules reference at import. They are for object
+# detection, and vitjax never calls them.
 NAMED_AT_IMPORT = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -27,18 +28,18 @@ NAMED_AT_IMPORT = (
 
 
 class Unusable(ValueError):
-    """A library that is missing or broken: which, what it said, what helps."""
+    """A library is missing or broken; the message names it, its error and a remedy."""
 
 
 @contextlib.contextmanager
 def importing(name: str, instead: str = "") -> Iterator[None]:
-    """Around the import of a library: whatever it raises becomes `Unusable`.
+    """Context manager around a library's import; any exception becomes `Unusable`.
 
-    `instead` are words for what helps as well as an installation.
+    `instead` describes an alternative to installing the library.
     """
     try:
         yield
-    except Unusable:  # of a library that this one needs
+    except Unusable:  # raised by a nested import
         raise
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == name:
@@ -49,12 +50,12 @@ def importing(name: str, instead: str = "") -> Iterator[None]:
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, also where PyPI's wheel stands beside a torch built for the CPU only.
+    """Import torchvision, even PyPI's wheel with a CPU-only torch.
 
-    Such a torchvision can't load its compiled library, and its import fails with
-    "operator torchvision::nms does not exist"; so does timm's and transformers', which
-    import it. Its transforms and models need only that these ops have schemas, which are
-    defined here before the first import. Raises `Unusable`.
+    Such a torchvision cannot load its compiled library, and its import fails with
+    "operator torchvision::nms does not exist"; so do the imports of timm and
+    transformers, which import it. Its transforms and models need only the schemas of
+    these ops, so they are defined before the first import. Raises `Unusable`.
     """
     with importing("torchvision"):
         if "torchvision" not in sys.modules:
@@ -65,7 +66,7 @@ def import_torchvision() -> ModuleType:
     return torchvision
 
 
-@functools.cache  # what a Library defines lasts as long as the object
+@functools.cache  # the definitions last only as long as the Library object
 def _with_schemas(folder: Path) -> Any:
     import torch
 
@@ -80,20 +81,20 @@ def _with_schemas(folder: Path) -> Any:
 
 
 def _broken(name: str, error: BaseException) -> str:
-    """Which libraries the failure went through, and the first line of its cause."""
+    """Describe a failed import: the first line of its cause, the libraries involved."""
     through = {name: None}
     while True:
         frames = traceback.walk_tb(error.__traceback__)
         modules = [frame.f_globals.get("__name__") for frame, _ in frames]
-        # "cannot import name ... from ..." has the second library here.
+        # In "cannot import name ... from ...", `name` is the second library.
         modules.append(getattr(error, "name", None))
         tops = [str(module).split(".")[0] for module in modules]
         through |= dict.fromkeys(top for top in tops if top in NAMES)
         if error.__cause__ is None:
             break
-        error = error.__cause__  # transformers hides what happened behind its own
+        error = error.__cause__  # transformers wraps the original error
     said = (str(error).strip() or "no reason given").splitlines()[0][:300]
-    through |= {"torch": None}  # for which the others are made
+    through |= {"torch": None}  # the others are built against it
     versions = ", ".join(map(_version, through))
     return (
         f"{name} cannot be imported, {type(error).__name__}: {said} ({versions}); "

@@ -1,7 +1,7 @@
-"""Other libraries' own model classes, to check what was written for them.
+"""Run other libraries' model classes, to check the state dicts written for them.
 
-The only place that makes them; each library is imported where it is asked for. Shapes:
-b images of (height, width, channels) here, (channels, height, width) there.
+No other module builds these classes. Each library is imported on demand. Shapes: b
+images, here (height, width, channels), in torch (channels, height, width).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from vitjax.weights import safetensors
 from vitjax.weights.libraries import Unusable, import_torchvision, importing
 
 State = Mapping[str, np.ndarray]
-# What from_pretrained tells of a file that does not fit its class.
+# The keys under which from_pretrained reports a file that does not fit its class.
 WRONG = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
@@ -48,7 +48,7 @@ def _torchvision(model: ViT, size: tuple[int, int], channels: int, state: State)
 
 
 def _timm(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any:
-    import_torchvision()  # which timm imports
+    import_torchvision()  # timm imports it
     with importing("timm"):
         from timm.models.deit import VisionTransformerDistilled
         from timm.models.vision_transformer import VisionTransformer
@@ -67,7 +67,7 @@ def _timm(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any
         global_pool=lookup(pools, model.pool_type, "pool_type of timm"),
         reg_tokens=0 if model.distilled else model.registers,
         in_chans=channels,
-        # With registers, and only then, the class token has no position.
+        # The class token lacks a position only in a model with registers.
         no_embed_class=model.registers > 0 and not model.distilled,
         fc_norm=model.norm_after_pool,
         init_values=model.layer_scale,
@@ -82,13 +82,13 @@ def _timm(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any
 
 def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any:
     with contextlib.suppress(Unusable):
-        import_torchvision()  # which transformers imports where it is installed
+        import_torchvision()  # transformers imports it if it is installed
     with importing("transformers"):
         import transformers  # an optional extra
 
         library: Any = transformers
-        # Imported when it is asked for. Beside a torch that is too old for it, this is a
-        # stand-in, which says so when it is touched.
+        # The attribute is imported lazily. With a torch that is too old for
+        # transformers, it is a placeholder that raises on access.
         from_pretrained = library.ViTForImageClassification.from_pretrained
 
     names = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
@@ -105,8 +105,8 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
         layer_norm_eps=model.norm_eps,
         hidden_act=act,
     )
-    # As its users do, from a folder: transformers 5 has other keys in memory than in
-    # files, and only from_pretrained knows both.
+    # Loaded from a folder, as users do: transformers 5 uses other keys in memory than
+    # in files, and only from_pretrained maps between them.
     with tempfile.TemporaryDirectory() as name, _quiet(library.utils.logging):
         folder = Path(name)
         config.save_pretrained(folder)
@@ -115,9 +115,9 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
             folder,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # it tells them below, by name
+            ignore_mismatched_sizes=True,  # checked below, by name
         )
-    # It only warns of these, and takes random numbers for what is missing.
+    # from_pretrained only warns of these, and initialises missing weights at random.
     wrong = [
         f"{what}: {', '.join(map(str, told[what]))}" for what in WRONG if told[what]
     ]
@@ -128,7 +128,7 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
 
 @contextlib.contextmanager
 def _quiet(logging: Any) -> Iterator[None]:
-    """Without transformers' bar and report: what they say is checked."""
+    """Silence transformers' progress bar and report; the caller checks the result."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -158,7 +158,7 @@ def _torch() -> Any:
 
 
 def _filled(other: Any, state: State) -> Any:
-    """The torch module with these weights; every key must be used."""
+    """Load the weights into the torch module; every key must be used."""
     torch = _torch()
     tensors = {name: torch.from_numpy(np.array(x)) for name, x in state.items()}
     other.load_state_dict(tensors, strict=True)
@@ -168,10 +168,10 @@ def _filled(other: Any, state: State) -> Any:
 def logits(
     format: str, model: ViT, state: State, images: Float[np.ndarray, "b h w c"]
 ) -> Float[np.ndarray, "b k"]:
-    """What the library's own class makes of images, with a state dict of that format.
+    """Return the logits of the library's class for images, given a state dict.
 
-    Raises `vitjax.weights.libraries.Unusable` where the library or torch cannot be
-    imported, KeyError for a format without a class, and RuntimeError for weights that do
+    Raises `vitjax.weights.libraries.Unusable` if the library or torch cannot be
+    imported, KeyError for a format without a class, and RuntimeError if the weights do
     not fit the class.
     """
     torch = _torch()

@@ -1,6 +1,6 @@
-"""Position embeddings of a grid of patches: another grid, and the constant ones.
+"""Resample position embeddings to another grid, and recognise the constant ones.
 
-n positions of a grid, row by row; d width.
+Shapes: n positions of a grid, row by row; d width.
 """
 
 import math
@@ -15,13 +15,13 @@ Grid = Sequence[int]  # rows, columns
 
 
 def square_grid(positions: int) -> tuple[int, int] | None:
-    """The square grid of that many positions, None if there is none."""
+    """Return the square grid with this many positions; None if there is none."""
     side = math.isqrt(max(0, positions))
     return (side, side) if side and side * side == positions else None
 
 
 def grid_of(positions: int, grid: Grid | None, what: str) -> tuple[int, int]:
-    """`grid`, or the square one if that is None; ValueError if it does not fit."""
+    """Return `grid`, or the square grid if None; ValueError if it does not fit."""
     found = square_grid(positions) if grid is None else (int(grid[0]), int(grid[1]))
     if found is None:
         raise ValueError(
@@ -37,7 +37,7 @@ def grid_of(positions: int, grid: Grid | None, what: str) -> tuple[int, int]:
 
 
 class GridUnknown(ValueError):
-    """A number of positions, `stored`, leaves open which of them are the patches'."""
+    """The number of positions, `stored`, does not show how many are the patches'."""
 
     def __init__(self, sentence: str, stored: int):
         super().__init__(sentence)
@@ -53,11 +53,13 @@ def of_tokens(
     grid: Grid | None,
     model_grid: Grid | None,
 ) -> int:
-    """How many of `stored` positions are for `tokens` tokens that are no patches.
+    """Return how many of `stored` positions belong to the `tokens` non-patch tokens.
 
-    All of these or none: a square of 5 x 5 may also be 4 x 6 and one token. The `grid`
-    of the patches tells; else what is `usual` in such a file, and the grid of the model
-    that they are for, if it fits. Raises GridUnknown if neither tells, or they differ.
+    The answer is `tokens` or 0, and may be ambiguous: 25 positions are 5 x 5 patches,
+    or 4 x 6 patches and one token. The patches' `grid` decides if given. Otherwise
+    `usual`, the usual answer for such a file, and `model_grid`, the grid of the model
+    that gets them, decide. Raises GridUnknown if neither gives an answer, or they
+    disagree.
     """
     fits = {stored - n: n for n in (0, tokens)}
     told = f"{what} has {stored} positions, with or without the {tokens} other tokens"
@@ -79,10 +81,11 @@ def of_tokens(
 def resample(
     table: Shaped[np.ndarray, "1 n d"], old: Grid, new: Grid
 ) -> Shaped[np.ndarray, "1 m d"]:
-    """The embeddings of a grid `old` (rows, columns) on a grid `new`, in their dtype.
+    """Resample embeddings from grid `old` (rows, columns) to `new`, in their dtype.
 
-    Linear along both sides, corners upon corners, as big_vision does for squares
-    (models/vit.py:411-426); computed in float64. The same grid changes no bit.
+    The interpolation is linear along both sides with aligned corners, as in big_vision
+    for squares (models/vit.py:411-426), and is computed in float64. Equal grids return
+    the table unchanged.
     """
     if tuple(old) == tuple(new):
         return table
@@ -93,13 +96,13 @@ def resample(
 
 
 def _linear(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Row i: the weights of old positions in new position i."""
+    """Return the interpolation matrix; row i weighs the old positions for new one i."""
     at = np.linspace(0, old - 1, new)[:, None]
     return np.maximum(0, 1 - np.abs(at - np.arange(old)[None]))
 
 
 def sincos2d(grid: Grid, width: int, dtype: np.dtype) -> Shaped[np.ndarray, "1 n d"]:
-    """The constant embeddings as the model adds them."""
+    """Return the constant sincos2d embeddings that the model adds."""
     rows, columns = grid
     return posemb_sincos_2d(rows, columns, width).astype(dtype)
 
@@ -107,16 +110,17 @@ def sincos2d(grid: Grid, width: int, dtype: np.dtype) -> Shaped[np.ndarray, "1 n
 def is_sincos2d(
     table: Shaped[np.ndarray, "1 n d"], grid: Grid | None = None
 ) -> tuple[int, int] | None:
-    """The grid whose constant embeddings these are, None if of no grid (or not `grid`).
+    """Return the grid whose sincos2d embeddings these are; None if there is none.
 
-    Rounding does not count: libraries compute them in float32, errors of up to 1e-5.
+    If `grid` is given, only that one is tried. Rounding is allowed for: libraries
+    compute the constants in float32, with errors of up to 1e-5.
     """
     _, positions, width = table.shape
     if width % 4 or width < 8:
         return None
     grids = [(h, positions // h) for h in range(1, positions + 1) if positions % h == 0]
     x = np.asarray(table, np.float64)
-    tolerance = 1e-5 if table.itemsize > 2 else 2**-8  # of 16 bits
+    tolerance = 1e-5 if table.itemsize > 2 else 2**-8  # 16-bit floats
     for rows, columns in grids if grid is None else [grid]:
         expected = posemb_sincos_2d(rows, columns, width)
         if expected.shape == x.shape and np.abs(x - expected).max() < tolerance:

@@ -1,7 +1,7 @@
-"""Files of the safetensors format, read and written with numpy alone.
+"""Read and write safetensors files with numpy alone.
 
 A file is the length of a header (8 bytes, little-endian), the header (JSON: dtype,
-shape and place of each tensor, and words about the file) and the tensors' bytes
+shape and offsets of each tensor, and the file's metadata) and the tensors' bytes
 (github.com/huggingface/safetensors, "Format").
 """
 
@@ -31,7 +31,7 @@ WORDS = "__metadata__"
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(tensors, words); ValueError if the file is cut or holds another dtype."""
+    """Read (tensors, metadata); ValueError if the file is cut or has another dtype."""
     with path.open("rb") as file:
         header = _header(file, path)
         start = file.tell()
@@ -52,7 +52,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def words(path: Path) -> dict[str, str]:
-    """The words about a file alone; ValueError if it is no such file."""
+    """Read only the metadata; ValueError if this is not a safetensors file."""
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r}")
     with path.open("rb") as file:
@@ -62,7 +62,7 @@ def words(path: Path) -> dict[str, str]:
 def write(
     path: Path, tensors: Mapping[str, np.ndarray], words: Mapping[str, str]
 ) -> None:
-    """Write tensors and words; on the disk when this returns."""
+    """Write tensors and `words`, the metadata, synced to disk on return."""
     codes = {dtype: code for code, dtype in DTYPES.items()}
     header: dict[str, Any] = {WORDS: dict(words)} if words else {}
     at = 0
@@ -88,7 +88,7 @@ def write(
 
 def _header(file: Any, path: Path) -> dict[str, Any]:
     length = int.from_bytes(file.read(8), "little")
-    # What no header reaches is another kind of file; the format's own limit.
+    # 100 MB is the format's limit; a larger number means another kind of file.
     text = file.read(length) if length <= 100_000_000 else b""
     try:
         return json.loads(text)

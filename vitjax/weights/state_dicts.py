@@ -1,4 +1,4 @@
-"""Parameters as another library's state dict, and back, by a format's table."""
+"""Convert parameters to another library's state dict and back by a format's table."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ def write(
     posemb: str | None = None,
     grid: Grid | None = None,
 ) -> dict[str, np.ndarray]:
-    """The state dict of a vitjax model's parameters; see `to_state_dict`."""
+    """Convert a model's parameters to a state dict; see `to_state_dict`."""
     leaves = loop_leaves(params)
     constant = "pos_embedding" not in leaves
     parts = our_parts(leaves)
-    # Positions may yet come, from the constants.
+    # The constants of sincos2d may still be added as positions.
     may_have = parts.pos_embedding or "pos_embedding" in fmt.parts
     fmt.check_expresses(dataclasses.replace(parts, pos_embedding=may_have))
     table = _checked(fmt, fmt.with_tokens(parts))
@@ -63,7 +63,7 @@ def write(
 
 
 def join(leaves: Mapping[str, np.ndarray], table: list[Entry]) -> dict[str, np.ndarray]:
-    """The state dict of leaves that are those of the table."""
+    """Join leaves into the state dict of the table."""
     state = {}
     for entry in table:
         joined = entry.join([leaves[name] for name in entry.ours])
@@ -82,7 +82,7 @@ def read(
     pool_type: str | None = None,
     model_grid: Grid | None = None,
 ) -> dict[str, Any]:
-    """vitjax's parameters of a state dict; see `from_state_dict`."""
+    """Convert a state dict to a model's parameters; see `from_state_dict`."""
     state = {k: np.asarray(v) for k, v in fmt.rename(state).items()}
     fmt.refuse_others(state)
     parts = fmt.theirs(state)
@@ -108,7 +108,7 @@ def read(
 def split(
     state: Mapping[str, np.ndarray], table: list[Entry], wanted: Shapes
 ) -> dict[str, np.ndarray]:
-    """The leaves of a state dict whose shapes, checked, are those of the leaves."""
+    """Split a state dict into leaves; ValueError if a shape is not the wanted one."""
     names = [name for entry in table for name in entry.ours]
     check_names("vitjax's parameters", wanted, names)
     leaves = {}
@@ -123,7 +123,7 @@ def split(
 
 
 def loop_leaves(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The leaves by name as numpy arrays, a scan's blocks unstacked."""
+    """Return the leaves by name as numpy arrays, with a scan's blocks unstacked."""
     leaves = dict(params)
     if "encoderblock" in params.get("Transformer", {}):
         leaves = vit.scan_to_loop(params)
@@ -131,7 +131,7 @@ def loop_leaves(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _checked(fmt: Format, parts: Parts) -> list[Entry]:
-    """The table; no name of either side stands in it twice."""
+    """Return the table, after asserting that no name of either side is in it twice."""
     table = list(fmt.table(parts))
     for names in (
         [n for e in table for n in e.ours],
@@ -142,12 +142,12 @@ def _checked(fmt: Format, parts: Parts) -> list[Entry]:
 
 
 def _num_tokens(shape_of: Any, parts: Parts) -> int:
-    """How many tokens are no patches."""
+    """Return the number of tokens that are not patches."""
     return parts.cls + (shape_of("registers")[1] if parts.registers else 0)
 
 
 def _shape_reader(state: Mapping[str, np.ndarray], table: list[Entry]) -> Any:
-    """A function from one of our names to the shape of its leaf, before the reshape."""
+    """Return a function from our name to its leaf's shape before the reshape."""
     by_name = {name: entry for entry in table for name in entry.ours}
 
     def shape_of(name: str) -> tuple[int, ...]:
@@ -171,7 +171,7 @@ def _shape_reader(state: Mapping[str, np.ndarray], table: list[Entry]) -> Any:
 def _with_constant_posemb(
     leaves: dict[str, np.ndarray], fmt: Format, posemb: str | None, grid: Grid | None
 ) -> dict[str, np.ndarray]:
-    """The leaves with what the format stores of a model that stores no positions."""
+    """Add the sincos2d table to leaves without positions, if it is to be stored."""
     if posemb not in (None, *vit.POSEMBS):
         raise ValueError(f"posemb must be one of {vit.POSEMBS}, got {posemb!r}")
     if "pos_embedding" in leaves:
@@ -198,7 +198,7 @@ def _with_constant_posemb(
 
 
 def _check_tokens(state: dict[str, np.ndarray], fmt: Format, parts: Parts) -> None:
-    """Give a table (n, d) its batch dim; ValueError for what is not (1, n, d) then."""
+    """Add a batch dim to a table (n, d); ValueError if a tensor is not (1, n, d)."""
     position = fmt.parts.get("pos_embedding")
     for key in state.keys() & {*fmt.tokens, position}:
         if key == position and state[key].ndim == 2:
@@ -212,7 +212,7 @@ def _check_tokens(state: dict[str, np.ndarray], fmt: Format, parts: Parts) -> No
 def _with_tokens(
     state: Mapping[str, np.ndarray], fmt: Format, parts: Parts, pool_type: str | None
 ) -> Parts:
-    """The parts of ours that their tokens are: a class token if the model pools by it."""
+    """Add our parts for their tokens; the first is cls if the model pools by it."""
     keys = tuple(key for key in fmt.tokens if key in state)
     if not keys:
         return parts
@@ -224,7 +224,7 @@ def _with_tokens(
                 "be the class token: say pool_type='tok' (--pool_type of convert) if it "
                 "is, else 'gap'"
             )
-        # The LayerNorm after the pooling belongs to averages.
+        # A LayerNorm after the pooling means average pooling.
         pool_type = "gap" if parts.pool_norm else "tok"
     cls = keys[0] == fmt.parts["cls"] and pool_type == "tok"
     return dataclasses.replace(parts, cls=cls, registers=count > int(cls), tokens=keys)
@@ -237,14 +237,14 @@ def _extra_positions(
     grid: Grid | None,
     model_grid: Grid | None,
 ) -> int:
-    """How many of their positions belong to class token and registers."""
+    """Return how many of their positions belong to class token and registers."""
     tokens = sum(state[key].shape[1] for key in parts.tokens)
     if fmt.positions != "either" or not tokens:
         return tokens if fmt.positions == "all" else 0
     key = fmt.parts["pos_embedding"]
     stored = state[key].shape[1]
     squares = [n for n in (0, tokens) if posembs.square_grid(stored - n)]
-    # Without positions only where there are registers, or in few models (DeiT-III).
+    # Tokens lack positions only with registers, and in a few models (DeiT-III).
     usual = fmt.parts["registers"] in state or squares == [tokens]
     return posembs.of_tokens(
         key,
@@ -259,7 +259,7 @@ def _extra_positions(
 def _check_posemb(
     leaves: dict[str, np.ndarray], posemb: str | None, grid: Grid | None, fmt: Format
 ) -> None:
-    """Drop the constant table from the leaves; ValueError if `posemb` is not theirs."""
+    """Drop a constant table from the leaves; ValueError if `posemb` is wrong."""
     if posemb not in (None, *vit.POSEMBS):
         raise ValueError(f"posemb must be one of {vit.POSEMBS}, got {posemb!r}")
     table = leaves.get("pos_embedding")

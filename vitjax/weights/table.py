@@ -1,7 +1,7 @@
-"""What a format's table is made of: entries, each some of theirs = some of ours.
+"""The entries of a format's table: each equates some of their tensors with our leaves.
 
-"Ours" are vitjax's leaves by name ("Transformer/encoder_norm/scale"), blocks unstacked;
-"theirs" the tensors of another library by key. Arrays are numpy's, of any dtype.
+"Ours" are vitjax's leaves by name ("Transformer/encoder_norm/scale"), blocks unstacked.
+"Theirs" are the tensors of another library by key. Arrays are numpy's, of any dtype.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ QKV = ("query", "key", "value")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Some tensors of the other library and the leaves of ours that hold the same.
+    """Tensors of the other library and the leaves of ours with the same values.
 
-    `join` makes theirs of ours; `split` makes ours of theirs, up to a reshape.
+    `join` converts ours to theirs; `split` converts theirs to ours, up to a reshape.
     """
 
     theirs: tuple[str, ...]
@@ -32,7 +32,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a model has, as far as that decides which tensors there are."""
+    """The parts of a model that decide which tensors it has."""
 
     depth: int
     cls: bool = False
@@ -46,14 +46,14 @@ class Parts:
     pool_norm: bool = False
     distilled: bool = False
     tokens: tuple[str, ...] = ()  # keys of theirs that hold cls and registers, in order
-    extra_positions: int = 0  # positions of theirs that belong to cls and registers
+    extra_positions: int = 0  # their positions for cls and registers
 
     def has(self) -> set[str]:
-        """The names of the parts that are there."""
+        """Return the names of the parts that are present."""
         return {n for n, v in dataclasses.asdict(self).items() if v is True}
 
 
-# What each part is called in an error for people.
+# The name of each part in error messages.
 WORDS = {
     "cls": "a class token (pool_type 'tok')",
     "registers": "registers",
@@ -66,7 +66,7 @@ WORDS = {
     "pool_norm": "a LayerNorm after the pooling (norm_after_pool)",
     "distilled": "a head of the distillation token (distilled)",
 }
-# Part -> the leaf that shows that our model has it.
+# Part -> the leaf whose presence shows that our model has it.
 OURS = {
     "cls": "cls",
     "registers": "registers",
@@ -83,30 +83,30 @@ OURS = {
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How another library stores a ViT.
+    """The layout of a ViT in another library's state dict.
 
     Attributes:
-      title: the other class, in words that fit into a sentence.
-      table: the entries of a model that has these parts.
-      signature: keys that all must be there for a state dict to be of this format.
-      block: the start of each key of block {}.
-      parts: part -> the key that shows that a state dict has it; a part without a key
-        is one that the format cannot express. One key for cls and registers: a tensor
-        that may hold both.
+      title: the other library's class, as it appears in error messages.
+      table: returns the entries of a model with these parts.
+      signature: keys that a state dict of this format must all have.
+      block: the prefix of the keys of block {}.
+      parts: part -> the key whose presence shows that a state dict has it; the format
+        cannot express a part without a key. If cls and registers share a key, its
+        tensor may hold both.
       tokens: keys of tensors (1, n, d) of tokens, in the order in which they come
         before the patches; each but the last holds one token.
-      distillation: which of them holds the one register of a model with distilled.
-      always: the parts that each such model has.
+      distillation: which of `tokens` holds the one register of a model with distilled.
+      always: the parts that every such model has.
       renames: (regex, replacement) for keys of other versions of the library.
       unlike: (regex, sentence) for keys of models that vitjax cannot express.
-      positions: what has a position there: "patches", "all" (tokens come first) or
-        "either" (a model with registers is written as "patches", others as "all").
-      stores_sincos: whether constant position embeddings are among the tensors.
-      sincos_batch: whether those have a batch dim, (1, n, d), or are (n, d).
-      square: whether grid and patches must be.
-      bare: the signature of a model without its head, where that has other keys.
-      beside: regexes of keys, under this version's names, that files of such models
-        have and that are no part of a classifier: what else was trained with it.
+      positions: what has a position: "patches", "all" (tokens come first) or "either"
+        (a model with registers is written as "patches", others as "all").
+      stores_sincos: True if state dicts contain constant position embeddings.
+      sincos_batch: True if those are (1, n, d), False if (n, d).
+      square: True if grid and patches must be square.
+      bare: the signature of a model without its head, if its keys differ.
+      beside: regexes of keys, under this version's names, that such files may have but
+        a classifier does not use, such as a decoder that was trained with it.
     """
 
     title: str
@@ -127,17 +127,17 @@ class Format:
     beside: tuple[str, ...] = ()
 
     def is_beside(self, key: str) -> bool:
-        """Whether a key belongs to what is no part of a classifier."""
+        """Return True if a key is not part of a classifier."""
         return any(re.search(regex, self.renamed(key)) for regex in self.beside)
 
     def renamed(self, key: str) -> str:
-        """A key under this version's name."""
+        """Return a key under this version's name."""
         for regex, replacement in self.renames:
             key = re.sub(regex, replacement, key)
         return key
 
     def rename(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The state dict under this version's keys."""
+        """Return the state dict under this version's keys."""
         old: dict[str, str] = {}
         for key in state:
             if (new := self.renamed(key)) in old:
@@ -149,14 +149,14 @@ class Format:
         return {new: state[key] for new, key in old.items()}
 
     def refuse_others(self, keys: Iterable[str]) -> None:
-        """Raise ValueError, with the reason, for a key of a model unlike ours."""
+        """Raise ValueError, with the reason, for a key that vitjax cannot express."""
         for key in keys:
             for regex, sentence in self.unlike:
                 if re.search(regex, key):
                     raise ValueError(f"{key!r} of {self.title}: {sentence}")
 
     def theirs(self, keys: Iterable[str]) -> Parts:
-        """The parts of a state dict with these keys; positions are not counted."""
+        """Return the parts of a state dict with these keys, but not extra_positions."""
         keys = set(keys)
         pattern = re.compile(re.escape(self.block).replace(r"\{\}", r"(\d+)"))
         blocks = {m[1] for m in map(pattern.match, keys) if m}
@@ -164,7 +164,7 @@ class Format:
         return Parts(len(blocks), **found)
 
     def with_tokens(self, parts: Parts) -> Parts:
-        """The parts of ours with the keys that hold their tokens there."""
+        """Add to our parts the keys that hold the tokens in this format."""
         keys = dict(self.parts)
         if parts.distilled:
             keys["registers"] = self.distillation
@@ -172,7 +172,7 @@ class Format:
         return dataclasses.replace(parts, tokens=tuple(dict.fromkeys(own)))
 
     def check_expresses(self, parts: Parts) -> None:
-        """Raise ValueError, in one sentence, if the format has no place for a part."""
+        """Raise ValueError, in one sentence, if the format cannot express the parts."""
         for part in sorted(parts.has() - self.parts.keys()):
             raise ValueError(
                 f"{self.title} cannot express {WORDS[part]}, which these parameters have"
@@ -186,7 +186,7 @@ class Format:
 
 
 def our_parts(names: Iterable[str]) -> Parts:
-    """The parts of a vitjax model with these leaves."""
+    """Return the parts of a vitjax model with these leaves."""
     names = set(names)
     blocks = {n.split("/")[1] for n in names if n.startswith(BLOCK.format(""))}
     found: dict[str, Any] = {part: leaf in names for part, leaf in OURS.items()}
@@ -194,12 +194,12 @@ def our_parts(names: Iterable[str]) -> Parts:
 
 
 def same(theirs: str, ours: str) -> Entry:
-    """One tensor, unchanged."""
+    """Map one tensor, unchanged."""
     return Entry((theirs,), (ours,), lambda leaves: leaves, lambda tensors: tensors)
 
 
 def matrix(theirs: str, ours: str, num_in: int = 1) -> Entry:
-    """A kernel (in..., out...), of `num_in` input dims, as torch's (out, in)."""
+    """Map a kernel (in..., out...) with `num_in` input dims to torch's (out, in)."""
 
     def join(leaves: Arrays) -> Arrays:
         return [_torch_matrix(leaves[0], num_in)]
@@ -208,19 +208,19 @@ def matrix(theirs: str, ours: str, num_in: int = 1) -> Entry:
 
 
 def dense(theirs: str, ours: str, num_in: int = 1) -> Iterator[Entry]:
-    """A Linear layer."""
+    """Map a Linear layer."""
     yield matrix(f"{theirs}.weight", f"{ours}/kernel", num_in)
     yield same(f"{theirs}.bias", f"{ours}/bias")
 
 
 def norm(theirs: str, ours: str) -> Iterator[Entry]:
-    """A LayerNorm."""
+    """Map a LayerNorm."""
     yield same(f"{theirs}.weight", f"{ours}/scale")
     yield same(f"{theirs}.bias", f"{ours}/bias")
 
 
 def conv(theirs: str, ours: str, bias: bool = True) -> Iterator[Entry]:
-    """A convolution: (height, width, in, out) as torch's (out, in, height, width)."""
+    """Map a convolution (height, width, in, out) to (out, in, height, width)."""
     yield Entry(
         (f"{theirs}.weight",),
         (f"{ours}/kernel",),
@@ -234,7 +234,7 @@ def conv(theirs: str, ours: str, bias: bool = True) -> Iterator[Entry]:
 def fused(
     weight: str, bias: str, ours: str, parts: Sequence[str] = QKV
 ) -> Iterator[Entry]:
-    """The parts of an attention layer, as one matrix and one bias, part below part."""
+    """Map parts of an attention layer to one matrix and one bias, stacked by rows."""
 
     def split(tensors: Arrays) -> Arrays:
         return [x.T for x in np.split(tensors[0], len(parts))]
@@ -257,7 +257,7 @@ def fused(
 
 
 def flat(theirs: str, ours: str) -> Iterator[Entry]:
-    """One of query, key and value as a Linear layer: its heads side by side."""
+    """Map query, key or value to a Linear layer, with the heads concatenated."""
     yield matrix(f"{theirs}.weight", f"{ours}/kernel")
     yield Entry(
         (f"{theirs}.bias",),
@@ -268,11 +268,11 @@ def flat(theirs: str, ours: str) -> Iterator[Entry]:
 
 
 def tokens(position: str, parts: Parts) -> Iterator[Entry]:
-    """Class token, registers and position embeddings; `position` is the key of these.
+    """Map class token, registers and position embeddings (their key is `position`).
 
-    Their tokens, one tensor after another, are our class token and then our registers.
-    The positions of theirs may begin with `parts.extra_positions` for the tokens. Ours
-    have none: theirs are added to the tokens, and ours give zeros.
+    Their tokens, in order, are our class token and then our registers. Their first
+    `parts.extra_positions` positions belong to the tokens. Ours have no such positions:
+    reading adds them to the tokens, and writing stores zeros.
     """
     has, theirs, extra = parts.has(), parts.tokens, parts.extra_positions
     ours = tuple(p for p in ("cls", "registers") if p in has)
@@ -295,7 +295,7 @@ def tokens(position: str, parts: Parts) -> Iterator[Entry]:
         rest = []
         if extra:
             added, rest = tensors[-1][:, :extra], [tensors[-1][:, extra:]]
-            # Adding zero would make -0.0 to 0.0, another bit.
+            # Adding zero would turn -0.0 into 0.0, which has other bits.
             held = np.where(added == 0, held, held + added)
         return [*np.split(held, range(1, len(ours)), axis=1), *rest]
 

@@ -1,7 +1,8 @@
-"""Files of PyTorch: .pth, .pt, .bin, .ckpt, .pth.tar. Nothing in them is ever run.
+"""Read and write PyTorch files (.pth, .pt, .bin, .ckpt, .pth.tar); run no code in them.
 
-torch's restricted unpickler makes tensors and plain containers. What trainers keep beside
-them (arguments, metrics, paths) is let in by name, and becomes a stand-in without content.
+torch's restricted unpickler builds tensors and plain containers. Other objects that
+trainers save (arguments, metrics, paths) are allowed by name and become empty
+placeholders.
 """
 
 import os
@@ -19,11 +20,11 @@ from vitjax.weights.libraries import importing
 
 Arrays = dict[str, np.ndarray]
 BFLOAT16 = np.dtype(jnp.bfloat16)
-DEPTH = 4  # of containers in containers that are looked into; a file may hold itself
+DEPTH = 4  # of nested containers that are searched; a container may contain itself
 
 
 class _StandIn:
-    """In the place of any object; takes what that would take, and keeps none of it."""
+    """A placeholder for any object; accepts any arguments and state, and drops them."""
 
     def __new__(cls, *_: Any) -> "_StandIn":
         return super().__new__(cls)
@@ -36,7 +37,7 @@ class _StandIn:
 
 
 def _dict(*_: Any) -> dict[Any, Any]:
-    """A dict that the file goes on to fill: torch fills dicts and no kind of them."""
+    """Return a plain dict for the unpickler to fill; torch refuses dict subclasses."""
     return {}
 
 
@@ -44,7 +45,7 @@ def _list(*_: Any) -> list[Any]:
     return []
 
 
-# Module -> names in it that stand for a `_StandIn`.
+# Module -> names in it that become a `_StandIn`.
 LET_IN = {
     "argparse": ("Namespace",),
     "builtins": (
@@ -75,16 +76,16 @@ SAFE = [
     *((_list, name) for name in ("builtins.list", "collections.deque")),
     *((_StandIn, f"{module}.{name}") for module in LET_IN for name in LET_IN[module]),
 ]
-# Before, weights_only=True could be made to run code (CVE-2025-32434), and names to let
-# in had to be those of real objects.
+# Older versions could be made to run code with weights_only=True (CVE-2025-32434), and
+# allowed only names of real objects.
 SAFE_SINCE = "2.6"
 INSTEAD = "torch.save(model.state_dict(), PATH), where it was made, saves what can be"
 
 
 def read(path: Path) -> Arrays:
-    """The tensors by name; those of a container in the file are "CONTAINER/NAME".
+    """Read the tensors by name; those in a nested container are "CONTAINER/NAME".
 
-    Raises ValueError for a file that is damaged, or holds what only code can make.
+    Raises ValueError if the file is damaged, or holds objects that only code can make.
     """
     torch = _torch()
     if torch.__version__ < SAFE_SINCE:
@@ -116,7 +117,7 @@ def read(path: Path) -> Arrays:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a plain state dict; on the disk when this returns."""
+    """Write a plain state dict, synced to disk on return."""
     torch = _torch()
 
     def tensor(x: np.ndarray) -> Any:
@@ -140,7 +141,7 @@ def _tensors(
     torch: Any, stored: Mapping[Any, Any], at: str = "", depth: int = DEPTH
 ) -> Iterator[tuple[str, Any]]:
     for key, value in stored.items():
-        if not isinstance(key, str):  # an optimizer counts its parameters
+        if not isinstance(key, str):  # an optimizer numbers its parameters
             continue
         if isinstance(value, torch.Tensor):
             yield at + key, value
@@ -160,7 +161,7 @@ def _numpy(torch: Any, tensor: Any, name: str) -> np.ndarray:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    """Why torch refused, in one sentence of ours; its own is a page, with colours."""
+    """Summarise torch's refusal in one sentence; torch's is a page long, in colour."""
     name = isinstance(error, pickle.UnpicklingError) and re.search(
         r"GLOBAL (\S{1,200})", str(error)
     )
@@ -178,8 +179,8 @@ def _refusal(path: Path, error: Exception) -> str:
 
 
 def _pickled(path: Path) -> bytes:
-    """The beginning of what the file has beside the tensors' bytes."""
-    if not zipfile.is_zipfile(path):  # torch's files of before 1.6
+    """Read the start of the file's pickle, without the tensors' bytes."""
+    if not zipfile.is_zipfile(path):  # torch's file format before 1.6
         with path.open("rb") as file:
             return file.read(1 << 24)
     with zipfile.ZipFile(path) as archive:

@@ -1,9 +1,9 @@
-"""The ViT in what a trainer has saved: in which state dict, and behind which prefix.
+"""Find the ViT in a trainer's file: its state dict and the prefix of its keys.
 
     state, format, notice = find(arrays, "", FORMATS, "model_best.pth.tar")
 
-`arrays` are by name, as `vitjax.weights.files.read` gives them: those of a state dict
-inside a file begin with its place there, "state_dict/blocks.0.norm1.weight".
+`arrays` are by name, as `vitjax.weights.files.read` returns them. The names in a state
+dict inside the file start with its path, "state_dict/blocks.0.norm1.weight".
 """
 
 import dataclasses
@@ -16,13 +16,12 @@ import numpy as np
 from vitjax.weights.table import Format
 
 State = dict[str, np.ndarray]
-# What is taken where there are several, of state dicts and of prefixes; all others come
-# after these.
+# The preference among several state dicts or prefixes; all others rank after these.
 ORDER = (
     *("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"),
     *("ema", "teacher", "student"),
 )
-# What wrappers of single blocks put into the middle of keys.
+# What wrappers of single blocks insert into keys.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 MANY = 20  # names that a notice lists
 
@@ -31,22 +30,22 @@ MANY = 20  # names that a notice lists
 class Model:
     """One of the models in a file."""
 
-    tree: str  # the state dict that it is in; "" is the file itself
-    prefix: str  # of its keys there; with its last dot
+    tree: str  # the state dict that holds it; "" is the file itself
+    prefix: str  # of its keys in the state dict; ends in a dot
     format: str
 
     @property
     def name(self) -> str:
-        """What follows the colon, where a path asks for it."""
+        """The part after the colon of a path that selects this model."""
         return "/".join(filter(None, (self.tree, self.prefix.removesuffix("."))))
 
     def answers(self, asked: str) -> bool:
-        """Whether it is in what is asked for: its state dict, its prefix or their start."""
+        """Return True if `asked` is, or starts, its state dict, prefix or both."""
         starts = (self.tree + "/", self.prefix, f"{self.tree}/{self.prefix}")
         return any(s.startswith((f"{asked}/", f"{asked}.")) for s in starts)
 
     def rank(self) -> tuple[int, int]:
-        """Its place in ORDER."""
+        """Return its places in ORDER; smaller is preferred."""
         return _rank(self.tree.split("/")), _rank(self.prefix.split("."))
 
 
@@ -56,18 +55,18 @@ def find(
     formats: Mapping[str, Format],
     path: str | Path,
 ) -> tuple[State, str, str | None]:
-    """(state dict, key of its format, notice) of the model that is asked for.
+    """Return (state dict, key of its format, notice) of the requested model.
 
     Args:
-      arrays: of a file; see above.
-      asked: a state dict ("state_dict_ema"), a prefix ("model.backbone"), both with a
-        slash between; "" takes the first by ORDER.
-      formats: those that it may be of.
-      path: of the file, for people.
+      arrays: the file's arrays; see above.
+      asked: a state dict ("state_dict_ema"), a prefix ("model.backbone"), or both
+        joined by a slash; "" takes the first by ORDER.
+      formats: the formats to look for.
+      path: the file's path, for messages.
 
-    The notice says, in one line, what was chosen among several, taken off the keys and
-    left out; None if there is nothing to say. Raises ValueError if there is no such
-    model, or nothing tells which of several is meant.
+    The notice is one line: which of several models was chosen, which prefix was removed
+    from the keys and which keys were left out; None if none of this applies. Raises
+    ValueError if there is no such model, or if several fit equally well.
     """
     trees: dict[str, dict[str, str]] = {}  # state dict -> key -> name in the file
     for name in arrays:
@@ -106,7 +105,7 @@ def find(
 
 
 def prefixes(keys: Collection[str], formats: Mapping[str, Format]) -> dict[str, str]:
-    """Prefix -> format, of every model that the keys of a state dict hold."""
+    """Return prefix -> format for every model among the keys of a state dict."""
     found: dict[str, str] = {}
     for name, fmt in formats.items():
         whole: set[str] = set()
@@ -116,7 +115,7 @@ def prefixes(keys: Collection[str], formats: Mapping[str, Format]) -> dict[str, 
                 prefix = key.removesuffix(first)
                 if prefix == key or (prefix and not prefix.endswith(".")):
                     continue
-                # A whole model of this format is none without its own first word.
+                # A full model without its first component looks like a `bare` one.
                 if key not in whole and all(prefix + other in keys for other in rest):
                     whole.add(key)
                     found.setdefault(prefix, name)
@@ -126,7 +125,7 @@ def prefixes(keys: Collection[str], formats: Mapping[str, Format]) -> dict[str, 
 def none_of(
     keys: Iterable[str], formats: Iterable[str], what: str = "the state dict"
 ) -> ValueError:
-    """The error for a state dict that is of none of the formats."""
+    """Return the error for a state dict that fits none of the formats."""
     first = ", ".join(sorted(keys)[:5])
     return ValueError(
         f"{what} is of none of the formats {', '.join(formats)}; it has keys like {first}"
@@ -134,10 +133,10 @@ def none_of(
 
 
 def brief(keys: Iterable[str], prefix: str = "") -> list[str]:
-    """Keys, those of one part of a module as one: "decoder_blocks.* (96)"."""
+    """Shorten a list of keys: one name per submodule, "decoder_blocks.* (96)"."""
     parts: dict[str, list[str]] = {}
     for key in keys:
-        # The first component in which the key is none of the model that was read.
+        # Keep the components that the key shares with the prefix, and one more.
         start = 0
         for word in prefix.split(".")[:-1]:
             if not key.startswith(f"{word}.", start):
@@ -150,12 +149,12 @@ def brief(keys: Iterable[str], prefix: str = "") -> list[str]:
         for part, found in parts.items()
     ]
     more = [f"and {len(names) - MANY} more"] if len(names) > MANY else []
-    # One line, whatever characters a file has in its keys.
+    # repr keeps the notice on one line, whatever characters the keys contain.
     return [n if n.isprintable() else repr(n) for n in names[:MANY]] + more
 
 
 def _unwrapped(keys: Mapping[str, str]) -> Mapping[str, str]:
-    """The keys without WRAPPERS, unless two would then be equal."""
+    """Return the keys without WRAPPERS, unless two of them would then be equal."""
     pattern = "|".join(map(re.escape, WRAPPERS))
     short = {re.sub(pattern, "", key): name for key, name in keys.items()}
     return short if len(short) == len(keys) else keys
@@ -164,7 +163,7 @@ def _unwrapped(keys: Mapping[str, str]) -> Mapping[str, str]:
 def _choice(
     models: Sequence[Model], asked: str, path: str | Path
 ) -> tuple[Model, list[Model]]:
-    """(the model that is asked for, the others that it could have been)."""
+    """Return (the requested model, the others that also fit)."""
     names = ", ".join(repr(model.name) for model in models if model.name)
     fits = [m for m in models if not asked or m.answers(asked.rstrip("/."))]
     if not fits:

@@ -1,5 +1,5 @@
-"""Other people's models, as their authors trained them.
+"""Models of other authors, reproduced as they were trained.
 
-Begin with the module of the system's name; configs/ has a config for each. May import
-config and vit.py, which imports none of them.
+Begin with the module named after the system; configs/ has a config for each. May import
+config and vit.py; vit.py imports none of them.
 """

@@ -1,17 +1,18 @@
-"""nanoViT: patches between two LayerNorms, large random tokens, one dropout a block.
+"""nanoViT: two LayerNorms in the stem, tokens from N(0, 1), one dropout per block.
 
-After samitha278/nanoViT. Pre-LN blocks as `vit`'s, but for these:
-- the stem is LN, linear layer, LN over patches that do not overlap;
-- the class token and the positions, one for it too, are drawn from N(0, 1);
-- the only dropout follows the second layer of each MLP;
-- LayerNorm's eps is 1e-5, GELU is exact, and all layers begin as torch's do.
+Reproduces samitha278/nanoViT. The blocks are pre-LN as in `vit`, but differ in this:
+- the stem is LN, a linear layer and LN on patches that do not overlap;
+- the class token and the positions (it has one too) are initialised from N(0, 1);
+- the only dropout is after the second layer of each MLP;
+- LayerNorm's eps is 1e-5, GELU is exact, and all layers are initialised as in torch.
 
-A patch's pixels are in the order (row, column, channel), the original's in (channel, row,
-column): LN and the initial law do not see the difference, imported weights would.
+A patch's pixels are ordered (row, column, channel); the original orders them (channel,
+row, column). This does not affect LN or the distribution of the initial weights, but
+imported weights would have to be permuted.
 
-Shapes: b batch, n tokens with the class token's, d width, c classes; images are (b,
-height, width, channels). Parameters are float32. `dtype_mm` says what the matmuls of stem
-and blocks compute in; residuals, LayerNorms, softmax and logits are at least float32.
+Shapes: b batch, n tokens with the class token, d width, c classes; images are (b,
+height, width, channels). Parameters are float32. `dtype_mm` is the dtype of the matmuls
+in stem and blocks; residuals, LayerNorms, softmax and logits are at least float32.
 """
 
 from functools import partial
@@ -27,7 +28,7 @@ from vitjax.config.model_arguments import make
 from vitjax.models.reproductions import torch_init
 from vitjax.models.vit import DTYPES, GELUS, Attention, BlockConfig
 
-# In two passes, as torch: the variance of a patch of one colour is far below its square.
+# Two-pass variance, as in torch: in a patch of one colour it is far below mean^2.
 _layer_norm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
 
@@ -40,7 +41,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"]
     ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
-        """The next residual stream and this block's intermediates."""
+        """Return the next residual stream and this block's intermediates."""
         cfg, d, out = self.cfg, x.shape[-1], {}
         attention = Attention(cfg, name="MultiHeadDotProductAttention_0")
         y = _layer_norm(name="LayerNorm_0")(x)
@@ -59,7 +60,7 @@ class Block(nn.Module):
 
 
 class NanoViT(nn.Module):
-    """The model; `Model` checks the arguments. Defaults are the document's step 7."""
+    """The model. `Model` checks the arguments. Defaults are the document's step 7."""
 
     num_classes: int
     patch_size: tuple[int, int] = (16, 16)
@@ -75,7 +76,7 @@ class NanoViT(nn.Module):
     def __call__(
         self, image: Num[Array | np.ndarray, "b y x ch"], *, train: bool = False
     ) -> tuple[Float[Array, "b c"], dict[str, Any]]:
-        """Logits and the intermediates.
+        """Return logits and the intermediates.
 
         `train=True` needs rngs={"dropout": key} if dropout is above 0.
         """
@@ -130,7 +131,7 @@ class NanoViT(nn.Module):
 
 
 def Model(num_classes: int, **kw: Any) -> NanoViT:
-    """A NanoViT; ValueError, in one sentence, for an impossible argument."""
+    """Build a NanoViT; ValueError, in one sentence, for an impossible argument."""
     model = make(NanoViT, num_classes, kw)
     lookup(DTYPES, model.dtype_mm, "dtype_mm")
     mlp_dim = 1 if model.mlp_dim is None else model.mlp_dim

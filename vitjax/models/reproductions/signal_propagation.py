@@ -1,13 +1,13 @@
-"""What lets a deep transformer train without normalisation or residuals, in float64.
+"""E-SPA and TAT: constants to train deep transformers without norms or residuals.
 
 E-SPA (He et al., https://arxiv.org/abs/2302.10322) gives each attention layer a fixed
-bias of its logits and a fixed scale of its outputs, such that at initialisation, where
-queries are zero, layer l turns a token kernel exp(-g_{l-1} |i - j|) into
-exp(-g_l |i - j|): tokens stay apart through any depth. TAT (Zhang et al.,
-https://arxiv.org/abs/2203.08120) picks the slope of all leaky ReLUs such that two
-orthogonal inputs leave the whole network with a cosine of eta.
+bias of its logits and a fixed scale of its outputs. At initialisation, with queries of
+zero, layer l then turns a token kernel exp(-g_{l-1} |i - j|) into exp(-g_l |i - j|), so
+tokens stay distinct at any depth. TAT (Zhang et al., https://arxiv.org/abs/2203.08120)
+chooses the slope of all leaky ReLUs so that two orthogonal inputs leave the whole
+network with a cosine of eta.
 
-Both are numbers that are computed once, here, in numpy, and never trained.
+Both are computed once, here, in numpy and float64, and are never trained.
 Shapes: l layers, n tokens in raster order.
 """
 
@@ -19,14 +19,14 @@ from jaxtyping import Float
 from vitjax.config.lookup import unknown
 
 ROW_NORMS = ("correct", "original")
-# Products of roots have entries of rounding's size below 0, whose logarithm is needed.
+# Rounding can make entries of the matrix products negative, but their log is taken.
 _SMALLEST = 1e-12
 
 
 def espa_gammas(depth: int, gamma: float | int = 0.005) -> Float[np.ndarray, " l"]:
-    """The decay rates g_1 > ... > g_depth = gamma of the token kernels.
+    """Return the decay rates g_1 > ... > g_depth = gamma of the token kernels.
 
-    sqrt(1 - exp(-2 g_l)) falls geometrically, to its power l / depth.
+    sqrt(1 - exp(-2 g_l)) decreases geometrically: it is the last one's power l / depth.
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
@@ -38,7 +38,7 @@ def espa_gammas(depth: int, gamma: float | int = 0.005) -> Float[np.ndarray, " l
 
 
 def token_kernel(num_tokens: int, gamma: float | int) -> Float[np.ndarray, "n n"]:
-    """exp(-gamma |i - j|)."""
+    """Return the matrix exp(-gamma |i - j|)."""
     i = np.arange(num_tokens)
     return np.exp(-gamma * np.abs(i[:, None] - i))
 
@@ -46,12 +46,12 @@ def token_kernel(num_tokens: int, gamma: float | int) -> Float[np.ndarray, "n n"
 def espa_attention(
     num_tokens: int, depth: int, gamma: float | int = 0.005, causal: bool = False
 ) -> Float[np.ndarray, "l n n"]:
-    """The matrices A_l = R_l R_{l-1}^-1 that attention is to be at initialisation.
+    """Return the attention matrices A_l = R_l R_{l-1}^-1 for initialisation.
 
-    R_l R_l^T is the kernel of layer l, R_0 the identity, so A_l ... A_1 = R_l. R_l is
-    the symmetric square root of the kernel; where `causal`, its Cholesky factor, and
-    A_l is lower triangular. Entries are at least 1e-12, above the diagonal of causal
-    ones 0.
+    R_l R_l^T is the kernel of layer l and R_0 the identity, so A_l ... A_1 = R_l. R_l
+    is the symmetric square root of the kernel. If `causal`, it is the Cholesky factor,
+    and A_l is lower triangular. Entries are at least 1e-12, except the zeros above the
+    diagonal of causal matrices.
     """
     if num_tokens < 1:
         raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
@@ -78,19 +78,19 @@ def espa(
     causal: bool = False,
     row_norm: str = "correct",
 ) -> tuple[Float[np.ndarray, "l n n"], Float[np.ndarray, "l n"]]:
-    """Bias B of the attention logits, and scale d of the attention's outputs.
+    """Return the bias B of the attention logits and the scale d of the outputs.
 
-    d are the row sums of `espa_attention`'s A, and diag(d) softmax(B) = A; B is -inf
+    d are the row sums of `espa_attention`'s A, and diag(d) softmax(B) = A. B is -inf
     above the diagonal of causal layers.
 
     Args:
-      num_tokens: in raster order; B and d hold for this number only.
-      depth: the number of layers.
-      gamma: the last layer's rate of decay; 0.005 is the published one.
-      causal: each token sees itself and those before it.
-      row_norm: "correct" divides each row of A by its sum before the logarithm;
-        "original", as published code does, divides column j by the sum of row j:
-        then diag(d) softmax(B) is A to a few per cent only.
+      num_tokens: number of tokens, in raster order; B and d are valid for it only.
+      depth: number of layers.
+      gamma: decay rate of the last layer; 0.005 is the published value.
+      causal: each token attends to itself and to earlier ones.
+      row_norm: "correct" divides each row of A by its sum before the logarithm.
+        "original", as in the published code, divides column j by the sum of row j;
+        diag(d) softmax(B) then equals A only to a few per cent.
     """
     if row_norm not in ROW_NORMS:
         raise unknown(row_norm, ROW_NORMS, "row_norm")
@@ -102,21 +102,21 @@ def espa(
 
 
 def tat_scale(slope: float | int) -> float:
-    """What a leaky ReLU is multiplied by to keep the mean square of N(0, 1)."""
+    """Return the factor with which a leaky ReLU keeps the mean square of N(0, 1)."""
     return math.sqrt(2 / (1 + slope * slope))
 
 
 def c_map(
     c: Float[np.ndarray, "*n"] | float, slope: float | int
 ) -> Float[np.ndarray, "*n"] | float:
-    """The cosine that a wide layer and its leaky ReLU make of a cosine c."""
+    """Return the cosine after a wide layer and its leaky ReLU, given cosine c."""
     c = np.clip(c, -1.0, 1.0)
     bend = (1 - slope) ** 2 / (math.pi * (1 + slope * slope))
     return c + bend * (np.sqrt(1 - c * c) - c * np.arccos(c))
 
 
 def network_c_map(num_maps: int, slope: float | int) -> float:
-    """The cosine that `num_maps` such layers make of two orthogonal inputs."""
+    """Return the cosine of two orthogonal inputs after `num_maps` such layers."""
     c: float = 0.0
     for _ in range(num_maps):
         c = float(c_map(c, slope))
@@ -124,11 +124,11 @@ def network_c_map(num_maps: int, slope: float | int) -> float:
 
 
 def tat_slope(num_maps: int, eta: float | int = 0.9) -> float:
-    """The slope at which `network_c_map` is eta, by bisection, to 1e-12.
+    """Return the slope at which `network_c_map` is eta, by bisection, to 1e-12.
 
-    A transformer without residuals has two leaky ReLUs a block, and its attention
-    counts as the identity. 0 is a ReLU, 1 is linear. ValueError, in one sentence, where
-    so few maps cannot reach eta, with what could.
+    A transformer without residuals has two leaky ReLUs per block, and its attention
+    counts as the identity. Slope 0 is a ReLU, 1 is linear. Raises ValueError, in one
+    sentence, if so few maps cannot reach eta; it gives a depth and an eta that work.
     """
     if num_maps < 1:
         raise ValueError(f"TAT needs at least 1 leaky ReLU, got {num_maps}")

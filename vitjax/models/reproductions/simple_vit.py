@@ -1,17 +1,18 @@
-"""SimpleViT, the pre-norm baseline beside SimplEsT-ViT, and what the two share.
+"""SimpleViT, the pre-norm baseline of SimplEsT-ViT, and functions that both share.
 
-After the class of that name in richardcepka/SimplEsT-ViT (https://arxiv.org/abs/2205.01580
-in outline): no class token, sincos2d positions, LayerNorms with torch's eps 1e-5, query,
-key and value as one matrix without biases, exact GELU, dropout on the tokens before they
-are averaged, and a head of one LayerNorm and one linear layer. Everything begins as
-torch's layers do.
+Reproduces the class of that name in richardcepka/SimplEsT-ViT (roughly
+https://arxiv.org/abs/2205.01580): no class token, sincos2d positions, LayerNorms with
+torch's eps 1e-5, query, key and value as one matrix without biases, exact GELU, dropout
+on the tokens before they are averaged, and a head of one LayerNorm and one linear
+layer. All layers are initialised as in torch.
 
-The original makes the attention's output projection but for long did not apply it: all
-of its published numbers are of `out_proj=False`, which here does not make it either.
+The original creates the attention's output projection, but for a long time did not
+apply it. All of its published numbers are for `out_proj=False`; here that does not even
+create it.
 
-Shapes: b batch, n tokens, d width, h heads, k head dim, c classes; images are (b, height,
-width, channels). `dtype_mm` computes the matmuls of stem and blocks; softmax, residual
-stream and head are at least float32.
+Shapes: b batch, n tokens, d width, h heads, k head dim, c classes; images are (b,
+height, width, channels). `dtype_mm` is the dtype of the matmuls in stem and blocks;
+softmax, residual stream and head are at least float32.
 """
 
 from functools import partial
@@ -43,7 +44,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"]
     ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
-        """The residual stream, and the block's intermediates."""
+        """Return the residual stream and the block's intermediates."""
         d, out = x.shape[-1], {}
         wide = np.dtype(jnp.promote_types(self.dtype, np.float32))
         dense = partial(torch_init.dense, dtype=self.dtype)
@@ -66,7 +67,7 @@ class Block(nn.Module):
 
 
 class SimpleViT(nn.Module):
-    """The model; `Model` checks the arguments. Defaults are S/4, for small images."""
+    """The model. `Model` checks the arguments. Defaults are S/4, for small images."""
 
     num_classes: int
     patch_size: tuple[int, int] = (4, 4)
@@ -83,7 +84,7 @@ class SimpleViT(nn.Module):
     def __call__(
         self, image: Num[Array | np.ndarray, "b y x ch"], *, train: bool = False
     ) -> tuple[Float[Array, "b c"], dict[str, Any]]:
-        """Logits and the intermediates.
+        """Return logits and the intermediates.
 
         `train=True` needs rngs={"dropout": key} if dropout is above 0.
         """
@@ -122,7 +123,7 @@ class SimpleViT(nn.Module):
 
 
 def Model(num_classes: int, **kw: Any) -> SimpleViT:
-    """A SimpleViT; ValueError, in one sentence, for an impossible argument."""
+    """Build a SimpleViT; ValueError, in one sentence, for an impossible argument."""
     model = make(SimpleViT, num_classes, kw)
     check_sizes(model)
     return model
@@ -134,9 +135,10 @@ def embed(
     patch_size: tuple[int, int],
     dtype: np.dtype,
 ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
-    """The patches through `conv`, a partial nn.Conv, plus sincos2d; with `out` begun.
+    """Embed patches by `conv`, a partial nn.Conv, and add sincos2d positions.
 
-    Inside a compact method; the parameters are "embedding".
+    Returns the tokens and the first intermediates. Call this in a compact method; the
+    parameters are named "embedding".
     """
     (ph, pw), (_, height, width, _) = patch_size, image.shape
     if height % ph or width % pw or not height or not width:
@@ -162,7 +164,7 @@ def embed(
 def split_heads(
     qkv: Float[Array, "b n d3"], num_heads: int
 ) -> tuple[Float[Array, "b n h k"], Float[Array, "b n h k"], Float[Array, "b n h k"]]:
-    """Query, key and value out of one matrix's columns, and each of them into heads."""
+    """Split columns into query, key and value, and each of these into heads."""
     b, n, _ = qkv.shape
     query, key, value = (
         x.reshape(b, n, num_heads, -1) for x in jnp.split(qkv, 3, axis=-1)
@@ -171,7 +173,7 @@ def split_heads(
 
 
 def matmul_dtype(name: str) -> np.dtype:
-    """The dtype of a name; ValueError for float64 where JAX would not obey it."""
+    """Return the dtype of a name; ValueError for float64 without jax_enable_x64."""
     if name == "float64" and jnp.result_type(float) != np.float64:
         raise ValueError(
             "a float64 model needs jax.config.update('jax_enable_x64', True)"
@@ -180,7 +182,7 @@ def matmul_dtype(name: str) -> np.dtype:
 
 
 def check_sizes(model: Any) -> None:
-    """Raise ValueError for sizes that cannot be, or do not agree."""
+    """Raise ValueError for sizes that are impossible or do not agree."""
     for name in ("width", "depth", "num_heads", "mlp_dim"):
         value = getattr(model, name)
         if value is not None and value < 1:

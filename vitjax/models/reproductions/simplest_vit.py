@@ -1,26 +1,29 @@
-"""SimplEsT-ViT: a vanilla transformer, without normalisation and without residuals.
+"""SimplEsT-ViT: a vanilla transformer without normalisation and without residuals.
 
-After richardcepka/SimplEsT-ViT. What is unusual here:
-- A block is x = attention(x), then x = act(W2 act(W1 x + b1) + b2): an activation after
-  the second layer too, nothing added, nothing normalised. There is no class token; the
-  positions are sincos2d; dropout acts on the tokens before they are averaged.
-- Attention is diag(d) softmax(q k^T / sqrt(k) + B) v, the heads put side by side and no
-  output projection. B and d are E-SPA's (signal_propagation.py): constants, of one number
-  of tokens, the same for all heads; no parameters, so no optimizer sees them.
-- Query, key and value are one matrix. Queries begin at zero, so that attention begins as
-  E-SPA's; keys and values as N(0, 1 / d), not orthogonal as in E-SPA's paper.
-- The activation is a scaled leaky ReLU with TAT's slope for 2 * depth of them.
-- The MLP's and the head's kernels begin orthogonal, scaled by sqrt(out / in) where they
-  widen; the stem as N(0, 1 / (patch size^2 * channels)); biases at zero.
-- `init_scheme="lecun"` is the control: the same layers as flax begins them (LeCun
-  normal, zero biases, stem and head too), softmax attention without B and d, the plain
-  ReLU. It reads none of gamma, eta and row_norm.
-- A bias of the keys (`att_bias`) shifts all logits of a row alike, so its gradient is
-  zero, always; it is there as in the original.
+Reproduces richardcepka/SimplEsT-ViT. Unusual details:
+- A block is x = attention(x), then x = act(W2 act(W1 x + b1) + b2). The second layer
+  has an activation too, and there are no residuals and no norms. There is no class
+  token; the positions are sincos2d; dropout applies to the tokens before they are
+  averaged.
+- Attention is diag(d) softmax(q k^T / sqrt(k) + B) v, with the heads concatenated and
+  no output projection. B and d are E-SPA's constants (signal_propagation.py) for one
+  number of tokens, equal for all heads. They are not parameters, so the optimizer does
+  not change them.
+- Query, key and value are one matrix. Queries are initialised to zero, so that
+  attention starts as E-SPA's; keys and values from N(0, 1 / d), not orthogonal as in
+  E-SPA's paper.
+- The activation is a scaled leaky ReLU, with TAT's slope for 2 * depth of them.
+- The kernels of MLP and head are initialised orthogonal, scaled by sqrt(out / in) where
+  they widen; the stem from N(0, 1 / (patch size^2 * channels)); biases to zero.
+- `init_scheme="lecun"` is the control: the same layers with flax's initialisation
+  (LeCun normal, zero biases, stem and head too), softmax attention without B and d, and
+  the plain ReLU. It ignores gamma, eta and row_norm.
+- The keys' bias (`att_bias`) shifts all logits of a row equally, so its gradient is
+  always zero; it is kept because the original has it.
 
-Shapes: b batch, n tokens, d width, h heads, k head dim, c classes; images are (b, height,
-width, channels). `dtype_mm` computes the matmuls of stem and blocks; the logits' B and
-their softmax, the averaging and the head are at least float32.
+Shapes: b batch, n tokens, d width, h heads, k head dim, c classes; images are (b,
+height, width, channels). `dtype_mm` is the dtype of the matmuls in stem and blocks; B,
+the softmax, the averaging and the head are at least float32.
 """
 
 from collections.abc import Callable
@@ -48,16 +51,16 @@ _lecun = nn.initializers.lecun_normal()
 
 
 def scaled_orthogonal(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
-    """A random (in, out) kernel with orthogonal rows or columns that keeps mean squares.
+    """Draw an (in, out) kernel with orthogonal rows or columns that keeps mean squares.
 
-    Uniform over such matrices, times sqrt(out / in) where out > in.
+    The distribution is uniform over such matrices, times sqrt(out / in) if out > in.
     """
     scale = max((shape[1] / shape[0]) ** 0.5, 1.0)
     return nn.initializers.orthogonal(scale)(key, shape, dtype)
 
 
 def zero_query_init(key: Any, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
-    """A (d, 3 d) kernel of query, key, value: the first zero, the others N(0, 1 / d)."""
+    """Draw a (d, 3 d) kernel: zero for the query, N(0, 1 / d) for key and value."""
     d = shape[0]
     rest = jax.random.normal(key, (d, shape[1] - d), dtype) * d**-0.5
     return jnp.concatenate([jnp.zeros((d, d), dtype), rest], axis=1)
@@ -78,7 +81,7 @@ class Attention(nn.Module):
         bias: Float[Array | np.ndarray, "n n"] | None,
         scale: Float[Array | np.ndarray, " n"] | None,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b h n m"]]:
-        """The tokens, and the probabilities; without B and d it is plain attention."""
+        """Return tokens and probabilities; None for B and d gives plain attention."""
         qkv = nn.Dense(
             3 * x.shape[-1],
             use_bias=self.use_bias,
@@ -116,7 +119,7 @@ class Block(nn.Module):
         bias: Float[Array | np.ndarray, "n n"] | None,
         scale: Float[Array | np.ndarray, " n"] | None,
     ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
-        """The tokens, and the block's intermediates."""
+        """Return the tokens and the block's intermediates."""
         d, out = x.shape[-1], {}
         x, probs = self.attention(x, bias, scale)
         out["sa"] = x
@@ -135,7 +138,7 @@ class Block(nn.Module):
 
 
 class SimplEsTViT(nn.Module):
-    """The model; `Model` checks the arguments. Defaults are S/4, for small images."""
+    """The model. `Model` checks the arguments. Defaults are S/4, for small images."""
 
     num_classes: int
     patch_size: tuple[int, int] = (4, 4)
@@ -145,8 +148,8 @@ class SimplEsTViT(nn.Module):
     mlp_dim: int | None = None  # None: 4 * width
     att_bias: bool = True
     causal: bool = False
-    gamma: float | int = 0.005  # of E-SPA: the last token kernel's rate of decay
-    eta: float | int = 0.9  # of TAT: the cosine that a cosine of 0 ends as
+    gamma: float | int = 0.005  # E-SPA: decay rate of the last token kernel
+    eta: float | int = 0.9  # TAT: the output cosine of orthogonal inputs
     row_norm: str = "correct"  # see signal_propagation.espa
     init_scheme: str = "espa_tat"
     dropout: float | int = 0.0
@@ -157,7 +160,7 @@ class SimplEsTViT(nn.Module):
     def __call__(
         self, image: Num[Array | np.ndarray, "b y x ch"], *, train: bool = False
     ) -> tuple[Float[Array, "b c"], dict[str, Any]]:
-        """Logits and the intermediates.
+        """Return logits and the intermediates.
 
         `train=True` needs rngs={"dropout": key} if dropout is above 0.
         """
@@ -198,9 +201,9 @@ class SimplEsTViT(nn.Module):
 
 
 def Model(num_classes: int, **kw: Any) -> SimplEsTViT:
-    """A SimplEsTViT; ValueError, in one sentence, for an impossible argument.
+    """Build a SimplEsTViT; ValueError, in one sentence, for an impossible argument.
 
-    Among those: an eta that TAT cannot reach at this depth.
+    An eta that TAT cannot reach at this depth is one of these.
     """
     model = make(SimplEsTViT, num_classes, kw)
     check_sizes(model)
@@ -214,7 +217,7 @@ def Model(num_classes: int, **kw: Any) -> SimplEsTViT:
 
 
 def _activation(model: SimplEsTViT) -> tuple[float, float]:
-    """The slope of the leaky ReLUs, and what they are multiplied by."""
+    """Return the slope of the leaky ReLUs and their factor."""
     if model.init_scheme == "lecun":
         return 0.0, 1.0
     slope = signal_propagation.tat_slope(2 * model.depth, model.eta)
@@ -224,7 +227,7 @@ def _activation(model: SimplEsTViT) -> tuple[float, float]:
 def _attention_constants(
     model: SimplEsTViT, num_tokens: int
 ) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
-    """B and d of each layer."""
+    """Return B and d of each layer."""
     if model.init_scheme == "lecun":
         masked = np.triu(np.full((num_tokens, num_tokens), -np.inf), 1)
         return [(masked if model.causal else None, None)] * model.depth

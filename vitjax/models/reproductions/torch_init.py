@@ -1,7 +1,8 @@
-"""How PyTorch's own layers begin, for models that come from there.
+"""PyTorch's default initialisation, for models that were written in PyTorch.
 
 `torch.nn.Linear` and `Conv2d` draw weights and biases from U(-1/sqrt(fan_in),
-1/sqrt(fan_in)); a flax bias does not know its layer's fan_in, so it must be told.
+1/sqrt(fan_in)). A flax bias initializer does not get the layer's fan_in, so the caller
+passes it.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,11 @@ import flax.linen as nn
 import jax
 
 kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""torch's default weights: the variance of U(-a, a) is a^2 / 3."""
+"""torch's default weights; the variance of U(-a, a) is a^2 / 3."""
 
 
 def bias(fan_in: int) -> Callable[..., jax.Array]:
-    """torch's default bias of a layer with `fan_in` inputs to each output."""
+    """Return torch's default bias initializer for `fan_in` inputs per output."""
     bound = fan_in**-0.5
 
     def init(key: Any, shape: Any, dtype: Any = jax.numpy.float32) -> jax.Array:
@@ -25,5 +26,5 @@ def bias(fan_in: int) -> Callable[..., jax.Array]:
 
 
 def dense(features: int, fan_in: int, **kw: Any) -> nn.Dense:
-    """`torch.nn.Linear(fan_in, features)` as it begins."""
+    """Make a Dense initialised like `torch.nn.Linear(fan_in, features)`."""
     return nn.Dense(features, kernel_init=kernel, bias_init=bias(fan_in), **kw)

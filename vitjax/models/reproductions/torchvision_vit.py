@@ -1,14 +1,15 @@
-"""torchvision's VisionTransformer under a linear code layer, and a small CNN beside it.
+"""torchvision's VisionTransformer with a linear code layer, and a small CNN.
 
-After defgsus/nn-experiments (docs/logs/2023-11-27-transformers.md), which trains
+Reproduces defgsus/nn-experiments (docs/logs/2023-11-27-transformers.md), which trains
 torchvision.models.VisionTransformer with `num_classes=code_size` and one more Linear on
-Fashion-MNIST. The blocks are `vit`'s. What differs from its pool_type="tok":
-- the position embeddings, N(0, 0.02), are added after the class token, which has one too;
+Fashion-MNIST. The blocks are `vit`'s. Differences from its pool_type="tok":
+- the position embeddings, N(0, 0.02), are added after the class token is prepended, so
+  it has one too;
 - GELU is exact;
-- query, key and value begin as one matrix that is drawn by Xavier, so each of them is
-  smaller by sqrt(2); the patches, the attention's output and the last layer as in torch;
-- the code, one linear layer without activation, begins at zero: so the first logits are
-  the last layer's bias, whatever the image.
+- query, key and value are initialised as one Xavier matrix, so each is smaller by
+  sqrt(2); patches, attention output and last layer are initialised as in torch;
+- the code, one linear layer without activation, is initialised to zero, so the first
+  logits are the last layer's bias for every image.
 
 Shapes: b batch, c classes; images are (b, height, width, channels). Parameter names are
 `vit`'s where the layers are the same.
@@ -26,12 +27,12 @@ from vitjax.models.reproductions import torch_init
 from vitjax.models.vit import BlockConfig, Encoder
 
 _zeros, _normal = nn.initializers.zeros, nn.initializers.normal
-# Of a (3 width, width) matrix as a whole: U(-a, a) with a^2 = 6 / (4 width).
+# Xavier for the whole (3 width, width) matrix: U(-a, a) with a^2 = 6 / (4 width).
 _fused_xavier = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
 class TorchvisionViT(nn.Module):
-    """The model; `Model` checks the arguments. Defaults are the document's best ViT."""
+    """The model. `Model` checks the arguments. Defaults are the document's best ViT."""
 
     num_classes: int
     patch_size: tuple[int, int] = (7, 7)
@@ -47,7 +48,7 @@ class TorchvisionViT(nn.Module):
     def __call__(
         self, image: Num[Array | np.ndarray, "b y x ch"], *, train: bool = False
     ) -> tuple[Float[Array, "b c"], dict[str, Any]]:
-        """Logits and the intermediates; `out["code"]` (b, code_size) is what probes fit.
+        """Return logits and intermediates; probes use `out["code"]` (b, code_size).
 
         `train=True` needs rngs={"dropout": key} if dropout is above 0.
         """
@@ -59,7 +60,7 @@ class TorchvisionViT(nn.Module):
             self.patch_size,
             strides=self.patch_size,
             padding="VALID",
-            # torch cuts this normal at -2 and 2 themselves, which no draw reaches.
+            # torch truncates this normal at -2 and 2 absolute, which no draw reaches.
             kernel_init=_normal(fan_in**-0.5),
             name="embedding",
         )(x)
@@ -102,7 +103,7 @@ class TorchvisionViT(nn.Module):
 class SmallCnn(nn.Module):
     """The document's small CNN: three 3 x 3 convolutions, the code, the classes.
 
-    Of 1-channel images of 28 x 28 pixels it has 2,002,698 parameters.
+    It has 2,002,698 parameters for 1-channel images of 28 x 28 pixels.
     """
 
     num_classes: int
@@ -113,7 +114,7 @@ class SmallCnn(nn.Module):
     def __call__(
         self, image: Num[Array | np.ndarray, "b y x ch"], *, train: bool = False
     ) -> tuple[Float[Array, "b c"], dict[str, Any]]:
-        """Logits and `out["code"]`; `train` changes nothing."""
+        """Return logits and `out["code"]`; `train` has no effect."""
         del train
         height, width = image.shape[1:3]
         if min(height, width) < 7:
@@ -142,7 +143,7 @@ class SmallCnn(nn.Module):
 
 
 def Model(num_classes: int, **kw: Any) -> TorchvisionViT:
-    """A TorchvisionViT; ValueError, in one sentence, for an impossible argument."""
+    """Build a TorchvisionViT; ValueError, in one sentence, for a bad argument."""
     model = make(TorchvisionViT, num_classes, kw)
     if model.width % model.num_heads:
         raise ValueError(
@@ -153,5 +154,5 @@ def Model(num_classes: int, **kw: Any) -> TorchvisionViT:
 
 
 def Cnn(num_classes: int, **kw: Any) -> SmallCnn:
-    """A SmallCnn; ValueError, in one sentence, for an impossible argument."""
+    """Build a SmallCnn; ValueError, in one sentence, for an impossible argument."""
     return make(SmallCnn, num_classes, kw)

@@ -1,15 +1,15 @@
-"""Post-norm ViTs whose width may change from block to block, and TowerViT.
+"""Post-norm ViTs whose width may change from block to block, including TowerViT.
 
-After Notgard/Visual_Transformers (tp.py). Each block is x = LN(x + attention(x)), then
-x = LN(x + MLP(x)), with torch's eps 1e-5; where the next block is wider, one linear layer
-stands between them. Everything begins as torch's layers do; class token and positions
-are drawn from N(0, 1).
+Reproduces Notgard/Visual_Transformers (tp.py). Each block is x = LN(x + attention(x)),
+then x = LN(x + MLP(x)), with torch's eps 1e-5. A linear layer precedes a block of
+another width. All layers are initialised as in torch; class token and positions are
+initialised from N(0, 1).
 
-TowerViT has equal widths and learned positions. The ViT beside it has a table of 65,537
-positions, 4.2 of its 5.1 million parameters, and the line that would add it is commented
-out: as it ran, it is `posemb="none"`, which does not see where a patch lies.
+TowerViT has equal widths and learned positions. The original's other ViT has a table of
+65,537 positions, 4.2 of its 5.1 million parameters, but the line that would add it is
+commented out. The model that ran is `posemb="none"`, without patch positions.
 
-Shapes: b batch, n tokens with the class token's, d width, c classes; images are (b,
+Shapes: b batch, n tokens with the class token, d width, c classes; images are (b,
 height, width, channels).
 """
 
@@ -61,7 +61,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"]
     ) -> tuple[Float[Array, "b n d"], dict[str, Any]]:
-        """The tokens, and the attention's probabilities where asked for."""
+        """Return the tokens and the intermediates."""
         d, out = x.shape[-1], {}
         float32 = np.dtype(np.float32)
         cfg = BlockConfig(
@@ -92,7 +92,7 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """The model; `Model` makes it from a variant and checks the arguments."""
+    """The model. `Model` builds it from a variant and checks the arguments."""
 
     num_classes: int
     widths: Sequence[int]
@@ -107,7 +107,7 @@ class Tower(nn.Module):
     def __call__(
         self, image: Num[Array | np.ndarray, "b y x ch"], *, train: bool = False
     ) -> tuple[Float[Array, "b c"], dict[str, Any]]:
-        """Logits and the intermediates; `train` changes nothing."""
+        """Return logits and the intermediates; `train` has no effect."""
         del train
         out: dict[str, Any] = {}
         x = jnp.asarray(image, jnp.float32)
@@ -145,9 +145,9 @@ class Tower(nn.Module):
 
 
 def Model(num_classes: int, variant: str = "tower", **kw: Any) -> Tower:
-    """A Tower of a variant ("tower", "vit") and arguments, which win over it.
+    """Build a Tower from a variant ("tower", "vit"); other arguments override it.
 
-    ValueError, in one sentence, for an unknown name or an impossible size.
+    Raises ValueError, in one sentence, for an unknown name or an impossible size.
     """
     fields = {f.name for f in dataclasses.fields(Tower)} - {"parent", "name"}
     for name in kw:

@@ -1,5 +1,5 @@
-"""One table for each library: which of its tensors holds which parameter.
+"""One table per library that maps its tensors to vitjax's parameters.
 
-Begin with `timm`; `vitjax.weights.table` defines what a table says. May import
+Begin with `timm`; `vitjax.weights.table` defines the tables. May import
 `vitjax.weights.table`.
 """

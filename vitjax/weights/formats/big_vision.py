@@ -1,4 +1,4 @@
-"""big_vision's .npz files, and its older names for the same parameters."""
+"""Read big_vision's .npz files, including older names of the same parameters."""
 
 import math
 import re
@@ -10,10 +10,10 @@ import numpy as np
 from vitjax.trees import flatten_with_names
 from vitjax.weights import posemb as posembs
 
-# vision_transformer's name: the class token is among those that have a position.
+# vision_transformer's name; with it, the class token has a position too.
 VERY_OLD = "Transformer/posembed_input/pos_embedding"
 # (regex, replacement) for the names of vision_transformer and of early big_vision,
-# which counted the layers of a block as they came.
+# which numbered a block's layers consecutively across types.
 RENAMES = (
     (r"/LayerNorm_2/", "/LayerNorm_1/"),
     (r"/MlpBlock_3/", "/MlpBlock_0/"),
@@ -25,7 +25,7 @@ RENAMES = (
         r"MAPHead_0/\1",
     ),
 )
-# Where a file that holds more than parameters has these.
+# The prefixes of the parameters in a file that holds more than these.
 ROOTS = ("params/", "opt/target/")
 
 
@@ -35,9 +35,9 @@ def leaves(
     grid: posembs.Grid | None = None,
     model_grid: posembs.Grid | None = None,
 ) -> dict[str, np.ndarray]:
-    """The leaves by today's names, of a whole file or of one tree below ("img").
+    """Return the leaves by current names, of a whole file or one subtree ("img").
 
-    A position of the class token is added to that token.
+    The class token's position, if stored, is added to the token.
     """
     found = dict(arrays)
     for root in ROOTS:
@@ -61,7 +61,7 @@ def leaves(
 
 
 def flat(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Parameters as the arrays of a file, in the form (scan or not) that they have."""
+    """Flatten parameters to a file's arrays; the form (scan or not) stays."""
     return {name: np.asarray(leaf) for name, leaf in flatten_with_names(params)}
 
 
@@ -77,9 +77,10 @@ def _without_cls_position(
     grid: posembs.Grid | None,
     model_grid: posembs.Grid | None,
 ) -> dict[str, np.ndarray]:
-    """Old models added positions after they had put the class token first.
+    """Add the class token's position, which only old models have, to the token.
 
-    Which did, the name that the positions are `stored_as` tells, or else their number.
+    Old models added positions after prepending the class token. The name that the
+    positions are `stored_as`, or else their number, identifies these models.
     """
     if not {"cls", "pos_embedding"} <= leaves.keys():
         return leaves
@@ -99,9 +100,9 @@ def _without_cls_position(
 
 
 def _usual(stored: int, today: bool) -> int | None:
-    """How many of so many positions the class token has; None if it is open."""
+    """Return how many of the positions are the class token's; None if ambiguous."""
     if posembs.square_grid(stored - 1) is None:
         return 0 if today else None
-    # big_vision renames old files, and then takes a square and one for these.
+    # big_vision renames old files; it recognises them by a square plus one position.
     other_grid = any(stored % n == 0 for n in range(2, math.isqrt(stored) + 1))
     return None if today and other_grid else 1

@@ -1,9 +1,10 @@
-"""Hugging Face's ViTForImageClassification: the keys of its files.
+"""The state dict of Hugging Face's ViTForImageClassification.
 
-Its config for a model of ours: layer_norm_eps=1e-6 (its default is 1e-12), hidden_act
-"gelu" for gelu="exact" and "gelu_pytorch_tanh" for "tanh". transformers 5 has shorter
-keys in memory than in files; both are read, those of files are written. So are those of
-a ViTModel, which has no head and no "vit." before its keys.
+The config that matches a vitjax model: layer_norm_eps=1e-6 (the default is 1e-12),
+hidden_act "gelu" for gelu="exact" and "gelu_pytorch_tanh" for "tanh". transformers 5
+uses shorter keys in memory than in files; both are read, and the keys of files are
+written. The keys of a ViTModel, without a head and without the prefix "vit.", are read
+too.
 """
 
 import json
@@ -34,7 +35,7 @@ RENAMES = (
 
 
 def entries(parts: Parts) -> Iterator[Entry]:
-    """The table."""
+    """Yield the table's entries."""
     yield from table.conv(f"{EMBEDDINGS}.patch_embeddings.projection", "embedding")
     yield from table.tokens(PARTS["pos_embedding"], parts)
     for i in range(parts.depth):
@@ -61,7 +62,7 @@ FORMAT = Format(
     table=entries,
     signature=(f"{EMBEDDINGS}.patch_embeddings.projection.weight",),
     bare=("embeddings.patch_embeddings.projection.weight",),
-    # A ViTModel's tanh layer, which its class for images leaves out too; other heads.
+    # A ViTModel's tanh layer, which ViTForImageClassification omits too; other heads.
     beside=(r"^vit\.pooler\.", r"^(?!vit\.|classifier\.)"),
     block="vit.encoder.layer.{}.",
     parts=PARTS,
@@ -76,9 +77,9 @@ FORMAT = Format(
 
 
 def config_beside(path: Path) -> dict[str, Any]:
-    """The config.json of a model's folder, or of that which a file lies in; {} if none.
+    """Read the config.json of a model's folder, or of a file's folder; {} if none.
 
-    Raises ValueError if it is no JSON.
+    Raises ValueError if it is not JSON.
     """
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.is_file():

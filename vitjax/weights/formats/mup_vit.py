@@ -1,9 +1,9 @@
 """The state dict of mup-vit's SimpleVisionTransformer (github.com/EIFY/mup-vit).
 
-simple_vit.py at ee4c63c: torchvision's names, but `reg` (1, R, d) holds the class token,
-if the model pools by it, and then the registers. They stand before the patches, after
-the positions were added to these. One alone is a buffer of zeros there, which is not
-trained. `pos_embedding` is (1, n, d) where it is learned, and a buffer (n, d) of posemb
+simple_vit.py at ee4c63c uses torchvision's names, but `reg` (1, R, d) holds the class
+token, if the model pools by it, and then the registers. They are prepended to the
+patches after the position embeddings are added. A single token is an untrained buffer
+of zeros. `pos_embedding` is (1, n, d) if learned, and a buffer (n, d) for posemb
 "sincos2d".
 """
 
@@ -23,7 +23,7 @@ PARTS = {
 
 
 def entries(parts: Parts) -> Iterator[Entry]:
-    """The table."""
+    """Yield the table's entries."""
     yield from torchvision.body(parts)
     yield from table.tokens(PARTS["pos_embedding"], parts)
 

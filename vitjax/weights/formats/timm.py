@@ -1,12 +1,12 @@
-"""timm's VisionTransformer: its state dict. No timm needed.
+"""The state dict of timm's VisionTransformer. timm itself is not needed.
 
-Its arguments for a model of ours: fc_norm as norm_after_pool, init_values as
-layer_scale, pre_norm, global_pool="avg", "token" or "map", class_token only with
-"token", and no_embed_class=True with registers; norm_layer with eps 1e-6 is its default
-(1e-5 for its CLIP models, all with pre_norm). GELU is exact there unless act_layer says
-otherwise ("quick_gelu" for gelu="quick"). Models of ours with distilled are its
-VisionTransformerDistilled. A class token that is not pooled by (files with fc_norm, as
-MAE's fine-tuned ones) is a register here.
+The timm arguments that match a vitjax model: fc_norm is norm_after_pool, init_values is
+layer_scale, pre_norm is the same, global_pool is "avg", "token" or "map", class_token
+only with "token", and no_embed_class=True with registers. norm_layer has eps 1e-6 by
+default (1e-5 for timm's CLIP models, all with pre_norm). GELU is exact unless act_layer
+is set ("quick_gelu" for gelu="quick"). A vitjax model with distilled is a
+VisionTransformerDistilled. A class token that the model does not pool by (files with
+fc_norm, such as MAE's fine-tuned ones) is a register here.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ PARTS = {
 
 
 def entries(parts: Parts) -> Iterator[Entry]:
-    """The table."""
+    """Yield the table's entries."""
     yield from table.conv("patch_embed.proj", "embedding", bias=not parts.pre_norm)
     yield from table.tokens(PARTS["pos_embedding"], parts)
     for i in range(parts.depth):
@@ -78,13 +78,13 @@ FORMAT = Format(
     tokens=("cls_token", "dist_token", "reg_token"),
     distillation="dist_token",
     renames=(
-        # The published files of DeiT-III.
+        # DeiT-III's published files use these names.
         (r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),
-        # DINOv2's training wraps its blocks in chunks, blocks.CHUNK.BLOCK.
+        # DINOv2's training groups blocks in chunks, blocks.CHUNK.BLOCK.
         (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"),
     ),
     positions="either",
-    # Of MAE and DINOv2: for masked patches, and to paint them.
+    # The token for masked patches (MAE, DINOv2), and the decoder that paints them.
     beside=(r"^mask_token$", r"^decoder_"),
     unlike=(
         (r"\.[qk]_norm\.", "vitjax has no normalization of queries and keys (qk_norm)"),

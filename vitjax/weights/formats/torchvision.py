@@ -1,7 +1,7 @@
-"""torchvision.models.VisionTransformer: its state dict. No torchvision needed.
+"""The state dict of torchvision.models.VisionTransformer; torchvision is not needed.
 
-Build the torchvision model with its defaults; the vitjax one with pool_type="tok",
-posemb="learn" and gelu="exact".
+Build the torchvision model with its defaults, and the vitjax model with
+pool_type="tok", posemb="learn" and gelu="exact".
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ PARTS = {
     "head": "heads.head.weight",
 }
 LAYER = "encoder.layers.encoder_layer_{}"
-# Until 2022 the MLP's layers had names; the published weights still have these.
+# Until 2022 the MLP's layers had other names; the published weights still use them.
 RENAMES = (
     (r"\.mlp\.linear_1\.", ".mlp.0."),
     (r"\.mlp\.linear_2\.", ".mlp.3."),
-    # Fine-tuned models often have another layer, or a Sequential with one, for `heads`
-    # or for `heads.head`.
+    # Fine-tuned models often replace `heads` or `heads.head` by another layer, or by a
+    # Sequential with one.
     (r"^heads\.(?!pre_logits\.)(\w+\.)*(weight|bias)$", r"heads.head.\2"),
 )
 
 
 def body(parts: Parts) -> Iterator[Entry]:
-    """All but the tokens and their positions."""
+    """Yield all entries except those of the tokens and positions."""
     yield from table.conv("conv_proj", "embedding")
     for i in range(parts.depth):
         theirs, ours = LAYER.format(i), BLOCK.format(i)
@@ -49,7 +49,7 @@ def body(parts: Parts) -> Iterator[Entry]:
 
 
 def entries(parts: Parts) -> Iterator[Entry]:
-    """The table."""
+    """Yield the table's entries."""
     yield from body(parts)
     yield from table.tokens(PARTS["pos_embedding"], parts)
 
