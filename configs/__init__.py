@@ -1,1 +1,1 @@
-"""Experiments as data: each file has get_config(arg)."""
+"""Experiment configs: each file defines get_config(arg)."""

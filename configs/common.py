@@ -1,4 +1,4 @@
-"""Pieces that config files share."""
+"""Helpers that the config files share."""
 
 import difflib
 import re
@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 _CIFAR = "of https://www.cs.toronto.edu/~kriz/cifar.html, and give the unpacked folder"
-# Said where a data set is not found: where it comes from, and where it goes.
+# Hints for the error about a missing data set: its source, and where to put it.
 ORIGINS = {
     "mnist": "put the four *-ubyte.gz files of http://yann.lecun.com/exdb/mnist, or of a "
     "mirror such as https://ossci-datasets.s3.amazonaws.com/mnist, into data_dir",
@@ -30,9 +30,10 @@ CIFAR_KINDS = ("cifar", "tfds", "folder")
 
 
 def cifar_data(kind: str, data_dir: str, name: str = "cifar10") -> tuple[dict, str]:
-    """(the data section but for its split, ops that come first) of CIFAR-10 or -100.
+    """Return CIFAR-10's or -100's data section without its split, and the first ops.
 
-    `kind` is cifar (the unpacked archive), tfds, or folder (`data_dir`/{train,test}/CLASS/*.png).
+    `kind` is cifar (the unpacked archive), tfds, or folder
+    (`data_dir`/{train,test}/CLASS/*.png).
     """
     choose("data", kind, CIFAR_KINDS)
     own = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
@@ -44,19 +45,18 @@ def cifar_data(kind: str, data_dir: str, name: str = "cifar10") -> tuple[dict, s
         data["data_dir"] = own if kind == "cifar" else f"data/{name}"
     if data_dir:
         data["data_dir"] = data_dir
-    # Files do not say their size before they are read; of 32 x 32 resize keeps every pixel.
+    # A file's size is unknown before it is read; resize(32) keeps 32 x 32 pixels as is.
     return data, "" if kind == "cifar" else "decode(channels=3)|resize(32)|"
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> Any:
-    """Read "a=1,b=x,flag" against `defaults`, which give the names and the types.
+    """Parse "a=1,b=x,flag"; `defaults` gives the names, the types and the defaults.
 
     A bare name sets a flag to True; "on"/"off", "true"/"false" and "1"/"0" are bools.
-    Raises ValueError on a name that is not among the defaults, or a value of another
-    type.
+    Raises ValueError on an unknown name, or a value of another type.
     """
     values = dict(defaults)
-    # At commas, but not at those of beta(1, 2).
+    # Split at commas outside parentheses: beta(1, 2) is one value.
     parts = re.split(r",(?![^()]*\))", arg or "")
     for item in filter(None, (part.strip() for part in parts)):
         name, equals, text = (part.strip() for part in item.partition("="))
@@ -72,7 +72,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> Any:
 
 
 def _read(name: str, text: str, default: Any) -> Any:
-    """`text` as a value of the type of `default`."""
+    """Convert `text` to the type of `default`."""
     kind = type(default)
     words = {
         "on": True,
@@ -92,7 +92,7 @@ def _read(name: str, text: str, default: Any) -> Any:
 
 
 def choose(name: str, value: str, choices: tuple[str, ...]) -> str:
-    """`value`, or a ValueError that lists the choices."""
+    """Return `value`; raise ValueError with the choices if it is not one of them."""
     if value not in choices:
         raise ValueError(
             f"config argument {name}={value!r} is not one of {', '.join(choices)}"

@@ -1,17 +1,17 @@
-"""A ViT of torchvision's kind that learns one-hot rows of Fashion-MNIST by squared error.
+"""A torchvision ViT that regresses Fashion-MNIST's one-hot labels by squared error.
 
     make fashion-mnist
     python -m vitjax.train --config configs/fmnist_vit.py
 
-After defgsus/nn-experiments, docs/logs/2023-11-27-transformers.md, which reports for this
-very model (2,185,610 parameters) after 2,000,000 inputs: validation MSE 0.01429, argmax
+Source: defgsus/nn-experiments, docs/logs/2023-11-27-transformers.md. It reports for
+this model (2,185,610 parameters) after 2,000,000 inputs: validation MSE 0.01429, argmax
 accuracy 0.9063, and 0.9076 for an SVC on the code. Its SVC is fitted on the validation
 set and scored on the same examples (`evals.svc`); `evals.svc_train` is fitted on 10,000
 training examples instead.
 
-TrivialAugmentWide is drawn once for each batch of 64, as torchvision's transform does
-on a batch; `per_image` draws it for each image. weight decay is torch's 0.01, on every
-parameter: lr * 0.01 in the chain of this project. Sizes and data are arguments:
+TrivialAugmentWide is drawn once per batch of 64, as torchvision's transform does on a
+batch; `per_image` draws it per image. Weight decay is torch's 0.01 on every parameter,
+which is wd = lr * 0.01 here. Sizes and data are arguments:
 
     --config configs/fmnist_vit.py:layer=8,head=8,code=784
 """
@@ -24,7 +24,7 @@ DATA_DIR = "data/usr/share/datasets/fashion-mnist"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: the sizes of the document's table, and what it leaves open."""
+    """Return the config; arguments: the document's table, and what it leaves open."""
     chosen = parse_arg(
         arg,
         model="vit",  # or cnn: the small CNN of the table

@@ -5,7 +5,7 @@
     python -m vitjax.train --config configs/nanovit.py:step=7,data_dir=data/imagenet100
     python -m vitjax.train --config configs/nanovit.py:step=7,data=huggingface
 
-After samitha278/nanoViT, whose document and notebooks have, of the validation set:
+Source: samitha278/nanoViT. Its document and notebooks report for the validation set:
 
 | step | model                      | parameters  | steps, batch | top-1                   |
 |------|----------------------------|-------------|--------------|-------------------------|
@@ -20,21 +20,22 @@ After samitha278/nanoViT, whose document and notebooks have, of the validation s
 |      |                            |             |              | for the mean of 13      |
 |      |                            |             |              | checkpoints from there  |
 
-Where the document and its notebooks differ, this is what ran: rate 6e-4 in steps 2 and 3,
-batch 128 and dropout 0.2 in step 6. Their bugs are not here, so the numbers above are no
-more than neighbours: steps 2 to 6 validated with dropout on; in step 6 gradients in
-float16 were clipped before their scale was taken off, hence bfloat16 here; and the
-cosine of steps 4 to 6 began after its warm-up at 1.35 times the rate and ended at 0.45
-times: `fixed=off` brings that one back, by default it falls to a tenth as in step 7.
-Step 6's mean and deviation of the channels are those customary for CIFAR-10.
+This config follows what was run if the document and its notebooks differ: rate 6e-4
+in steps 2 and 3, batch 128 and dropout 0.2 in step 6. It does not reproduce their bugs,
+so the numbers above are only approximate targets: steps 2 to 6 validated with dropout
+on; step 6 clipped float16 gradients before it unscaled them, hence bfloat16 here; and
+the cosine of steps 4 to 6 started after its warm-up at 1.35 times the rate and ended at
+0.45 times. `fixed=off` restores that cosine; by default it decays to a tenth, as in
+step 7. Step 6 normalizes with the usual channel mean and deviation of CIFAR-10.
 
-MNIST and CIFAR-10 are read from their own files (MNIST's four *-ubyte.gz in `data_dir`,
-CIFAR-10's Python version, https://www.cs.toronto.edu/~kriz/cifar.html, unpacked), or with
-`data=tfds` as tfds has prepared them, or CIFAR-10 with `data=folder` as
-`data_dir`/{train,test}/CLASS/*.png. ImageNet-100 is `data_dir`/{train,val}/CLASS/*.jpg, or
-with `data=huggingface` clane9/imagenet-100 of the hub (126,689 training images, their
-short side 160 pixels), or what `data_dir` has of it. Step 7 keeps a checkpoint each
-10,000 steps, 1 GB each, for their mean to be taken.
+MNIST and CIFAR-10 are read from their original files: MNIST's four *-ubyte.gz in
+`data_dir`, and the unpacked Python version of CIFAR-10,
+https://www.cs.toronto.edu/~kriz/cifar.html. `data=tfds` reads them as prepared by tfds;
+`data=folder` reads CIFAR-10 from `data_dir`/{train,test}/CLASS/*.png. ImageNet-100 is
+`data_dir`/{train,val}/CLASS/*.jpg; `data=huggingface` reads clane9/imagenet-100 from
+the hub (126,689 training images with a short side of 160 pixels), or its copy in
+`data_dir`. Step 7 keeps a checkpoint every 10,000 steps, 1 GB each, so that they can be
+averaged.
 """
 
 from typing import Any
@@ -43,7 +44,7 @@ from ml_collections import ConfigDict
 
 from configs.common import CIFAR_KINDS, ORIGINS, choose, cifar_data, parse_arg
 
-STEPS = {  # kinds of data, the first by default, and how the model and its run differ
+STEPS = {  # data kinds, the default first, and each step's model and training settings
     2: dict(kinds=("idx", "tfds"), patch=4, total=1_000, lr=6e-4, decay=0.01),
     3: dict(kinds=CIFAR_KINDS, patch=8, total=1_000, lr=6e-4, decay=0.01),
     4: dict(kinds=CIFAR_KINDS, patch=8, total=1_000, lr=6e-4, warmup=0.05),
@@ -71,14 +72,14 @@ IMAGENET = "(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: the step, where its data is, and what computes."""
+    """Return the config; arguments: the step, its data, and the compute dtype."""
     chosen = parse_arg(
         arg,
         step=7,
-        data="",  # idx, cifar, tfds, folder or huggingface: the first that goes
-        data_dir="",  # of those files; of tfds and the hub their own
+        data="",  # idx, cifar, tfds, folder, huggingface; empty: the step's first kind
+        data_dir="",  # of the data files; empty: the default of the kind
         dtype="",  # of the matmuls: float32, bfloat16, float16
-        fixed=True,  # the cosine of steps 4 to 6
+        fixed=True,  # off: the document's cosine in steps 4 to 6
     )
     choose("step", str(chosen.step), tuple(map(str, STEPS)))
     s: Any = ConfigDict(USUAL | STEPS[chosen.step])
@@ -130,7 +131,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.ckpt_best = dict(metric="val/loss", mode="min")
     if chosen.step == 7:
         config.keep_ckpt_steps = 10_000
-        config.max_to_keep = 1  # beside those: a mean of 280,000 to 400,000 has 13
+        config.max_to_keep = 1  # plus the kept ones: 280,000 to 400,000 makes 13
     config.evals = ConfigDict()
     config.evals.val = dict(
         type="classification",
@@ -145,7 +146,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _data(kind: str, data_dir: str, step: int) -> tuple[Any, Any, str]:
-    """The data sections of training and validation, and ops that come before others."""
+    """Return the data sections of training and validation, and the first ops."""
     if 3 <= step <= 6:
         data, decode = cifar_data(kind, data_dir)
         return dict(data, split="train"), dict(data, split="test"), decode
@@ -167,7 +168,7 @@ def _data(kind: str, data_dir: str, step: int) -> tuple[Any, Any, str]:
 
 
 def _preprocessing(decode: str, step: int) -> tuple[str, str, str]:
-    """Op strings: of training and validation on the host, and on the device."""
+    """Return the op strings: training and validation on the host, and the device's."""
     keep = "keep('image', 'label')"
     if step == 7:
         small = f"{decode}resize_small(256, method='bilinear', antialias=True)|"

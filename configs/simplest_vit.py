@@ -1,11 +1,12 @@
-"""SimplEsT-ViT: a ViT without LayerNorm and without residuals, and SimpleViT beside it.
+"""SimplEsT-ViT, a ViT without LayerNorm and residuals, and SimpleViT for comparison.
 
     python -m vitjax.train --config configs/simplest_vit.py:data_dir=cifar-10-batches-py
     python -m vitjax.train --config configs/simplest_vit.py:opt=shampoo,setup=simplevit
     python -m vitjax.train --config configs/simplest_vit.py:model=simple,out_proj=off
 
-After richardcepka/SimplEsT-ViT, which reports, for S-sized models after 90 epochs, as the
-share of the validation set that is right (SimpleViT always with out_proj=off):
+Source: richardcepka/SimplEsT-ViT. It reports, for S-sized models after 90 epochs, the
+fraction of the validation set classified correctly (SimpleViT always with
+out_proj=off):
 
     setup      model     opt      cifar10  cifar100  tiny_imagenet  imagenet
     tat        simple    adam     0.8334   0.5880    0.4529
@@ -15,20 +16,21 @@ share of the validation set that is right (SimpleViT always with out_proj=off):
     simplevit  simplest  adam     0.7894   0.4776    0.3966
     simplevit  simplest  shampoo  0.8496   0.5899    0.4490         0.7071
 
-It does not say which rate (adam: 5e-4 or 3e-4, and 1e-3 for SimpleViT; shampoo: 7e-4 or
-5e-4, 3e-4 on ImageNet), which l2 (0 or 5e-5; 1e-5 on ImageNet) and, in the tat setup,
-which dropout (0 or 0.2) each figure is of, nor whether the tat setup cropped and
-flipped (`crop_flip`). lr, l2 and dropout are arguments; the first rate, the l2 above 0
-and the dropout above 0 are the defaults. Nothing of the table was measured here:
-the data were not at hand.
+It does not say which settings each figure used: the rate (adam: 5e-4 or 3e-4, and 1e-3
+for SimpleViT; shampoo: 7e-4 or 5e-4, 3e-4 on ImageNet), l2 (0 or 5e-5; 1e-5 on
+ImageNet), the dropout of the tat setup (0 or 0.2), and cropping and flipping in the tat
+setup (`crop_flip`). lr, l2 and dropout are arguments; the defaults are the first rate,
+the nonzero l2 and the nonzero dropout. No figure of the table was measured with this
+code, because the data were not available.
 
 CIFAR's "python version" is at https://www.cs.toronto.edu/~kriz/cifar.html, Tiny
 ImageNet at http://cs231n.stanford.edu/tiny-imagenet-200.zip; data_dir is the unpacked
-folder; `source=tfds` reads CIFAR as tfds has prepared it, `source=folder`
-`data_dir`/{train,test}/CLASS/*.png. ImageNet is tfds' imagenet2012. Fashion-MNIST, which `make fashion-mnist` unpacks,
-is not in the document: it is padded to 32 x 32, grey in three channels, and shows what
-the initialisation is for. 64 blocks learn with it and not without; of 300 steps, the
-mean training loss of ten of the last 50 (one seed), where a constant answer has ln 10 = 2.303:
+folder. `source=tfds` reads CIFAR as prepared by tfds, `source=folder` reads
+`data_dir`/{train,test}/CLASS/*.png. ImageNet is tfds' imagenet2012. Fashion-MNIST,
+which `make fashion-mnist` unpacks, is not in the document. It is padded to 32 x 32, its
+grey channel repeated three times, and shows the effect of the initialisation: 64 blocks
+learn with it and do not learn without it. The numbers are the mean training loss of ten
+of the last 50 of 300 steps (one seed); a constant answer has ln 10 = 2.303:
 
     D=data=fashion_mnist,depth=64,width=96,patch=8,batch=16,l2=0,dropout=0,crop_flip=off
     python -m vitjax.train --config configs/simplest_vit.py:$D,init=espa_tat,lr=3e-5 \\
@@ -42,7 +44,7 @@ from ml_collections import ConfigDict
 
 from configs.common import ORIGINS, choose, cifar_data, parse_arg
 
-# Examples of training, pixels, patches, the channels' mean and spread, and where it all is.
+# Training examples, pixels, patches, mean and deviation of the channels, and source.
 DATA: dict[str, dict[str, Any]] = {
     "cifar10": dict(
         val="test",
@@ -101,11 +103,11 @@ DATA: dict[str, dict[str, Any]] = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: data, setup, optimizer, model, and what the table leaves open."""
+    """Return the config; arguments: data, setup, opt, model, and the open settings."""
     chosen, facts = _arguments(arg)
     config = ConfigDict()
     config.seed = 0
-    # Batches are whole: what is left of an epoch is not trained on.
+    # Batches are full: the remainder of an epoch is not trained on.
     config.total_steps = int(chosen.epochs * (facts["examples"] // chosen.batch))
     config.num_classes = facts["classes"]
     config.loss = "softmax_xent"
@@ -137,7 +139,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         warmup_steps=10_000 if chosen.data == "imagenet" else 75, decay_type="cosine"
     )
     if chosen.l2:
-        # Of everything but biases: LayerNorms' scales too.
+        # On everything but biases, so on LayerNorm scales too.
         config.l2 = chosen.l2
         config.l2_mults = ((".*/bias$", 0.0), (".*", 1.0))
     if chosen.opt == "adam":
@@ -163,7 +165,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _where(chosen: Any, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The data section but for its split, and what decodes CIFAR's images."""
+    """Return the data section without its split, and the ops that decode CIFAR."""
     if "data" not in facts:  # CIFAR, which is kept in several forms
         return cifar_data(chosen.source or "cifar", chosen.data_dir, chosen.data)
     kind = facts["data"]["kind"]
@@ -177,7 +179,7 @@ def _where(chosen: Any, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
-    """The arguments, their defaults as the data, the model and the setup have them."""
+    """Return the arguments, some defaults set by others, and the data's facts."""
     general = dict(
         data="cifar10",
         setup="tat",
@@ -187,18 +189,18 @@ def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
         width=384,
         heads=6,
         att_bias=True,
-        row_norm="correct",  # or original: see vitjax/models/reproductions/signal_propagation.py
+        row_norm="correct",  # or original: see models/reproductions/signal_propagation
         init="espa_tat",  # or lecun: neither E-SPA nor TAT
-        eta=0.9,  # of TAT; below 7 blocks only less can be had
+        eta=0.9,  # of TAT; fewer than 7 blocks only reach less
         out_proj=True,
         crop_flip=True,
         sam=False,
         epochs=90.0,
         source="",  # of CIFAR: cifar (its archive), tfds, folder
-        data_dir="",  # where the source usually has it
+        data_dir="",  # empty: the source's default
     )
     own = dict(batch=0, lr=0.0, l2=0.0, dropout=0.0, patch=0, dtype="")
-    # Read once for what the other defaults follow from, then again with them.
+    # Parse once for what the other defaults depend on, then again with those defaults.
     first = parse_arg(arg, **general, **own)
     facts = DATA[choose("data", first.data, tuple(DATA))]
     choose("setup", first.setup, ("tat", "simplevit"))
@@ -219,7 +221,7 @@ def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
 
 
 def _model(chosen: Any) -> dict[str, Any]:
-    """The model's section."""
+    """Return the model section."""
     sizes = dict(
         depth=chosen.depth,
         width=chosen.width,
@@ -240,7 +242,7 @@ def _model(chosen: Any) -> dict[str, Any]:
 
 
 def _ops(chosen: Any, facts: dict[str, Any]) -> tuple[str, str]:
-    """What is done to images of training and of evaluation, up to their pixels' scale."""
+    """Return the ops of training and of evaluation that come before normalization."""
     first = facts["first"]
     randaug = "" if chosen.setup == "tat" else "randaug_tv(2, 10)|"
     if chosen.data == "imagenet":

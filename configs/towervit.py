@@ -3,13 +3,15 @@
     python -m vitjax.train --config configs/towervit.py:data_dir=cifar-10-batches-py
     python -m vitjax.train --config configs/towervit.py:variant=vit
 
-After Notgard/Visual_Transformers, whose event files have, after 200 epochs of SGD with
-momentum at a constant rate, without augmentation: TowerViT (117,514 parameters) 0.5441 of
-the test set right, the ViT 0.6000 (0.6117 at best, in epoch 194). The ViT has no positions
-as it ran (874,826 parameters); `posemb=learn` gives it those that were meant.
+Source: Notgard/Visual_Transformers. Its event files report, after 200 epochs of SGD
+with momentum at a constant rate and without augmentation, the fraction of the test set
+classified correctly: TowerViT (117,514 parameters) 0.5441, the ViT 0.6000 (0.6117 at
+best, in epoch 194). The ViT ran without position embeddings (874,826 parameters);
+`posemb=learn` adds the intended ones.
 
-The Python version of CIFAR-10 comes from https://www.cs.toronto.edu/~kriz/cifar.html;
-`data=tfds` reads it as tfds has prepared it, `data=folder` `data_dir`/{train,test}/CLASS/*.png.
+The Python version of CIFAR-10 is at https://www.cs.toronto.edu/~kriz/cifar.html;
+`data=tfds` reads it as prepared by tfds, `data=folder` reads
+`data_dir`/{train,test}/CLASS/*.png.
 """
 
 from ml_collections import ConfigDict
@@ -18,14 +20,14 @@ from configs.common import choose, cifar_data, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: the variant, its positions, and where the data is."""
+    """Return the config; arguments: the variant, its positions, and the data."""
     chosen = parse_arg(
         arg,
         variant="tower",
-        posemb="",  # the variant's own; learn, none
+        posemb="",  # learn or none; empty: the variant's default
         epochs=200.0,
-        data="cifar",  # tfds, folder
-        data_dir="",  # cifar-10-batches-py, tfds' own, data/cifar10
+        data="cifar",  # or tfds, folder
+        data_dir="",  # empty: cifar-10-batches-py, tfds' folder, or data/cifar10
     )
     choose("variant", chosen.variant, ("tower", "vit"))
     config = ConfigDict()

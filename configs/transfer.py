@@ -1,27 +1,30 @@
-"""Fine-tune any ViT's checkpoint on any data set of images.
+"""Fine-tune any ViT checkpoint on any image data set.
 
     python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,data_dir=~/pets,classes=37
     python -m vitjax.train --config configs/transfer.py:ckpt=runs/vit_s16_i1k,data=cifar10,classes=10
     python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,...,freeze=backbone
 
-The model is read from the checkpoint: sizes, pooling, positions, head, registers, LayerScale,
-and the GELU and LayerNorm eps as far as the config of its run, or the usual ones of its format,
-tell them; `variant`, `pool`, `posemb`, `mlp_head`, `gelu`, `eps` and `dtype` say otherwise, and
-`heads` gives the number of heads where neither the file nor a usual width tells it. What does
-not fit is listed. The checkpoint is read at each start, also when a run goes on. A folder is
-data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name others); with
-data=huggingface, data_dir is a folder of `save_to_disk` or of parquet files; else `data` is
-the name of a data set that tfds has prepared. Everything of the checkpoint is
-loaded but its head, which begins anew at zero; position embeddings are resampled to `res`.
-CLIP's first weights want `gelu=quick`, which no file tells.
+The model is inferred from the checkpoint: sizes, pooling, positions, head, registers
+and LayerScale. The GELU and the LayerNorm eps come from the config of its run, or else
+are the usual ones of its format. `variant`, `pool`, `posemb`, `mlp_head`, `gelu`, `eps`
+and `dtype` override them; `heads` gives the number of heads where neither the file nor
+a usual width determines it. Mismatches are listed. The checkpoint is read at each
+start, also when a run resumes. All parameters are loaded except the head, which starts
+at zero; position embeddings are resampled to `res`. The first CLIP weights need
+`gelu=quick`, which no file records.
+
+`data=folder` is data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name
+other splits). With `data=huggingface`, data_dir is a folder of `save_to_disk` or of
+parquet files. Any other `data` is the name of a data set that tfds has prepared.
 
 `schedule=bit` is BiT-HyperRule (https://arxiv.org/abs/1912.11370): SGD with momentum
-0.9, rate 0.003 for each 512 of the batch, a warm-up of up to 500 steps, and a tenth of it
-from 30, 60 and 90 per cent of the run on; 500 steps of 512 for less than 20,000 examples,
-10,000 for less than 500,000, else 20,000, with mixup 0.1 from the second on. `steps`,
-`batch` and `lr` say otherwise. `schedule=cosine` is one warm-up of a tenth and a cosine to
-0, as ViTs are usually fine-tuned. `layer_decay=0.75` gives each block the rate of the one
-after it, times 0.75; the head has the whole one (https://arxiv.org/abs/2106.08254).
+0.9, rate 0.003 per 512 examples of a batch, a warm-up of up to 500 steps, and a tenth
+of the rate after each of 30, 60 and 90 per cent of the run. It takes 500 steps of batch
+512 for fewer than 20,000 examples, 10,000 for fewer than 500,000, else 20,000; from
+20,000 examples on it uses mixup 0.1. `steps`, `batch` and `lr` override these.
+`schedule=cosine` warms up over a tenth of the run, then follows a cosine to 0, as is
+usual when ViTs are fine-tuned. `layer_decay=0.75` gives each block 0.75 times the rate
+of the block after it; the head has the full rate (https://arxiv.org/abs/2106.08254).
 """
 
 import dataclasses
@@ -34,30 +37,30 @@ from configs.common import choose, parse_arg
 DEPTHS = {"mu": 1, "Ti": 12, "S": 12, "M": 12, "B": 12, "L": 24, "So400m": 27, "H": 32}
 # The model arguments that a variant sets.
 SIZES = ("width", "depth", "mlp_dim", "num_heads", "patch_size", "variant")
-ALWAYS = (*SIZES, "pool_type", "posemb", "gelu", "rep_size")  # are in the config
-HEADS = "head(_dist)?/.*"  # two of a distilled model
-FEW = 20_000  # examples: below it BiT-HyperRule trains for 500 steps, without mixup
+ALWAYS = (*SIZES, "pool_type", "posemb", "gelu", "rep_size")  # kept even at defaults
+HEADS = "head(_dist)?/.*"  # a distilled model has two
+FEW = 20_000  # examples; below it BiT-HyperRule trains for 500 steps, without mixup
 GELUS = ("tanh", "exact", "quick")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: the checkpoint and its model, the data, and how much may change."""
+    """Return the config; arguments: checkpoint, model, data, and what is trained."""
     chosen = parse_arg(
         arg,
         ckpt="",  # a run, or a file: see model_init. Empty: from scratch
-        variant="",  # from here to eps: empty is the checkpoint's
+        variant="",  # from here to eps, empty or 0: the checkpoint's
         pool="",
         posemb="",
         gelu="",
         mlp_head="",  # on: tanh layer before the head, as big_vision's flagship has
         eps=0.0,  # of LayerNorm
-        heads=0,  # of the attention
+        heads=0,  # of the attention; 0: from the checkpoint
         data="folder",
-        data_dir="",  # of files: data/photos
+        data_dir="",  # empty: data/photos for files
         train_split="train",
         val_split="",
         classes=10,
-        examples=0,  # of training, which chooses BiT's steps; 0: few
+        examples=0,  # in training, which set BiT's steps; 0: fewer than 20,000
         res=224,
         batch=512,
         schedule="bit",
@@ -65,7 +68,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         lr=0.0,
         layer_decay=1.0,
         freeze="none",
-        dtype="",  # the checkpoint's, or float32
+        dtype="",  # empty: the checkpoint's, or float32
     )
     choose("schedule", chosen.schedule, ("bit", "cosine"))
     choose("freeze", chosen.freeze, ("none", "backbone"))
@@ -91,7 +94,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model_name = "vit"
     model = _model(chosen)
     if chosen.layer_decay != 1.0:
-        model["scan"] = False  # whose blocks are one parameter
+        model["scan"] = False  # scan stacks the blocks: one parameter, one rate
     config.model = model
     heads = HEADS if model.get("distilled") else "head/.*"
     if chosen.ckpt:
@@ -123,7 +126,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _model(chosen: Any) -> dict[str, Any]:
-    """The checkpoint's model, or a flagship's without one, with what was chosen."""
+    """Return the checkpoint's or the flagship's model section, with overrides."""
     found: dict[str, Any] = dict(
         variant="S/16",
         pool_type="gap",
@@ -153,7 +156,7 @@ def _model(chosen: Any) -> dict[str, Any]:
 
 
 def _of_checkpoint(chosen: Any) -> dict[str, Any]:
-    """Its model's arguments; what no file tells may be among the config's arguments."""
+    """Return the checkpoint's model arguments, completed by the config's arguments."""
     from vitjax.models.vit import VARIANTS, ViT
     from vitjax.weights.checkpoint_model import model_of
     from vitjax.weights.describe import HeadsUnknown
@@ -166,7 +169,7 @@ def _of_checkpoint(chosen: Any) -> dict[str, Any]:
         )
     except HeadsUnknown as error:
         raise ValueError(f"{error}, as the config argument heads=N") from None
-    # A key more, though at its default, would be another config than a run began with.
+    # An extra key, even at its default, would change the config of a started run.
     defaults = {field.name: field.default for field in dataclasses.fields(ViT)}
     return {
         key: value
@@ -176,12 +179,12 @@ def _of_checkpoint(chosen: Any) -> dict[str, Any]:
 
 
 def _bit_steps(examples: int) -> int:
-    """Updates by BiT-HyperRule."""
+    """Return the number of updates by BiT-HyperRule."""
     return 500 if examples < FEW else 10_000 if examples < 500_000 else 20_000
 
 
 def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """The data sections of training and evaluation."""
+    """Return the data sections of training and evaluation."""
     files = chosen.data in ("folder", "huggingface")
     data = dict(kind=chosen.data) if files else dict(name=chosen.data)
     if chosen.data_dir or files:
@@ -191,7 +194,7 @@ def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _schedule(chosen: Any, total: int, heads: str) -> Any:
-    """One for all parameters, or for the head alone."""
+    """Return the schedule, for all parameters or for the head alone."""
     if chosen.schedule == "bit":
         steps = tuple(round(total * share) for share in (0.3, 0.6, 0.9))
         section: dict[str, Any] = dict(
@@ -206,7 +209,7 @@ def _schedule(chosen: Any, total: int, heads: str) -> Any:
 
 
 def _lr_mults(model: dict[str, Any], decay: float) -> tuple[tuple[str, float], ...]:
-    """Of block i of n decay^(n - i), of what stands before the blocks decay^(n + 1)."""
+    """Return decay^(n - i) for block i of n, decay^(n + 1) for what precedes them."""
     variant = model.get("variant", "")
     depth = model.get("depth") or DEPTHS.get(variant.partition("/")[0])
     if depth is None:

@@ -2,12 +2,12 @@
 
     python -m vitjax.train --config configs/vit_i1k.py:variant=B/16
 
-Class token, learned positions, MLP head, sigmoid loss (its head starts at 1/1000 a
-class), 300 epochs at batch 4096, AugReg's "medium2" (arXiv:2106.10270).
-`:optimizer=adafactor` is big_vision's Adafactor with momentum in bfloat16, which needs a
-third of Adam's memory; its second-moment decay capped at 0.95 (`beta2_cap=0.95`, its
-default is 0.999) is big_vision's remedy for runs that become unstable. About 79 % top-1
-is reported for B/16 (big_vision issue 7). Not yet measured with this code.
+Class token, learned positions, MLP head, sigmoid loss (the head starts at probability
+1/1000 per class), 300 epochs at batch 4096, AugReg's "medium2" (arXiv:2106.10270).
+`:optimizer=adafactor` is big_vision's Adafactor with momentum in bfloat16, which needs
+a third of Adam's memory. `beta2_cap=0.95` caps its second-moment decay (the default is
+0.999), which is big_vision's remedy for unstable runs. About 79 % top-1 is reported for
+B/16 (big_vision issue 7). Not yet measured with this code.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import vit_s16_i1k
 from configs.common import choose, parse_arg
 
-# AugReg's settings: magnitude of two layers of RandAugment, parameter of mixup.
+# AugReg's settings: (magnitude of two layers of RandAugment, p of mixup).
 AUG = {
     "none": (None, 0.0),
     "light1": (0, 0.0),
@@ -30,7 +30,7 @@ AUG = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: variant, aug, epochs, batch, optimizer, beta2_cap."""
+    """Return the config; arguments as parsed below, beta2_cap for adafactor alone."""
     chosen = parse_arg(
         arg,
         variant="B/16",

@@ -5,8 +5,8 @@
 The paper reports 76.5 % top-1 on the validation set after 90 epochs (78.5 after 150,
 80.0 after 300), in 6 h 30 on a TPUv3-8. Not yet measured with this code.
 
-Presets choose the numerics (`:preset=NAME`); single choices override them. All shuffle
-and pair globally, which is reported to have no effect on accuracy.
+A preset sets the numerics (`:preset=NAME`); single arguments override it. All presets
+shuffle and pair globally, which is reported to have no effect on accuracy.
 
   preset      head    data   what differs from big_vision's code         reported top-1
   big_vision  mlp     99 %   nothing                                     76.5
@@ -66,7 +66,7 @@ CHOICES = {
 
 
 def _arguments(arg: str | None) -> Any:
-    """The preset's choices, with those of `arg` on top."""
+    """Return the preset's choices, overridden by those of `arg`."""
     general = dict(
         preset="big_vision",
         variant="S/16",
@@ -79,7 +79,7 @@ def _arguments(arg: str | None) -> Any:
         randaug="on",  # big_vision's (2, 10); tv: torchvision's (2, 10)
         mixup=True,
     )
-    # Read once for the preset's name, then again with its values as defaults.
+    # Parse once for the preset's name, then again with its values as defaults.
     any_preset = parse_arg(arg, **general, **PRESETS["big_vision"])
     name = choose("preset", any_preset.preset, tuple(PRESETS))
     chosen = parse_arg(arg, **general, **PRESETS[name])
@@ -90,7 +90,7 @@ def _arguments(arg: str | None) -> Any:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Arguments: preset, and each choice that the module's tables list."""
+    """Return the config; arguments: preset, and each choice in the module's tables."""
     chosen = _arguments(arg)
     config: Any = ConfigDict()
     config.seed = 0
@@ -112,7 +112,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         name="imagenet2012", split="train" if chosen.data == "100%" else "train[:99%]"
     )
     config.input.batch_size = chosen.batch
-    # uint8 images and int32 labels travel; device_pp finishes them inside the step.
+    # The host sends uint8 images and int32 labels; device_pp converts them in the step.
     config.input.pp = f"{crop}|flip_lr{randaug}|keep('image', 'label')"
     config.device_pp = (
         "value_range(-1, 1)|onehot(1000, key='label', key_result='labels')"
@@ -145,7 +145,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _evals(chosen: Any, config: Any) -> ConfigDict:
-    """big_vision's five evaluations; minival only where training leaves it out."""
+    """Return big_vision's five evaluations; minival only if training leaves it out."""
     resize = (
         f"resize_small(256, method={chosen.resize!r}, antialias={chosen.antialias})"
     )

@@ -1,4 +1,4 @@
-"""Reading, ordering and augmenting images; knows nothing of vitjax."""
+"""Read, order and augment images, without any dependence on vitjax."""
 
 from input_pipeline import environment
 

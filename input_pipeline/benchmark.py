@@ -1,9 +1,9 @@
-"""How fast the host makes training batches: `python -m input_pipeline.benchmark`.
+"""Time the host's training batches: `python -m input_pipeline.benchmark`.
 
-Decoding and cropping is the ceiling that no pipeline on this decoder passes. Each stage
-is measured as a fraction of it, in one run, on the same bytes with the same threads:
-JPEGs of 500 x 375 with 4:2:0 colours and 110 KB on average, about ImageNet's, made from
-scikit-learn's two photographs. Stages take turns, so that a busy machine hits all alike.
+Decoding and cropping is the upper bound of any pipeline on this decoder. Each stage is
+measured as a fraction of it, in one run, on the same bytes with the same threads: JPEGs
+of 500 x 375 with 4:2:0 colours and 110 KB on average, about ImageNet's, made from
+scikit-learn's two photographs. Stages take turns, so that other load slows all alike.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 from input_pipeline import home
 
 PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
-"""The flagship's, but for the last keep."""
+"""The flagship's preprocessing without the last keep."""
 OTHERS = (
     "flip_lr",
     "resize((224, 224))",
@@ -31,14 +31,14 @@ OTHERS = (
     "autoaugment_cifar10",
     "random_affine(10)",
 )
-"""Timed beside randaug's single ops; each draws its own plan here."""
+"""Timed in addition to randaug's single ops; each draws its plan while timed."""
 KILOBYTES = 110
 _JPEGS = 96
 _ROUNDS = 5
 
 
 def write_jpegs(folder: Path, count: int) -> float:
-    """Write `count` JPEGs, the same each time, as an image folder; their mean KB."""
+    """Write `count` fixed JPEGs as an image folder; return their mean size in KB."""
     import numpy as np
     import tensorflow as tf
     from sklearn.datasets import load_sample_images
@@ -72,7 +72,7 @@ def write_jpegs(folder: Path, count: int) -> float:
 
 
 def _touched(spec: str) -> Any:
-    """The preprocessing of a spec that leaves one value of its image, and no more."""
+    """Return the preprocessing of a spec, reduced to one value of its image."""
     from input_pipeline import ops
 
     class Touched(ops.Preprocess):
@@ -84,7 +84,7 @@ def _touched(spec: str) -> Any:
 
 @dataclasses.dataclass
 class _Stage:
-    """Batches without end, and how fast they came: images per second and per core."""
+    """Endless batches, and how fast they came: images per second and per core."""
 
     name: str
     batches: Iterator[Any]
@@ -92,7 +92,7 @@ class _Stage:
     cpu: list[float] = dataclasses.field(default_factory=list)
 
     def run(self, ahead: int, count: int, batch_size: int) -> None:
-        """Time `count` batches, after those that were made ahead."""
+        """Time `count` batches, after the `ahead` batches that were prefetched."""
         for _ in range(ahead):
             next(self.batches)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -134,7 +134,7 @@ def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[_Stage
 
 
 def _core_milliseconds(function: Callable[[Any], Any], count: int = 100) -> float:
-    """Of one core, for one image of 224 x 224, in a dataset's map."""
+    """Return the milliseconds of one core per 224 x 224 image in a dataset's map."""
     import numpy as np
     import tensorflow as tf
     from sklearn.datasets import load_sample_images
@@ -168,14 +168,14 @@ def _core_milliseconds(function: Callable[[Any], Any], count: int = 100) -> floa
 
 
 def op_costs() -> dict[str, float]:
-    """Core-milliseconds of randaug's ops at level 10, their average, and OTHERS."""
+    """Return core-milliseconds of randaug's ops at level 10, their mean, and OTHERS."""
     import tensorflow as tf
 
     from input_pipeline import randaug
 
     costs = {}
     for name, arguments in randaug.level_arguments(10.0).items():
-        # A place that the graph does not know beforehand, as in a policy.
+        # A position that the graph does not know in advance, as in a policy.
         def place(image: Any, name: str = name) -> tuple[Any, ...]:
             here = tf.cast(image[0, 0, 0], tf.int32)
             return (here, here) if name == "Cutout" else ()
@@ -191,7 +191,7 @@ def op_costs() -> dict[str, float]:
 
 
 def _drawn(spec: str) -> Callable[[Any], Any]:
-    """An op of a spec, with what chance decides, on one image."""
+    """Return an op of a spec, with its random draws, as a function of one image."""
     import tensorflow as tf
 
     from input_pipeline import ops
@@ -199,7 +199,7 @@ def _drawn(spec: str) -> Callable[[Any], Any]:
     preprocess = ops.get_preprocess_fn(spec)
 
     def op(image: Any) -> Any:
-        # Another seed for another image.
+        # A different seed for a different image.
         seed = tf.cast(tf.stack([image[0, 0, 0], image[1, 1, 1]]), tf.int32)
         features = {"image": image, "seed": seed, "batch_seed": seed}
         return preprocess(features)["image"]
@@ -208,14 +208,14 @@ def _drawn(spec: str) -> Callable[[Any], Any]:
 
 
 def measure(pp: str, batch_size: int, threads: int, batches: int) -> dict[str, Any]:
-    """The figures of one run: images/s, fractions of (a), and costs of ops."""
+    """Return the results of one run: images/s, fractions of (a), and costs of ops."""
     with tempfile.TemporaryDirectory() as folder:
         kilobytes = write_jpegs(Path(folder), _JPEGS)
         stages = _stages(Path(folder), pp, batch_size, threads)
         for turn in range(1 + _ROUNDS):  # the first warms up
             for stage in stages:
                 stage.run(3, batches, batch_size)
-                time.sleep(0.5)  # until the batches ahead are made
+                time.sleep(0.5)  # until the prefetched batches are made
             if turn == 0:
                 for stage in stages:
                     stage.wall.clear()
@@ -245,7 +245,7 @@ def measure(pp: str, batch_size: int, threads: int, batches: int) -> dict[str, A
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline.benchmark",
         description="Time the host's part of training, stage by stage, as fractions of "
@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--batch_size, --threads and --batches must be at least 1")
     try:
         if flags.json:
-            flags.json.touch()  # better refused now than after the run
+            flags.json.touch()  # fail now rather than after the run
         figures = measure(flags.pp, flags.batch_size, flags.threads, flags.batches)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

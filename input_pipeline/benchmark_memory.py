@@ -1,9 +1,10 @@
-"""Memory of a stream, and time to its first batch: `python -m input_pipeline.benchmark_memory`.
+"""Measure the memory of a stream, and the time to its first batch.
 
-For data sets of several sizes: the host memory that the shuffle takes, and how long the
-first batch takes at step 0 and at step 100,000. Records are those of the benchmark, some
-110 KB each; a larger data set has them again and again, under as many indices, and as
-many entries of 8 bytes in its table of places as a real one has.
+Run `python -m input_pipeline.benchmark_memory`. For data sets of several sizes, it
+measures the host memory that the shuffle takes, and how long the first batch takes at
+step 0 and at step 100,000. Records are those of the benchmark, about 110 KB each. A
+larger data set repeats them under as many indices, and with as many 8-byte entries in
+its offset table, as a real one has.
 """
 
 import argparse
@@ -31,7 +32,7 @@ BUFFERS = (4096, 16_384)
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one stream: resident MB at most, and seconds to the first batch."""
+    """The cost of one stream: peak resident MB, and seconds to the first batch."""
 
     megabytes: float
     at_0: float
@@ -39,7 +40,7 @@ class Cost:
 
 
 def _repeated(source: Any, size: int) -> Any:
-    """A source of `size` examples, which are those of `source` in turn."""
+    """Return a source of `size` examples that repeats those of `source`."""
     import tensorflow as tf
 
     few = len(source)
@@ -66,7 +67,7 @@ def _repeated(source: Any, size: int) -> Any:
 
 
 def cost(folder: Path, size: int, buffer: int | None, batches: int) -> Cost:
-    """Of `batches` batches of 64 in this process, whose peak so far is included."""
+    """Measure `batches` batches of 64 in this process; its earlier peak counts too."""
     from input_pipeline import pipeline
 
     stream, _ = pipeline.make_train(
@@ -93,13 +94,13 @@ def cost(folder: Path, size: int, buffer: int | None, batches: int) -> Cost:
 
 
 def _in_another_process(*arguments: Any) -> Cost:
-    # One of its own, since what a process has taken it seldom gives back.
+    # A separate process, because a process rarely gives memory back.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(cost, arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline.benchmark_memory",
         description="Measure host memory and the time to the first batch for data sets "

@@ -1,13 +1,13 @@
-"""Device ops: the end of preprocessing, inside the jitted step, on whole batches.
+"""Device ops: the last part of preprocessing, on whole batches in the jitted step.
 
-The language is that of the host ops (ops.py) and equal ops give equal values, so that
-uint8 images and integer labels travel to the device and are finished there. Imports
-without TensorFlow.
+The language is that of the host ops (`ops`), and equal ops give equal values. uint8
+images and integer labels can thus travel to the device and be finished there. Importing
+this module does not need TensorFlow.
 
 flip_lr reads each example's `seed`, int32 [b, 2], from the batch: pp then ends with
-keep("image", "label", "seed"). The coin is the host's (plans.coin), so an image is
-mirrored or not as a function of (seed, epoch, index), wherever flip_lr stands. In both
-specs at once it would mirror twice, and so never.
+keep("image", "label", "seed"). The coin is the host's (plans.coin), so the flip of an
+image is a function of (seed, epoch, index), wherever flip_lr is in the specs. With
+flip_lr in both specs an image would be mirrored twice, and so never.
 
 Shapes: b batch, c channels or classes; an image batch is [b, h, w, c].
 """
@@ -24,7 +24,7 @@ from input_pipeline import spec as op_spec
 
 Features = dict[str, Any]  # feature name -> array [b, ...]
 
-# Names of host ops, for messages only: ops.py itself needs TensorFlow.
+# Names of host ops, for messages only: importing `ops` needs TensorFlow.
 _HOST_OPS = frozenset(
     {
         "central_crop",
@@ -80,7 +80,7 @@ def vgg_value_range(
     mean: tuple[float, float, float] = (0.485 * 255, 0.456 * 255, 0.406 * 255),
     std: tuple[float, float, float] = (0.229 * 255, 0.224 * 255, 0.225 * 255),
 ) -> Callable[..., jax.Array]:
-    """(image - mean) / std for each channel of a 0..255 image, as float32."""
+    """Compute (image - mean) / std per channel of a 0..255 image, as float32."""
     if 0 in std:
         raise ValueError("std holds no 0")
 
@@ -96,7 +96,10 @@ def vgg_value_range(
 def normalize(
     mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[..., jax.Array]:
-    """(image / 255 - mean) / std of a 0..255 image, uint8 or float, as float32."""
+    """Compute (image / 255 - mean) / std of a 0..255 image, as float32.
+
+    The image is uint8 or float.
+    """
     if len(mean) != len(std) or 0 in std:
         raise ValueError("mean and std are as long as each other, and std holds no 0")
 
@@ -133,17 +136,17 @@ def onehot(
     on: float = 1.0,
     off: float = 0.0,
 ) -> Callable[[Features], Features]:
-    """Integer labels [b], or several for each example [b, n], to float32 [b, depth].
+    """Convert integer labels [b], or several per example [b, n], to float32 [b, depth].
 
-    Labels outside 0 ... depth - 1 turn nothing on. With multi, any of several is on;
-    multi=False gives every label its own row.
+    Labels outside 0 ... depth - 1 turn nothing on. With multi, all labels of an example
+    are on in one row; multi=False gives each label a row.
     """
     if depth <= 0:
         raise ValueError("depth is positive")
 
     def _onehot(labels: Integer[Array, "b *n"]) -> Float[Array, "b *m c"]:
         classes = jnp.arange(depth).reshape((1,) * labels.ndim + (depth,))
-        # As int32, since bytes would not hold all classes.
+        # As int32, because bytes cannot hold all classes.
         hit = labels.astype(jnp.int32)[..., None] == classes
         if multi:
             hit = hit.any(axis=tuple(range(1, labels.ndim)))
@@ -153,7 +156,7 @@ def onehot(
 
 
 def copy(inkey: str, outkey: str) -> Callable[[Features], Features]:
-    """Feature `inkey` under the name `outkey` as well."""
+    """Copy feature `inkey` to the name `outkey`."""
     return lambda features: features | {outkey: features[inkey]}
 
 
@@ -189,10 +192,12 @@ OPS = {
 
 
 def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
-    """The function of a spec: features -> features, for one batch; "" changes nothing.
+    """Return the function of a spec: features -> features, for one batch.
+
+    An empty spec changes nothing.
 
     Raises:
-      ValueError: now, for an unknown op or wrong arguments; when the function is
+      ValueError: at once, for an unknown op or wrong arguments; when the function is
         called (or traced), for a missing feature, `seed` included if an op is random.
     """
     calls = op_spec.parse(spec)

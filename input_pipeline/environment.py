@@ -1,7 +1,7 @@
-"""Prepares a process for TensorFlow, and for triton after it.
+"""Prepare a process for TensorFlow, and for triton after it.
 
-Importing `input_pipeline` or `vitjax` calls `prepare`, and does nothing else. After one of
-them, a program may import TensorFlow and torch in any order.
+Importing `input_pipeline` or `vitjax` calls `prepare` and does nothing else. After
+that, a program may import TensorFlow and torch in any order.
 """
 
 import ctypes
@@ -16,14 +16,14 @@ TRITON = "triton._C.libtriton"
 
 
 def prepare() -> None:
-    """Set what TensorFlow reads at its import, and keep triton's symbols apart from it.
+    """Set TensorFlow's variables, and keep triton's symbols separate from TensorFlow's.
 
-    Variables that the user has set stay. Nothing is imported.
+    Variables that the user has set are kept. Nothing is imported.
     """
-    # No chatter, and the same bits on every processor.
+    # No log noise, and the same bits on every processor.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Of files on gs:// only what is asked for: the default reads 64 MiB around it.
+    # Read only the requested bytes on gs://: the default reads 64 MiB around them.
     os.environ.setdefault("GCS_READ_CACHE_MAX_SIZE_MB", "0")
     os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "0")
     prepared = any(isinstance(finder, OwnSymbols) for finder in sys.meta_path)
@@ -32,30 +32,31 @@ def prepare() -> None:
 
 
 class OwnSymbols(importlib.abc.MetaPathFinder):
-    """Finds triton's compiled library after TensorFlow's: it uses its own symbols first.
+    """The finder that makes triton's library use its symbols, not TensorFlow's.
 
-    TensorFlow's wheels load their library with RTLD_GLOBAL, and both libraries hold an
-    LLVM. A triton that is loaded after TensorFlow takes some of its LLVM's functions
-    from there, which ends the process: SIGSEGV with triton 3.7 and 3.8, "inconsistency
-    in registered CommandLine options" with 3.9 (tensorflow 2.20, 2.21; TensorFlow's
-    issue 124205). torch imports triton by itself, at the first optimizer of torch.optim
-    and at `import torchvision`. With RTLD_DEEPBIND the order does not matter.
+    TensorFlow's wheels load their library with RTLD_GLOBAL, and both libraries contain
+    an LLVM. A triton that is loaded after TensorFlow takes some LLVM functions from
+    TensorFlow's library, which ends the process: SIGSEGV with triton 3.7 and 3.8,
+    "inconsistency in registered CommandLine options" with 3.9 (tensorflow 2.20, 2.21;
+    TensorFlow's issue 124205). torch imports triton itself, at the first optimizer of
+    torch.optim and at `import torchvision`. With RTLD_DEEPBIND the order does not
+    matter.
 
-    Deep binding passes by a malloc that LD_PRELOAD has put in place, which ends the
-    process too. So a process without TensorFlow, or with triton first, binds as ever;
-    with such a malloc, triton after TensorFlow is refused, which torch takes for no
-    triton.
+    Deep binding bypasses a malloc that LD_PRELOAD has put in place, which also ends the
+    process. A process without TensorFlow, or with triton first, thus binds as usual.
+    With such a malloc, loading triton after TensorFlow is refused, and torch behaves as
+    if triton were not installed.
     """
 
     def find_spec(
         self,
         fullname: str,
-        path: Any,  # names, or a namespace's own kind of list
+        path: Any,  # names, or a namespace package's path
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        """The spec of triton's library with a loader that binds deeply; else None.
+        """Return the spec of triton's library with a deep-binding loader; else None.
 
-        Raises ImportError where deep binding would end the process.
+        Raises ImportError if deep binding would end the process.
         """
         if fullname != TRITON or "tensorflow" not in sys.modules:
             return None
@@ -74,7 +75,7 @@ class OwnSymbols(importlib.abc.MetaPathFinder):
 
 
 def _malloc_is_replaced() -> bool:
-    """Whether the process allocates by another library than the one of C."""
+    """Return whether malloc comes from another library than libc."""
     seen = ctypes.CDLL(None).malloc
     own = ctypes.CDLL("libc.so.6").malloc
     address = lambda function: ctypes.cast(function, ctypes.c_void_p).value
@@ -82,7 +83,7 @@ def _malloc_is_replaced() -> bool:
 
 
 class _DeepLoader(importlib.machinery.ExtensionFileLoader):
-    """Loads a compiled module with RTLD_DEEPBIND."""
+    """Loader of a compiled module with RTLD_DEEPBIND."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         flags = sys.getdlopenflags()

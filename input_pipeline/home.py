@@ -1,6 +1,6 @@
-"""The user's home folder: `~` on command lines, and a place for caches, if there is one.
+"""The user's home folder: `~` on command lines, and a cache folder if there is a home.
 
-In a container a user may have no home: HOME is not set, and no entry of passwd says.
+A user in a container may have no home: HOME is not set, and passwd has no entry.
 """
 
 import os
@@ -9,22 +9,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# "~" or "~name", as a shell reads it at the start of a word; here also after "=".
+# "~" or "~name" at the start of a word, as in a shell; here also after "=".
 _TILDE = re.compile(r"(?:(?<==)|^)~[\w.-]*(?=[/,]|$)")
 
 
 def expanded(argv: Sequence[str] | None = None) -> list[str]:
-    """The words of a command line, None: this process's, with `~` as the home folder.
+    """Return the words of a command line (None: this process's) with `~` expanded.
 
-    A shell leaves it as it is in --ckpt=~/run and configs/transfer.py:ckpt=~/vit.npz. It
-    stays where there is no such home.
+    A shell does not expand it in --ckpt=~/run and configs/transfer.py:ckpt=~/vit.npz.
+    It is kept if there is no such home.
     """
     words = sys.argv[1:] if argv is None else argv
     return [_TILDE.sub(lambda m: os.path.expanduser(m[0]), word) for word in words]
 
 
 def cache() -> Path | None:
-    """The user's folder of caches: XDG_CACHE_HOME or ~/.cache; None without a home."""
+    """Return the cache folder, XDG_CACHE_HOME or ~/.cache; None without a home."""
     named = os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named)

@@ -1,8 +1,8 @@
-"""From a config's input section to numpy batches; the same on any number of workers.
+"""Make numpy batches of a config's input section, the same for any number of processes.
 
 Training: the global stream of order.py, cut into batches of `batch_size` rows; each
 process reads only its rows. Evaluation: every example once, in order, padded. Both give
-dicts of numpy arrays: what the preprocessing string `pp` leaves of an example, stacked.
+dicts of numpy arrays: the features that the preprocessing string `pp` leaves, stacked.
 """
 
 import os
@@ -20,7 +20,7 @@ from input_pipeline.stream.train import TrainData
 
 
 def hide_accelerators() -> None:
-    """Keep TensorFlow off all accelerators: it would take their memory from JAX."""
+    """Hide all accelerators from TensorFlow, which would take their memory from JAX."""
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
 
@@ -40,7 +40,7 @@ def make_train(
     num_parallel_calls: int | None = None,
     prefetch: int = 2,
 ) -> tuple[TrainData, int]:
-    """The training batches of one process, and the number of examples of an epoch.
+    """Return one process's training batches, and the number of examples of an epoch.
 
     Args:
       data: the keyword arguments of `sources.open_source`, a dict or ConfigDict.
@@ -49,22 +49,23 @@ def make_train(
       seed: of orders and augmentations.
       pp: the preprocessing of one example, in the language of `ops`.
       start_step: the step whose batch comes first; see also `TrainData.from_step`.
-      shuffle_buffer_size: None shuffles globally. A number selects big_vision's way:
-        each process reads its own part in order through a shuffle buffer of so many
-        undecoded examples; such a stream cannot go on where it was.
+      shuffle_buffer_size: None shuffles globally. A number selects big_vision's method:
+        each process reads its part in order through a shuffle buffer of that many
+        undecoded examples; such a stream cannot resume where it was.
       cache_raw: with shuffle_buffer_size, keep all undecoded examples in memory;
-        refused if they would take more than 80 % of what is free.
-      skip_errors: in the place of an example that cannot be read or decoded, take the
-        next one of the order that can be, of seven; `TrainData.skipped` counts them.
-        False stops, with an error that names the example.
-      process_index: which process's rows these are, of `process_count`.
-      process_count: how many processes share each global batch, in equal parts.
-      num_parallel_calls: examples worked on at a time; None is twice the CPU cores.
+        refused if they would take more than 80 % of the available memory.
+      skip_errors: replace an example that cannot be read or decoded by the first of the
+        next seven in the order that can be; `TrainData.skipped` counts the replaced.
+        False stops with an error that names the example.
+      process_index: the process whose rows these are, of `process_count`.
+      process_count: the number of processes that share each global batch equally.
+      num_parallel_calls: examples processed at a time; None is twice the CPU cores.
       prefetch: batches made ahead.
 
     Raises:
       DataNotFound: the data set is not on this machine.
-      ValueError: unknown names, damaged files, or a batch_size that does not divide.
+      ValueError: unknown names, damaged files, or a batch_size that is no multiple of
+        process_count.
     """
     hide_accelerators()
     _check_numbers(num_parallel_calls, prefetch, shuffle_buffer_size)
@@ -116,18 +117,18 @@ def make_eval(
     num_parallel_calls: int | None = None,
     prefetch: int = 2,
 ) -> tuple[EvalData, int]:
-    """The evaluation batches of one process, and how many there are.
+    """Return one process's evaluation batches, and their number.
 
-    Row r of step s is example s * batch_size + r. The last batch is filled up with
-    zeros; `_mask`, float32, is 1 for an example and 0 for what fills up. The arguments
-    and errors are those of `make_train`; `pp_fn` is its `pp`.
+    Row r of step s is example s * batch_size + r. The last batch is padded with zeros;
+    `_mask`, float32, is 1 for an example and 0 for padding. The arguments and errors
+    are those of `make_train`; `pp_fn` is its `pp`.
 
-    Labels become those of the model, by the names of the classes, unless pp_fn looks them
-    up itself; what was mapped is among the stream's `notices`. `match_classes` in `data` says
-    otherwise: see `relabel.matched`.
+    Labels are mapped to those of the model by class name, unless pp_fn looks them up
+    itself; the stream's `notices` report the mapping. `match_classes` in `data` selects
+    another method: see `relabel.matched`.
 
     Args:
-      class_names: of the model, in the order of its labels; None: nobody knows.
+      class_names: of the model, in the order of its labels; None: unknown.
       num_classes: of the model; None: any.
     """
     hide_accelerators()
@@ -170,7 +171,7 @@ def _check_numbers(
     prefetch: int,
     shuffle_buffer_size: int | None = None,
 ) -> None:
-    """Raise ValueError on what TensorFlow would refuse later, and not for people."""
+    """Raise ValueError on numbers that TensorFlow would refuse later and obscurely."""
     for name, value, least, most in (
         ("num_parallel_calls", num_parallel_calls, 1, 4096),
         ("prefetch", prefetch, 0, 4096),
@@ -181,5 +182,5 @@ def _check_numbers(
 
 
 def _threads(num_parallel_calls: int | None) -> int:
-    # More than cores, since some wait for the disk.
+    # More threads than cores, because some wait for the disk.
     return num_parallel_calls or 2 * (os.cpu_count() or 4)

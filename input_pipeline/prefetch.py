@@ -1,4 +1,4 @@
-"""Numpy batches become global jax.Arrays ahead of their use, in a thread."""
+"""Copy numpy batches to the devices as global jax.Arrays, ahead of use, in a thread."""
 
 import queue
 import threading
@@ -18,17 +18,17 @@ def prefetch(
     size: int = 2,
     keys: Collection[str] | None = None,
 ) -> Iterator[dict[str, jax.Array]]:
-    """The batches of `iterable`, on the devices, at most `size` of them ahead.
+    """Yield the batches of `iterable` on the devices, at most `size` of them ahead.
 
     A thread takes this process's rows of each batch and starts their copy to the
-    devices; it starts at the first `next` and ends with the generator. Integers of 64
-    bits become int32; nothing else changes its dtype. What the iterable raises is
-    raised here, after the batches before it.
+    devices. It starts at the first `next` and ends with the generator. int64 becomes
+    int32; no other dtype changes. An error of the iterable is raised here, after the
+    batches before it.
 
     Args:
       iterable: dicts of arrays whose first axis is this process's rows.
       sharding: of the first axis of the global arrays.
-      size: how many batches are copied, or being copied, but not taken yet.
+      size: how many batches may be copied, or in copy, and not yet taken.
       keys: which entries of the batches to copy; the others are dropped. None is all.
     """
     if size < 1:
@@ -72,7 +72,7 @@ def _prefetch(iterable, sharding, size, keys):
     finally:
         stopped.set()
         free.release()
-        # It is in the middle of a batch at most; a source that hangs is left behind.
+        # The thread finishes one batch at most; a source that hangs is left behind.
         thread.join(timeout=10)
 
 
@@ -81,7 +81,7 @@ def to_devices(
     sharding: jax.sharding.Sharding,
     keys: Collection[str] | None = None,
 ) -> dict[str, jax.Array]:
-    """This process's rows of a batch (a dict) as global arrays, their copies started."""
+    """Return this process's rows of a batch as global arrays, with copies started."""
     return {
         name: jax.make_array_from_process_local_data(sharding, _narrow(batch[name]))
         for name in (batch if keys is None else keys)

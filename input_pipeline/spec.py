@@ -1,7 +1,7 @@
 """The op language: "decode|flip_lr|randaug(2, 10)|keep('image', 'labels')".
 
 Ops are separated by "|"; arguments are Python literals, read with `ast` and never
-evaluated. Host ops (ops.py) and device ops (device_ops.py) share this file, which
+evaluated. Host ops (`ops`) and device ops (device_ops.py) share this file, which
 therefore needs neither TensorFlow nor JAX.
 """
 
@@ -14,8 +14,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-# What reading a hostile string with `ast` can raise: deep nesting, null bytes, huge
-# numbers, unhashable keys.
+# Errors of `ast` on a hostile string: deep nesting, null bytes, huge numbers,
+# unhashable keys.
 _AST_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
@@ -29,10 +29,10 @@ class OpCall(NamedTuple):
 
 
 def parse(spec: Any) -> list[OpCall]:
-    """Read a spec into its ops; "" holds none.
+    """Parse a spec into its ops; "" has none.
 
     Raises:
-      ValueError: naming the position and the text of the op that cannot be read.
+      ValueError: an op cannot be read; the message has its position and text.
     """
     if not isinstance(spec, str):
         raise ValueError(f"a preprocessing spec is a string, got {spec!r}")
@@ -45,7 +45,7 @@ def parse(spec: Any) -> list[OpCall]:
 
 
 def _split(spec: str) -> list[str]:
-    """Cut at every "|" outside quotes."""
+    """Split at every "|" outside quotes."""
     parts, start, quote, escaped = [], 0, "", False
     for i, char in enumerate(spec):
         if escaped:
@@ -92,7 +92,7 @@ def _parse_op(source: str, position: int) -> OpCall:
 
 
 def unknown_op(call: OpCall, known: Iterable[str], where: str) -> ValueError:
-    """The error for an op that the table of `where` ("host", "device") lacks."""
+    """Return the error for an op that the table of `where` ("host", "device") lacks."""
     known = sorted(known)
     near = difflib.get_close_matches(call.name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -103,14 +103,14 @@ def unknown_op(call: OpCall, known: Iterable[str], where: str) -> ValueError:
 
 
 def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:
-    """`factory(*args, **kwargs)`, its arguments checked against its signature.
+    """Return `factory(*args, **kwargs)`, its arguments checked against its signature.
 
-    An int serves as a float and a list as a tuple. `also` is appended to the signature
-    in messages.
+    An int is accepted as a float and a list as a tuple. `also` is appended to the
+    signature in messages.
 
     Raises:
-      ValueError: naming the op and its signature, when an argument is missing,
-        unknown, or of a type or value that the factory does not take.
+      ValueError: an argument is missing, unknown, or of a type or value that the
+        factory does not take; the message names the op and its signature.
     """
     signature = inspect.signature(factory)
     bare = [
@@ -140,10 +140,10 @@ def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:
 
 
 def build_keyed(call: OpCall, factory: Callable[..., Any]) -> tuple[Any, str, str]:
-    """`build` for an op on one feature: (function, feature read, feature written).
+    """Build an op on one feature: (function, feature read, feature written).
 
-    Besides the factory's arguments such an op takes inkey and outkey, "image" unless
-    given, and key, which stands for both.
+    In addition to the factory's arguments, such an op takes inkey and outkey, "image"
+    unless given, and key, which stands for both.
     """
     named = {k: v for k, v in call.kwargs.items() if k in ("inkey", "outkey", "key")}
     other = {k: v for k, v in call.kwargs.items() if k not in named}
@@ -159,9 +159,9 @@ def _in_and_out(
 
 
 def _fit(value: Any, hint: Any) -> Any:
-    """The literal as the type that an annotation asks for, or TypeError.
+    """Return the literal as the type of an annotation, or raise TypeError.
 
-    Knows the annotations that ops use; a bool does not serve as a number.
+    Only the annotations that ops use are known; a bool is not accepted as a number.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):

@@ -1,4 +1,4 @@
-"""How TensorFlow traces functions of ours."""
+"""Control how TensorFlow traces the functions of this package."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,10 @@ import tensorflow as tf
 
 
 def as_written(function: Callable) -> Callable:
-    """`function`, which tf.data traces without AutoGraph.
+    """Return `function` marked for tf.data to trace without AutoGraph.
 
     No function here has an `if` or a loop over tensors that AutoGraph would have to
-    translate. Untranslated, an error of an op reads as the op says it, and Python 3.13
-    has nothing to warn of in AutoGraph's parser.
+    translate. Without AutoGraph, an op's error message is unchanged, and Python 3.13
+    gives no warning about AutoGraph's parser.
     """
     return tf.autograph.experimental.do_not_convert(function)

@@ -1,7 +1,7 @@
-"""Pictures of the augmentations themselves, for which no data set is needed.
+"""Charts of the augmentations themselves, which need no data set.
 
-The calibration grids and the spectrum are those with which the differences between
-big_vision's RandAugment and torchvision's were found (EIFY/mup-vit's README).
+The calibration grids and the spectrum are those that revealed the differences between
+big_vision's RandAugment and torchvision's (EIFY/mup-vit's README).
 """
 
 import textwrap
@@ -28,14 +28,14 @@ CROPPED = 256, 512  # height, width of the image that is cropped
 
 
 def grid(first: tuple[int, ...], second: tuple[int, ...]) -> np.ndarray:
-    """The calibration grid of two colours in turn: uint8 [224, 224, 3]."""
+    """Return the calibration grid of two alternating colours: uint8 [224, 224, 3]."""
     number = np.arange(SIDE) // SQUARE
     odd = (number[:, None] + number) % 2
     return np.array([first, second], np.uint8)[odd]
 
 
 def calibration(before: np.ndarray) -> dict[str, np.ndarray]:
-    """A grid, by what was done to it: nothing, or one op of randaug at level 10."""
+    """Return a grid by title: unchanged, and after each op of randaug at level 10."""
     panels = {"before": before}
     for name, numbers in randaug.level_arguments(float(LEVEL)).items():
         title = " ".join([name, *(f"{number:g}" for number in numbers)])
@@ -51,10 +51,10 @@ def calibration(before: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def spectrum_counts(contrast: str, images: int) -> np.ndarray:
-    """How many pixels have each value, int64 [256], after randaug(2, 10).
+    """Return how many pixels have each value, int64 [256], after randaug(2, 10).
 
-    Of so many black-and-white grids, all of whose pixels stay colourless. The plans
-    are the same for both values of `contrast`.
+    It counts `images` black-and-white grids, all of whose pixels stay colourless. The
+    plans are the same for both values of `contrast`.
     """
     preprocess = ops.get_preprocess_fn(f"randaug(2, {LEVEL}, contrast={contrast!r})")
     seeds = _seeds(images)
@@ -69,9 +69,9 @@ def spectrum_counts(contrast: str, images: int) -> np.ndarray:
 
 
 def spectrum(counts: np.ndarray) -> np.ndarray:
-    """All pixels from black to white, float [200, 2000]: down each column, then right.
+    """Return all pixels from black to white, float [200, 2000]: down, then right.
 
-    Each place is the mean of its equal share of the sorted pixels.
+    Each entry is the mean of an equal share of the sorted pixels.
     """
     height, width = SPECTRUM
     pixels = np.concatenate([[0], np.cumsum(counts)])
@@ -82,9 +82,10 @@ def spectrum(counts: np.ndarray) -> np.ndarray:
 
 
 def crop_sizes(sampler: str, count: int) -> np.ndarray:
-    """(height, width) of random crops of an image of 256 x 512, int [count, 2].
+    """Return (height, width) of random crops of an image of 256 x 512, int [count, 2].
 
-    With inception_crop's defaults: 5 to 100 % of the area, width / height 0.75 to 1.33.
+    They have inception_crop's defaults: 5 to 100 % of the area, width / height 0.75 to
+    1.33.
     """
     law = crop_boxes.sampler_law(sampler)
     shape = tf.constant([*CROPPED, 3])
@@ -103,7 +104,7 @@ def _seeds(count: int) -> tf.Tensor:
 
 
 def _mapped(elements: Any, fn: Any, count: int) -> np.ndarray:
-    """fn of each element, stacked; far faster than eagerly."""
+    """Return fn of each element, stacked; far faster than eagerly."""
     data = tf.data.Dataset.from_tensor_slices(elements)
     fn = as_written(fn)
     data = data.map(fn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -111,7 +112,7 @@ def _mapped(elements: Any, fn: Any, count: int) -> np.ndarray:
 
 
 def draw_calibration(path: Path) -> None:
-    """Both grids before and after each op."""
+    """Draw both grids before and after each op."""
     panels = [
         (title, "", image)
         for colours in (COLOURS, BLACK_AND_WHITE)
@@ -125,14 +126,14 @@ def draw_calibration(path: Path) -> None:
 
 
 def draw_spectrum(path: Path) -> None:
-    """Both spectra, and how often each value occurs."""
+    """Draw both spectra, and how often each value occurs."""
     from matplotlib.figure import Figure
 
     height, width = SPECTRUM
     figure = Figure(figsize=(22, 10.8), dpi=100)
 
     def axes(bottom: float, inches: float) -> Any:
-        # As many pixels as the spectrum has places, so that none is resampled.
+        # One pixel per entry of the spectrum, so that none is resampled.
         tall = figure.get_figheight()
         return figure.add_axes((1.2 / 22, bottom / tall, width / 2200, inches / tall))
 
@@ -185,7 +186,7 @@ def draw_spectrum(path: Path) -> None:
 
 
 def draw_crops(path: Path) -> None:
-    """A density of widths and heights for each sampler."""
+    """Draw the density of widths and heights for each sampler."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -227,7 +228,7 @@ def draw_crops(path: Path) -> None:
 def draw_images(
     path: Path, title: str, panels: list[tuple[str, str, np.ndarray]], columns: int
 ) -> None:
-    """A grid of (title, text under it, image [h, w] or [h, w, c]) from the top left."""
+    """Draw a grid of (title, text below, image [h, w(, c)]) from the top left."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.text import Text
@@ -253,9 +254,9 @@ def draw_images(
 
 
 def _visible(image: np.ndarray) -> np.ndarray:
-    """The image as uint8 [h, w, 3].
+    """Return the image as uint8 [h, w, 3].
 
-    Floats from -1, or 0, to 1 are shown as they are, and others stretched.
+    Floats from -1 (or 0) to 1 are shown as they are; other ranges are stretched.
     """
     if image.ndim == 2:
         image = image[..., None]

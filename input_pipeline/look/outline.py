@@ -1,4 +1,4 @@
-"""What a training stream is like, told without its data set: for planning."""
+"""Describe a training stream without its data set, for planning."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from input_pipeline.sources import tfds as tfds_source
 from input_pipeline.stream import batching, damaged
 from input_pipeline.tracing import as_written
 
-# Examples of data sets as their makers count them: https://image-net.org/challenges/LSVRC/2012,
+# Published numbers of examples: https://image-net.org/challenges/LSVRC/2012,
 # https://www.cs.toronto.edu/~kriz/cifar.html, http://yann.lecun.com/exdb/mnist.
 SIZES = {
     "imagenet2012": {"train": 1_281_167, "validation": 50_000},
@@ -23,24 +23,24 @@ SIZES = {
     "mnist": {"train": 60_000, "test": 10_000},
     "fashion_mnist": {"train": 60_000, "test": 10_000},
 }
-SHAPES = {"idx": (28, 28, 1), "cifar": (32, 32, 3)}  # of kinds that hold no files
+SHAPES = {"idx": (28, 28, 1), "cifar": (32, 32, 3)}  # kinds without image files
 ENCODED_BYTES = 110_000
-"""Of an encoded photo: the mean of ImageNet's training images."""
+"""The size of an encoded photo: the mean of ImageNet's training images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """A training stream: how many examples, of which shapes, of how many bytes."""
+    """A training stream: its number of examples, their shapes and their bytes."""
 
     examples: int
     element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]]
     bytes_per_example: int | float  # undecoded
     in_memory: bool  # the source holds its examples
-    source: str  # where these come from, in words
+    source: str  # where these values come from, in words
 
 
 def of_stream(stream: pipeline.TrainData, kind: str) -> Outline:
-    """The outline of a stream whose data set is there."""
+    """Return the outline of a stream whose data set is present."""
     return Outline(
         examples=stream.total_examples,
         element_spec=stream.element_spec,
@@ -58,14 +58,14 @@ def guess(
     examples: int | None = None,
     image_size: int | None = None,
 ) -> Outline:
-    """The outline of a stream whose data set is not there.
+    """Return the outline of a stream whose data set is absent.
 
     Args:
       data, pp, batch_size: of an input section.
-      examples: of an epoch; needed where the data set is not among SIZES.
-      image_size: pixels a side of RGB images that pp does not have to decode.
+      examples: of an epoch; needed for a data set that is not in SIZES.
+      image_size: pixels per side of RGB images that pp does not have to decode.
 
-    Raises ValueError where something must be given, or pp leaves no shape that is known.
+    Raises ValueError if a needed argument is missing, or pp leaves an unknown shape.
     """
     pipeline.hide_accelerators()
     kind = data.get("kind", "tfds")
@@ -144,7 +144,7 @@ def _encoded() -> Features:
 
 
 def _tfds_features(name: str) -> Features:
-    """As `TfdsSource` reads them: images are not decoded."""
+    """Return blank features as `TfdsSource` reads them: images are not decoded."""
 
     def blank(feature: Any) -> Callable[[], tf.Tensor]:
         if isinstance(feature, tfds.features.Image):
@@ -165,7 +165,7 @@ def _tfds_features(name: str) -> Features:
 
 
 class _Blank:
-    """A source of so many examples that are all the same, and empty."""
+    """A source of `size` examples that are all the same, and empty."""
 
     notices: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""What the training stream does to its examples, shown: one step by step, or a batch."""
+"""Show what the training stream does: to one example step by step, or to a batch."""
 
 import inspect
 from pathlib import Path
@@ -14,33 +14,33 @@ from input_pipeline.spec import OpCall, parse
 from input_pipeline.stream import batching, damaged, order
 
 BATCH_SHOWN = 32
-# Policies whose first argument is a number of layers, which read their plan in order:
-# the first layers of many are what a policy of fewer layers does.
+# Policies whose first argument is a number of layers, and which read their plan in
+# order: the first n layers of many are those of a policy of n layers.
 LAYERED = {"randaug": "num_layers", "randaug_tv": "num_ops"}
 
 
 class Shown(NamedTuple):
-    """One step of an example: an op, or a layer of one."""
+    """One step of an example: an op, or a layer of an op."""
 
     op: str
-    lines: list[str]  # what chance decided
-    features: dict[str, Any]  # after it
+    lines: list[str]  # the random draws
+    features: dict[str, Any]  # after the step
 
 
 class Story(NamedTuple):
     """An example of an epoch, from its source to the batch."""
 
     name: str  # what the source calls it
-    place: str  # where the stream has it
+    place: str  # its position in the stream
     raw: dict[str, Any]
     steps: list[Shown]
 
 
 def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
-    """Everything that happens to example `index` of the stream in `epoch`.
+    """Return everything that happens to example `index` of the stream in `epoch`.
 
-    `pp` is the text of `data.preprocess`. Raises ValueError for an index or epoch that
-    is not there, or an example that cannot be read.
+    `pp` is the text of `data.preprocess`. Raises ValueError for an index or epoch out
+    of range, or an example that cannot be read.
     """
     size = len(data.source)
     if not 0 <= index < size:
@@ -71,7 +71,7 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
         place = tf.constant(epoch, tf.int64), tf.constant(index, tf.int64)
         asked = place[1], batching.chances(preprocess, *seeds, *place)
         try:
-            if last:  # in a graph, as the stream does it: seconds for randaug's
+            if last:  # in a graph, as in the stream: seconds for randaug
                 pairs = tf.data.Dataset.from_tensors(asked)
                 examples = batching.map_examples(pairs, preprocess, 1, read)
                 told: Any = next(examples.as_numpy_iterator())
@@ -100,18 +100,18 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
 
 
 def _text(call: OpCall) -> str:
-    """The op, in full, for a spec."""
+    """Return the full text of the op, for a spec."""
     arguments = [*map(repr, call.args), *(f"{k}={v!r}" for k, v in call.kwargs.items())]
     return f"{call.name}({', '.join(arguments)})"
 
 
 def _title(call: OpCall) -> str:
-    """The op as it was written, or in full where that is shortened."""
+    """Return the op as it was written, or in full if that text was shortened."""
     return _text(call) if call.text.endswith("...") else call.text
 
 
 def _layers(call: OpCall) -> int:
-    """How many layers the op shows one by one; 0 if it has none."""
+    """Return how many layers the op shows one by one; 0 if it has none."""
     if call.name not in LAYERED:
         return 0
     name = LAYERED[call.name]
@@ -126,7 +126,7 @@ def _with_layers(call: OpCall, number: int) -> OpCall:
 
 
 def report(story: Story, epoch: int, index: int) -> str:
-    """The story in lines of text."""
+    """Return the story as lines of text."""
     lines = [f"example {index} in epoch {epoch}: {story.name}", story.place, ""]
     lines += [f"as read: {_sizes(story.raw)}"]
     for number, shown in enumerate(story.steps, start=1):
@@ -157,14 +157,14 @@ def _size(value: Any) -> str:
 
 
 def panels(story: Story) -> list[tuple[str, str, np.ndarray]]:
-    """(title, text, image) of each step after which there is an image.
+    """Return (title, text, image) of each step after which there is an image.
 
-    Steps that do nothing to it, such as keep, have none.
+    Steps that neither change the image nor draw for it, such as keep, are left out.
     """
     shown: list[tuple[str, str, np.ndarray]] = []
     first = story.raw.get("image")
     decoded = any(step.op.split("(")[0] == "decode" for step in story.steps)
-    if isinstance(first, bytes) and not decoded:  # to compare its crop with
+    if isinstance(first, bytes) and not decoded:  # to compare with its crop
         first = Preprocess("decode")({"image": first})["image"].numpy()
     if _is_image(first):
         shown.append(("as read", "", first))
@@ -179,14 +179,14 @@ def panels(story: Story) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _is_image(value: Any) -> TypeGuard[np.ndarray]:
-    """Whether it can be shown: grey or coloured, and not bytes."""
+    """Return whether `value` can be shown: grey or coloured, and not bytes."""
     return isinstance(value, np.ndarray) and (
         value.ndim == 2 or (value.ndim == 3 and value.shape[-1] in (1, 3, 4))
     )
 
 
 def draw_story(path: Path, story: Story, epoch: int, index: int) -> None:
-    """The image after each step. Raises ValueError if there never is one."""
+    """Draw the image after each step. Raise ValueError if there never is one."""
     images = panels(story)
     if not images:
         raise ValueError("the preprocessing leaves no image to draw: leave out --out")
@@ -195,7 +195,7 @@ def draw_story(path: Path, story: Story, epoch: int, index: int) -> None:
 
 
 def draw_batch(path: Path, data: TrainData) -> None:
-    """The first images of the first training batch, as they leave the host."""
+    """Draw the first images of the first training batch, as they leave the host."""
     batch = next(iter(data))
     if "image" not in batch or not _is_image(batch["image"][0]):
         raise ValueError("the preprocessing leaves no image to draw in the batch")
@@ -211,7 +211,7 @@ def draw_batch(path: Path, data: TrainData) -> None:
 
 
 def caption(label: Any, class_names: tuple[str, ...] | None) -> str:
-    """The class of a number, or of a row of shares the one or two largest."""
+    """Return a number's class, or the one or two largest classes of a row of shares."""
     if np.ndim(label) == 0:
         classes = [int(label)]
     else:

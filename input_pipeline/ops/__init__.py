@@ -1,7 +1,7 @@
 """Host ops: what a `pp` string does to one example, in TensorFlow.
 
-A feature dict goes in and comes out; `seed`, int32 [2], feeds every random op, which
-folds its own position in the spec into it and draws stateless randomness: equal seeds
+Ops take and return a feature dict. `seed`, int32 [2], feeds every random op: the op
+folds its position in the spec into it and draws stateless randomness, so equal seeds
 give equal images on any machine, thread or process.
 
 To add an op, write a function of its literal arguments, annotated, that returns what
@@ -30,9 +30,9 @@ class Op(NamedTuple):
     """An op and what its function takes."""
 
     make: Callable[..., Any]
-    # Of one feature, and with inkey, outkey and key (both at once) as arguments:
+    # On one feature, with inkey, outkey and key (both at once) as arguments:
     # "value": fn(value); "random": fn(value, seed); "coin": fn(value, coin), where the
-    # coin is plans.coin; "policy": a plans.Policy. Of all features: "features":
+    # coin is plans.coin; "policy": a plans.Policy. On all features: "features":
     # fn(features); "random_features": fn(features, seed).
     takes: Literal["value", "random", "coin", "policy", "features", "random_features"]
 
@@ -83,11 +83,11 @@ DECODERS = ("decode", "decode_jpeg_and_inception_crop")
 class Preprocess:
     """The function of a spec: features -> features, for one example, unbatched.
 
-    Policies (randaug and its like) and flip_lr read what chance decides from features
-    such as "randaug_plan" and "flip_lr_coin". Where they are missing they are drawn
-    from `seed`, or from `batch_seed` if all images of a batch share them: with the same
-    result as `draw`, which is the fast way for many examples. A `keep` that names such a
-    feature keeps it.
+    Policies (such as randaug) and flip_lr read their random draws from features such as
+    "randaug_plan" and "flip_lr_coin". Missing ones are drawn from `seed`, or from
+    `batch_seed` if all images of a batch share them. The result is the same as that of
+    `draw`, which is faster for many examples. A `keep` that names such a feature keeps
+    it.
     """
 
     def __init__(self, spec: str):
@@ -104,7 +104,7 @@ class Preprocess:
 
     @as_written
     def __call__(self, features: Features) -> Features:
-        """One example, preprocessed.
+        """Preprocess one example.
 
         Raises ValueError, when called or traced, for a missing feature, `seed` included
         if an op is random.
@@ -128,7 +128,7 @@ class Preprocess:
         return features
 
     def draw(self, seed: tf.Tensor, batch_seed: tf.Tensor) -> Features:
-        """What chance decides of examples with seeds int32 [..., 2], by feature name.
+        """Return the draws of examples with seeds int32 [..., 2], by feature name.
 
         Plans are uint32 [..., words], coins uint32 [...].
         """
@@ -138,7 +138,7 @@ class Preprocess:
         }
 
     def explain(self, drawn: Features) -> dict[str, list[str]]:
-        """What `draw` decided of one example, a line a step."""
+        """Describe what `draw` returned for one example, one line per step."""
         return {
             name: chance.explain(np.asarray(drawn[name]))
             for name, chance in self._chances.items()
@@ -188,7 +188,7 @@ class Preprocess:
 
 
 class _Chance(NamedTuple):
-    """What one op of a spec leaves to chance."""
+    """The random draws of one op of a spec."""
 
     draw: Callable[[Any], tf.Tensor]  # of seeds int32 [..., 2]
     explain: Callable[[np.ndarray], list[str]]
@@ -224,7 +224,7 @@ def _needed(seeds: Features, name: str, call: op_spec.OpCall) -> tf.Tensor:
 
 
 def _decoded(features: Features, key: str, call: op_spec.OpCall) -> tf.Tensor:
-    """A feature for an op, which may want an image to be decoded."""
+    """Return a feature for an op, which may need an image to be decoded."""
     value = tf.convert_to_tensor(features[key])
     if key == "image" and value.dtype == tf.string and call.name not in DECODERS:
         raise ValueError(
@@ -235,5 +235,5 @@ def _decoded(features: Features, key: str, call: op_spec.OpCall) -> tf.Tensor:
 
 
 def get_preprocess_fn(spec: str) -> Preprocess:
-    """The function of a spec. Raises ValueError for an unknown op or wrong arguments."""
+    """Return the function of a spec. Raises ValueError as `Preprocess` does."""
     return Preprocess(spec)

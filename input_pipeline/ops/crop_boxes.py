@@ -1,21 +1,21 @@
-"""Where a random resized crop lies: four laws that share one name, "inception crop".
+"""The boxes of random resized crops: four laws that share one name, "inception crop".
 
 A law is fn(shape, seed, area, ratio) -> (y, x, height, width): the image's shape, int32
 [3], a seed, int32 [2], the bounds of the crop's share of the image's area and
 those of its aspect ratio, width / height. A crop never leaves the image.
 
 - "tf", TensorFlow's and so big_vision's: the ratio is uniform, the height uniform among
-  those whose area fits; after 100 attempts the whole image. A crop that is less high
-  or wide than the image never reaches its last row or column.
+  those whose area fits; after 100 attempts the whole image. A crop that is lower or
+  narrower than the image never reaches its last row or column.
 - "torchvision", its RandomResizedCrop: the area is uniform, the ratio log-uniform;
   after 10 attempts the largest central crop whose ratio is clipped to the bounds.
-- "power(p)": as torchvision, but area ** (1 / p) is uniform. p=1 is torchvision's own
-  law, p=2 is near TensorFlow's: heights are then uniform.
-- "beta(a, b)": as torchvision, but the area lies at a Beta(a, b) share of its range;
+- "power(p)": as torchvision, but area ** (1 / p) is uniform. p=1 is torchvision's law;
+  p=2 is near TensorFlow's: heights are then uniform.
+- "beta(a, b)": as torchvision, but the area is at a Beta(a, b) share of its range;
   beta(1, 1) is uniform.
 
-The last two are the branches inception-power and beta-crop of EIFY/mup-vit. Laws, not
-bits: no library's generator is reproduced.
+The last two are the branches inception-power and beta-crop of EIFY/mup-vit. Only laws
+are reproduced, not the random bits of any library.
 """
 
 import math
@@ -37,7 +37,7 @@ ATTEMPTS_TORCHVISION = 10
 
 
 def tf_law() -> Law:
-    """TensorFlow's sampler."""
+    """Return TensorFlow's sampler."""
 
     def law(shape: tf.Tensor, seed: tf.Tensor, area: Bounds, ratio: Bounds) -> Box:
         begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -56,7 +56,7 @@ def tf_law() -> Law:
 
 
 def power(p: float = 1.0) -> Law:
-    """torchvision's sampler with a uniform area ** (1 / p)."""
+    """Return torchvision's sampler with a uniform area ** (1 / p)."""
     if not 0 < p < math.inf:
         raise ValueError("p is positive")
 
@@ -68,13 +68,13 @@ def power(p: float = 1.0) -> Law:
 
 
 def beta(a: float, b: float) -> Law:
-    """torchvision's sampler with a Beta(a, b) share of the range of areas."""
+    """Return torchvision's sampler with a Beta(a, b) share of the range of areas."""
     if not (0.1 <= a <= 1000 and 0.1 <= b <= 1000):
         raise ValueError("a and b are 0.1 to 1000")
 
     def areas(uniform: tf.Tensor, seed: tf.Tensor, area: Bounds) -> tf.Tensor:
-        # x / (x + y) of two gamma variables. In float64 both are never 0 for the
-        # parameters admitted; the fold keeps them apart from the uniform numbers.
+        # x / (x + y) of two gamma variables. In float64 neither is ever 0 for the
+        # accepted parameters; the fold makes them independent of the uniform numbers.
         gamma_seed: Any = tf.random.fold_in(seed, 1)
         gamma = tf.random.stateless_gamma(
             [*uniform.shape, 2],
@@ -119,7 +119,7 @@ def _torchvision_law(areas: Areas) -> Law:
 
 
 def torchvision() -> Law:
-    """torchvision's sampler."""
+    """Return torchvision's sampler."""
     return power(1.0)
 
 
@@ -132,10 +132,11 @@ SAMPLERS: dict[str, Callable[..., Law]] = {
 
 
 def sampler_law(sampler: str) -> Law:
-    """The law of a sampler's text, such as "tf" or "beta(1, 2)".
+    """Return the law of a sampler's text, such as "tf" or "beta(1, 2)".
 
     Raises:
-      ValueError: naming the samplers, or the arguments of the one named.
+      ValueError: an unknown sampler, or wrong arguments; names the samplers, or the
+        arguments of the one named.
     """
     known = "'tf', 'torchvision', 'power(p)' or 'beta(a, b)'"
     try:

@@ -1,10 +1,10 @@
-"""Host ops that cut a part out of an image, most of them at random.
+"""Host ops that crop an image, most of them at random.
 
 Each is a function of its literal arguments that returns fn(value), or fn(value, seed)
-where chance decides. Names, arguments and defaults of inception_crop,
+if it is random. Names, arguments and defaults of inception_crop,
 decode_jpeg_and_inception_crop, random_crop and central_crop are big_vision's
-(pp/ops_image.py); their sampler, ratio_min, ratio_max and precise are not in it. Those
-of random_resized_crop are torchvision's.
+(pp/ops_image.py), which lacks sampler, ratio_min, ratio_max and precise. Those of
+random_resized_crop are torchvision's.
 """
 
 import math
@@ -58,10 +58,10 @@ def decode_jpeg_and_inception_crop(
     precise: bool = False,
     sampler: str = "tf",
 ) -> Callable[..., tf.Tensor]:
-    """inception_crop of JPEG bytes, decoding only what is kept.
+    """Apply inception_crop to JPEG bytes, and decode only the crop.
 
     Other bytes are decoded whole and then cropped: ImageNet has a PNG under a .JPEG
-    name. precise: the pixels are those of PIL's decoder.
+    name. With precise, the pixels are those of PIL's decoder.
     """
     box = _box(area_min, area_max, ratio_min, ratio_max, sampler)
     pair = None if size is None else pair_of(size)
@@ -69,9 +69,9 @@ def decode_jpeg_and_inception_crop(
     def _fused(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         shape = tf.io.extract_jpeg_shape(data)
         y, x, h, w = box(shape, seed)
-        # libjpeg smooths subsampled colours across columns, but not across the edges
-        # of what it decodes, so that the outer columns of a crop differ from those of
-        # the whole image by up to a few levels: precise decodes two more on each side.
+        # libjpeg smooths subsampled colours across columns, but not across the edges of
+        # the decoded part. The outer columns of a crop thus differ from those of the
+        # whole image by up to a few levels; precise decodes two more on each side.
         left = tf.minimum(x, 2) if precise else 0
         right = tf.minimum(shape[1] - x - w, 2) if precise else 0
         wide = tf.io.decode_and_crop_jpeg(
@@ -103,10 +103,11 @@ def random_resized_crop(
     method: Method = "bilinear",
     antialias: bool = True,
 ) -> Callable[..., tf.Tensor]:
-    """torchvision's RandomResizedCrop, with its defaults; areas as fractions.
+    """Apply torchvision's RandomResizedCrop, with its defaults; areas as fractions.
 
-    The law of inception_crop's sampler="torchvision", other ranges, antialiased. As PIL
-    does, it rounds uint8 images to the nearest value, where resize truncates.
+    The law is that of inception_crop's sampler="torchvision", with other ranges and
+    antialiasing. As in PIL, uint8 images are rounded to the nearest value; resize
+    truncates them.
     """
     if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1] < math.inf):
         raise ValueError(
@@ -129,7 +130,7 @@ def _box(
     ratio_max: float | int,
     sampler: str,
 ) -> Callable[[tf.Tensor, tf.Tensor], Box]:
-    """fn(image shape, seed) -> (y, x, height, width); areas in percent."""
+    """Return fn(image shape, seed) -> (y, x, height, width); areas in percent."""
     if not 0 < area_min <= area_max <= 100:
         raise ValueError("0 < area_min <= area_max <= 100 is needed (percent)")
     if not 0 < ratio_min <= ratio_max < math.inf:
@@ -145,7 +146,7 @@ def _cut(image: tf.Tensor, box: Box) -> tf.Tensor:
 
 
 def random_crop(crop_size: Size) -> Callable[..., tf.Tensor]:
-    """Crop (height, width) at a uniform place; the image must be as large."""
+    """Crop (height, width) at a uniform position; the image must be no smaller."""
     h, w = pair_of(crop_size)
 
     def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -155,10 +156,10 @@ def random_crop(crop_size: Size) -> Callable[..., tf.Tensor]:
 
 
 def pad_crop(size: Size, padding: int = 4, fill: float = 0) -> Callable[..., tf.Tensor]:
-    """Surround by `padding` pixels of `fill`, then random_crop to (height, width).
+    """Pad each side by `padding` pixels of `fill`, then random_crop (height, width).
 
-    torchvision's RandomCrop(size, padding), as small images are trained on; the image
-    is as large as `size` or larger by then.
+    This is torchvision's RandomCrop(size, padding), usual for small images. The padded
+    image must be at least as large as `size`.
     """
     if padding < 0:
         raise ValueError("padding is not negative")
@@ -173,7 +174,7 @@ def pad_crop(size: Size, padding: int = 4, fill: float = 0) -> Callable[..., tf.
 
 
 def central_crop(crop_size: Size | None = None) -> Callable[..., tf.Tensor]:
-    """Crop the middle, offsets rounded down; None: the largest central square."""
+    """Crop the middle, with offsets rounded down; None: the largest central square."""
     pair = None if crop_size is None else pair_of(crop_size)
 
     def _crop(image: tf.Tensor) -> tf.Tensor:

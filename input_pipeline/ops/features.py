@@ -1,4 +1,4 @@
-"""Host ops on any feature: shapes, labels, and which features there are.
+"""Host ops on any feature: shapes, labels, and the set of features.
 
 Each is a function of its literal arguments that returns fn(value), fn(features) or
 fn(features, seed). Names, arguments and defaults are big_vision's (pp/ops_general.py).
@@ -16,7 +16,7 @@ Keys = str | tuple[str, ...]
 
 
 def reshape(new_shape: tuple[int, ...]) -> Callable[..., tf.Tensor]:
-    """tf.reshape; one entry may be -1."""
+    """Reshape with tf.reshape; one entry may be -1."""
     return lambda value: tf.reshape(value, new_shape)
 
 
@@ -25,7 +25,7 @@ def pad_to_shape(
     pad_value: float = 0,
     where: Literal["before", "after", "both"] = "after",
 ) -> Callable[..., tf.Tensor]:
-    """Pad to a shape; None keeps a dimension; "both" puts the odd one after."""
+    """Pad to a shape; None keeps a dimension; "both" puts an odd element after."""
 
     def _pad(value: tf.Tensor) -> tf.Tensor:
         if value.shape.rank != len(shape):
@@ -42,7 +42,7 @@ def pad_to_shape(
 
 
 def copy(inkey: str, outkey: str) -> Callable[[Features], Features]:
-    """Feature `inkey` under the name `outkey` as well."""
+    """Copy feature `inkey` to the name `outkey`."""
     return lambda features: features | {outkey: features[inkey]}
 
 
@@ -54,16 +54,16 @@ def onehot(
     on: float = 1.0,
     off: float = 0.0,
 ) -> Callable[[Features], Features]:
-    """Integer label, or several with multi (any of them is on), to float32 [depth].
+    """Convert an integer label, or with multi several at once, to float32 [depth].
 
-    Labels outside 0 ... depth - 1 turn nothing on. multi=False gives every label its
-    own row.
+    With multi, any of the labels is on. Labels outside 0 ... depth - 1 turn nothing on.
+    multi=False gives each label a row.
     """
     if depth <= 0:
         raise ValueError("depth is positive")
 
     def _onehot(features: Features) -> Features:
-        labels = tf.cast(features[key], tf.int64)  # bytes would not hold all classes
+        labels = tf.cast(features[key], tf.int64)  # bytes cannot hold all classes
         hit = tf.expand_dims(labels, -1) == tf.range(depth, dtype=tf.int64)
         if multi:
             hit = tf.reduce_any(tf.reshape(hit, [-1, depth]), axis=0)
@@ -83,7 +83,7 @@ def drop(*keys: str) -> Callable[[Features], Features]:
 
 
 def flatten() -> Callable[[Features], Features]:
-    """Features inside features as features themselves, named "outer/inner"."""
+    """Turn features inside features into features, named "outer/inner"."""
 
     def _flatten(features: Features) -> Features:
         flat = {}
@@ -99,14 +99,14 @@ def flatten() -> Callable[[Features], Features]:
 
 
 def squeeze_last_dim() -> Callable[..., tf.Tensor]:
-    """Remove the last dimension, which is 1."""
+    """Remove the last dimension, which must be 1."""
     return lambda value: tf.squeeze(value, axis=-1)
 
 
 def concat(
     inkeys: tuple[str, ...], outkey: str | None = None, axis: int = -1
 ) -> Callable[[Features], Features]:
-    """Features joined along an axis, into `outkey` or else the first of them."""
+    """Join features along an axis, into `outkey` or else the first of them."""
     if not inkeys:
         raise ValueError("inkeys names at least one feature")
     out = outkey or inkeys[0]
@@ -116,7 +116,7 @@ def concat(
 
 
 def setdefault(key: str, value: Any) -> Callable[[Features], Features]:
-    """`value` where the feature is missing or empty.
+    """Set the feature to `value` where it is missing or empty.
 
     An empty feature keeps its dtype and rank; its unknown and empty sides become 1.
     """
@@ -136,10 +136,10 @@ def setdefault(key: str, value: Any) -> Callable[[Features], Features]:
 def lookup(
     mapping: str, npzkey: str = "fnames", sep: str | None = None
 ) -> Callable[..., tf.Tensor]:
-    """A string to the number that a file gives it, int64; -1 for others.
+    """Map a string to the number that a file gives it, int64; others to -1.
 
-    The file is an .npz, whose array `npzkey` lists the strings, or text with a string
-    a line: its number is its place, from 0. With `sep`, text lines hold string and
+    The file is an .npz whose array `npzkey` lists the strings, or text with one string
+    per line: the number is the position, from 0. With `sep`, text lines hold string and
     number.
     """
     try:
@@ -169,7 +169,7 @@ def lookup(
             ) from None
     if len(set(keys)) < len(keys):
         raise ValueError(f"{mapping!r} holds a string twice")
-    # Made now, once, and captured by whatever graph the op becomes part of.
+    # Made once, now, and captured by each graph that the op becomes part of.
     with tf.init_scope():
         table = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(
@@ -183,7 +183,7 @@ def lookup(
 def _in_and_out(
     key: Keys | None, inkey: Keys | None, outkey: Keys | None
 ) -> list[tuple[str, str]]:
-    """(feature read, feature written) of an op that takes several at once."""
+    """Return (feature read, feature written) of an op that takes several at once."""
     read, written = key or inkey or "image", key or outkey or inkey or "image"
     reads, writes = ((k,) if isinstance(k, str) else k for k in (read, written))
     if len(reads) != len(writes):
@@ -192,7 +192,7 @@ def _in_and_out(
 
 
 def _shuffled(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """0 ... count - 1 in random order, int32."""
+    """Return 0 ... count - 1 in random order, int32."""
     shape = tf.reshape(count, [1])
     return tf.argsort(tf.random.stateless_uniform(shape, seed, alg="philox"))
 
@@ -204,10 +204,10 @@ def choice(
     inkey: Keys | None = None,
     outkey: Keys | None = None,
 ) -> Callable[[Features, tf.Tensor], Features]:
-    """Random entries of a feature's first axis, the same ones of several features.
+    """Choose random entries of a feature's first axis, the same of several features.
 
-    n="single" takes one entry and drops the axis; a number takes so many different
-    ones, in random order; (low, high) takes low ... high - 1 of them. With fewer_ok
+    n="single" takes one entry and drops the axis; a number takes that many different
+    entries, in random order; (low, high) takes low ... high - 1 of them. With fewer_ok
     there may be fewer, and the shape is unknown.
     """
     pairs = _in_and_out(key, inkey, outkey)
@@ -247,10 +247,10 @@ def choice(
 def choice_no_replacement(
     key: str | None = None, inkey: str = "image", outkey: str = "image"
 ) -> Callable[[Features], Features]:
-    """One entry of the first axis, none twice before each had its turn.
+    """Choose one entry of the first axis, and none twice before each was chosen.
 
-    Each example goes through its entries in an order of its own, anew when it has seen
-    them all: needs the features "epoch" and "index", integers, of the global order.
+    Each example has a random order of its entries, with another order once all were
+    chosen. Needs the integer features "epoch" and "index" of the global order.
     """
 
     def _choice(features: Features) -> Features:

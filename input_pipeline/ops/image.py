@@ -1,7 +1,7 @@
 """Host ops on one image: decoding, resizing, flipping, value ranges; see also crops.py.
 
 Each is a function of its literal arguments that returns fn(value), or fn(value, seed)
-where chance decides. Names, arguments and defaults are big_vision's (pp/ops_image.py),
+if it is random. Names, arguments and defaults are big_vision's (pp/ops_image.py),
 which has no random_affine, normalize and grayscale_to_rgb. uint8 images stay uint8,
 truncated after resizing, until a value range is set.
 """
@@ -16,19 +16,19 @@ from input_pipeline.randaug.geometry import Interpolation, affine, project
 Method = Literal["bilinear", "area", "nearest", "bicubic", "lanczos3", "lanczos5"]
 Size = int | tuple[int, int]
 
-# libjpeg's accurate integer transform, which PIL and torchvision use too; TensorFlow's
-# default is faster and differs by a level or two here and there.
+# libjpeg's accurate integer transform, which PIL and torchvision also use. TensorFlow's
+# default is faster and differs by a level or two in places.
 PRECISE = "INTEGER_ACCURATE"
-# Pixels that resize_small and resize_long make at most: 400 MB of float32 RGB. An image
-# of 1 x 20,000 would be 256 x 5,120,000.
+# The most pixels that resize_small and resize_long make: 400 MB of float32 RGB. An
+# image of 1 x 20,000 would become 256 x 5,120,000.
 MOST_PIXELS = 2**25
 
 
 def pair_of(size: Size) -> tuple[int, int]:
-    """(height, width) from one number or two.
+    """Return (height, width) from one number or two.
 
     Raises:
-      ValueError: a side that is not positive.
+      ValueError: a side is not positive.
     """
     h, w = (size, size) if isinstance(size, int) else size
     if h <= 0 or w <= 0:
@@ -37,14 +37,14 @@ def pair_of(size: Size) -> tuple[int, int]:
 
 
 def decode_other(data: tf.Tensor, channels: int) -> tf.Tensor:
-    """Bytes of any format, JPEG by TensorFlow's default; of a GIF, the first image."""
+    """Decode any format, JPEG by TensorFlow's default; of a GIF, the first image."""
     return tf.io.decode_image(data, channels=channels, expand_animations=False)
 
 
 def resize_to(
     image: tf.Tensor, size: Any, method: Method, antialias: bool, nearest: bool = False
 ) -> tf.Tensor:
-    """tf.image.resize, clipped and cast back to the image's dtype.
+    """Resize with tf.image.resize, clip, and cast back to the image's dtype.
 
     Integers are truncated, as in big_vision, or with `nearest` rounded half to even.
     """
@@ -56,11 +56,11 @@ def resize_to(
 
 
 def decode(channels: int = 3, precise: bool = False) -> Callable[..., tf.Tensor]:
-    """Bytes to a uint8 image: JPEG, PNG, GIF, BMP, WebP; precise: PIL's bits for JPEG.
+    """Decode JPEG, PNG, GIF, BMP or WebP to uint8; with precise, JPEG to PIL's bits.
 
-    All but JPEG are as PIL has them anyway, except for BMP with a palette, which
-    TensorFlow misreads, and animated WebP, which it refuses; image_files.py hands on
-    neither. 1 channel is for JPEG and PNG, 4 are for PNG and BMP.
+    Other formats always have PIL's values, except BMP with a palette, which TensorFlow
+    misreads, and animated WebP, which it refuses; image_files.py passes on neither.
+    channels=1 is for JPEG and PNG, 4 for PNG and BMP.
     """
     if channels not in (1, 3, 4):
         raise ValueError("channels is 1, 3 or 4")
@@ -95,7 +95,7 @@ def _resize_by(
 ) -> Callable[..., tf.Tensor]:
     """Scale both sides by goal / side(h, w), each rounded half to even.
 
-    An image that would become larger than MOST_PIXELS is an error, as a damaged one is.
+    An image that would become larger than MOST_PIXELS fails as a damaged one does.
     """
     if goal <= 0:
         raise ValueError(f"sizes are positive, got {goal!r}")
@@ -130,7 +130,7 @@ def resize_long(
 
 
 def flip_lr() -> Callable[..., tf.Tensor]:
-    """Mirror left and right, half of the time: plans.coin decides."""
+    """Mirror left and right, half of the time, as plans.coin decides."""
 
     def _flip(image: tf.Tensor, coin: tf.Tensor) -> tf.Tensor:
         # tf.reverse takes a hundredth of the time of image[:, ::-1].
@@ -148,8 +148,9 @@ def random_affine(
 ) -> Callable[..., tf.Tensor]:
     """Rotate, enlarge and shift at random; for small images of any channel count.
 
-    Uniform: the angle in -degrees ... degrees, the factor in scale, the shift in
-    -fx * width ... fx * width and -fy * height ... fy * height for translate=(fx, fy).
+    The draws are uniform: the angle in -degrees ... degrees, the factor in scale, the
+    shift in -fx * width ... fx * width and -fy * height ... fy * height for
+    translate=(fx, fy).
     """
     if not 0 < scale[0] <= scale[1] or degrees < 0 or min(translate) < 0:
         raise ValueError(
@@ -196,7 +197,7 @@ def vgg_value_range(
     mean: tuple[float, float, float] = (0.485 * 255, 0.456 * 255, 0.406 * 255),
     std: tuple[float, float, float] = (0.229 * 255, 0.224 * 255, 0.225 * 255),
 ) -> Callable[..., tf.Tensor]:
-    """(image - mean) / std for each channel of a 0..255 image, as float32."""
+    """Compute (image - mean) / std per channel of a 0..255 image, as float32."""
     if 0 in std:
         raise ValueError("std holds no 0")
 
@@ -209,10 +210,10 @@ def vgg_value_range(
 def normalize(
     mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[..., tf.Tensor]:
-    """torchvision's ToTensor and Normalize: (image / 255 - mean) / std, as float32.
+    """Apply torchvision's ToTensor and Normalize: (image / 255 - mean) / std, float32.
 
-    Takes values of 0 ... 255, uint8 or float, never those of value_range(0, 1); `mean`
-    and `std` are meant for 0 ... 1, one for each channel.
+    Takes values of 0 ... 255, uint8 or float, never those of value_range(0, 1). `mean`
+    and `std` are for 0 ... 1, one per channel.
     """
     if len(mean) != len(std) or 0 in std:
         raise ValueError("mean and std are as long as each other, and std holds no 0")
@@ -230,12 +231,12 @@ def normalize(
 
 
 def clip_value_range() -> Callable[..., tf.Tensor]:
-    """The model CLIP's: (image / 255 - mean) / std of its training data, as float32."""
+    """Normalize as CLIP: (image / 255 - mean) / std of its training data, float32."""
     return normalize(
         (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     )
 
 
 def grayscale_to_rgb() -> Callable[..., tf.Tensor]:
-    """One channel three times."""
+    """Repeat one channel three times."""
     return tf.image.grayscale_to_rgb

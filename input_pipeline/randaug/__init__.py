@@ -1,15 +1,15 @@
 """RandAugment as big_vision runs it: 16 ops on uint8 RGB images, none of them identity.
 
-`OPS` holds the single, deterministic ops (augment_ops.py); `randaug` is the random
-policy. Three oddities are kept, since published
-results hold them; each is a reason for an op to do other than its name says:
+`OPS` holds the single, deterministic ops (ops.py); `randaug` is the random policy.
+Three oddities are kept, because published results include them; each makes an op do
+something other than its name says:
 
 - Levels are not strengths: Posterize keeps int(level / 10 * 4) bits, so that a higher
   level changes less; 0 bits and more than 8 keep the top one. Solarize compares with
   int(level / 10 * 256) modulo 256, so that levels 0 and 10 invert the whole image.
 - Color, Contrast, Brightness and Sharpness never weaken at levels above 5.
-- contrast="legacy" pulls towards height * width / 256 (196 at 224 x 224; white from 256
-  x 256 up), where the mean grey value is meant, which contrast="fixed" takes.
+- contrast="legacy" blends towards height * width / 256 (196 at 224 x 224; white from
+  256 x 256 up) instead of the mean grey value, which contrast="fixed" takes.
 
 Source of the values: big_vision pp/archive/autoaugment.py:662-700 and github.com/
 google-research/big_vision issues 109 and 110.
@@ -51,12 +51,12 @@ OPS: dict[str, Callable[..., tf.Tensor]] = {
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
-# Bits of the plan's word of a layer.
+# Bits of a layer's word of the plan.
 _OP, _NEGATE, _Y, _X = (0, 4), (4, 1), (5, 13), (18, 13)  # (lowest, how many)
 
 
 class Layer(NamedTuple):
-    """What chance decides about one layer: a word of the plan, read."""
+    """The random draws of one layer, read from one word of the plan."""
 
     op: Any  # 0 ... 15, index into OPS
     negate: Any  # 0 or 1, for the ops in SIGNED
@@ -64,10 +64,10 @@ class Layer(NamedTuple):
 
 
 def read_plan(plan: Any, height: Any, width: Any) -> list[Layer]:
-    """The layers of a plan: ops uniform over the 16, signs fair, places uniform.
+    """Return the layers of a plan: ops uniform over the 16, signs fair, places uniform.
 
-    `plan` holds a uint32 word a layer, numbers or arrays of numpy, TensorFlow or JAX;
-    height and width are below 2**19, the latter of uint32 if they are tensors.
+    `plan` holds one uint32 word per layer, numbers or arrays of numpy, TensorFlow or
+    JAX. height and width are below 2**19, and uint32 if they are tensors.
     """
     return [
         Layer(
@@ -80,9 +80,9 @@ def read_plan(plan: Any, height: Any, width: Any) -> list[Layer]:
 
 
 def level_arguments(level: float) -> dict[str, tuple[float, ...]]:
-    """The arguments of every op at a level (Cutout: without its centre).
+    """Return the arguments of every op at a level (Cutout: without its centre).
 
-    The order of operations is upstream's, since int() of the products depends on it.
+    The order of operations is upstream's, because int() of the products depends on it.
     """
     share = level / MAX_LEVEL
     enhance = (share * 1.8 + 0.1,)
@@ -109,9 +109,9 @@ def level_arguments(level: float) -> dict[str, tuple[float, ...]]:
 def _branches(
     level: float, numerics: dict[str, dict[str, Any]]
 ) -> list[Callable[[Any, Any], tf.Tensor]]:
-    """fn(image, centre) of each op in OPS, then of each in SIGNED the other way.
+    """Return fn(image, centre) of each op in OPS, then of each in SIGNED, negated.
 
-    All but Cutout's centre is known beforehand, so that each warp has one table.
+    All but Cutout's centre is known in advance, so that each warp has one table.
     """
 
     def branch(name: str, *args: float | int) -> Callable[[Any, Any], tf.Tensor]:
@@ -126,7 +126,7 @@ def _branches(
     ]
 
 
-# Number of the branch of 16 * negate + op.
+# The number of the branch for 16 * negate + op.
 _BRANCH = [
     len(OPS) + SIGNED.index(name) if negate and name in SIGNED else op
     for negate in range(2)
@@ -135,10 +135,10 @@ _BRANCH = [
 
 
 def _explain(plan: np.ndarray, level: float) -> list[str]:
-    """A line for each layer."""
+    """Return a line for each layer."""
     arguments = level_arguments(level)
     lines = []
-    # Of an image of 100 x 100: the place in per cent.
+    # For an image of 100 x 100: the place in per cent.
     for layer in read_plan([int(word) for word in plan], 100, 100):
         name = list(OPS)[layer.op]
         sign = -1 if name in SIGNED and layer.negate else 1
@@ -157,7 +157,7 @@ def randaug(
     fill: int = 128,
     interpolation: Interpolation = "nearest",
 ) -> Policy:
-    """The random policy, on an image uint8 [h, w, 3]; a word of its plan is a layer.
+    """Return the random policy for uint8 images [h, w, 3]; a plan has a word per layer.
 
     `magnitude` is a level of 10, not an index of torchvision's 31 bins: big_vision's
     randaug(2, 10) and torchvision's RandAugment(2, 10) are not the same.

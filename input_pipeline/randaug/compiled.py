@@ -1,8 +1,8 @@
-"""Functions on one image that XLA compiles, where the image's size is known.
+"""Compile functions on one image with XLA, where the image's size is known.
 
 XLA makes one pass over the pixels where TensorFlow makes one for each operation, and
 looks values up in tables ten times as fast. It may also contract a * b + c to one
-operation with one rounding: what it compiles here has no product of floats in a sum.
+operation with one rounding, so the functions here have no product of floats in a sum.
 """
 
 import functools
@@ -13,12 +13,12 @@ import tensorflow as tf
 
 
 def applies(image: tf.Tensor) -> bool:
-    """Whether a graph is being traced for images of one known size."""
+    """Return whether a graph is being traced for images of one known size."""
     return image.shape.is_fully_defined() and not tf.executing_eagerly()
 
 
 def compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """`function(image, ...)`, compiled where `applies`; else as it is, with the same bits.
+    """Return `function(image, ...)`, compiled where `applies`, with the same bits.
 
     One compilation serves all calls with the same sizes and Python arguments.
     """

@@ -1,4 +1,4 @@
-"""Moving the pixels of one image [h, w, c]: projective warps and slices.
+"""Move the pixels of one image [h, w, c] by projective warps and slices.
 
 A matrix maps an output position (x, y, 1) to the input position that it shows. All
 functions run in graph and eagerly; images keep their dtype.
@@ -17,7 +17,7 @@ Number = tf.Tensor | float | int  # a Python number or a scalar tensor
 
 
 def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width as float32 scalars."""
+    """Return height and width as float32 scalars."""
     known = image.shape[:2].is_fully_defined()
     shape: Any = image.shape.as_list() if known else tf.shape(image)
     return tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
@@ -32,12 +32,13 @@ def project(
     """Warp by the first two rows of `matrix` (six values, row by row).
 
     Positions are computed as a * x + b * y + c in float32 and, for "nearest", rounded
-    half away from zero, as TensorFlow Addons did; outside the image lies `fill`, where
-    TensorFlow Addons users wrapped and unwrapped a fourth channel: for "nearest" the
-    result is the same. "bilinear" rounds integer images to the nearest value.
+    half away from zero, as TensorFlow Addons did. Outside of the image, pixels are
+    `fill`. Users of TensorFlow Addons wrapped and unwrapped a fourth channel for that;
+    for "nearest" the result is the same. "bilinear" rounds integer images to the
+    nearest value.
 
-    Where a graph is traced with an image of known size and a matrix of numbers,
-    "nearest" is a table of which pixel goes where: ten times as fast, the same image.
+    If a graph is traced with an image of known size and a matrix of numbers, "nearest"
+    looks up the source of each pixel in a table: ten times as fast, the same image.
     """
     fixed = not any(isinstance(value, tf.Tensor) for value in matrix)
     if interpolation == "nearest" and fixed and applies(image):
@@ -57,14 +58,14 @@ def project(
 
 
 def _pixel_map(shape: list[Any], matrix: list[Any]) -> np.ndarray:
-    """The number, y * width + x, of the pixel that each output shows, int32.
+    """Return the number, y * width + x, of the pixel that each output shows, int32.
 
-    height * width stands for a position outside.
+    height * width means a position outside.
     """
     height, width, _ = shape
     a, b, c, d, e, f = (np.float32(value) for value in matrix)
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    # Half away from zero, on exact values: adding 0.5 in float32 could round up.
+    # Round half away from zero on exact values: adding 0.5 in float32 could round up.
     column, row = (
         np.trunc(v.astype(np.float64) + np.copysign(0.5, v))
         for v in (a * x + b * y + c, d * x + e * y + f)
@@ -81,12 +82,13 @@ def _look_up(image: tf.Tensor, pixels: Any, fill: float | int) -> tf.Tensor:
 
 
 def rotation(image: tf.Tensor, degrees: Number) -> list[Number]:
-    """The matrix of a rotation about ((w - 1) / 2, (h - 1) / 2), counter-clockwise.
+    """Return the matrix of a rotation about ((w - 1) / 2, (h - 1) / 2).
 
-    Each operation and its order is that of tfa.image.rotate, to the last bit.
+    The rotation is counter-clockwise. The operations and their order are those of
+    tfa.image.rotate, to the last bit.
     """
     if image.shape[:2].is_fully_defined() and not isinstance(degrees, tf.Tensor):
-        with tf.init_scope():  # as numbers, also while a graph is traced
+        with tf.init_scope():  # Python numbers, also while a graph is traced
             return [float(value) for value in _rotation(image, degrees)]
     return _rotation(image, degrees)
 
@@ -107,12 +109,12 @@ def translate(
     fill: float | int,
     interpolation: Interpolation,
 ) -> tf.Tensor:
-    """Output row (axis 0) or column (axis 1) i shows input i + pixels.
+    """Shift so that output row (axis 0) or column (axis 1) i shows input i + pixels.
 
-    `pixels` is a Python number or a scalar tensor of an integer or float type. Whole
-    numbers (an integer tensor, or a number without fraction) move by slicing, which is
-    fifteen times as fast as a warp and gives the same image; columns of images of known
-    size by a table, which is faster still.
+    `pixels` is a Python number or a scalar tensor of an integer or float type. Shifts
+    by whole numbers (an integer tensor, or a number without fraction) use slicing,
+    which is fifteen times as fast as a warp and gives the same image. Columns of images
+    of known size use a table, which is faster still.
     """
     whole = (
         pixels.dtype.is_integer
@@ -145,7 +147,7 @@ def affine(
     dx: tf.Tensor,
     dy: tf.Tensor,
 ) -> list[Number]:
-    """The matrix that rotates and enlarges about the centre, then moves by (dx, dy)."""
+    """Return the matrix: rotate and enlarge about the centre, then move by (dx, dy)."""
     radians = degrees * (math.pi / 180.0)
     cos, sin = tf.cos(radians) / scale, tf.sin(radians) / scale
     h, w = image_size(image)

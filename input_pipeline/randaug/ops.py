@@ -1,8 +1,8 @@
 """RandAugment's 16 single ops on resolved values: degrees, bits, factors, pixels.
 
-Each takes a uint8 image [h, w, 3] and gives one of the same shape, deterministically,
-eagerly and in graph. Defaults are big_vision's; so are the oddities, which randaug.py
-lists.
+Each takes a uint8 image [h, w, 3] and returns one of the same shape, deterministically,
+eagerly and in graph. Defaults are big_vision's, and so are the oddities that the
+package's docstring lists.
 """
 
 from typing import Literal, TypeAlias
@@ -23,7 +23,7 @@ Image: TypeAlias = tf.Tensor | np.ndarray  # uint8 [h, w, 3]
 
 
 def _blend(base: tf.Tensor, image: tf.Tensor, factor: float | int) -> tf.Tensor:
-    """base + factor * (image - base) in float32, clipped, truncated to uint8."""
+    """Return base + factor * (image - base) in float32, clipped, truncated to uint8."""
     if factor == 0.0:
         return base
     if factor == 1.0:
@@ -34,11 +34,10 @@ def _blend(base: tf.Tensor, image: tf.Tensor, factor: float | int) -> tf.Tensor:
 
 
 def _sum_in_order(parts: list[tf.Tensor]) -> tf.Tensor:
-    """parts[0] - parts[1] - ..., left to right; later parts come in negated.
+    """Return parts[0] - parts[1] - ..., left to right; later parts come in negated.
 
-    Float sums depend on their order. TensorFlow's graph optimizer takes the liberty to
-    rewrite chains of additions (seen with images of known size), but leaves
-    subtractions as they are.
+    Float sums depend on their order. TensorFlow's graph optimizer rewrites chains of
+    additions (seen with images of known size), but leaves subtractions as they are.
     """
     total = parts[0]
     for part in parts[1:]:
@@ -47,20 +46,20 @@ def _sum_in_order(parts: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _grey(image: tf.Tensor) -> tf.Tensor:
-    """Luma, uint8 [h, w, 1]; equal to tf.image.rgb_to_grayscale on every colour."""
+    """Return luma, uint8 [h, w, 1]: tf.image.rgb_to_grayscale's on every colour."""
     r, g, b = tf.split(tf.cast(image, tf.float32) * (1.0 / 255.0), 3, axis=-1)
     luma = _sum_in_order([r * 0.2989, g * -0.5870, b * -0.1140])
     return tf.cast(tf.minimum(luma * 255.5, 255.0), tf.uint8)
 
 
 def _channels(image: tf.Tensor) -> tf.Tensor:
-    """[3, height * width]: reducing along the last dim is many times as fast."""
+    """Return [3, height * width]: reducing along the last dim is many times as fast."""
     return tf.transpose(tf.reshape(image, [-1, 3]))
 
 
 @compiled
 def _per_channel(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
-    """Look every channel up in its own table; `tables` is [3, 256]."""
+    """Look up each channel in its table; `tables` is [3, 256]."""
     index = tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
     return tf.gather(tf.reshape(tables, [-1]), index)
 
@@ -82,7 +81,7 @@ def equalize(image: Image) -> tf.Tensor:
     """Flatten each channel's histogram, as PIL.ImageOps.equalize does."""
     image = tf.convert_to_tensor(image)
     channels = tf.cast(_channels(image), tf.int32)
-    # A histogram of whole numbers, a quarter of the cost of tf.math.bincount.
+    # Exact for whole numbers, at a quarter of the cost of tf.math.bincount.
     counts = tf.stack(
         [
             tf.histogram_fixed_width(channel, [0, 256], 256)
@@ -99,7 +98,7 @@ def equalize(image: Image) -> tf.Tensor:
 
 
 def invert(image: Image) -> tf.Tensor:
-    """255 minus each value."""
+    """Return 255 minus each value."""
     return 255 - tf.convert_to_tensor(image)
 
 
@@ -116,8 +115,8 @@ def rotate(
 
 def posterize(image: Image, bits: int) -> tf.Tensor:
     """Keep the top `bits` bits, for 1 to 8; any other number keeps one."""
-    # Upstream shifts right and left by 8 - bits, as uint8; TensorFlow takes a shift by
-    # 8 or more, which a negative one becomes, for one by 7.
+    # Upstream shifts right and left by 8 - bits, as uint8. TensorFlow treats a shift by
+    # 8 or more, which a negative one becomes, as one by 7.
     dropped = 8 - bits if 1 <= bits <= 8 else 7
     return tf.bitwise.bitwise_and(
         tf.convert_to_tensor(image), tf.constant(256 - 2**dropped, tf.uint8)
@@ -146,7 +145,7 @@ def _solarize_add(image: tf.Tensor, addition: int) -> tf.Tensor:
 
 
 def color(image: Image, factor: float | int) -> tf.Tensor:
-    """Away from (factor > 1) or towards the grey image."""
+    """Blend away from (factor > 1) or towards the grey image."""
     image = tf.convert_to_tensor(image)
     return _blend(tf.repeat(_grey(image), 3, axis=-1), image, factor)
 
@@ -154,7 +153,7 @@ def color(image: Image, factor: float | int) -> tf.Tensor:
 def contrast(
     image: Image, factor: float | int, contrast: Literal["legacy", "fixed"] = "legacy"
 ) -> tf.Tensor:
-    """Away from (factor > 1) or towards one grey value, truncated to uint8.
+    """Blend away from (factor > 1) or towards one grey value, truncated to uint8.
 
     That value is min(height * width / 256, 255) for "legacy" and the mean of the grey
     image for "fixed".
@@ -173,23 +172,23 @@ def contrast(
 
 
 def brightness(image: Image, factor: float | int) -> tf.Tensor:
-    """Each value times the factor, clipped."""
+    """Multiply each value by the factor, and clip."""
     image = tf.convert_to_tensor(image)
     return _blend(tf.zeros_like(image), image, factor)
 
 
 def sharpness(image: Image, factor: float | int) -> tf.Tensor:
-    """Away from (factor > 1) or towards the smoothed image; borders stay.
+    """Blend away from (factor > 1) or towards the smoothed image; borders stay.
 
     The smoothing kernel is PIL's SMOOTH, (1 1 1, 1 5 1, 1 1 1) / 13, in float32 and
-    truncated, so that sums which ought to be whole can fall one short. They are added
-    row by row without contraction, as TensorFlow's own convolution does without oneDNN
-    (with it, about 0.4 % of a photograph's values differ by one).
+    truncated, so sums that should be whole can fall one short. They are added row by
+    row without contraction, as TensorFlow's convolution does without oneDNN (with it,
+    about 0.4 % of a photograph's values differ by one).
     """
     image = tf.convert_to_tensor(image)
     one, five = (np.float32(weight) / np.float32(13) for weight in (1, 5))
     wide = tf.cast(image, tf.float32)
-    # The products are made outside of what may be compiled, and so can't be contracted.
+    # The products are made outside of the compiled part, so they cannot be contracted.
     smooth = _smooth(wide * one, wide * -one, wide * -five)
     inside = _blend(smooth, image[1:-1, 1:-1], factor)
     middle = tf.concat([image[1:-1, :1], inside, image[1:-1, -1:]], axis=1)
@@ -200,7 +199,7 @@ def sharpness(image: Image, factor: float | int) -> tf.Tensor:
 
 @compiled
 def _smooth(one: tf.Tensor, minus_one: tf.Tensor, minus_five: tf.Tensor) -> tf.Tensor:
-    """The sum over each neighbourhood, from the image times its weights."""
+    """Return the sum over each neighbourhood, from the image times its weights."""
     h, w = tf.shape(one)[0] - 2, tf.shape(one)[1] - 2
     weighted = [one, *[minus_one] * 3, minus_five, *[minus_one] * 4]
     parts = [
@@ -215,7 +214,7 @@ def shear_x(
     fill: int = 128,
     interpolation: Interpolation = "nearest",
 ) -> tf.Tensor:
-    """Output (x, y) shows input (x + shear * y, y)."""
+    """Shear: output (x, y) shows input (x + shear * y, y)."""
     matrix = [1.0, shear, 0.0, 0.0, 1.0, 0.0]
     return project(tf.convert_to_tensor(image), matrix, fill, interpolation)
 
@@ -226,7 +225,7 @@ def shear_y(
     fill: int = 128,
     interpolation: Interpolation = "nearest",
 ) -> tf.Tensor:
-    """Output (x, y) shows input (x, y + shear * x)."""
+    """Shear: output (x, y) shows input (x, y + shear * x)."""
     matrix = [1.0, 0.0, 0.0, shear, 1.0, 0.0]
     return project(tf.convert_to_tensor(image), matrix, fill, interpolation)
 
@@ -237,7 +236,7 @@ def translate_x(
     fill: int = 128,
     interpolation: Interpolation = "nearest",
 ) -> tf.Tensor:
-    """Output (x, y) shows input (x + pixels, y): positive moves to the left."""
+    """Shift: output (x, y) shows input (x + pixels, y); positive moves to the left."""
     image = tf.convert_to_tensor(image)
     return translate(image, pixels, 1, fill, interpolation)
 
@@ -248,7 +247,7 @@ def translate_y(
     fill: int = 128,
     interpolation: Interpolation = "nearest",
 ) -> tf.Tensor:
-    """Output (x, y) shows input (x, y + pixels): positive moves up."""
+    """Shift: output (x, y) shows input (x, y + pixels); positive moves up."""
     image = tf.convert_to_tensor(image)
     return translate(image, pixels, 0, fill, interpolation)
 

@@ -1,16 +1,16 @@
 """torchvision's single augmentation ops on resolved values: degrees, bits, factors.
 
-Each takes a uint8 image [h, w, c], c being 1 or 3, and gives one of the same shape,
-deterministically, eagerly and in graph; values are Python numbers or scalar tensors.
-The reference is torchvision on PIL images, which hands all of them to Pillow, and each
-op equals Pillow's to the bit, nearest-neighbour warps included; bilinear rotation does
-but for one level in a few of 10,000 values. torchvision's other path, for uint8
-tensors, differs from it by one level in Contrast, Color, Sharpness and AutoContrast
-(other roundings, other weights of the colours), and in those pixels of a warp that show
-a place on the border of two.
+Each takes a uint8 image [h, w, c], where c is 1 or 3, and returns one of the same
+shape, deterministically, eagerly and in graph; values are Python numbers or scalar
+tensors. The reference is torchvision on PIL images, which leaves all of them to Pillow.
+Each op equals Pillow's to the bit, nearest-neighbour warps included; only bilinear
+rotation differs, by one level in a few of 10,000 values. torchvision's other path, for
+uint8 tensors, differs from it by one level in Contrast, Color, Sharpness and
+AutoContrast (other rounding, other weights of the colours), and in those pixels of a
+warp that show a place on the border of two.
 
-augment_ops.py has big_vision's ops, which bear the same names and do other things;
-Equalize and Invert are the same and come from there.
+ops.py has big_vision's ops, which have the same names and do other things; Equalize and
+Invert are the same and come from there.
 """
 
 import math
@@ -30,25 +30,26 @@ def _float(image: tf.Tensor) -> tf.Tensor:
 
 
 def _double(value: Number) -> tf.Tensor:
-    """As float64; tf.cast alone takes a Python number through float32."""
+    """Return `value` as float64; tf.cast alone takes a number through float32."""
     if isinstance(value, tf.Tensor):
         return tf.cast(value, tf.float64)
     return tf.constant(value, tf.float64)
 
 
 def _blend(base: tf.Tensor, image: tf.Tensor, factor: Number) -> tf.Tensor:
-    """base + factor * (image - base) in float32, clipped, truncated; PIL.Image.blend.
+    """Blend as PIL.Image.blend: base + factor * (image - base), clipped, truncated.
 
-    `base` holds whole numbers in float32 and broadcasts against the image.
+    The sum is float32. `base` holds whole numbers in float32 and broadcasts against the
+    image.
     """
     mixed = base + tf.cast(factor, tf.float32) * (_float(image) - base)
     return tf.cast(tf.clip_by_value(mixed, 0.0, 255.0), tf.uint8)
 
 
 def _grey(image: tf.Tensor) -> tf.Tensor:
-    """Luma (ITU-R 601-2) in whole numbers, float32 [h, w, 1], as PIL converts to "L".
+    """Return luma (ITU-R 601-2), whole float32 [h, w, 1], as PIL converts to "L".
 
-    All products and sums are whole and below 2**24, so no order of them rounds.
+    All products and sums are whole and below 2**24, so none is rounded in any order.
     """
     if image.shape[-1] == 1:
         return _float(image)
@@ -60,18 +61,18 @@ def _grey(image: tf.Tensor) -> tf.Tensor:
 def _warp(
     image: tf.Tensor, matrix: list[Number], fill: int, interpolation: Interpolation
 ) -> tf.Tensor:
-    """PIL.Image.transform with an affine matrix, of six values, row by row.
+    """Warp as PIL.Image.transform does with an affine matrix of six values, row by row.
 
-    The matrix maps an output position to the input position that it shows, both in
-    pixels from the upper left corner of the image, so that (0.5, 0.5) is the middle of
-    the first pixel. "nearest" computes in fixed point with 16 bits of fraction, as
-    Pillow does: exact, and faster than a projective transform. Sides are below 32,768 /
+    The matrix maps an output position to the input position that it shows. Both are in
+    pixels from the upper left corner of the image, so (0.5, 0.5) is the middle of the
+    first pixel. "nearest" computes in fixed point with 16 bits of fraction, as Pillow
+    does: exact, and faster than a projective transform. Sides must be below 32,768 /
     (1 + shear).
     """
     a, b, c, d, e, f = map(_double, matrix)
     height, width, channels = tf.shape(image)[0], tf.shape(image)[1], image.shape[-1]
     x, y = tf.range(width)[None], tf.range(height)[:, None]
-    # One more pixel, the last, is what lies outside.
+    # One extra pixel, the last, is shown for positions outside.
     outside = tf.fill([1, channels], tf.cast(fill, tf.uint8))
     pixels = tf.concat([tf.reshape(image, [-1, channels]), outside], axis=0)
 
@@ -110,7 +111,7 @@ def _warp(
 
 
 def identity(image: Image) -> tf.Tensor:
-    """The image."""
+    """Return the image."""
     return tf.convert_to_tensor(image)
 
 
@@ -155,7 +156,7 @@ def rotate(
     """Rotate counter-clockwise about the centre."""
     image = tf.convert_to_tensor(image)
     radians = _double(degrees) * (math.pi / 180.0)
-    # Pillow keeps 15 decimals, so that a right angle is one.
+    # Pillow keeps 15 decimals, so that a right angle is exact.
     cos = tf.round(tf.cos(radians) * 1e15) / 1e15
     sin = tf.round(tf.sin(radians) * 1e15) / 1e15
     sides = tf.cast(tf.shape(image)[:2], tf.float64)
@@ -166,12 +167,12 @@ def rotate(
 
 
 def brightness(image: Image, factor: Number) -> tf.Tensor:
-    """Each value times the factor."""
+    """Multiply each value by the factor."""
     return _blend(tf.constant(0.0), tf.convert_to_tensor(image), factor)
 
 
 def color(image: Image, factor: Number) -> tf.Tensor:
-    """Away from (factor > 1) or towards the grey image; one channel stays as it is."""
+    """Blend away from (factor > 1) or towards the grey image; one channel is kept."""
     image = tf.convert_to_tensor(image)
     return (
         image
@@ -181,7 +182,7 @@ def color(image: Image, factor: Number) -> tf.Tensor:
 
 
 def contrast(image: Image, factor: Number) -> tf.Tensor:
-    """Away from (factor > 1) or towards the grey image's mean, a rounded number."""
+    """Blend away from (factor > 1) or towards the grey image's rounded mean."""
     image = tf.convert_to_tensor(image)
     grey = tf.cast(_grey(image), tf.int64)
     pixels = tf.size(grey, tf.int64)
@@ -190,9 +191,9 @@ def contrast(image: Image, factor: Number) -> tf.Tensor:
 
 
 def sharpness(image: Image, factor: Number) -> tf.Tensor:
-    """Away from (factor > 1) or towards the smoothed image; borders stay.
+    """Blend away from (factor > 1) or towards the smoothed image; borders stay.
 
-    The smoothing kernel is (1 1 1, 1 5 1, 1 1 1) / 13, rounded to whole numbers; none
+    The smoothing kernel is (1 1 1, 1 5 1, 1 1 1) / 13, rounded to whole numbers; no sum
     is half way between two.
     """
     image = tf.convert_to_tensor(image)

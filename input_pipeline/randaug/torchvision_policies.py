@@ -1,9 +1,9 @@
-"""RandAugment, TrivialAugmentWide and CIFAR-10's AutoAugment as torchvision has them.
+"""RandAugment, TrivialAugmentWide and CIFAR-10's AutoAugment as in torchvision.
 
-Not big_vision's randaug, whose levels, signs, fill and ops are others: magnitude 10 is
-level 10 of 10 there and bin 10 of 0 ... 30 here, a third of the largest strength. A
-policy reads its plan as steps (op, bin, sign); an op's strength comes from its table by
-bin; signs are fair. Outside the image lies `fill`, black unless said otherwise.
+big_vision's randaug has other levels, signs, fill and ops: magnitude 10 is level 10 of
+10 there and bin 10 of 0 ... 30 here, a third of the largest strength. A policy reads
+its plan as steps (op, bin, sign). An op's strength comes from its table by bin; signs
+are fair. Pixels outside the image are `fill`, by default black.
 
 Sources of the numbers: torchvision 0.28 transforms/autoaugment.py for op sets, tables
 and their rounding; Cubuk et al. 2019 (arXiv:1805.09501, Table 7) for CIFAR-10's
@@ -30,7 +30,7 @@ from input_pipeline.randaug.torchvision_steps import (
     wide_space,
 )
 
-# AutoAugment's sub-policies for CIFAR-10: twice (op, tenths of probability, bin of 10).
+# AutoAugment's sub-policies for CIFAR-10: two (op, tenths of probability, bin of 10).
 CIFAR10 = (
     (("Invert", 1, 0), ("Contrast", 2, 6)),
     (("Rotate", 7, 2), ("TranslateX", 3, 9)),
@@ -71,7 +71,7 @@ def _policy(
     interpolation: Interpolation,
     per_batch: bool = False,
 ) -> Policy:
-    """A policy from its reading of a plan; `who` names it in messages."""
+    """Return a policy from its reading of a plan; `who` names it in messages."""
     if interpolation not in get_args(Interpolation):
         raise ValueError(
             f"interpolation is 'nearest' or 'bilinear', got {interpolation!r}"
@@ -99,7 +99,7 @@ def _policy(
         return image
 
     def explain(plan: np.ndarray) -> list[str]:
-        # Python's whole numbers do not overflow.
+        # Python integers do not overflow.
         numbers = [int(word) for word in plan]
         return [line(Step(*map(int, step)), space) for step in steps(numbers)]
 
@@ -113,7 +113,7 @@ def randaug_tv(
     interpolation: Interpolation = "nearest",
     fill: int | None = None,
 ) -> Policy:
-    """torchvision's RandAugment: `num_ops` of 14 ops, uniform, all of one magnitude.
+    """Return torchvision's RandAugment: `num_ops` of 14 ops, uniform, one magnitude.
 
     `magnitude` is a bin, 0 to num_magnitude_bins - 1.
     """
@@ -133,7 +133,7 @@ def randaug_tv(
 
 
 def randaug_tv_steps(plan: Any, magnitude: int) -> list[Step]:
-    """A word a step: op in bits 0 to 15, sign in bit 16."""
+    """Return a step per word: op in bits 0 to 15, sign in bit 16."""
     return [
         Step(uniform(word, len(FOURTEEN), 0), magnitude, uniform(word, 2, 16, bits=1))
         for word in plan
@@ -146,7 +146,7 @@ def trivial_augment_wide(
     fill: int | None = None,
     per_batch: bool = False,
 ) -> Policy:
-    """torchvision's TrivialAugmentWide: one of 14 ops, its bin and sign, all uniform.
+    """Return torchvision's TrivialAugmentWide: a uniform op of 14, bin and sign.
 
     With per_batch, all images of a batch share them, as when torchvision's transform is
     called on a batch.
@@ -165,7 +165,7 @@ def trivial_augment_wide(
 
 
 def trivial_augment_wide_steps(plan: Any, bins: int) -> list[Step]:
-    """One step: op and sign as randaug_tv's, the bin from the second word."""
+    """Return one step: op and sign as in randaug_tv, the bin from the second word."""
     word, other = plan
     return [
         Step(
@@ -179,10 +179,9 @@ def trivial_augment_wide_steps(plan: Any, bins: int) -> list[Step]:
 def autoaugment_cifar10(
     interpolation: Interpolation = "nearest", fill: int | None = None
 ) -> Policy:
-    """torchvision's AutoAugment with the policy of CIFAR-10.
+    """Return torchvision's AutoAugment with the policy of CIFAR-10.
 
-    One of 25 sub-policies, uniform; each of its two ops happens with its own
-    probability.
+    It draws one of 25 sub-policies uniformly; each of its two ops has its probability.
     """
     space = randaugment_space(10, CIFAR10_OPS)
     return _policy(
@@ -191,9 +190,9 @@ def autoaugment_cifar10(
 
 
 def autoaugment_steps(plan: Any) -> list[Step]:
-    """Two steps: sub-policy in bits 0 to 15 of word 0, signs in its bits 16 and 17.
+    """Return two steps: sub-policy in bits 0 to 15 of word 0, signs in bits 16 and 17.
 
-    Whether they happen: the lower and the upper half of word 1.
+    The lower and the upper half of word 1 decide which of them happen.
     """
     word, other = plan
     chosen = uniform(word, len(CIFAR10), 0)
@@ -209,7 +208,7 @@ def autoaugment_steps(plan: Any) -> list[Step]:
 
 
 def _at(table: Any, index: Any) -> Any:
-    """Entries of a table of whole numbers, in the words' own kind."""
+    """Return entries of a table of whole numbers, of the same kind as the index."""
     if tf.is_tensor(index):
         return tf.gather(tf.constant(table, tf.uint32), tf.cast(index, tf.int32))
     return np.asarray(table, np.uint32)[index]

@@ -18,7 +18,7 @@ WARPS = {
     "Rotate": ops.rotate,
 }
 TRANSLATIONS = {"TranslateX": ops.translate_x, "TranslateY": ops.translate_y}
-# Their argument is a factor; tables hold its distance from 1.
+# The argument is a factor; tables hold its distance from 1.
 ENHANCEMENTS = {
     "Brightness": ops.brightness,
     "Color": ops.color,
@@ -33,7 +33,7 @@ PLAIN = {
     "Equalize": ops.equalize,
     "Invert": ops.invert,
 }
-LARGEST_SHIFT = (150, 331)  # 150 pixels of 331: so much of the image's side
+LARGEST_SHIFT = (150, 331)  # 150 of 331 pixels, as a part of the image's side
 # RandAugment's and TrivialAugment's ops. The order is that of the plans' numbers.
 FOURTEEN = (
     *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"),
@@ -43,7 +43,7 @@ FOURTEEN = (
 
 
 class Step(NamedTuple):
-    """What chance decides about one step, in numbers or arrays of one shape."""
+    """The random draws of one step, in numbers or arrays of one shape."""
 
     op: Any  # index into a policy's ops
     bin: Any
@@ -51,7 +51,7 @@ class Step(NamedTuple):
 
 
 class Space(NamedTuple):
-    """What a policy draws from: the names of its ops and their strengths by bin."""
+    """The choices of a policy: the names of its ops and their strengths by bin."""
 
     names: tuple[str, ...]
     bins: int
@@ -62,11 +62,11 @@ class Space(NamedTuple):
 
 
 def linspace(start: float, stop: float, bins: int) -> np.ndarray:
-    """torch.linspace in float32, in torch's rounding: each half steps from its own end.
+    """Return torch.linspace in float32, rounded as in torch: each half from its end.
 
-    With one rounding for multiplication and addition, as torch does it on processors
-    with fused multiply-add; on others some values are the next number. Given as float64,
-    in which torchvision goes on.
+    Multiplication and addition have one rounding, as in torch on processors with fused
+    multiply-add; on others some values are the next number. The result is float64, in
+    which torchvision continues.
     """
     start, stop = float(np.float32(start)), float(np.float32(stop))
     step = float(np.float32(stop - start) / np.float32(bins - 1))
@@ -78,7 +78,7 @@ def linspace(start: float, stop: float, bins: int) -> np.ndarray:
 def _tables(
     bins: int, *, shear: float, degrees: float, factor: float, bits: int
 ) -> dict[str, np.ndarray]:
-    """Of the ops that do not translate; the arguments are the largest strengths."""
+    """Return the tables of ops that do not translate, from the largest strengths."""
     dropped = np.round(np.arange(bins) / ((bins - 1) / bits))
     return {
         "ShearX": linspace(0.0, shear, bins),
@@ -92,16 +92,16 @@ def _tables(
 
 
 def randaugment_space(bins: int, names: tuple[str, ...] = FOURTEEN) -> Space:
-    """RandAugment's and AutoAugment's strengths."""
+    """Return RandAugment's and AutoAugment's strengths."""
     return Space(
         names, bins, _tables(bins, shear=0.3, degrees=30.0, factor=0.9, bits=4)
     )
 
 
 def wide_space(bins: int) -> Space:
-    """TrivialAugmentWide's strengths."""
+    """Return TrivialAugmentWide's strengths."""
     tables = _tables(bins, shear=0.99, degrees=135.0, factor=0.99, bits=6)
-    # Rounded down after a rounding to float32: bin 15 of 31 moves by 15, not by 16.
+    # Rounded down after rounding to float32: bin 15 of 31 moves by 15, not by 16.
     pixels = linspace(0.0, 32.0, bins).astype(np.int32)
     return Space(FOURTEEN, bins, tables | dict.fromkeys(TRANSLATIONS, pixels))
 
@@ -114,7 +114,7 @@ def run(
     fill: int,
     interpolation: Interpolation,
 ) -> tf.Tensor:
-    """One op, whose name is known, with the bin and sign of a step."""
+    """Apply one op, whose name is known, with the bin and sign of a step."""
 
     def signed(value: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.cast(step.negative, tf.bool), -value, value)
@@ -138,7 +138,7 @@ def run(
 
 
 def line(step: Step, space: Space) -> str:
-    """A step of numbers, in words."""
+    """Describe a step of numbers in words."""
     name = space.names[step.op]
     sign = "-" if step.negative else "+"
     if name in PLAIN:

@@ -1,4 +1,4 @@
-"""Where examples come from. Every source is random access: `read(index)`, in graph.
+"""Sources of examples. Every source is random access: `read(index)`, in graph.
 
 A config's `data` section is the keyword arguments of one source, plus `kind`, its name
 in SOURCES: `dict(name="imagenet2012", split="train[:99%]")` is a tfds data set, the
@@ -28,46 +28,46 @@ __all__ = ["SOURCES", "DataNotFound", "Source", "arrays", "open_source"]
 
 @runtime_checkable
 class Source(Protocol):
-    """What the pipeline asks of a source."""
+    """The interface that the pipeline needs of a source."""
 
     class_names: tuple[str, ...] | None
     """The names of the classes in the order of their labels, if the source has them."""
     num_classes: int | None
     """The number of classes, if the source knows it."""
     notices: tuple[str, ...]
-    """Sentences for people on how the data set was read, if there is more to say."""
-    # `label_keys`, a tuple, names the features that hold labels; ("label",) without.
+    """User-facing sentences on how the data set was read, if any."""
+    # The optional tuple `label_keys` names the features with labels; else ("label",).
 
     def __len__(self) -> int:
-        """The number of examples."""
+        """Return the number of examples."""
         ...
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Example `index` (an int64 scalar), with its index in the split as `_id`."""
+        """Return example `index` (an int64 scalar); `_id` is its index in the split."""
         ...
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Examples start to stop, each once, in the order that is fastest to read.
+        """Return examples start to stop, each once, in the fastest order to read.
 
-        What takes memory may be left to do: `finish` does it.
+        Steps that take memory may be left to `finish`.
         """
         ...
 
     def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """An example of `sequential` as `read` has it."""
+        """Return an example of `sequential` as `read` returns it."""
         ...
 
     def describe(self, index: int) -> str:
-        """What to call example `index` in a message, its file included."""
+        """Return a name of example `index` for messages, with its file."""
         ...
 
     def nbytes(self) -> int:
-        """About how many bytes the examples take, undecoded."""
+        """Return about how many bytes the examples take, undecoded."""
         ...
 
 
 def arrays(*, name: str, split: str) -> ArraySource:
-    """A data set held in memory.
+    """Return a data set held in memory.
 
     "digits": scikit-learn's 1,797 handwritten digits, grey, 8x8, their values 0 to 16
     scaled to uint8 0 to 255; "test" is a fixed random fifth (359), "train" the others.
@@ -87,13 +87,13 @@ SOURCES = {
 
 
 def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
-    """The source that a config's data section describes.
+    """Open the source that a config's data section describes.
 
-    `origin` is where a person gets the data set, and where its files go: it is said
-    where they are not found.
+    `origin` says where to get the data set, and where its files go; the error about
+    missing files ends with it.
 
     Raises:
-      DataNotFound: its files are not there.
+      DataNotFound: the files of the data set are missing.
       ValueError: an unknown kind, key, name or split, or damaged files.
     """
     source = _lookup(SOURCES, kind, "kind of data")
@@ -131,7 +131,7 @@ def _lookup(table: Mapping, name: str, what: str) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a source may be given `value` where `hint` is annotated."""
+    """Return whether a source accepts `value` where `hint` is annotated."""
     if typing.get_origin(hint) is types.UnionType:
         return any(_fits(value, one) for one in typing.get_args(hint))
     if typing.get_origin(hint) is Sequence:

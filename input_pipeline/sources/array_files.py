@@ -1,4 +1,4 @@
-"""Files of arrays, held in memory: IDX (MNIST's format), CIFAR's batches, .npz."""
+"""Array files read into memory: IDX (MNIST's format), CIFAR's batches, .npz."""
 
 import gzip
 import math
@@ -31,7 +31,7 @@ def idx(
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> ArraySource:
-    """IDX files, the format of MNIST and its kin, compressed by gzip or not.
+    """Read IDX files, the format of MNIST and its relatives, compressed by gzip or not.
 
     Args:
       data_dir: the folder of {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz].
@@ -62,7 +62,7 @@ def idx(
 
 
 def _idx_path(folder: Path, stem: str, dims: int) -> Path:
-    # Some programs that unpack write a dot before "idx".
+    # Some unpacking programs write a dot before "idx".
     names = [f"{stem}{dot}idx{dims}-ubyte{gz}" for dot in "-." for gz in ("", ".gz")]
     for name in names:
         if (folder / name).is_file():
@@ -92,7 +92,7 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
-# What CIFAR's pickles may name. numpy's rebuilding function has moved within numpy.
+# The names allowed in CIFAR's pickles. numpy's rebuilding function has moved.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
@@ -103,7 +103,7 @@ _ADMITTED = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Of all that a pickle can name, and so call, only numpy arrays."""
+    """Unpickle only numpy arrays: what else a pickle names, it can call."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
@@ -114,7 +114,7 @@ class _ArraysOnly(pickle.Unpickler):
 def _unpickle(path: Path) -> dict[bytes, Any]:
     try:
         with path.open("rb") as file:
-            # Written by Python 2: its strings are bytes.
+            # Written by Python 2, so its strings are bytes.
             content = _ArraysOnly(file, encoding="bytes").load()
     except FileNotFoundError:
         raise DataNotFound(f"{path} is missing: copy CIFAR's files again") from None
@@ -128,7 +128,7 @@ def _unpickle(path: Path) -> dict[bytes, Any]:
     return content
 
 
-# The file of names -> its key of names, the batches' key of labels, splits.
+# The file of names -> its key of names, the batches' key of labels, files by split.
 _CIFARS = {
     "batches.meta": (
         b"label_names",
@@ -144,7 +144,7 @@ _CIFARS = {
 
 
 def cifar(*, data_dir: str, split: str) -> ArraySource:
-    """CIFAR-10 or CIFAR-100 (its fine labels) as their "python version".
+    """Read CIFAR-10 or CIFAR-100 (its fine labels) in their "python version".
 
     Args:
       data_dir: the folder cifar-10-batches-py or cifar-100-python.
@@ -184,7 +184,7 @@ def _cifar_batch(
     if getattr(rows, "dtype", None) != np.uint8 or rows.shape[1:] != (3 * 32 * 32,):
         raise ValueError(f"{path} is damaged: its data are not rows of 3,072 bytes")
     _check(path, rows, path, labels, classes)
-    # A row is the red plane, the green and the blue one.
+    # A row is the red plane, then the green and the blue one.
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
@@ -203,11 +203,11 @@ def npz(
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> ArraySource:
-    """Arrays of an .npz file: uint8 images [n, h, w(, c)], integer labels [n] or [n, 1].
+    """Read an .npz file: uint8 images [n, h, w(, c)], integer labels [n] or [n, 1].
 
-    "{split}" in `path`, `images` or `labels` stands for the name of the split:
-    path="mnist.npz", images="x_{split}", labels="y_{split}". Where it is in none of
-    them, the file is one split, whose name is "all".
+    "{split}" in `path`, `images` or `labels` is replaced by the name of the split:
+    path="mnist.npz", images="x_{split}", labels="y_{split}". If none of them has it,
+    the file is one split, named "all".
 
     Args:
       path: the file.

@@ -1,4 +1,4 @@
-"""Examples held in memory: scikit-learn's digits, and what array_files reads."""
+"""Examples held in memory: scikit-learn's digits, and the arrays of array_files."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ class ArraySource:
         self.class_names = tuple(class_names) if class_names is not None else None
         self.num_classes = len(class_names) if class_names else num_classes
         check_labels(labels, self.num_classes, what)
-        if self.num_classes is None:  # as many at least
+        if self.num_classes is None:  # at least those seen
             self.num_classes = int(np.max(labels)) + 1
         with tf.device("CPU"):
             self._images = tf.constant(images, tf.uint8)
@@ -43,7 +43,7 @@ class ArraySource:
         return len(self._labels)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Example `index`: image (h, w, c) uint8, label int64, `_id` int32."""
+        """Return example `index`: image (h, w, c) uint8, label int64, `_id` int32."""
         return {
             "image": tf.gather(self._images, index),
             "label": tf.gather(self._labels, index),
@@ -51,26 +51,26 @@ class ArraySource:
         }
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Examples start to stop in order."""
+        """Return examples start to stop in order."""
         return tf.data.Dataset.range(start, stop).map(as_written(self.read))
 
     def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The same: `sequential` leaves nothing to do."""
+        """Return `features`: `sequential` leaves nothing to do."""
         return features
 
     def describe(self, index: int) -> str:
-        """The data set and the example's index."""
+        """Return the data set and the example's index."""
         return f"example {index} of {self._what}"
 
     def nbytes(self) -> int:
-        """How many bytes the examples take."""
+        """Return how many bytes the images take."""
         return self._images.dtype.size * int(tf.size(self._images, tf.int64))
 
 
 def check_labels(labels: np.ndarray, num_classes: int | None, what: str) -> None:
     """Raise ValueError unless all labels are in 0 ... num_classes - 1.
 
-    None says that the number of classes is unknown; negative labels are wrong then too.
+    None means an unknown number of classes; negative labels are still refused.
     """
     wrong = labels < 0
     if num_classes is not None:
@@ -87,7 +87,7 @@ def check_labels(labels: np.ndarray, num_classes: int | None, what: str) -> None
 def count_classes(
     what: str, class_names: Sequence[str] | None, num_classes: int | None
 ) -> int | None:
-    """The number of classes, of the two ways to give it; they must not disagree."""
+    """Return the number of classes, given in either way; the two must agree."""
     if class_names is None:
         return num_classes
     if num_classes not in (None, len(class_names)):
@@ -108,9 +108,9 @@ def from_splits(
     num_classes: int | None = None,
     order: Callable[[int], np.ndarray] = splits.fixed_order,
 ) -> ArraySource:
-    """The examples of a split, or of parts of splits, of arrays.
+    """Return the examples of a split, or of parts of splits, of arrays.
 
-    `load` gives images (n, h, w) or (n, h, w, c) and labels (n,) of one split. The
+    `load` returns images (n, h, w) or (n, h, w, c) and labels (n,) of one split. The
     other arguments are those of `splits.select` and `ArraySource`.
     """
 
@@ -136,11 +136,11 @@ def from_splits(
 
 
 _DIGITS_SEED = 1797
-"""Of the one permutation that fixes which fifth of the digits is held out."""
+"""The seed of the permutation that fixes which fifth of the digits is held out."""
 
 
 def _digits(split: str) -> ArraySource:
-    import sklearn.datasets  # a second that nobody else should wait
+    import sklearn.datasets  # takes a second, so only if needed
 
     digits: Any = sklearn.datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
@@ -153,7 +153,7 @@ def _digits(split: str) -> ArraySource:
         lambda name: (images[rows[name]], digits.target[rows[name]]),
         what="digits",
         class_names=[str(name) for name in digits.target_names],
-        order=np.arange,  # it is a random one already
+        order=np.arange,  # the rows are in random order already
     )
 
 

@@ -1,4 +1,4 @@
-"""Names of classes, also where the data set itself is not on this machine."""
+"""Names of classes, even if the data set itself is not on this machine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from input_pipeline.sources import tfds
 
 
 def of_data(**data) -> tuple[str, ...] | None:
-    """The names of the classes of a data section, None if the data set has none.
+    """Return the class names of a data section, None if the data set has none.
 
-    Those of a tfds data set that is not prepared are what tfds knows of it.
+    For a tfds data set that is not prepared, they are the names that tfds knows.
 
     Raises:
-      DataNotFound: the data set is not there, and nobody else knows its names.
+      DataNotFound: the data set is missing, and its names are not known otherwise.
       ValueError: the section is wrong.
     """
     try:
@@ -27,12 +27,12 @@ def of_data(**data) -> tuple[str, ...] | None:
 def of_run(
     kept: Sequence[str] | None, *, data: Mapping[str, Any], relabels: bool
 ) -> tuple[str, ...] | None:
-    """A model's class names in the order of its labels; None if they are unknown.
+    """Return a model's class names in the order of its labels; None if unknown.
 
     Args:
-      kept: what its checkpoint says.
-      data: the section of its training data, which is asked if the checkpoint has none.
-      relabels: whether its labels were others than those of that data.
+      kept: the names in its checkpoint.
+      data: the section of its training data, read if the checkpoint has no names.
+      relabels: whether its labels differ from those of that data.
     """
     if kept is not None or relabels:
         return None if kept is None else tuple(kept)
@@ -43,19 +43,20 @@ def of_run(
 
 
 def in_words(names: Sequence[str]) -> tuple[str, ...]:
-    """ImageNet's synsets as words, "n01440764" as "tench, Tinca tinca".
+    """Return ImageNet's synsets as words, "n01440764" as "tench, Tinca tinca".
 
-    Other names stay as they are.
+    Other names are kept.
     """
     words = _words_of_synsets()
     return tuple(words.get(name, name) for name in names)
 
 
 def synsets(names: Sequence[str]) -> tuple[str, ...]:
-    """ImageNet's words as synsets, the inverse of `in_words`.
+    """Return ImageNet's words as synsets, the inverse of `in_words`.
 
-    Lists of all 1000 words differ in spelling, and some call two classes "crane": one
-    that mostly agrees, place by place, in the first of a class's words is such a list.
+    Lists of all 1000 words differ in spelling, and some call two classes "crane". Names
+    are taken for such a list if they mostly agree, position by position, in the first
+    of a class's words.
     """
     words = _words_of_synsets()
     first = lambda text: text.split(",")[0].strip().lower()
@@ -67,10 +68,10 @@ def synsets(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _words_of_synsets() -> dict[str, str]:
-    """Synset -> words of ImageNet's 1000 classes, in the order of their labels (tfds)."""
+    """Return synset -> words of ImageNet's 1000 classes, in label order (tfds)."""
     try:
         from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST
-    except ImportError:  # a part of tfds that it may rearrange
+    except ImportError:  # an internal module of tfds, which may move
         return {}
     names = tfds.known_class_names("imagenet2012") or ()
     return dict(zip(names, IMAGENET_LABELS_LIST, strict=True))

@@ -1,4 +1,4 @@
-"""Images in folders: data_dir/SPLIT/CLASS/*.jpg; `folder_layouts` has what else is read."""
+"""Images in folders: data_dir/SPLIT/CLASS/*.jpg, and the layouts of folder_layouts."""
 
 import dataclasses
 import os
@@ -17,16 +17,16 @@ from input_pipeline.tracing import as_written
 class FolderSource:
     """A split of a folder of images; see `sources.Source` for the interface.
 
-    A class is a folder's name; labels are the places of the names in sorted order, by
-    value (2 before 10) if all are whole numbers. The classes are those of the splits that
-    are asked for; other folders beside them are not looked into. A part of a split is one
-    of a fixed random order of its files.
+    A class is a folder's name. Labels are the positions of the names in sorted order,
+    by value (2 before 10) if all are whole numbers. The classes are those of the
+    requested splits; other folders are not read. A part of a split is a part of one
+    fixed random order of its files.
 
     Args:
-      data_dir: the folder that holds the folders of the splits.
+      data_dir: the folder that contains the folders of the splits.
       split: the name of one, such as "train", or parts such as "train[:99%]".
-      as_seen: images are turned as EXIF says and transparent pixels are white; False: as
-        the files store them. See `image_files.readable`.
+      as_seen: turn images as EXIF says, and make transparent pixels white; False: read
+        them as the files store them. See `image_files.readable`.
 
     Raises:
       DataNotFound: no such folder.
@@ -55,8 +55,8 @@ class FolderSource:
             return files, len(files.names)
 
         chosen = splits.select(split, known, root, load)
-        # One table of folders, and for each file its name, folder and label: a file's
-        # name is short enough (22 bytes) to take no memory beside its place in a table.
+        # One table of folders, and for each file its name, folder and label. A file's
+        # name is short enough (22 bytes) to take no memory besides its table entry.
         folders, starts = [], []
         for files, _ in chosen:
             starts.append(len(folders))
@@ -75,27 +75,27 @@ class FolderSource:
         return len(self._names)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Example `index`: image (undecoded), label, file_name and `_id`."""
+        """Return example `index`: image (undecoded), label, file_name and `_id`."""
         return self.finish(self._file(index))
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """The files of examples start to stop in order, several at a time."""
+        """Return the files of examples start to stop in order, several at a time."""
         return tf.data.Dataset.range(start, stop).map(
             as_written(self._file), num_parallel_calls=16, deterministic=True
         )
 
     def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """An example of `sequential` as `read` has it."""
+        """Return an example of `sequential` as `read` returns it."""
         image = image_files.readable(features["image"], as_seen=self.as_seen)
         return {**features, "image": image}
 
     def describe(self, index: int) -> str:
-        """The folder, the example's index and its file."""
+        """Return the folder, the example's index and its file."""
         path: Any = self._path(tf.constant(index, tf.int64)).numpy()
         return f"example {index} of {self._what} ({os.fsdecode(path)})"
 
     def nbytes(self) -> int:
-        """The size of the files; asks the disk for each."""
+        """Return the size of the files; asks the disk for each."""
         folders: Any = self._folders.numpy()
         pairs: Any = zip(self._folder_of.numpy(), self._names.numpy(), strict=True)
         return sum(
@@ -120,8 +120,8 @@ class _Files:
     """The images of a split as arrays."""
 
     folders: list[str]
-    names: np.ndarray  # of bytes; as the next two one for each image
-    folder_of: np.ndarray  # int32: its place in folders
+    names: np.ndarray  # of bytes, one per image, as the next two
+    folder_of: np.ndarray  # int32: index into folders
     labels: np.ndarray  # int32
 
 

@@ -1,14 +1,14 @@
-"""The layouts of folders of images: data_dir/SPLIT/CLASS/*.jpg, and two data sets' own.
+"""Layouts of image folders: data_dir/SPLIT/CLASS/*.jpg, and those of two data sets.
 
-A class's images may lie in folders of the class's folder, however deep. What systems leave
-behind (`is_junk`) is no class and no image.
+A class's images may be in nested folders of the class's folder, at any depth. Files and
+folders that operating systems create (`is_junk`) are neither classes nor images.
 
-ILSVRC's validation images lie in one folder, without classes. Their labels are the list
-that tfds ships with its imagenet2012; it goes by the number in a file's name.
+ILSVRC's validation images are in one folder, without classes. Their labels are in the
+list that tfds ships with its imagenet2012, by the number in a file's name.
 
-Tiny ImageNet, which has a list of its classes in wnids.txt, keeps each folder's images in
-a further folder, "images": train/CLASS/images, and val/images, whose classes are in
-val/val_annotations.txt. Its test images have no labels and are no split here.
+Tiny ImageNet, which has a list of its classes in wnids.txt, keeps each folder's images
+in a further folder, "images": train/CLASS/images, and val/images, whose classes are in
+val/val_annotations.txt. Its test images have no labels and are not a split here.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"),
     *(".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
 )
-# Names, in small letters, of files and folders that operating systems create. Names that
-# begin with a dot are junk too.
+# Lower-case names of files and folders that operating systems create. Names that begin
+# with a dot are junk too.
 _JUNK = {
     "__macosx",  # macOS, in archives
     "thumbs.db",  # Windows, and the next three
@@ -36,7 +36,7 @@ _JUNK = {
     "#recycle",
 }
 _ILSVRC_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
-_TINY = "wnids.txt"  # is there where data_dir is Tiny ImageNet
+_TINY = "wnids.txt"  # present if data_dir is Tiny ImageNet
 ARRANGE = (
     "arrange images as data_dir/SPLIT/CLASS/NAME.jpg (or "
     f"{', '.join(s[1:] for s in SUFFIXES if s != '.jpg')})"
@@ -50,7 +50,7 @@ class Folder:
 
     path: str
     names: list[str]
-    classes: str | list[str]  # one for all, or one for each
+    classes: str | list[str]  # one for all images, or one per image
 
 
 @dataclasses.dataclass
@@ -59,25 +59,25 @@ class Found:
 
     folders: list[Folder]
     others: dict[str, Counter[str]]
-    """Of each class, how many files of which suffix are no images."""
+    """By class, the number of files of each suffix that are not images."""
 
     def classes(self) -> set[str]:
-        """The classes that have a folder."""
+        """Return the classes that have a folder of images."""
         return {f.classes for f in self.folders if isinstance(f.classes, str)}
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's data, such as "._cat.jpg"."""
+    """Return whether a name is of a system's file or folder, such as "._cat.jpg"."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is an image that can be decoded."""
+    """Return whether a file of this name is an image that can be decoded."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def find(root: str, asked: Iterable[str]) -> tuple[dict[str, Found], tuple[str, ...]]:
-    """What each of the splits that are asked for holds, and the names of their classes.
+    """Return the contents of each requested split, and the names of their classes.
 
     Raises ValueError for a split without images, a class without images, or images
     without a class.
@@ -90,7 +90,7 @@ def find(root: str, asked: Iterable[str]) -> tuple[dict[str, Found], tuple[str, 
 
 
 def notice(path: str, found: Found) -> str | None:
-    """One sentence on the files of a split that are passed over, if there are any."""
+    """Return one sentence on the skipped files of a split, or None without any."""
     count = sum(sum(counter.values()) for counter in found.others.values())
     if not count:
         return None
@@ -101,12 +101,12 @@ def notice(path: str, found: Found) -> str | None:
 
 
 def folders(folder: str) -> list[str]:
-    """The names of the folders in a folder, sorted, without junk."""
+    """Return the names of the folders in a folder, sorted, without junk."""
     return _visible(folder)[1]
 
 
 def _visible(folder: str) -> tuple[list[str], list[str]]:
-    """The names of the files and of the folders in a folder, sorted, without junk."""
+    """Return the names of a folder's files and folders, each sorted, without junk."""
     files, inner = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -122,9 +122,9 @@ def _images(folder: str) -> list[str]:
 def _below(
     path: str, its_class: str, others: Counter[str], above: Collection[str] = ()
 ) -> Iterator[Folder]:
-    """The folders of images of a class: its own first, then those in it by name.
+    """Yield a class's folders of images: the class folder, then those in it by name.
 
-    Counts into `others` the suffixes of files that are no images.
+    Counts the suffixes of files that are not images into `others`.
     """
     real = os.path.realpath(path)
     if real in above:  # a link to a folder above it
@@ -144,7 +144,7 @@ def _below(
 
 
 def _split(path: str) -> Found:
-    """A split of folders of classes, or ILSVRC's flat one."""
+    """Read a split of class folders, or ILSVRC's flat one."""
     found = Found([], {})
     for name in folders(path):
         others = found.others[name] = Counter()
@@ -182,7 +182,7 @@ def _split(path: str) -> Found:
 
 
 def _in_words(others: Mapping[str, Counter[str]]) -> str:
-    """ "12 .heic (8 in ant, 4 in bee), 1 .txt (1 in ant)"."""
+    """Return, for example, "12 .heic (8 in ant, 4 in bee), 1 .txt (1 in ant)"."""
     total = sum(others.values(), Counter[str]())
     return _some(
         f"{count:,} {suffix} "
@@ -192,14 +192,14 @@ def _in_words(others: Mapping[str, Counter[str]]) -> str:
 
 
 def _some(words: Iterable[str]) -> str:
-    """The first few, and how many more there are."""
+    """Return the first few words, and how many more there are."""
     words = list(words)
     more = len(words) - _MOST_NAMED
     return ", ".join(words[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
-    """The classes of the splits; of ILSVRC's flat one those beside it, or ILSVRC's."""
+    """Return the splits' classes; a flat one has another split's, or ILSVRC's."""
     classes = set[str]().union(*(split.classes() for split in found))
     if classes:
         return in_order(classes)
@@ -212,13 +212,13 @@ def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
 
 
 def in_order(names: Collection[str]) -> tuple[str, ...]:
-    """Sorted; whole numbers, where all names are, by their values."""
+    """Sort names; by value if all are whole numbers."""
     numbers = whole_numbers(names)
     return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
 def whole_numbers(names: Iterable[str]) -> bool:
-    """Whether all names are whole numbers."""
+    """Return whether all names are whole numbers."""
     return all(re.fullmatch(r"-?[0-9]+", name) for name in names)
 
 
@@ -228,7 +228,7 @@ def _tiny_classes(root: str) -> tuple[str, ...]:
 
 
 def _tiny_split(root: str, split: str, class_names: Sequence[str]) -> Found:
-    """A split of Tiny ImageNet."""
+    """Read a split of Tiny ImageNet."""
     path = os.path.join(root, split)
     annotations = os.path.join(path, "val_annotations.txt")
     flat = os.path.join(path, "images")
@@ -250,7 +250,7 @@ def _tiny_split(root: str, split: str, class_names: Sequence[str]) -> Found:
 
 
 def _tiny_val(folder: str, annotations: str, class_names: Sequence[str]) -> Folder:
-    """The flat folder of Tiny ImageNet's validation images."""
+    """Read the flat folder of Tiny ImageNet's validation images."""
     with open(annotations, encoding="utf-8") as lines:
         rows = [line.split() for line in lines if line.strip()]
     class_of = {row[0]: row[1] for row in rows if len(row) > 1}
@@ -264,7 +264,7 @@ def _tiny_val(folder: str, annotations: str, class_names: Sequence[str]) -> Fold
 
 
 def _ilsvrc_val(folder: str, names: list[str]) -> Folder:
-    """The flat folder of ILSVRC 2012's validation images."""
+    """Read the flat folder of ILSVRC 2012's validation images."""
     synsets = _imagenet_list("validation_labels.txt")
     classes = []
     for name in names:

@@ -1,8 +1,8 @@
-"""Data sets in Hugging Face's formats: a folder that they saved, parquet files, the hub.
+"""Data sets in Hugging Face's formats: a saved folder, parquet files, the hub.
 
 Reading goes through `datasets`, and so through Python, where one thread runs at a time:
-0.3 ms an example of 66 KB, measured, so that a process reads 3,000 a second at most,
-however many cores it has. Decoding and all else runs in TensorFlow's threads as ever.
+0.3 ms per example of 66 KB (measured). A process thus reads at most 3,000 examples a
+second, with any number of cores. Decoding and all else runs in TensorFlow's threads.
 """
 
 import os
@@ -23,22 +23,22 @@ class HuggingFaceSource:
     """A split of a Hugging Face data set; see `sources.Source` for the interface.
 
     Needs the package `datasets`. Parquet files and the hub's data sets are converted
-    once to files of Arrow in Hugging Face's cache (HF_HOME), which takes their size in
-    disk space again. A part of a split is one of a fixed random order of its rows.
+    once to Arrow files in Hugging Face's cache (HF_HOME), which takes their size in
+    disk space again. A part of a split is a part of one fixed random order of its rows.
 
     Args:
       split: "train", or parts such as "train[:99%]".
       data_dir: a folder that `save_to_disk` made, or one of parquet files whose names
         begin with the split's, as on the hub; else None.
       name: a data set on the hub, if there is no data_dir.
-      config: which of the hub data set's configurations.
+      config: the configuration of the hub's data set.
       image: the column of images.
-      label: the column of labels: of the type ClassLabel, whole numbers, or names, whose
-        labels are their places in order, as of `folder_source.FolderSource`.
-      as_seen: as of `folder_source.FolderSource`.
+      label: the column of labels: of the type ClassLabel, whole numbers, or names. The
+        label of a name is its position in order, as in `folder.FolderSource`.
+      as_seen: as in `folder.FolderSource`.
 
     Raises:
-      DataNotFound: nothing is there, or `datasets` is not installed.
+      DataNotFound: the data is missing, or `datasets` is not installed.
       ValueError: no such split or column, labels out of range, or rows without a label.
     """
 
@@ -78,7 +78,7 @@ class HuggingFaceSource:
         self.num_classes = len(names) if names else None
         for column in () if self._label_of else columns:
             check_labels(column, self.num_classes, self._what)
-            if not names:  # as many at least
+            if not names:  # at least those seen
                 largest = int(column.max(initial=-1))
                 self.num_classes = max(self.num_classes or 0, largest + 1)
         self._keys = (image, label)
@@ -89,20 +89,20 @@ class HuggingFaceSource:
         return len(self._rows)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Example `index`: image (undecoded), label int64, `_id` int32."""
+        """Return example `index`: image (undecoded), label int64, `_id` int32."""
         return self.finish(self._row(index))
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Rows of examples start to stop in order."""
+        """Return the rows of examples start to stop in order."""
         return tf.data.Dataset.range(start, stop).map(as_written(self._row))
 
     def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """An example of `sequential` as `read` has it."""
+        """Return an example of `sequential` as `read` returns it."""
         image = image_files.readable(features["image"], as_seen=self.as_seen)
         return {**features, "image": image}
 
     def describe(self, index: int) -> str:
-        """The data set, the example's index, and its row in the files."""
+        """Return the data set, the example's index, and its row in the files."""
         part = int(np.searchsorted(self._ends, index, side="right"))
         names = [file["filename"] for file in self._tables[part].cache_files]
         of = f" of {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
@@ -112,7 +112,7 @@ class HuggingFaceSource:
         )
 
     def nbytes(self) -> int:
-        """About the size of the examples' part of the files."""
+        """Return about the size of the examples' part of the files."""
         rows = sum(len(table) for table in self._tables)
         return sum(table.data.nbytes for table in self._tables) * len(self) // rows
 
@@ -130,20 +130,20 @@ class HuggingFaceSource:
         image, label = (row[key] for key in self._keys)
         if self._label_of is not None:
             label = self._label_of[label]
-        # Not raised here, since TensorFlow would print the traceback: nothing is no image.
+        # An error here would print a traceback; empty bytes fail later as no image.
         image = image or {"bytes": b""}
         data = image["bytes"]
         if data is None:  # only a path was kept
             with open(image["path"], "rb") as file:
                 data = file.read()
-        # As an object: numpy would copy plain bytes into an array of fixed-width strings.
+        # As an object: numpy would copy plain bytes into a fixed-width string array.
         return np.array(data, object), np.array(label, np.int64)
 
 
 def _open(name: str | None, data_dir: str | None, config: str | None) -> dict[str, Any]:
-    """The data set's splits by name."""
+    """Return the data set's splits by name."""
     try:
-        import datasets  # an optional extra, and seconds of importing
+        import datasets  # an optional extra that takes seconds to import
     except ImportError:
         raise DataNotFound(
             "data of kind 'huggingface' needs the package 'datasets': install the extra, "
@@ -158,7 +158,7 @@ def _open(name: str | None, data_dir: str | None, config: str | None) -> dict[st
     if os.path.exists(os.path.join(folder, "dataset_dict.json")):
         return dict(_from_disk(datasets, folder))
     if os.path.exists(os.path.join(folder, "state.json")):
-        # One split: it may know its name.
+        # A single split, which may know its name.
         table = _from_disk(datasets, folder)
         return {str(table.split or "train"): table}
     return _load(datasets, folder, config, folder)
@@ -167,7 +167,7 @@ def _open(name: str | None, data_dir: str | None, config: str | None) -> dict[st
 def _from_disk(datasets: Any, folder: str) -> Any:
     try:
         return datasets.load_from_disk(folder)
-    except Exception as error:  # of Arrow, which names no file, and of the disk
+    except Exception as error:  # from Arrow, which names no file, or the disk
         files = sorted(Path(folder).rglob("*.arrow"))
         damaged = [path for path in files if not _readable(path)]
         which = ", ".join(map(str, damaged)) or folder
@@ -178,7 +178,7 @@ def _from_disk(datasets: Any, folder: str) -> Any:
 
 
 def _readable(path: Path) -> bool:
-    """Whether Arrow reads the file to its end."""
+    """Return whether Arrow can read the file to its end."""
     import pyarrow as pa
 
     try:
@@ -193,7 +193,7 @@ def _readable(path: Path) -> bool:
 def _load(datasets: Any, path: Any, config: str | None, what: Any) -> dict[str, Any]:
     try:
         return dict(datasets.load_dataset(path, config))
-    except Exception as error:  # of the network, of Arrow, of a hundred file formats
+    except Exception as error:  # from the network, Arrow or any file format
         text = " ".join(str(error).split())
         raise DataNotFound(
             f"Hugging Face's datasets cannot load {what!r}: {type(error).__name__}: "
@@ -202,7 +202,7 @@ def _load(datasets: Any, path: Any, config: str | None, what: Any) -> dict[str, 
 
 
 def _images_only(table: Any, image: str, label: str, what: str) -> Any:
-    """The two columns, images as bytes."""
+    """Return the two columns, with images as bytes."""
     import datasets
 
     for key in (image, label):
@@ -221,7 +221,7 @@ def _images_only(table: Any, image: str, label: str, what: str) -> Any:
 
 
 def _labels(table: Any, key: str, what: str) -> np.ndarray:
-    """The column of labels: int64, or names as objects. ValueError if any is None."""
+    """Return the labels: int64, or names as objects. ValueError if any is None."""
     import pyarrow as pa
 
     column = table.select_columns([key]).with_format("arrow")[:][key]

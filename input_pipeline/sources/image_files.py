@@ -1,9 +1,10 @@
-"""Image files as people have them, as bytes that the decoders of the ops read.
+"""Convert image files of common formats to bytes that the decoders of the ops read.
 
-What most files are, a JPEG or PNG without more ado, goes to those decoders untouched and
-is told by its first bytes, in graph. Every other file is looked at in Python, which one
-thread at a time runs, and if need be written anew as an uncompressed PNG: one that EXIF
-says is turned, one with transparent pixels, and whatever TensorFlow refuses or misreads.
+Most files are plain JPEGs or PNGs. They are recognized by their first bytes, in graph,
+and go to those decoders unchanged. Every other file is inspected in Python, where one
+thread runs at a time, and if necessary rewritten as an uncompressed PNG: a file that
+EXIF says is turned, one with transparent pixels, and whatever TensorFlow refuses or
+misreads.
 """
 
 import functools
@@ -17,16 +18,16 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM"
-# Those that PIL may try: some of its others start programs.
+# The formats that PIL may try: some of its others start programs.
 _PIL_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _PRECISE = "INTEGER_ACCURATE"  # as decode(precise=True) has it, in ops.image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
-_SMALL = 2**16  # bytes: what is searched in graph sooner than walked through in Python
-_HEAD = 36  # bytes that tell which files are plain
+_SMALL = 2**16  # bytes; up to here a search in graph is faster than Python
+_HEAD = 36  # bytes that show which files are plain
 
-# Patterns of the first bytes: (place, value, and of each byte the bits that count).
+# Patterns of the first bytes: (place, value, mask of the bits that count).
 _Pattern = list[tuple[int, bytes, bytes]]
 
 
@@ -35,7 +36,7 @@ def _exactly(place: int, value: bytes) -> tuple[int, bytes, bytes]:
 
 
 def _jpeg(start: bytes, tables: int) -> list[_Pattern]:
-    """`start`, then at `tables` the tables or the frame: no EXIF comes after them."""
+    """Match `start`, then at `tables` the tables or the frame: no EXIF follows them."""
     return [
         [_exactly(0, start), _exactly(tables, b"\xff\xdb")],
         [_exactly(0, start), (tables, b"\xff\xc0", b"\xff\xf0")],
@@ -52,7 +53,7 @@ _BMP = [
     _exactly(28, b"\x18\0" + bytes(4)),
 ]
 _OPAQUE_WEBP = [_webp(b"VP8 "), _webp(b"VP8L", (24, b"\0", b"\x10"))]
-# In VP8X, of the flags: 2 is an animation, 8 is EXIF, 16 is transparency.
+# The flags of VP8X: 2 is an animation, 8 is EXIF, 16 is transparency.
 _PLAIN = {
     True: [
         _BMP,
@@ -75,15 +76,15 @@ _OPAQUE_PNG: _Pattern = [_exactly(0, _PNG), (25, b"\0", b"\x04")]  # 4: an alpha
 
 
 def readable(data: tf.Tensor | bytes, *, as_seen: bool) -> tf.Tensor:
-    """The bytes of an image file, or of a PNG in its place that `decode` reads.
+    """Return the bytes of an image file, or of a PNG in its place that `decode` reads.
 
-    as_seen: the image is what a person sees, turned as EXIF says, with transparent
-    pixels on white. Otherwise it is what the file stores: a JPEG, PNG or GIF goes to
-    TensorFlow as it is, which neither turns nor looks at transparency, and of other files
-    the transparency is dropped. Either way an animation is its first picture, and values
-    of 16 bits lose their lower 8, as TensorFlow has it of PNG.
+    as_seen: the image is what a viewer shows: turned as EXIF says, with transparent
+    pixels on white. Otherwise it is what the file stores. A JPEG, PNG or GIF then goes
+    unchanged to TensorFlow, which neither turns images nor reads transparency; other
+    formats lose their transparency. Either way an animation is its first picture, and
+    values of 16 bits lose their lower 8, as TensorFlow reads PNG.
 
-    A turned JPEG has the pixels of decode(precise=True), turned. TIFF that is turned is
+    A turned JPEG has the pixels of decode(precise=True), turned. A turned TIFF is
     always set upright, by PIL.
 
     Raises:
@@ -96,7 +97,7 @@ def readable(data: tf.Tensor | bytes, *, as_seen: bool) -> tf.Tensor:
     def other() -> tf.Tensor:
         if not as_seen:
             return _looked_at(data, as_seen)
-        # What makes a PNG special may stand after its pixels.
+        # The chunks that make a PNG special may follow its pixels.
         special = tf.strings.regex_full_match(data, r"\C*(tRNS|eXIf)\C*")
         return tf.cond(special, lambda: _looked_at(data, as_seen), lambda: data)
 
@@ -117,13 +118,13 @@ def _matches(head: tf.Tensor, patterns: list[_Pattern]) -> tf.Tensor:
     return tf.reduce_any(tf.reduce_all(same, axis=-1))
 
 
-# A function of TensorFlow's own, so that errors are TensorFlow's outside of graphs too.
+# A tf.function, so that errors are TensorFlow's outside of graphs too.
 @tf.function(autograph=False)
 def _looked_at(data: tf.Tensor, as_seen: bool) -> tf.Tensor:
-    """`readable`, by Python; JPEG's pixels are TensorFlow's."""
+    """Return `readable`'s bytes, made in Python; JPEG's pixels are TensorFlow's."""
     look = functools.partial(_look, as_seen=as_seen)
     found, turn, why = tf.numpy_function(look, [data], [tf.string, tf.int32, tf.string])
-    # Not raised in Python, whose traceback TensorFlow would print.
+    # Not raised in Python, because TensorFlow would print the traceback.
     with tf.control_dependencies([tf.debugging.Assert(tf.equal(why, ""), [why])]):
         turn = tf.identity(turn)
 
@@ -135,7 +136,7 @@ def _looked_at(data: tf.Tensor, as_seen: bool) -> tf.Tensor:
 
 
 def _look(data: bytes, as_seen: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(bytes of an image, how a JPEG's pixels are still to be turned, what is wrong)."""
+    """Return (an image's bytes, the turn that a JPEG still needs, the error)."""
     found, turn, why = data, 1, b""
     try:
         if data.startswith(b"\xff\xd8\xff"):
@@ -147,7 +148,7 @@ def _look(data: bytes, as_seen: bool) -> tuple[np.ndarray, np.ndarray, np.ndarra
             found = _png(_pixels(data, as_seen))
     except ValueError as error:
         why = str(error).encode()
-    # As objects: as a string numpy would drop the zeros at its end.
+    # As objects: numpy would drop the zeros at the end of a string.
     return np.array(found, object), np.array(turn, np.int32), np.array(why, object)
 
 
@@ -159,11 +160,11 @@ def _turned_png(pixels: np.ndarray, orientation: Any) -> np.ndarray:
 
 
 def _exif_of_jpeg(data: bytes) -> bytes:
-    """The EXIF data that stands before the tables, which is where it belongs."""
+    """Return the EXIF data before a JPEG's tables, which is its proper place."""
     at = 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
         marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # a byte that fills up
+        if marker == 0xFF:  # a fill byte
             at += 1
             continue
         if not (0xE0 <= marker <= 0xEF or marker == 0xFE):
@@ -177,7 +178,7 @@ def _exif_of_jpeg(data: bytes) -> bytes:
 
 
 def _orientation(exif: bytes) -> int:
-    """1 to 8, as EXIF numbers them; 1, upright, of data that is missing or damaged."""
+    """Return EXIF's orientation, 1 to 8; 1, upright, if it is missing or damaged."""
     exif = exif.removeprefix(_EXIF)
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
@@ -216,9 +217,9 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _bare_png(data: bytes) -> tuple[bytes, bool]:
-    """A PNG without metadata, whose size PIL limits; and whether a person sees more.
+    """Return a PNG without metadata, whose size PIL limits; and whether it is special.
 
-    More than TensorFlow, that is: it has transparent pixels or is turned.
+    A special PNG has transparent pixels or is turned, which TensorFlow ignores.
     """
     kept, special, at = [_PNG], bool(data[25:26] > b"\x03"), len(_PNG)
     while at + 8 <= len(data):
@@ -232,10 +233,10 @@ def _bare_png(data: bytes) -> tuple[bytes, bool]:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    """uint8 pixels (h, w), (h, w, 1) or (h, w, 3) as a PNG, nothing of it compressed."""
+    """Encode uint8 pixels (h, w), (h, w, 1) or (h, w, 3) as an uncompressed PNG."""
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1)
-    filtered = np.zeros((height, 1 + rows.shape[1]), np.uint8)  # 0: by no filter
+    filtered = np.zeros((height, 1 + rows.shape[1]), np.uint8)  # 0: no filter
     filtered[:, 1:] = rows
     colours = 0 if rows.shape[1] == width else 2  # grey or RGB
     head = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
@@ -254,7 +255,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _pixels(data: bytes, as_seen: bool) -> np.ndarray:
-    """PIL's pixels, uint8 (h, w) or (h, w, 3)."""
+    """Return PIL's pixels, uint8 (h, w) or (h, w, 3)."""
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as photo:
             photo.load()  # metadata may follow the pixels
@@ -264,14 +265,14 @@ def _pixels(data: bytes, as_seen: bool) -> np.ndarray:
         raise ValueError(_unknown(data)) from None
     except ValueError:
         raise
-    except Exception as error:  # of damaged files PIL says all sorts of things
+    except Exception as error:  # PIL raises many types on damaged files
         raise ValueError(str(error) or type(error).__name__) from None
     return _turned(pixels, _orientation(exif)) if as_seen else pixels
 
 
 @functools.cache
 def _formats() -> list[str]:
-    """Of _PIL_FORMATS those of this Pillow; it refuses to open with any other's name."""
+    """Return those _PIL_FORMATS that this Pillow knows; it refuses any other name."""
     Image.init()
     return [name for name in _PIL_FORMATS if name in Image.OPEN]
 
@@ -295,7 +296,7 @@ def _eight_bits(photo: Any, as_seen: bool) -> np.ndarray:
         if as_seen and "transparency" in photo.info:
             pixels = np.where(wide == photo.info["transparency"], np.uint8(255), pixels)
         return 255 - pixels if white_is_zero else pixels
-    # The fourth channel of a BMP is often there and seldom means anything.
+    # A BMP often has a fourth channel, which seldom means anything.
     if as_seen and photo.has_transparency_data and photo.format != "BMP":
         white = Image.new("RGBA", photo.size, "white")
         photo = Image.alpha_composite(white, photo.convert("RGBA"))
@@ -303,7 +304,7 @@ def _eight_bits(photo: Any, as_seen: bool) -> np.ndarray:
 
 
 def _unknown(data: bytes) -> str:
-    """Why PIL does not know what a file is."""
+    """Return why PIL does not recognize a file."""
     brand = data[8:12] if data[4:8] == b"ftyp" else b""
     if not data:
         return "it is empty"

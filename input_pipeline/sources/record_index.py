@@ -1,10 +1,10 @@
-"""Where each record of a TFRecord shard begins, found once and kept on disk.
+"""Find the offset of each record of a TFRecord shard, once, and keep it on disk.
 
-A shard is a row of records: length (uint64), checksum of the length (uint32), the data,
-checksum of the data (uint32), all little-endian. Skipping from length to length reads
-a few bytes of each record. The result is a small file, beside the shards if that folder
-may be written to, else in the user's cache folder; it holds the size and the time of
-change of its shard, and is made again when either differs.
+A shard is a sequence of records: length (uint64), checksum of the length (uint32), the
+data, checksum of the data (uint32), all little-endian. Skipping from length to length
+reads a few bytes of each record. The result is a small file, next to the shards if that
+folder is writable, else in the user's cache folder. It holds the size and the
+modification time of its shard, and is made again when either differs.
 """
 
 import hashlib
@@ -24,18 +24,18 @@ from input_pipeline import home
 
 _HEADER, _FOOTER = 12, 4  # bytes before and after the data of a record
 _FOLDER = ".record_index"
-_THREADS = 16  # the work is waiting for the disk
-_PATIENCE = 3  # seconds without a word
+_THREADS = 16  # they mostly wait for the disk
+_PATIENCE = 3  # seconds before progress is shown
 
 
 def offsets(shards: Sequence[str]) -> list[np.ndarray]:
-    """The byte offset of each record of each shard, as int64 arrays.
+    """Return the byte offset of each record of each shard, as int64 arrays.
 
     Raises:
       ValueError: a shard is missing, truncated or no TFRecord file; names the file.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        # Shown when it takes more than a moment: minutes, the first time, on a slow disk.
+        # Only shown if it takes more than a moment: minutes at first, on a slow disk.
         return list(
             tqdm(
                 pool.map(shard_offsets, shards),
@@ -49,7 +49,7 @@ def offsets(shards: Sequence[str]) -> list[np.ndarray]:
 
 
 def shard_offsets(shard: str) -> np.ndarray:
-    """The byte offset of each record of one shard, from its index file if it is fresh.
+    """Return the byte offset of each record of one shard, from its index file if fresh.
 
     Raises:
       ValueError: the shard is missing, truncated or no TFRecord file.
@@ -74,12 +74,12 @@ def shard_offsets(shard: str) -> np.ndarray:
 
 
 def file_size(path: str) -> int:
-    """Bytes of a file, which may be remote."""
+    """Return the bytes of a file, which may be remote."""
     return _stat(path)[0]
 
 
 def scan(shard: str, size: int) -> np.ndarray:
-    """The byte offset of each record of a shard of `size` bytes, read off the shard.
+    """Return the byte offset of each record of a shard of `size` bytes, by reading it.
 
     Raises:
       ValueError: the records do not end where the file does.
@@ -116,7 +116,7 @@ def _open(path: str):
 
 
 def _stat(path: str) -> tuple[int, int]:
-    """Size in bytes and time of change in nanoseconds."""
+    """Return the size in bytes and the modification time in nanoseconds."""
     try:
         if _is_remote(path):
             stat = tf.io.gfile.stat(path)
@@ -131,7 +131,7 @@ def _stat(path: str) -> tuple[int, int]:
 
 
 def _index_folders(shard: str) -> list[Path]:
-    """Where the index of a shard may be, the best place first."""
+    """Return the possible folders of a shard's index, the best first."""
     parent = os.path.dirname(shard)
     folders = [] if _is_remote(shard) else [Path(parent) / _FOLDER]
     cache = home.cache()
@@ -144,9 +144,9 @@ def _index_folders(shard: str) -> list[Path]:
 def _load(path: Path, size: int, mtime: int) -> np.ndarray | None:
     try:
         content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # absent, or cut short by something
+    except (OSError, ValueError, EOFError):  # absent or truncated
         return None
-    except SystemError:  # Python 3.11 may stumble over the header in several threads
+    except SystemError:  # Python 3.11 may fail on the header in several threads
         return _load(path, size, mtime)
     if content.dtype != np.int64 or content.shape < (2,):
         return None
@@ -154,7 +154,7 @@ def _load(path: Path, size: int, mtime: int) -> np.ndarray | None:
 
 
 def _save(folder: Path, name: str, content: np.ndarray) -> bool:
-    """Write by rename, so that several processes may do it at once; False if refused."""
+    """Write by rename, so that several processes may do it; False if refused."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:

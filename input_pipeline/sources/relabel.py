@@ -1,7 +1,8 @@
-"""Labels that number a data set's own classes, as those of a model: by name.
+"""Map the labels of a data set to those of a model, by the names of the classes.
 
-Where the names do not say which class is which, since a side has none or merely counts
-(tfds names unnamed classes "0", "1", ...), labels stay, and only numbers are compared.
+Labels are kept, and only the numbers of classes are compared, if names do not identify
+the classes: one side has none, or merely counts (tfds names unnamed classes "0", "1",
+...).
 """
 
 from collections.abc import Sequence
@@ -19,15 +20,15 @@ Names = tuple[str, ...]
 
 
 class OtherClasses(ValueError):
-    """The classes are not the same ones; says which differ."""
+    """The classes are not the same ones; the message says which differ."""
 
 
 class Relabelled:
-    """A source with the labels of other classes; see `sources.Source`.
+    """A source with its labels mapped to other classes; see `sources.Source`.
 
     Args:
-      source: whose labels are mapped, in every feature of its `label_keys` ("label").
-      table: for each label of `source` the new one; -1 is of no class.
+      source: the source; every feature of its `label_keys` ("label") is mapped.
+      table: the new label for each label of `source`; -1 is no class.
       class_names: of the new labels.
     """
 
@@ -46,11 +47,11 @@ class Relabelled:
         return len(self._source)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Example `index` of the source, relabelled."""
+        """Return example `index` of the source, relabelled."""
         return self._relabelled(self._source.read(index))
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Examples start to stop of the source, relabelled."""
+        """Return examples start to stop of the source, relabelled."""
         return self._source.sequential(start, stop).map(as_written(self._relabelled))
 
     def _relabelled(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -62,10 +63,10 @@ class Relabelled:
 
 
 def reordered(source: Any, names: Sequence[str]) -> Any:
-    """The source with the labels of `names`, which are its classes in any order.
+    """Return the source with the labels of `names`, which are its classes in any order.
 
-    The source itself where they are in its order, or it has no names. Raises
-    OtherClasses, with what differs, if they are not the same classes.
+    The result is the source itself if they are in its order, or if it has no names.
+    Raises OtherClasses, with the differences, if they are not the same classes.
     """
     theirs, ours = source.class_names, tuple(names)
     if theirs is None:
@@ -86,14 +87,14 @@ def matched(
     how: Any,
     what: str,
 ) -> tuple[Any, str | None]:
-    """(the source with the labels of a model's classes, what is to be said of it).
+    """Return (the source with the labels of a model's classes, a notice or None).
 
     Args:
-      names: the model's classes, in the order of their labels; None: nobody knows.
-      count: the number of the model's classes; None likewise.
-      how: "name"; "known" gives the examples of classes that the model does not know the
-        label -1, of no class; "number" leaves labels as they are; None does so too, and
-        compares nothing. Or other names than `names`.
+      names: the model's classes, in the order of their labels; None: unknown.
+      count: the number of the model's classes; None: unknown.
+      how: "name" maps by name; "known" does too, and gives examples of classes that the
+        model does not know the label -1, of no class; "number" keeps the labels; None
+        keeps them too, and compares nothing. A list of names replaces `names`.
       what: the data, for messages.
 
     Raises ValueError for a class that the model does not know.
@@ -144,7 +145,7 @@ def matched(
 
 
 def in_short(names: Sequence[str]) -> str:
-    """The first few names of many, in quotation marks."""
+    """Return the first few names of many, in quotation marks."""
     few = ", ".join(repr(name) for name in names[:5])
     return few if len(names) <= 5 else f"{few} and {len(names) - 5} more"
 
@@ -157,7 +158,7 @@ def _wrong(how: Any) -> str:
 
 
 def _by_number(source: Any, count: int | None, how: str, what: str) -> str | None:
-    """What is to be said of labels that stay. Raises ValueError if there are too many."""
+    """Return a notice on kept labels. Raises ValueError on too many classes."""
     theirs = source.num_classes
     if theirs is None or count is None or how == "known":
         return None
@@ -178,7 +179,7 @@ def _by_number(source: Any, count: int | None, how: str, what: str) -> str | Non
 
 
 def _by_value(source: Any, what: str) -> str | None:
-    """A notice for folders named by numbers, whose order is another one elsewhere."""
+    """Return a notice for folders named by numbers, which others sort as text."""
     names = source.class_names
     numbered = isinstance(source, FolderSource) and whole_numbers(names)
     if not numbered or list(names) == sorted(names):
@@ -194,14 +195,14 @@ def _by_value(source: Any, what: str) -> str | None:
 def _differing(
     theirs: Names, ours: Names, place: Sequence[int]
 ) -> tuple[list[str], list[str]]:
-    """(their classes that are none of ours, ours that are none of theirs)."""
+    """Return (their classes that are none of ours, ours that are none of theirs)."""
     there = set(place)
     added = [name for name, k in zip(theirs, place, strict=True) if k < 0]
     return added, [name for k, name in enumerate(ours) if k not in there]
 
 
 def _comparable(theirs: Names | None, ours: Names | None) -> bool:
-    """Whether names tell which class is which."""
+    """Return whether the names identify the classes."""
     if theirs is None or ours is None:
         return False
     if _counts(theirs):
@@ -214,7 +215,7 @@ def _counts(names: Names) -> bool:
 
 
 def _places(theirs: Any, ours: Any) -> tuple[list[int], bool]:
-    """(the place of each of their names among ours, or -1; whether all stay in place)."""
+    """Return (the index of each of their names in ours, or -1; if none changes)."""
     stay = list(range(len(ours)))
     if theirs == ours:
         return stay, True

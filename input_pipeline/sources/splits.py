@@ -1,8 +1,8 @@
 """Splits of a data set and parts of them: "train", "train[:99%]", "train[:9]+test".
 
-tfds' language and rounding, for sources that are not tfds'. A part is taken over one
-fixed random order of the split, never over the order of the files, in which the classes
-stand one after the other: a tail of that would hold a few classes only.
+The language and rounding are tfds', for sources that are not tfds'. A part is taken
+over one fixed random order of the split, never over the order of the files, which is by
+class: a tail of that order would hold only a few classes.
 """
 
 import difflib
@@ -18,15 +18,15 @@ _PART = re.compile(
     r"\s*(?P<split>[^\[\]+:]+?)\s*"
     r"(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?\s*"
 )
-_KEY = (0x73706C69, 0x74730000)  # any constant; another one would be other splits
+_KEY = (0x73706C69, 0x74730000)  # any constant, but another would change the splits
 
 
 class DataNotFound(ValueError):
-    """The data set is not on this machine; says where it was looked for and the cure."""
+    """The data set is not on this machine; says where it was searched, and a cure."""
 
 
 def fixed_order(size: int) -> np.ndarray:
-    """The one random order of `size` things, int64: the same in every run, for ever."""
+    """Return the one random order of `size` items, int64, the same in every run."""
     counter = (np.zeros(size, np.uint32), np.arange(size, dtype=np.uint32))
     high, low = (word.astype(np.uint64) for word in threefry2x32(_KEY, counter))
     return np.argsort(high << np.uint64(32) | low).astype(np.int64)
@@ -35,11 +35,11 @@ def fixed_order(size: int) -> np.ndarray:
 def parts(
     spec: str, known: Collection[str] | None, what: str
 ) -> list[tuple[str, slice]]:
-    """The splits of a spec and the slice of each, its bounds ints or "99%".
+    """Return the splits of a spec and the slice of each, its bounds as "500" or "99%".
 
     Args:
       spec: such as "train[:99%]" or "train[:500]+test".
-      known: the splits that there are; None admits any name.
+      known: the existing splits; None admits any name.
       what: the data set, for messages.
     """
     found = []
@@ -62,7 +62,7 @@ def parts(
 
 
 def bounds(part: slice, size: int) -> tuple[int, int]:
-    """Start and stop of a part of a split of `size` examples, rounded as tfds does."""
+    """Return start and stop of a part of a split of `size` examples, as in tfds."""
     numbers = []
     for text, default in ((part.start, 0), (part.stop, size)):
         number = default
@@ -86,14 +86,14 @@ def select(
     load: Callable[[str], tuple[Any, int]],
     order: Callable[[int], np.ndarray] = fixed_order,
 ) -> list[tuple[Any, np.ndarray]]:
-    """What `load(split)` gives for each part of a spec, and which examples of it.
+    """Return `load(split)` for each part of a spec, and the rows of the part.
 
-    `load` gives the split, however it is represented, and the number of its examples;
-    it is called once a split. The rows are in `order`, so those of "train[:9]" are the
+    `load` returns the split, in any representation, and the number of its examples; it
+    is called once per split. The rows are in `order`, so those of "train[:9]" are the
     first nine of "train".
 
     Raises:
-      ValueError: an unknown split, a part that is no part, or no examples.
+      ValueError: an unknown split, an invalid part, or no examples.
     """
     loaded, found = {}, []
     for split, part in parts(spec, known, what):

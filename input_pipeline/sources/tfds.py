@@ -1,8 +1,8 @@
-"""Examples of a data set that tfds has prepared, by index.
+"""Read examples of a data set that tfds has prepared, by index.
 
-tfds' own records say which shards and which of their records a split or sub-split has,
-and its own features parse an example; only the reading is ours, since tfds reads from
-front to back. Nothing is ever downloaded or prepared.
+tfds' metadata says which shards, and which of their records, a split or sub-split has,
+and its features parse an example. Only the reading is done here, because tfds reads
+from front to back. Nothing is ever downloaded or prepared.
 """
 
 import difflib
@@ -23,10 +23,10 @@ class TfdsSource:
 
     Args:
       name: as `tfds.builder` takes it: "imagenet2012", "imagenet2012:5.0.0",
-        "imagenet_v2/matched-frequency". Without a version it is the installed tfds' own,
-        or, where that is not prepared, the only one that is; a notice says so.
+        "imagenet_v2/matched-frequency". Without a version it is that of the installed
+        tfds or, if that is not prepared, the only prepared one; a notice says so.
       split: a split or any part of one that tfds knows, such as "train[:99%]".
-      data_dir: where tfds has prepared it; None is tfds' own default.
+      data_dir: where tfds has prepared it; None is tfds' default.
 
     Raises:
       DataNotFound: the data set is not prepared.
@@ -44,7 +44,7 @@ class TfdsSource:
         label = dict(self._features.items()).get("label")
         self._label_is_one_class = isinstance(label, tfds.features.ClassLabel)
 
-        # One row a piece of a shard, and one row a record.
+        # One row per piece of a shard, and one row per record.
         self._files = [piece.filename for piece in instructions]
         shards = list(dict.fromkeys(self._files))
         found = dict(zip(shards, record_index.offsets(shards), strict=True))
@@ -57,7 +57,7 @@ class TfdsSource:
         self._ends = np.cumsum([piece.take for piece in instructions], dtype=np.int64)
         self._skips = [piece.skip for piece in instructions]
 
-        # Made here, eagerly: a graph then refers to them and does not contain them.
+        # Made here, eagerly: a graph then refers to them instead of containing them.
         with tf.device("CPU"):
             self._files_table = tf.constant(self._files)
             self._ends_table = tf.constant(self._ends)
@@ -67,7 +67,7 @@ class TfdsSource:
         return len(self._records)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Example `index` (int64), its image not decoded, and its index as `_id`."""
+        """Return example `index` (int64), its image undecoded; `_id` is the index."""
         piece = tf.searchsorted(self._ends_table, [index], side="right")[0]
         record = _read_record(
             tf.gather(self._files_table, piece), tf.gather(self._records_table, index)
@@ -75,9 +75,9 @@ class TfdsSource:
         return self._parse(record, index)
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
-        """Examples start to stop in the order of the shards, read front to back.
+        """Return examples start to stop in the order of the shards, front to back.
 
-        Several shards are read at a time, in turns, as tfds does it.
+        Several shards are read at a time, in turns, as in tfds.
         """
         pieces = np.searchsorted(self._ends, [start, stop - 1], side="right")
         rows = []
@@ -109,11 +109,11 @@ class TfdsSource:
         )
 
     def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The same: `sequential` leaves nothing to do."""
+        """Return `features`: `sequential` leaves nothing to do."""
         return features
 
     def describe(self, index: int) -> str:
-        """The data set, the example's index, its file and its place there."""
+        """Return the data set, the example's index, its file and its place there."""
         piece = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[piece - 1]) if piece else 0
         return (
@@ -123,7 +123,7 @@ class TfdsSource:
         )
 
     def nbytes(self) -> int:
-        """About the size of the examples' part of the shards."""
+        """Return about the size of the examples' part of the shards."""
         shards = dict.fromkeys(self._files)
         size = sum(record_index.file_size(shard) for shard in shards)
         return int(size * len(self) / sum(self._counts[shard] for shard in shards))
@@ -141,7 +141,7 @@ class TfdsSource:
 
 
 def _records_from(file, offset, buffer_size: int) -> tf.data.Dataset:
-    """The records of a file from a byte offset on."""
+    """Return the records of a file from a byte offset on."""
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=[file],
         compression_type="",
@@ -159,7 +159,7 @@ def _read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def _checked(label: tf.Tensor, num_classes: Any) -> tf.Tensor:
-    """The label, which must be one of the classes: tfds' reader does not look."""
+    """Return the label after a check that it is a class, which tfds' reader omits."""
     what = [f"its label is not in 0 to {num_classes - 1}, but", label]
     right = tf.logical_and(label >= 0, label < num_classes)
     with tf.control_dependencies([tf.debugging.Assert(right, what)]):
@@ -167,22 +167,22 @@ def _checked(label: tf.Tensor, num_classes: Any) -> tf.Tensor:
 
 
 def known_class_names(name: str) -> tuple[str, ...] | None:
-    """The names of the classes of a data set that need not be prepared."""
+    """Return the class names of a data set, which need not be prepared."""
     return _class_names(known_features(name))
 
 
 def known_features(name: str) -> Any:
-    """tfds' features of a data set that need not be prepared, by name."""
+    """Return tfds' features of a data set by name; it need not be prepared."""
     builder, _ = _builder(name, None)
     return builder.info.features
 
 
 def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder, bool]:
-    """(the builder of a data set, whether the data set is prepared)."""
+    """Return (the builder of a data set, whether the data set is prepared)."""
     bare, version, _ = name.partition(":")
     verbosity = logging.get_verbosity()
     try:
-        # tfds warns of every folder that it does not find; our own error says more.
+        # tfds warns of every folder that it does not find; the error below says more.
         logging.set_verbosity(logging.ERROR)
         builder = tfds.builder(name, data_dir=data_dir)
         return builder, builder.is_prepared()
@@ -190,7 +190,7 @@ def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder,
         near = difflib.get_close_matches(name, tfds.list_builders(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"tfds knows no data set {name!r}{hint}") from None
-    except (ValueError, AssertionError) as error:  # of several lines
+    except (ValueError, AssertionError) as error:  # with several lines
         lines = str(error).strip().splitlines()
         why = next((line for line in lines if "cannot be loaded at" in line), lines[0])
         there = ""
@@ -206,7 +206,7 @@ def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder,
 def _prepared_builder(
     name: str, data_dir: str | None
 ) -> tuple[tfds.core.DatasetBuilder, tuple[str, ...]]:
-    """(the builder of a prepared data set, what is to be said of its version)."""
+    """Return (the builder of a prepared data set, notices on its version)."""
     builder, prepared = _builder(name, data_dir)
     notices = ()
     if not prepared:
@@ -232,7 +232,7 @@ def _prepared_builder(
 
 
 def _prepared_versions(builder: tfds.core.DatasetBuilder) -> list[str]:
-    """The versions that lie prepared beside a builder's own, the oldest first."""
+    """Return the prepared versions in a builder's folder, the oldest first."""
     folder = builder.data_path.parent
     found = [
         path.name
@@ -244,7 +244,7 @@ def _prepared_versions(builder: tfds.core.DatasetBuilder) -> list[str]:
 
 
 def _there(builder: tfds.core.DatasetBuilder, bare: str) -> str:
-    """Which versions are prepared, and how to ask for one; "" if there is none."""
+    """Return which versions are prepared, and how to get one; "" if none is."""
     versions = _prepared_versions(builder)
     if not versions:
         return ""
@@ -265,7 +265,7 @@ def _not_prepared(
     manual = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     first = ""
     if name.startswith("imagenet2012"):
-        # tfds' own default for files that a person has to fetch.
+        # tfds' default folder for files that must be downloaded by hand.
         levels = builder.info.full_name.count("/")  # config and version
         folder = builder.data_path.parents[levels] / "downloads" / "manual"
         tars = "ILSVRC2012_img_val.tar"
@@ -305,7 +305,7 @@ def _check_count(piece, count: int) -> None:
 
 
 def _class_names(features) -> tuple[str, ...] | None:
-    """The names of the classes: of "label" if there is one, else of the first label."""
+    """Return the class names: of "label" if there is one, else of the first label."""
     labels = _class_labels(features)
     if not labels:
         return None
@@ -313,12 +313,12 @@ def _class_names(features) -> tuple[str, ...] | None:
 
 
 def _label_keys(features, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The features that hold labels of classes of these names."""
+    """Return the features that hold labels of classes of these names."""
     labels = _class_labels(features)
     return tuple(key for key, label in labels.items() if tuple(label.names) == names)
 
 
 def _class_labels(features) -> dict[str, Any]:
-    # A sequence of labels has their feature inside.
+    # The labels' feature is inside a sequence of labels.
     inner = {key: getattr(x, "feature", x) for key, x in features.items()}
     return {k: x for k, x in inner.items() if isinstance(x, tfds.features.ClassLabel)}

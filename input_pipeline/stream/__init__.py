@@ -1,4 +1,5 @@
-"""Which example comes when: the global order, batches, and damaged examples.
+"""The order of examples, their batches, and damaged examples.
 
-Begin with `order`, the shuffle; `batching` makes batches of it. May import sources and ops.
+Start with `order`, the shuffle; `batching` makes batches of it. May import sources and
+ops.
 """

@@ -37,11 +37,11 @@ class Rows:
 
     @property
     def local_batch_size(self) -> int:
-        """How many rows of each batch are this process's."""
+        """The number of rows of each batch in this process."""
         return self.batch_size // self.process_count
 
     def positions(self, step: tf.Tensor) -> tf.Tensor:
-        """The positions of this process's rows of the batch of `step`."""
+        """Return the positions of this process's rows in the batch of `step`."""
         return order.local_positions(
             step,
             batch_size=self.batch_size,
@@ -51,9 +51,9 @@ class Rows:
 
 
 def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], dict]:
-    """(what `read` takes, its `chances`) -> the features of one example, preprocessed."""
+    """Return the function (input of `read`, `chances`) -> one preprocessed example."""
 
-    # As it is written, not converted: an error of an op then reads as the op says it.
+    # Without autograph, an op's own error message reaches the user unchanged.
     @as_written
     def one(item, chance):
         features = preprocess({**read(item), **chance})
@@ -66,10 +66,10 @@ def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], d
 def chances(
     preprocess: Preprocess, seed: Any, batch_seed: Any, epoch: Any, index: Any
 ) -> dict[str, Any]:
-    """What chance decides of examples: seeds int32 [..., 2], and what ops draw of them.
+    """Return the random inputs of examples: seeds int32 [..., 2], and the ops' draws.
 
-    A whole batch at once is many times as fast as each op for each example. The epoch
-    and index int64 [...] come along where an op asks for them.
+    Drawing for a whole batch is many times faster than each op for each example. The
+    epoch and index, int64 [...], are included if an op asks for them.
     """
     place = {"epoch": epoch, "index": index} if preprocess.follows_epochs else {}
     return {"seed": seed, **preprocess.draw(seed, batch_seed), **place}
@@ -81,16 +81,17 @@ def map_examples(
     threads: int,
     read: Callable = lambda features: features,
 ) -> tf.data.Dataset:
-    """Preprocess pairs (what `read` takes, chance), in order, `threads` at a time."""
+    """Preprocess pairs (input of `read`, chance) in order, `threads` at a time."""
     one = example_fn(preprocess, read)
     return pairs.map(one, num_parallel_calls=threads, deterministic=True)
 
 
 def stackable_specs(examples: tf.data.Dataset) -> dict[str, tf.TensorSpec]:
-    """Shapes and dtypes of the features, which must be such as can be stacked.
+    """Return the shapes and dtypes of the features, after a check that they stack.
 
     Raises:
-      ValueError: a string, or a shape that differs between examples.
+      ValueError: a feature is a string or no plain tensor, or its shape differs between
+        examples.
     """
     specs: Any = examples.element_spec
     for name, spec in specs.items():
@@ -119,10 +120,10 @@ def stackable_specs(examples: tf.data.Dataset) -> dict[str, tf.TensorSpec]:
 def batches(
     examples: tf.data.Dataset, rows: Rows, threads: int, prefetch: int
 ) -> tf.data.Dataset:
-    """This process's rows of each batch, `prefetch` batches ahead.
+    """Return this process's rows of each batch, `prefetch` batches ahead.
 
     Raises:
-      ValueError: a feature that cannot be stacked.
+      ValueError: a feature cannot be stacked.
     """
     stackable_specs(examples)
     stacked = examples.batch(rows.local_batch_size, drop_remainder=True)
@@ -130,9 +131,9 @@ def batches(
 
 
 def run_ahead(stacked: tf.data.Dataset, threads: int, prefetch: int) -> tf.data.Dataset:
-    """Batches made in a pool of `threads` threads, `prefetch` of them ahead."""
+    """Make batches in a pool of `threads` threads, `prefetch` batches ahead."""
     options = tf.data.Options()
-    # As big_vision: one pool of threads, each example on one of them.
+    # As in big_vision: one pool of threads, each example on one of them.
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     options.experimental_optimization.inject_prefetch = False

@@ -1,9 +1,9 @@
-"""Examples that cannot be read or decoded: named, and replaced if that is wished.
+"""Name examples that cannot be read or decoded, and replace them on request.
 
-TensorFlow's error says what went wrong, but not in which example. So a batch that fails
-is made again, example by example, to find the one. With `skip_errors` a batch comes
-without the rows that failed, and these are made one by one from other examples: nothing
-shifts, so a stream with damaged examples resumes as exactly as any other.
+TensorFlow's error gives the reason but not the example, so a failed batch is made
+again, example by example, to find it. With `skip_errors`, a batch is first made without
+the failed rows, which are then made one by one from other examples. No position shifts,
+so a stream with damaged examples resumes as exactly as any other.
 """
 
 import itertools
@@ -18,20 +18,20 @@ from absl import logging
 from input_pipeline.tracing import as_written
 
 SPARES = 7
-"""How many further examples are tried in the place of a damaged one."""
+"""The number of further examples tried in place of a damaged one."""
 _WARNINGS = 10
 
 Batch = dict[str, np.ndarray]
-OpError = tf.errors.OpError  # what a failed op of TensorFlow raises
+OpError = tf.errors.OpError  # raised by a failed TensorFlow op
 
 
 def batches(
     dataset: tf.data.Dataset, first_step: int, explain: Callable[[int, str], str]
 ) -> Iterator[Any]:
-    """The batches of a dataset as numpy arrays, the first of which is `first_step`'s.
+    """Yield the batches of a dataset as numpy arrays, from step `first_step` on.
 
     Raises:
-      ValueError: an example failed: `explain(step, reason)`.
+      ValueError: an example failed; the message is `explain(step, reason)`.
     """
     iterator: Any = dataset.as_numpy_iterator()
     for step in itertools.count(first_step):
@@ -52,13 +52,14 @@ def explain(
     describe: Callable[[int], str],
     cure: str,
 ) -> str:
-    """One sentence on a batch that failed: which of its examples it is, and why.
+    """Return one sentence on a failed batch: which example failed, and why.
 
     Args:
-      what: the batch. why: the reason that came with the failure.
-      pairs: (index, chance) of the batch; they are tried one by one.
-      examples: makes examples of pairs.
-      describe: what to call the example of an index.
+      what: the name of the batch.
+      why: the reason that came with the failure.
+      pairs: (index, chance) of the batch's examples, which are tried one by one.
+      examples: makes examples from pairs.
+      describe: names the example of an index.
       cure: what to do.
     """
     iterator = iter(examples(pairs))
@@ -77,22 +78,22 @@ def explain(
 
 
 def reason(error: tf.errors.OpError) -> str:
-    """What an error of TensorFlow says, without the names of its graph's nodes."""
+    """Return the message of a TensorFlow error without the names of graph nodes."""
     text = re.sub(
         r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\](?: name:)?", " ", error.message or ""
     )
     lines = [" ".join(line.split()) for line in text.splitlines()]
     lines = [line for line in lines if line] or [type(error).__name__]
-    # Errors of Python are followed by a traceback, those of a tf.function come after
+    # A Python error is followed by a traceback; an error in a tf.function comes after
     # its call stack.
     first = lines[-1 if lines[0].startswith("Graph execution error") else 0]
-    # Where in a pipeline it was: "... with iterator: Iterator::Root::ParallelMapV2: ".
+    # The place in the pipeline: "... with iterator: Iterator::Root::ParallelMapV2: ".
     first = re.sub(r"^Error in user-defined function.*Iterator::\S*: ", "", first)
     first = first.removeprefix("ValueError: ")  # of a numpy_function
     assertion = re.search(r"assertion failed: (.*)", first)
     if assertion:  # its parts come in brackets
         first = re.sub(r"[\[\]]", "", assertion[1])
-    # Outside of a graph it is put in other words.
+    # TensorFlow words the same assertion differently outside of a graph.
     first = re.sub(
         r"^Expected '.*' to be true\. Summarized data: b'(.*)'$", r"\1", first
     )
@@ -109,14 +110,14 @@ def good_rows(
     batch_size: int,
     threads: int,
 ) -> tf.data.Dataset:
-    """Batches without the rows that failed.
+    """Return batches without the rows that failed.
 
-    Elements of `pairs` are (item, chance, index); `one(item, chance)` makes an example, and
-    `check` is called with the dataset of examples. An element of the result is
+    Elements of `pairs` are (item, chance, index). `one(item, chance)` makes an example,
+    and `check` is called with the dataset of examples. An element of the result is
     ((chances, indices) of all rows, the numbers of the good rows, their features).
 
-    One such pipeline in a pipeline for each batch costs 3 ms; one for each example
-    would be simpler, and would cost 0.3 to 2 ms of each example.
+    A nested pipeline per batch costs 3 ms a batch. One per example would be simpler,
+    but would cost 0.3 to 2 ms an example.
     """
 
     @as_written
@@ -137,12 +138,12 @@ def good_rows(
             lambda spec: tf.zeros([0, *spec.shape], spec.dtype), examples.element_spec
         )
         good = examples.ignore_errors().batch(batch_size)
-        # Always one element, also if no row is good.
+        # Always one element, even if no row is good.
         good = good.concatenate(tf.data.Dataset.from_tensors(none)).take(1)
         return good.map(lambda numbers, features: (asked, numbers, features))
 
     windows = pairs.window(batch_size, drop_remainder=True)
-    # Two at a time, so that no thread waits at the end of a batch.
+    # Two batches at a time, so that no thread waits at the end of a batch.
     return windows.interleave(
         batch, cycle_length=2, num_parallel_calls=2, deterministic=True
     )
@@ -151,9 +152,9 @@ def good_rows(
 def first_that_works(
     one: Callable[[Any, Any], Any], candidates: Iterable[tuple[Any, Any]]
 ) -> tuple[int, Batch | None, list[str]]:
-    """`one` of the first (index, chance) for which it works, and which that was.
+    """Return `one` of the first candidate that works, as (number, example, reasons).
 
-    None if it works for none; the reasons of all failures come with it.
+    The example is None if none works. The reasons are those of all failures.
     """
     reasons = []
     for number, (index, seed) in enumerate(candidates):
@@ -167,7 +168,7 @@ def first_that_works(
 
 
 def fill(batch_size: int, numbers: np.ndarray, features: Batch, rows: dict) -> Batch:
-    """A whole batch: `features` at the row numbers `numbers`, and `rows` at theirs."""
+    """Return a whole batch: `features` in the rows `numbers`, `rows` by row number."""
     whole = {}
     for name, good in features.items():
         whole[name] = np.empty((batch_size, *good.shape[1:]), good.dtype)
@@ -178,7 +179,7 @@ def fill(batch_size: int, numbers: np.ndarray, features: Batch, rows: dict) -> B
 
 
 class Replaced:
-    """How many rows of which batches were replaced, and a warning for the first few."""
+    """The number of replaced rows of each batch, with a warning for the first few."""
 
     def __init__(self, describe: Callable[[int], str]):
         self._describe = describe
@@ -186,7 +187,7 @@ class Replaced:
         self._named: set[int] = set()
 
     def note(self, step: int, indices: list[int], reasons: list[str]) -> None:
-        """These examples were replaced in the batch of `step`, for these reasons."""
+        """Record the examples replaced in the batch of `step`, and the reasons."""
         self._counts[step] = len(indices)
         for index, why in zip(indices, reasons, strict=True):
             if index not in self._named and len(self._named) < _WARNINGS:
@@ -201,5 +202,5 @@ class Replaced:
                 )
 
     def count(self, start: int, stop: int) -> int:
-        """How many rows of the batches of steps start to stop - 1 were replaced."""
+        """Return how many rows of steps start to stop - 1 were replaced."""
         return sum(n for step, n in self._counts.copy().items() if start <= step < stop)

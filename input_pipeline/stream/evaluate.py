@@ -1,4 +1,4 @@
-"""Evaluation batches: every example once, in order, padded."""
+"""Evaluation batches: every example once, in order, padded to full batches."""
 
 import dataclasses
 import functools
@@ -11,19 +11,19 @@ from input_pipeline import ops, sources
 from input_pipeline.stream import batching, damaged, order
 from input_pipeline.tracing import as_written
 
-_EVAL_SEED = 0  # random ops in an evaluation do the same thing every time
+_EVAL_SEED = 0  # fixed, so that random ops draw the same in every evaluation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalData:
-    """One process's evaluation batches, from the first at each iteration."""
+    """One process's evaluation batches; each iteration starts at the first."""
 
     source: sources.Source
     preprocess: ops.Preprocess
     rows: batching.Rows
     threads: int
     prefetch: int
-    notices: tuple[str, ...] = ()  # of how the data set was read, and labels mapped
+    notices: tuple[str, ...] = ()  # on how the data set was read and labels were mapped
 
     @property
     def total_examples(self) -> int:
@@ -69,7 +69,7 @@ class EvalData:
         return batching.batches(examples, rows, self.threads, self.prefetch)
 
     def _pairs(self, start_step: int) -> tf.data.Dataset:
-        """Pairs (index, chance) of this process's rows, beyond the last example too."""
+        """Return pairs (index, chance) of this process's rows, the padding's too."""
 
         @as_written
         def plan(step):

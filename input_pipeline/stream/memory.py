@@ -1,14 +1,14 @@
-"""How much memory there is, asked before much of it is taken."""
+"""The available memory, checked before a cache takes much of it."""
 
 import os
 from pathlib import Path
 
 SHARE = 0.8
-"""Of the free memory, the part that a cache may take."""
+"""The fraction of the available memory that a cache may take."""
 
 
 def available() -> int:
-    """Bytes of memory that programs can still have, caches of files included."""
+    """Return the bytes that programs can still allocate, file caches included."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -20,7 +20,7 @@ def available() -> int:
 
 
 def check_cache(nbytes: int, free: int, process_count: int = 1) -> None:
-    """Raise ValueError if a process's part of so many bytes should not be cached."""
+    """Raise ValueError if a process's share of `nbytes` is too much to cache."""
     nbytes //= process_count
     if nbytes > SHARE * free:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The endless stream of training batches: the global stream of `order`, or a buffer's."""
+"""The endless stream of training batches, in the order of `order` or of a buffer."""
 
 import dataclasses
 import functools
@@ -18,9 +18,9 @@ _ENDLESS = 2**48
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainData:
-    """The endless stream of one process's training batches; made by `pipeline.make_train`.
+    """The endless training batches of one process, made by `pipeline.make_train`.
 
-    Each iteration starts at `start_step`; the graph is built at the first.
+    Each iteration starts at `start_step`; the first one builds the graph.
     """
 
     source: sources.Source
@@ -60,18 +60,18 @@ class TrainData:
         }
 
     def skipped(self, start: int, stop: int) -> int:
-        """How many rows of steps start to stop - 1 hold another example than they should.
+        """Return how many rows of steps start to stop - 1 hold a replacement.
 
-        Of this process's rows, and of batches that it has made; see `skip_errors`.
+        Counts this process's rows in the batches that it has made; see `skip_errors`.
         """
         return self.replaced.count(start, stop)
 
     def from_step(self, step: int) -> "TrainData":
-        """The same stream, starting with the batch of `step` (0 is the first)."""
+        """Return the same stream from the batch of `step` on (0 is the first)."""
         return dataclasses.replace(self, start_step=step)
 
     def labelled_as(self, class_names: Sequence[str]) -> "TrainData":
-        """The same stream with the labels of its classes in another order.
+        """Return the same stream with its labels in the order of `class_names`.
 
         Raises relabel.OtherClasses if `class_names` are not its classes.
         """
@@ -102,7 +102,7 @@ class TrainData:
         return batching.run_ahead(good, self.threads, self.prefetch)
 
     def _pairs(self) -> tf.data.Dataset:
-        """Pairs (what to read or what was read, chance), in the order of the stream.
+        """Return pairs (index or raw example, chance) in the order of the stream.
 
         With skip_errors the example's index is a third column.
         """
@@ -119,7 +119,7 @@ class TrainData:
         return self.source.finish(item)
 
     def _fate(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """(index, chance) of each position."""
+        """Return (index, chance) of each position."""
         epoch, index = order.example_at(
             positions, seed=self.seed, size=len(self.source)
         )
@@ -136,28 +136,28 @@ class TrainData:
         return batching.chances(self.preprocess, seed, batch_seed, epoch, index)
 
     def _global_shuffle(self) -> tf.data.Dataset:
-        """Pairs (index, chance) in the order of order.example_at."""
+        """Return pairs (index, chance) in the order of order.example_at."""
 
         @as_written
         def plan(step):
             index, chance = self._fate(self.rows.positions(step))
             return (index, chance, index) if self.skip_errors else (index, chance)
 
-        # A whole batch is planned at once: a plan is a hundred tiny operations.
+        # Plan a whole batch at once: a plan is a hundred tiny operations.
         return tf.data.Dataset.range(self.start_step, _ENDLESS).map(plan).unbatch()
 
     @functools.cached_property
     def _one_again(self) -> Callable:
-        """(index, chance) -> the example, outside of any dataset."""
+        """The function (index, chance) -> example, outside of any dataset."""
         one = batching.example_fn(self.preprocess, self.source.read)
         return tf.function(one, autograph=False)
 
     def _replace(self, step: int, asked: Any, numbers: Any, features: Any) -> Any:
-        """The batch of `step` with other examples in its damaged rows.
+        """Return the batch of `step` with other examples in its damaged rows.
 
-        The example of the first of the next positions that can be read, as it is there;
-        with a shuffle buffer, which has no positions, that of the next index, with what
-        chance decided for the row.
+        A damaged row takes the first of the next positions whose example can be read,
+        with that position's chance. A shuffle buffer has no positions: the row takes
+        the first of the next indices that can be read, with the row's own chance.
         """
         chances, indices = asked
 
@@ -183,21 +183,21 @@ class TrainData:
                     f"{self.source.describe(int(indices[row]))} cannot be read ({why[0]}), "
                     f"and neither can the {damaged.SPARES} that would take its place"
                 )
-            if tried:  # else it could be read this time
+            if tried:  # 0: the example could be read this time
                 damages.append(int(indices[row]))
                 reasons.append(why[0])
         self.replaced.note(step, damages, reasons)
         return damaged.fill(len(indices), numbers, features, rows)
 
     def _explain(self, step: int, why: str) -> str:
-        """The error of a batch that failed: the example that did it, and what to do."""
+        """Return the error of a failed batch: the damaged example, and the remedy."""
         again = dataclasses.replace(
             self, start_step=step, shuffle_buffer_size=None, skip_errors=False
         )
         if self.shuffle_buffer_size is None:
             pairs = again._pairs().take(self.rows.local_batch_size)
         else:
-            # Nobody knows what the buffer held: look through this process's part.
+            # The buffer's contents are unknown: search this process's part.
             pairs = tf.data.Dataset.range(*self._part).map(
                 as_written(lambda index: (index, self._chance(0, index, step)))
             )
@@ -215,7 +215,7 @@ class TrainData:
 
     @property
     def _part(self) -> tuple[int, int]:
-        """First and last example (and one) of this process with a shuffle buffer."""
+        """The range (start, stop) of this process's examples with a shuffle buffer."""
         size, rows = len(self.source), self.rows
         start = size * rows.process_index // rows.process_count
         stop = size * (rows.process_index + 1) // rows.process_count
@@ -227,15 +227,18 @@ class TrainData:
         return start, stop
 
     def _buffer_shuffle(self, buffer_size: int) -> tf.data.Dataset:
-        """Pairs (raw example, chance), by big_vision's read, cache, shuffle, repeat."""
+        """Return pairs (raw example, chance) from a shuffle buffer.
+
+        The order is big_vision's: read, cache, shuffle, repeat.
+        """
         start, stop = self._part
         raw = self.source.sequential(start, stop)
         if self.cache_raw:
             raw = raw.cache()
-        # A resumed run must not begin with the examples that the first began with.
+        # A resumed run must not start with the examples of the first start.
         entropy = np.random.SeedSequence([self.seed % 2**64, self.start_step])
-        # Shuffled before repeated, so that each epoch has every example once.
-        buffer_size = min(buffer_size, stop - start)  # it is allocated at once
+        # Shuffle before repeat, so that each epoch has every example once.
+        buffer_size = min(buffer_size, stop - start)  # tf.data allocates it at once
         raw = raw.shuffle(buffer_size, seed=int(entropy.generate_state(1)[0])).repeat()
         first = self.start_step * self.rows.local_batch_size
 
