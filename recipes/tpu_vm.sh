@@ -10,7 +10,7 @@
 #     gcloud compute tpus tpu-vm create NAME --zone=ZONE \
 #       --accelerator-type=v5litepod-16 --version=v2-alpha-tpuv5-lite
 #
-# The same command again goes on from the newest checkpoint.
+# The same command again resumes from the newest checkpoint.
 
 set -euo pipefail
 NAME=$1

@@ -172,6 +172,6 @@ def as_before(
     if kept and "data_size" not in kept and getattr(data.source, "as_seen", False):
         tell(
             f"{where} is of a version that read images as they are stored, neither turned "
-            "nor composed on white: --config.input.data.as_seen=False goes on so"
+            "nor composed on white: --config.input.data.as_seen=False keeps it so"
         )
     return data

@@ -138,7 +138,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m vitjax.train",
         description="Train a Vision Transformer, with records and checkpoints in "
-        "WORKDIR. The same command again goes on from the newest checkpoint.",
+        "WORKDIR. The same command again resumes from the newest checkpoint.",
         epilog="Any key of the config can be set here, also one that the file leaves "
         "out: --config.total_epochs=3 --config.input.batch_size=64 "
         "--config.mixup=None",
@@ -201,7 +201,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         what = "with a checkpoint" if stopped.saved else "with nothing new to save"
         _tell(
-            f"stopped after step {stopped.step}, {what}: the same command goes on from it"
+            f"stopped after step {stopped.step}, {what}: the same command resumes from it"
         )
         return STATUS
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -223,7 +223,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         peers.exit_within(10, 130)
-        _tell("interrupted: the same command goes on from the newest checkpoint")
+        _tell("interrupted: the same command resumes from the newest checkpoint")
         return 130
     return 0
 

@@ -284,7 +284,7 @@ def _eight_bits(photo: Any, as_seen: bool) -> np.ndarray:
     if mode in ("I", "F"):
         kind = "float" if mode == "F" else "32-bit or signed"
         raise ValueError(
-            f"its pixels are {kind} numbers, of which nobody knows what is white: convert "
+            f"its pixels are {kind} numbers, which have no fixed white: convert "
             "it to 8 or 16 bits"
         )
     if mode.startswith("I;16"):

@@ -74,7 +74,7 @@ def reordered(source: Any, names: Sequence[str]) -> Any:
     place, same = _places(theirs, ours)
     added, gone = _differing(theirs, ours, place)
     if gone or added:
-        pairs = [("lacks", gone), ("has besides", added)]
+        pairs = [("lacks", gone), ("adds", added)]
         parts = [f"{what} {in_short(some)}" for what, some in pairs if some]
         raise OtherClasses(f"it {' and '.join(parts)}")
     return source if same else Relabelled(source, place, ours)

@@ -148,7 +148,7 @@ def test_shampoo_trains_and_goes_on_to_the_same_bits(tmp_path):
     rows = read_rows(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "12")
     again = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert "goes on from step 6" in again.stdout, again.stderr
+    assert "resumes from step 6" in again.stdout, again.stderr
     names = ("training_loss", "l2_params", "l2_updates")
     first, second = (
         [[row[n] for n in names] for row in found if "training_loss" in row]

@@ -29,7 +29,7 @@ def test_an_older_run_resumes_to_the_end_that_it_had(tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(OLDER, workdir)
     assert train.cli([*FLAGS, "--workdir", str(workdir)]) == 0
-    assert "goes on from step 10" in capsys.readouterr().out
+    assert "resumes from step 10" in capsys.readouterr().out
     rows = {
         (row["step"], name): row[name] for row in read_rows(workdir) for name in row
     }

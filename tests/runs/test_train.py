@@ -77,7 +77,7 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     assert run(finished) == 0
     assert {p: p.read_bytes() for p in finished.glob("*.jsonl")} == before
     out = capsys.readouterr().out
-    assert "already finished at step 12; another --workdir starts anew" in out
+    assert "already finished at step 12; use another --workdir to start again" in out
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
@@ -346,7 +346,7 @@ def test_an_interrupt_is_one_sentence(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(train, "train_and_evaluate", interrupted)
     assert run(tmp_path / "new") == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 def test_a_signal_during_the_first_evaluation_ends_the_run_after_it(
@@ -376,7 +376,7 @@ def test_help_is_for_people():
         text=True,
     )
     assert out.returncode == 0
-    for word in ("--workdir", "--allow_cpu", "--config.total_epochs=3", "goes on"):
+    for word in ("--workdir", "--allow_cpu", "--config.total_epochs=3", "resumes"):
         assert word in out.stdout
 
 

@@ -42,7 +42,7 @@ class Best:
         try:
             return self._checkpointer.meta(step)["value"]
         except ValueError as error:
-            logging.warning("%s; the best checkpoint is looked for anew", error)
+            logging.warning("%s; the best checkpoint is searched for again", error)
             self._checkpointer.set_aside(step)
             return None
 

@@ -160,7 +160,7 @@ class Checkpointer:
         )
         return (
             f"{what} could not be written to {self.path}; {last}: make room there, "
-            "then the same command goes on from it"
+            "then the same command resumes from it"
         )
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class Checkpointer:
         expected = self.meta(step)["checksums"]
         here = {name for name, _ in flatten_with_names(shapes)}
         unlike = _some("lacks", here - expected.keys())
-        unlike += _some("has besides", expected.keys() - here)
+        unlike += _some("adds", expected.keys() - here)
         if unlike:
             raise ValueError(
                 f"checkpoint {self.path / str(step)} does not fit the model and "

@@ -43,7 +43,7 @@ def farewell(workdir: str | Path, or_this: str = "") -> str:
     )  # fmt: skip
     return (
         f"a peer of process {jax.process_index()} died or cannot be reached{or_this}; {saved}: "
-        "start all processes again with the same command, and the run goes on from there"
+        "start all processes again with the same command, and the run resumes from there"
     )
 
 

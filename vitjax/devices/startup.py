@@ -176,7 +176,7 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "vitjax/xla"))
     elif jax.process_index() == 0:
         absl_logging.warning(
-            "there is no home folder: programs are compiled anew at each start; "
+            "there is no home folder: programs are compiled again at each start; "
             "XDG_CACHE_HOME or JAX_COMPILATION_CACHE_DIR may name a folder for them"
         )
 

@@ -120,7 +120,7 @@ class Records:
             except OSError as error:
                 raise ValueError(
                     f"the row of step {step} cannot be written ({error}); {_saved(good)}: "
-                    "make room there, then the same command goes on from it"
+                    "make room there, then the same command resumes from it"
                 ) from error
 
     def check_finite(self, step: int, metrics: Any) -> None:

@@ -106,7 +106,7 @@ def _announce(
     )
     if first_step == total_steps:
         progress.say(
-            f"already finished at step {first_step}; another --workdir starts anew"
+            f"already finished at step {first_step}; use another --workdir to start again"
         )
     elif first_step:
-        progress.say(f"goes on from step {first_step}")
+        progress.say(f"resumes from step {first_step}")

@@ -25,7 +25,7 @@ Train CONFIG once for each combination of the matrix's values, one after the oth
 in its own workdir, OUT/NAME=VALUE,.... Then write OUT/table.md, a row for each run with
 the last value of every metric of its evaluators, and OUT/curves.png.
 
-The same command again skips what is finished and goes on with what is not; values can
+The same command again skips what is finished and runs the rest; values can
 be added. A combination that fails is a row that says so, and the exit status is 1. After
 Ctrl-C the run that is training writes a checkpoint first.
 
@@ -35,7 +35,7 @@ EXAMPLES = (
     "--config configs/quickstart.py:epochs=10\n"
     "--matrix batch=64,128 --config.lr=0.001 --out runs/batches",
 )
-AGAIN = "the same command goes on"
+AGAIN = "the same command resumes"
 
 
 def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:

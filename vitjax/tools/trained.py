@@ -227,7 +227,7 @@ def _open_file(
     path: str | Path, config: str | None, overrides: Sequence[str], ema: bool
 ) -> Trained:
     if ema:
-        raise ValueError(f"{path} is a file, which has no averaged parameters beside")
+        raise ValueError(f"{path} is a file, which has no averaged parameters")
     plain: dict[str, Any] = {}
     given: dict[str, Any] = {}
     if config is not None:

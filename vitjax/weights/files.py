@@ -93,7 +93,7 @@ def _read_shards(path: Path) -> tuple[Arrays, dict[str, str]]:
     if missing := sorted(shard.name for shard in shards if not shard.is_file()):
         raise ValueError(
             f"{path} names {len(shards)} shards, of which {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing beside it"
+            f"{'is' if len(missing) == 1 else 'are'} missing in its folder"
         )
     found: Arrays = {}
     for shard in sorted(shards):

@@ -165,10 +165,10 @@ def test_the_same_classes_in_another_order_and_others():
     source = source_of(("0", "2", "10"))
     assert relabel.reordered(source, ("0", "2", "10")) is source
     assert labels_of(relabel.reordered(source, ("0", "10", "2"))) == [0, 2, 1, 0, 2, 1]
-    words = r"it lacks '3' and has besides '2', '10'"
+    words = r"it lacks '3' and adds '2', '10'"
     with pytest.raises(relabel.OtherClasses, match=words):
         relabel.reordered(source, ("0", "3"))
-    with pytest.raises(relabel.OtherClasses, match="it has besides '10'"):
+    with pytest.raises(relabel.OtherClasses, match="it adds '10'"):
         relabel.reordered(source, ("0", "2"))
     # Folders that were called 0, 1, 2 have other names now.
     with pytest.raises(relabel.OtherClasses, match="it lacks '0', '1', '2'"):

@@ -138,7 +138,7 @@ def test_without_a_home_programs_are_not_kept(monkeypatch, caplog):
     startup.enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == before
     [record] = caplog.records
-    assert "no home folder: programs are compiled anew" in record.getMessage()
+    assert "no home folder: programs are compiled again" in record.getMessage()
 
 
 def test_an_address_without_a_port_is_refused():

@@ -113,7 +113,7 @@ def test_another_run_goes_on_from_all_or_begins_with_the_raw_parameters(
     assert values(read_rows(tmp_path / "b"))[0, "val/loss"] == rows[12, "val/loss"]
 
     line = error_of(capsys, tmp_path / "c", resume)
-    words = "does not fit the model and optimizer of this config: it has besides ema/"
+    words = "does not fit the model and optimizer of this config: it adds ema/"
     assert words in line
 
 

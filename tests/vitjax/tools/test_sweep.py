@@ -83,7 +83,7 @@ def test_a_run_that_a_signal_stopped_stops_the_sweep(tmp_path, monkeypatch, capf
     assert run(out, "batch=64,96") == STATUS
     printed = capfd.readouterr()
     assert printed.out.count("-m vitjax.train") == 1
-    assert printed.err == "stopped: the same command goes on\n"
+    assert printed.err == "stopped: the same command resumes\n"
     assert not (out / "table.md").exists()
 
 
@@ -144,7 +144,7 @@ def test_after_ctrl_c_a_run_has_time_to_save(tmp_path, told):
     out, err = child.communicate(timeout=50)
     assert child.returncode == 130, err
     assert (tmp_path / "saved").exists()
-    assert err == "interrupted: the same command goes on\n"
+    assert err == "interrupted: the same command resumes\n"
     assert out.count("-m vitjax.train") == 1
 
 
