@@ -25,7 +25,11 @@ def of_data(**data) -> tuple[str, ...] | None:
 
 
 def of_run(
-    kept: Sequence[str] | None, *, data: Mapping[str, Any], relabels: bool
+    kept: Sequence[str] | None,
+    *,
+    data: Mapping[str, Any],
+    relabels: bool,
+    file_classes: int | None = None,
 ) -> tuple[str, ...] | None:
     """Return a model's class names in the order of its labels; None if unknown.
 
@@ -33,13 +37,20 @@ def of_run(
       kept: the names in its checkpoint.
       data: the section of its training data, read if the checkpoint has no names.
       relabels: whether its labels differ from those of that data.
+      file_classes: the number of classes of a file of weights, which another program may
+        have trained on other data. The names of `data` are then its names only if there
+        are as many of them, and folders only if all programs sort them alike.
     """
     if kept is not None or relabels:
         return None if kept is None else tuple(kept)
     try:
-        return of_data(**data)
+        names = of_data(**data)
     except ValueError:  # the data set is elsewhere
         return None
+    if file_classes is None or names is None:
+        return names
+    by_text = data.get("kind") != "folder" or list(names) == sorted(names)
+    return names if len(names) == file_classes and by_text else None
 
 
 def in_words(names: Sequence[str]) -> tuple[str, ...]:

@@ -91,16 +91,13 @@ def _opened(
     trained: Any, names: Sequence[str], sizes: Sequence[Any]
 ) -> dict[str, tuple[Any, ...]]:
     """Open the evaluator of each row of the report, by the row's name."""
-    from input_pipeline.sources import class_names
     from vitjax import data as feeding
     from vitjax.tools.eval_sizes import Size
 
     e = trained.experiment
     eval_data = functools.partial(
         feeding.eval_data,
-        class_names=class_names.of_run(
-            trained.class_names, data=e.input["data"], relabels=e.relabels
-        ),
+        class_names=trained.known_names(),
         num_classes=None if e.relabels else e.num_classes,
         tell=feeding.once(lambda text: print(f"note: {text}", file=sys.stderr)),
     )

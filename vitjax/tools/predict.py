@@ -101,8 +101,7 @@ def class_names(trained: Any) -> Sequence[str] | None:
     """
     from input_pipeline.sources import class_names as lib
 
-    e = trained.experiment
-    names = lib.of_run(trained.class_names, data=e.input["data"], relabels=e.relabels)
+    names = trained.known_names()
     return None if names is None else lib.in_words(names)
 
 

@@ -135,6 +135,22 @@ class Trained:
         params = {**self.params, "pos_embedding": table}
         return dataclasses.replace(self, params=params)
 
+    def known_names(self) -> tuple[str, ...] | None:
+        """Return the class names in the order of the labels; None if they are unknown.
+
+        They come from the checkpoint or the file, else from the training data of the
+        config, see `input_pipeline.sources.class_names.of_run`.
+        """
+        from input_pipeline.sources import class_names  # imports TensorFlow
+
+        e = self.experiment
+        return class_names.of_run(
+            self.class_names,
+            data=e.input["data"],
+            relabels=e.relabels,
+            file_classes=e.num_classes if self.step is None else None,
+        )
+
     def beside(self) -> dict[str, Any]:
         """Return the metadata for a file of the parameters: `vitjax.weights.BESIDE`."""
         found = {key: getattr(self, key) for key in weights.BESIDE}

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers import weights_cases
 from tests.helpers.runs import QUICKSTART, TWELVE_STEPS
@@ -167,3 +168,26 @@ def test_a_gelu_of_the_config_that_is_not_the_files_is_said(tmp_path, caplog):
     given = f"{transfer},heads=4,gelu=exact"
     assert open_trained(path, config=given).model.gelu == "exact"
     assert not caplog.records
+
+
+def test_names_of_a_folder_are_a_files_only_if_no_other_reading_is_left(tmp_path):
+    """Another program may have trained it: on other classes, or sorted otherwise."""
+    params = weights_cases.params(posemb="learn", pool_type="tok")
+    state = weights.to_state_dict(params, format="timm")
+    state |= {"head.weight": np.ones((3, 24)), "head.bias": np.ones(3)}
+    path = tmp_path / "x.safetensors"
+    files.write(path, state, {})
+
+    def names(*classes):
+        root = tmp_path / "-".join(classes)
+        for name in classes:
+            folder = root / "train" / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(folder / "1.png")
+        config = f"configs/transfer.py:data_dir={root},classes=3,heads=4,gelu=exact"
+        return open_trained(path, config=config).known_names()
+
+    assert names("ant", "bee", "cat") == ("ant", "bee", "cat")
+    assert names("0", "2", "10") is None  # as text it is 0, 10, 2
+    assert names("ant", "bee", "cat", "dog") is None
+    assert names("bee", "cat") is None
