@@ -5,12 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from vitjax import weights
+from vitjax.config.lookup import lookup
 from vitjax.models import vit
 from vitjax.weights import files, posemb
 from vitjax.weights.formats import huggingface
 
 # Hugging Face's names for the GELUs.
-HIDDEN_ACTS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}
+HIDDEN_ACTS = {
+    "gelu": "exact",
+    "gelu_python": "exact",
+    # Three spellings of one formula.
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_new": "tanh",
+    "gelu_fast": "tanh",
+    "quick_gelu": "quick",
+}
 CLIP_EPS = 1e-5  # of timm's models with pre_norm
 
 
@@ -81,8 +90,10 @@ def told_beside(path: str | Path) -> dict[str, Any]:
     """Return the GELU and eps in the config.json next to Hugging Face weights."""
     config = huggingface.config_beside(files.split(path)[0])
     found = {}
-    if config.get("hidden_act") in HIDDEN_ACTS:
-        found["gelu"] = HIDDEN_ACTS[config["hidden_act"]]
+    if "hidden_act" in config:
+        found["gelu"] = lookup(
+            HIDDEN_ACTS, str(config["hidden_act"]), "hidden_act of config.json"
+        )
     if "layer_norm_eps" in config:
         found["norm_eps"] = config["layer_norm_eps"]
     return found

@@ -6,6 +6,7 @@ parameters are random, of order one, and no two of them equal.
 
 import contextlib
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.helpers import weights_cases
 from vitjax import weights
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, other_models, state_dicts, table
+from vitjax.weights.checkpoint_model import model_of
 from vitjax.weights.libraries import import_torchvision
 from vitjax.weights.table import ATTENTION, BLOCK, Format
 
@@ -263,7 +265,15 @@ def test_timms_class_as_export_makes_it(kw):
 
 
 @pytest.mark.parametrize(
-    ("act", "gelu"), [("gelu", "exact"), ("gelu_pytorch_tanh", "tanh")]
+    ("act", "gelu"),
+    [
+        ("gelu", "exact"),
+        ("gelu_python", "exact"),
+        ("gelu_pytorch_tanh", "tanh"),
+        ("gelu_new", "tanh"),
+        ("gelu_fast", "tanh"),
+        ("quick_gelu", "quick"),
+    ],
 )
 def test_huggingface(act, gelu, tmp_path):
     """Through a folder on disk, which is how its models travel."""
@@ -293,7 +303,8 @@ def test_huggingface(act, gelu, tmp_path):
     image = weights_cases.image()
     theirs = torch_logits(lambda x: model.eval()(x).logits, image)
     assert_close(theirs, weights_cases.logits(params, image, gelu=gelu, **TOK))
-    # config.json tells the heads, and the names of the classes.
+    # config.json tells the GELU, the heads, and the names of the classes.
+    assert model_of(tmp_path)["gelu"] == gelu
     assert weights.beside(tmp_path) == {"class_names": names}
     files.write(tmp_path / "unnamed" / "model.safetensors", state, {"format": "pt"})
     assert weights.beside(tmp_path / "unnamed") == {}
@@ -302,6 +313,16 @@ def test_huggingface(act, gelu, tmp_path):
     weights_cases.assert_same_bits(params, weights_cases.read(own, "huggingface", {}))
     model.save_pretrained(tmp_path / "again")
     weights_cases.assert_same_bits(params, weights.load(tmp_path / "again")[0])
+
+
+def test_a_huggingface_model_of_another_activation_is_refused(tmp_path):
+    params = weights_cases.params(**TOK)
+    state = weights.to_state_dict(params, format="huggingface")
+    files.write(tmp_path / "model.safetensors", state, {"format": "pt"})
+    config = {"hidden_act": "relu", "num_attention_heads": weights_cases.HEADS}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"unknown hidden_act of config\.json 'relu'"):
+        model_of(tmp_path)
 
 
 @pytest.fixture
