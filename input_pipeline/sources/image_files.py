@@ -11,6 +11,7 @@ import functools
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ _PIL_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _PRECISE = "INTEGER_ACCURATE"  # as decode(precise=True) has it, in ops.image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
+_RAW_EXIF = "Raw profile type exif"
 _ORIENTATION = 0x0112
 _SMALL = 2**16  # bytes; up to here a search in graph is faster than Python
 _HEAD = 36  # bytes that show which files are plain
@@ -98,7 +100,7 @@ def readable(data: tf.Tensor | bytes, *, as_seen: bool) -> tf.Tensor:
         if not as_seen:
             return _looked_at(data, as_seen)
         # The chunks that make a PNG special may follow its pixels.
-        special = tf.strings.regex_full_match(data, r"\C*(tRNS|eXIf)\C*")
+        special = tf.strings.regex_full_match(data, rf"\C*(tRNS|eXIf|{_RAW_EXIF})\C*")
         return tf.cond(special, lambda: _looked_at(data, as_seen), lambda: data)
 
     def not_plain() -> tf.Tensor:
@@ -225,9 +227,11 @@ def _bare_png(data: bytes) -> tuple[bytes, bool]:
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + size
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"):
+        # Before PNG had eXIf, ImageMagick wrote EXIF as text.
+        turns = kind == b"eXIf" or data[at + 8 :].startswith(_RAW_EXIF.encode())
+        if turns or kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             kept.append(data[at:end])
-            special |= kind in (b"tRNS", b"eXIf")
+            special |= turns or kind == b"tRNS"
         at = end
     return b"".join(kept), special
 
@@ -258,9 +262,15 @@ def _pixels(data: bytes, as_seen: bool) -> np.ndarray:
     """Return PIL's pixels, uint8 (h, w) or (h, w, 3)."""
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as photo:
+            if photo.format == "TIFF":
+                _check_tiff(photo.tag_v2)
             photo.load()  # metadata may follow the pixels
+            key = photo.info.get("transparency")
+            if photo.format == "PNG" and photo.mode == "L" and isinstance(key, int):
+                # PIL scales pixels of 2 and 4 bits, but not the transparent value.
+                photo.info["transparency"] = key * 255 // (2 ** data[24] - 1)
             pixels = _eight_bits(photo, as_seen)
-            exif = photo.info.get("exif") or b""
+            exif = photo.info.get("exif") or _raw_exif(photo)
     except UnidentifiedImageError:
         raise ValueError(_unknown(data)) from None
     except ValueError:
@@ -268,6 +278,35 @@ def _pixels(data: bytes, as_seen: bool) -> np.ndarray:
     except Exception as error:  # PIL raises many types on damaged files
         raise ValueError(str(error) or type(error).__name__) from None
     return _turned(pixels, _orientation(exif)) if as_seen else pixels
+
+
+def _raw_exif(photo: Any) -> bytes:
+    """Return the EXIF data that a PNG has as text: name, length, hexadecimal lines."""
+    try:
+        return bytes.fromhex("".join(photo.info[_RAW_EXIF].split("\n")[3:]))
+    except (KeyError, ValueError):
+        return b""
+
+
+def _check_tiff(tags: Mapping[int, Any]) -> None:
+    """Raise ValueError for pixels that PIL cannot read, or reads as other values."""
+    bits, numbers = tags.get(258, (1,)), tags.get(339, (1,))
+    kinds = {2: "signed", 3: "float", 5: "complex", 6: "complex"}
+    if kind := kinds.get(numbers[0]):
+        raise ValueError(_no_white(kind))
+    uncompressed, planar = tags.get(259, 1) == 1, tags.get(284, 1) == 2
+    if planar and uncompressed and len(bits) > 1 and max(bits) > 8:
+        raise ValueError(
+            f"its channels of {max(bits)} bits are stored one after another, which is not "
+            "read: convert it to 8 bits"
+        )
+
+
+def _no_white(kind: str) -> str:
+    return (
+        f"its pixels are {kind} numbers, which have no fixed white: convert it to 8 or "
+        "16 bits"
+    )
 
 
 @functools.cache
@@ -282,11 +321,7 @@ def _eight_bits(photo: Any, as_seen: bool) -> np.ndarray:
     if mode == "I" and photo.format == "PPM":  # scaled to 16 bits by PIL
         return (np.asarray(photo) >> 8).astype(np.uint8)
     if mode in ("I", "F"):
-        kind = "float" if mode == "F" else "32-bit or signed"
-        raise ValueError(
-            f"its pixels are {kind} numbers, which have no fixed white: convert "
-            "it to 8 or 16 bits"
-        )
+        raise ValueError(_no_white("float" if mode == "F" else "32-bit or signed"))
     if mode.startswith("I;16"):
         if photo.format == "TIFF":
             bits, *_ = photo.tag_v2.get(258, (16,))
@@ -312,6 +347,11 @@ def _unknown(data: bytes) -> str:
         return "it is an AVIF image, damaged or not for this Pillow: 11.3 or newer reads it"
     if brand in (b"heic", b"heix", b"mif1", b"msf1"):
         return "it is an HEIC image, which is not read: convert it to JPEG"
-    if data.startswith((_PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")):
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return (
+            "it is a TIFF that is damaged, or of other pixels than 1 to 4 channels of up "
+            "to 16 bits: convert it to 8 bits"
+        )
+    if data.startswith((_PNG, b"GIF8", b"BM", b"RIFF")):
         return "it is damaged"
     return f"it is none of {FORMATS}".replace(" and ", " or ")

@@ -71,6 +71,17 @@ def deep(order="<"):
     return (grey * 257 + np.arange(60, dtype=np.uint16)).astype(f"{order}u2")
 
 
+def grey_png_of_4_bits(pixels, clear):
+    """A PNG of values from 0 to 15 and an even width, one of which is transparent."""
+    height, width = pixels.shape
+    rows = np.zeros((height, 1 + width // 2), np.uint8)
+    rows[:, 1:] = pixels[:, ::2] << 4 | pixels[:, 1::2]
+    head = struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"tRNS", struct.pack(">H", clear))]
+    parts += [(b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
 def three(grey):
     return np.repeat(grey[..., None], 3, axis=-1)
 
@@ -103,6 +114,10 @@ def good():
         encode(Image.fromarray(deep()), "PNG"),
         chunk(b"tRNS", struct.pack(">H", deep()[3, 4])),
     )
+    nibbles = np.asarray(PHOTO.convert("L")) // 17
+    # As ImageMagick writes it: a name, the length, hexadecimal digits.
+    raw = exif(6).tobytes()
+    as_text = zlib.compress(f"\nexif\n{len(raw):8}\n{raw.hex()}\n".encode())
     files = {
         f"orientation {i}.jpg": (encode(PHOTO, "JPEG", quality=92, exif=exif(i)), None)
         for i in range(1, 9)
@@ -137,7 +152,15 @@ def good():
             encode(Image.fromarray(deep()), "PNG"), three((deep() >> 8).astype(np.uint8)),
         ),
         "16 bits, clear.png": (clear_16, three(keyed)),
+        "4 bits, clear.png": (
+            grey_png_of_4_bits(nibbles, clear=5),
+            three(np.where(nibbles == 5, 255, nibbles * 17).astype(np.uint8)),
+        ),
         "turned.png": (encode(PHOTO, "PNG", exif=exif(5)), None),
+        "EXIF as text.png": (
+            with_chunk(png, chunk(b"zTXt", b"Raw profile type exif\0\0" + as_text)),
+            np.rot90(rgb, -1),
+        ),
         "EXIF at the end.png": (
             with_chunk(png, chunk(b"eXIf", exif(7).tobytes()[6:]), b"IEND"), None,
         ),
@@ -224,7 +247,14 @@ def refused():
         "a program.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "it is none of"),
         "iPhone.heic.jpg": (b"\0\0\0\x18ftypheic" + bytes(99), "convert it to JPEG"),
         "float.tif.jpg": (float_tiff, "pixels are float numbers"),
-        "32 bits.tif.jpg": (encode(PHOTO.convert("I"), "TIFF"), "32-bit or signed"),
+        "32 bits.tif.jpg": (encode(PHOTO.convert("I"), "TIFF"), "signed numbers"),
+        "8 bits, signed.tif.jpg": (tiff(deep().view(np.int8)), "signed numbers"),
+        # PIL would mix its pixels up.
+        "planar.tif.jpg": (
+            tiff(np.stack([deep()] * 3), photometric="rgb", planarconfig="separate"),
+            "channels of 16 bits are stored one after another",
+        ),
+        "float64.tif.jpg": (tiff(deep() / 65535), "up to 16 bits"),
         "1 x 20,000.png": (
             encode(Image.new("L", (20_000, 1)), "PNG"), "1 x 20000 pixels would become 256 x 5120000",
         ),
