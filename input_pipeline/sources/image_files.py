@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM"
 # The formats that PIL may try: some of its others start programs.
@@ -262,7 +263,7 @@ def _pixels(data: bytes, as_seen: bool) -> np.ndarray:
     """Return PIL's pixels, uint8 (h, w) or (h, w, 3)."""
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as photo:
-            if photo.format == "TIFF":
+            if isinstance(photo, TiffImageFile):
                 _check_tiff(photo.tag_v2)
             photo.load()  # metadata may follow the pixels
             key = photo.info.get("transparency")

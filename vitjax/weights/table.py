@@ -98,6 +98,8 @@ class Format:
       distillation: which of `tokens` holds the one register of a model with distilled.
       always: the parts that every such model has.
       renames: (regex, replacement) for keys of other versions of the library.
+      adapt: converts a state dict of another program that has the same keys for most
+        tensors.
       unlike: (regex, sentence) for keys of models that vitjax cannot express.
       positions: what has a position: "patches", "all" (tokens come first) or "either"
         (a model with registers is written as "patches", others as "all").
@@ -118,6 +120,9 @@ class Format:
     distillation: str = ""
     always: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
+    adapt: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda state: (
+        state
+    )
     unlike: tuple[tuple[str, str], ...] = ()
     positions: str = "patches"
     stores_sincos: bool = True
@@ -146,7 +151,7 @@ class Format:
                     f"{key!r}"
                 )
             old[new] = key
-        return {new: state[key] for new, key in old.items()}
+        return self.adapt({new: state[key] for new, key in old.items()})
 
     def refuse_others(self, keys: Iterable[str]) -> None:
         """Raise ValueError, with the reason, for a key that vitjax cannot express."""

@@ -8,6 +8,7 @@ placeholders.
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -98,7 +99,8 @@ def read(path: Path) -> Arrays:
             f"{path} is a program of TorchScript, which vitjax does not run: {INSTEAD} read"
         )
     try:
-        with torch.serialization.safe_globals(SAFE):
+        with torch.serialization.safe_globals(SAFE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, PermissionError):
         raise
@@ -165,6 +167,11 @@ def _refusal(path: Path, error: Exception) -> str:
     name = isinstance(error, pickle.UnpicklingError) and re.search(
         r"GLOBAL (\S{1,200})", str(error)
     )
+    if not name and (protocol := _protocol(path)) > 2:
+        return (
+            f"{path} was saved with pickle_protocol={protocol}, and only torch's default, "
+            "2, is read: save it without that argument"
+        )
     if not name:
         return f"{path} is no file of torch.save, or is damaged"
     if re.search(rb"ctorch\.nn\.modules\.[\w.]+\n", _pickled(path)):
@@ -176,6 +183,15 @@ def _refusal(path: Path, error: Exception) -> str:
         f"{path} holds {name[1]!r}, which is neither a tensor nor one of the plain things "
         f"that vitjax lets in beside them: {INSTEAD} read"
     )
+
+
+def _protocol(path: Path) -> int:
+    """Return the protocol of the file's pickle, 0 if there is none."""
+    try:
+        start = _pickled(path)[:2]
+    except Exception:  # of a damaged archive
+        return 0
+    return start[1] if len(start) == 2 and start[0] == 0x80 else 0
 
 
 def _pickled(path: Path) -> bytes:

@@ -61,7 +61,7 @@ def check(model, path, said=(), **say):
         params, model = {**params, "head": unit_head()}, Features(model)
     image = weights_cases.image()
     with jax.enable_x64(True):
-        kw = {key: kw[key] for key in ("posemb", "pool_type")}
+        kw = {key: kw[key] for key in ("posemb", "pool_type", "registers")}
         ours = np.asarray(program(**kw)(params, image))
     assert_close(torch_logits(model, image), ours)
     assert len(notices) == bool(said)
@@ -419,6 +419,27 @@ def test_teachers_of_dino(tmp_path):
     assert any(".blocks.0.1." in key for key in chunked)
     torch.save({"teacher": chunked}, tmp_path / "chunked.pth")
     check(teacher.backbone, tmp_path / "chunked.pth", ["left out: dino_head.* (4)"])
+
+
+def test_registers_of_dinov2(tmp_path):
+    """Under their own name there, with a position of the class token, not of theirs."""
+    model = timm_model(reg_tokens=2, no_embed_class=True)
+    model.head = torch.nn.Identity()
+    drawn(model)
+    own = model.state_dict()
+    own["register_tokens"] = own.pop("reg_token")
+    position = torch.full_like(own["cls_token"], 0.25)
+    own["cls_token"] = own["cls_token"] - position
+    own["pos_embed"] = torch.cat([position, own["pos_embed"]], dim=1)
+    own["mask_token"] = torch.zeros(1, weights_cases.WIDTH)
+    torch.save(own, tmp_path / "reg4.pth")
+    check(model, tmp_path / "reg4.pth", ["left out: mask_token"])
+
+
+def test_another_pickle_protocol_is_said(tmp_path):
+    torch.save(timm_model().state_dict(), tmp_path / "x.pth", pickle_protocol=5)
+    with pytest.raises(ValueError, match="was saved with pickle_protocol=5"):
+        weights.load(tmp_path / "x.pth", num_heads=weights_cases.HEADS)
 
 
 def test_mae_before_fine_tuning(tmp_path):

@@ -63,7 +63,11 @@ FORMAT = Format(
     signature=(f"{EMBEDDINGS}.patch_embeddings.projection.weight",),
     bare=("embeddings.patch_embeddings.projection.weight",),
     # A ViTModel's tanh layer, which ViTForImageClassification omits too; other heads.
-    beside=(r"^vit\.pooler\.", r"^(?!vit\.|classifier\.)"),
+    beside=(
+        r"^vit\.pooler\.",
+        r"^vit\.embeddings\.mask_token$",
+        r"^(?!vit\.|classifier\.)",
+    ),
     block="vit.encoder.layer.{}.",
     parts=PARTS,
     tokens=(f"{EMBEDDINGS}.cls_token",),

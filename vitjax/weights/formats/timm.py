@@ -11,6 +11,8 @@ fc_norm, such as MAE's fine-tuned ones) is a register here.
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from vitjax.weights import table
 from vitjax.weights.table import ATTENTION, BLOCK, Entry, Format, Parts
 
@@ -69,6 +71,18 @@ def _map_head(theirs: str, ours: str) -> Iterator[Entry]:
     yield from table.dense(f"{theirs}.mlp.fc2", f"{ours}/MlpBlock_0/Dense_1")
 
 
+def _adapt(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Convert the registers of DINOv2's own files, where the class token has a position."""
+    if "register_tokens" not in state or not {"cls_token", "pos_embed"} <= state.keys():
+        return state
+    state = dict(state)
+    state["reg_token"] = state.pop("register_tokens")
+    positions = np.asarray(state["pos_embed"])
+    state["cls_token"] = np.asarray(state["cls_token"]) + positions[:, :1]
+    state["pos_embed"] = positions[:, 1:]
+    return state
+
+
 FORMAT = Format(
     title="timm's VisionTransformer",
     table=entries,
@@ -83,6 +97,7 @@ FORMAT = Format(
         # DINOv2's training groups blocks in chunks, blocks.CHUNK.BLOCK.
         (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"),
     ),
+    adapt=_adapt,
     positions="either",
     # The token for masked patches (MAE, DINOv2), and the decoder that paints them.
     beside=(r"^mask_token$", r"^decoder_"),
