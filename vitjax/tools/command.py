@@ -149,6 +149,7 @@ def run(work: Callable[[], int | None], interrupted: str = "interrupted") -> int
     An expected error prints one sentence on stderr and returns 1. Ctrl-C prints
     `interrupted` on stderr and returns 130.
     """
+    failures.raise_on_interrupt()
     try:
         return work() or 0
     except Exception as error:

@@ -15,6 +15,11 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+if __name__ == "__main__":
+    from vitjax.devices import failures
+
+    failures.leave_on_interrupt()  # the imports take seconds
+
 import numpy as np
 
 from input_pipeline import home

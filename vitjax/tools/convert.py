@@ -13,6 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":
+    from vitjax.devices import failures
+
+    failures.leave_on_interrupt()  # the imports take seconds
+
 from input_pipeline import home
 from vitjax.tools import command
 

@@ -12,6 +12,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from vitjax.devices import failures
+
+    failures.leave_on_interrupt()  # the imports take seconds
+
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 

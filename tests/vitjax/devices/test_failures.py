@@ -106,3 +106,14 @@ def _run(code, **environment):
         text=True,
         timeout=300,
     )
+
+
+def test_every_tool_can_be_left_while_it_loads():
+    tools = Path(__file__).resolve().parents[3] / "vitjax" / "tools"
+    commands = [p for p in tools.glob("*.py") if "__main__" in p.read_text()]
+    assert len(commands) > 9
+    for path in commands:
+        begin = path.read_text().partition("failures.leave_on_interrupt()")
+        assert begin[1], path
+        assert "import vitjax" not in begin[0], path
+        assert begin[0].count("from vitjax") == 1, path  # failures itself
