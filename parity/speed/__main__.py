@@ -170,8 +170,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             args.json.touch()  # fail now, not after the run
         found = measure(problem, names, block)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        sentence = failures.sentence(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 1
     eager = found["sides"]["torch eager"]["img/s"]
     for name, figures in found["sides"].items():

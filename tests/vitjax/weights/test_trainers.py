@@ -421,6 +421,18 @@ def test_teachers_of_dino(tmp_path):
     check(teacher.backbone, tmp_path / "chunked.pth", ["left out: dino_head.* (4)"])
 
 
+def test_a_timm_head_behind_dropout(tmp_path):
+    model = timm_model()
+    model.head = torch.nn.Sequential(torch.nn.Dropout(0.1), model.head)
+    drawn(model)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    check(model, tmp_path / "x.pth")
+    model.head = torch.nn.Sequential(torch.nn.LayerNorm(24), model.head[1])
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"'head\.weight' under two names"):
+        weights.load(tmp_path / "x.pth", num_heads=weights_cases.HEADS)
+
+
 def test_registers_of_dinov2(tmp_path):
     """Under their own name there, with a position of the class token, not of theirs."""
     model = timm_model(reg_tokens=2, no_embed_class=True)

@@ -94,6 +94,8 @@ FORMAT = Format(
     renames=(
         # DeiT-III's published files use these names.
         (r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),
+        # A head that was replaced by a Linear layer after a Dropout.
+        (r"^head\.(\w+\.)+(weight|bias)$", r"head.\2"),
         # DINOv2's training groups blocks in chunks, blocks.CHUNK.BLOCK.
         (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"),
     ),
