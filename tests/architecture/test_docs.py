@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from input_pipeline.sources.folder_layouts import SUFFIXES
+from vitjax.weights import files, trainers
+
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -208,3 +211,21 @@ def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 220
     lines = [line for line in prose(README).splitlines() if not line.startswith("|")]
     assert max(map(len, lines)) <= 120
+
+
+def row_of(page, start):
+    """The cells of the one table row that begins with this text."""
+    [row] = [x for x in (ROOT / page).read_text().splitlines() if x.startswith(start)]
+    return [cell.strip() for cell in row.strip("|").split(" | ")]
+
+
+def test_the_tables_of_what_is_read_have_all_suffixes_and_trees():
+    images, _ = row_of("docs/data.md", "| `.jpg")
+    assert sorted(images.split("`")[1].split()) == sorted(SUFFIXES)
+    state_dicts, formats = row_of("docs/weights.md", "| `.safetensors`")
+    named = set(re.findall(r"`(\.[\w.]+)`", state_dicts))
+    assert named >= files.SUFFIXES.keys() - {".npz"} - {".tar"}
+    for words in ("timm", "torchvision", "Hugging Face", "mup-vit"):
+        assert words in formats
+    trees, _ = row_of("docs/weights.md", "| several state dicts")
+    assert tuple(re.findall(r"`(\w+)`", trees)) == trainers.ORDER
