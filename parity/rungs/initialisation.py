@@ -94,7 +94,7 @@ def _limit_lines(case: Case) -> Iterator[Comparison]:
         "torch": theirs.init_statistics(case, first_seed=0),
     }
     beyond: dict[str, float] = {}
-    # By kind of kernel and side: the smallest gap, and the number of draws times g.
+    # (kind of kernel, side) -> (smallest gap, number of draws times g)
     below: dict[tuple[str, str], tuple[float, float]] = {}
     for name, leaf in flatten_with_names(ours.shapes(case)):
         found = limit(name, leaf.shape)

@@ -1,4 +1,4 @@
-"""What the tests of whole runs share."""
+"""Fixtures and the marker of the tests of whole runs."""
 
 from pathlib import Path
 

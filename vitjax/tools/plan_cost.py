@@ -13,8 +13,8 @@ from vitjax.config.experiment import Experiment
 from vitjax.devices import sharding
 from vitjax.step import check_batch_size
 
-# GiB of one device in its smallest variant, from vendors' data sheets; keys as in
-# benchmark.PEAK_TFLOPS.
+# Memory of one device in GiB: the smallest variant in the vendor's data sheet. The keys
+# are those of benchmark.PEAK_TFLOPS.
 MEMORY_GIB = {
     "H200": 141,
     "H100": 80,

@@ -21,7 +21,7 @@ ORDER = (
     *("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema"),
     *("ema", "teacher", "student"),
 )
-# What wrappers of single blocks insert into keys.
+# Wrappers of single blocks insert these words into keys.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 MANY = 20  # names that a notice lists
 

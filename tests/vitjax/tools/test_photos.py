@@ -82,7 +82,7 @@ def test_all_ways_of_reading_agree_on_every_file(odd, mesh):
 
 
 def test_what_is_refused_is_refused_everywhere_by_name(tmp_path, mesh):
-    """One file after another at one place, read anew by all."""
+    """Each refused file replaces the last one at one path; every reader reads it."""
     pp = (
         "decode(precise=True)|resize_small(256)|central_crop(16)|onehot(1, key='label', "
         "key_result='labels')|keep('image', 'labels')"

@@ -120,11 +120,17 @@ def test_nothing_is_put_on_a_device_until_it_is_applied(workdir):
     assert all(type(leaf) is np.ndarray for leaf in leaves)
 
 
-def test_one_of_the_models_in_a_file(tmp_path, caplog):
-    """The choice is said once, though the heads are only found with the config."""
+def timm_state(num_classes):
+    """A state dict of timm's, whose number of heads no file tells."""
     params = weights_cases.params(posemb="learn", pool_type="tok")
     state = weights.to_state_dict(params, format="timm")
-    state |= {"head.weight": np.ones((10, 24)), "head.bias": np.ones(10)}
+    head = np.ones((num_classes, 24))
+    return state | {"head.weight": head, "head.bias": np.ones(num_classes)}
+
+
+def test_one_of_the_models_in_a_file(tmp_path, caplog):
+    """The choice is said once, though the heads are only found with the config."""
+    state = timm_state(10)
     several = {f"{name}.{k}": x for name in ("model", "ema") for k, x in state.items()}
     path = tmp_path / "x.safetensors"
     files.write(path, several, {})
@@ -152,9 +158,7 @@ def test_one_of_the_models_in_a_file(tmp_path, caplog):
 
 
 def test_a_gelu_of_the_config_that_is_not_the_files_is_said(tmp_path, caplog):
-    params = weights_cases.params(posemb="learn", pool_type="tok")
-    state = weights.to_state_dict(params, format="timm")
-    state |= {"head.weight": np.ones((10, 24)), "head.bias": np.ones(10)}
+    state = timm_state(10)
     path = tmp_path / "x.safetensors"
     files.write(path, state, {})
     transfer = f"configs/transfer.py:data_dir={tmp_path},classes=10"
@@ -172,9 +176,7 @@ def test_a_gelu_of_the_config_that_is_not_the_files_is_said(tmp_path, caplog):
 
 def test_names_of_a_folder_are_a_files_only_if_no_other_reading_is_left(tmp_path):
     """Another program may have trained it: on other classes, or sorted otherwise."""
-    params = weights_cases.params(posemb="learn", pool_type="tok")
-    state = weights.to_state_dict(params, format="timm")
-    state |= {"head.weight": np.ones((3, 24)), "head.bias": np.ones(3)}
+    state = timm_state(3)
     path = tmp_path / "x.safetensors"
     files.write(path, state, {})
 
