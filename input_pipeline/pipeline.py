@@ -14,7 +14,7 @@ from absl import logging
 
 from input_pipeline import ops, sources
 from input_pipeline.sources import relabel
-from input_pipeline.stream import batching, damaged, memory
+from input_pipeline.stream import batching, memory, skipping
 from input_pipeline.stream.evaluate import EvalData
 from input_pipeline.stream.train import TrainData
 
@@ -97,11 +97,11 @@ def make_train(
         start_step=start_step,
         shuffle_buffer_size=shuffle_buffer_size,
         cache_raw=cache_raw,
-        skip_errors=skip_errors,
-        replaced=damaged.Replaced(source.describe),
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
     )
+    if skip_errors:
+        stream = skipping.skip_errors(stream)
     return stream, stream.total_examples
 
 

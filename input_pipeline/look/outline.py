@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from input_pipeline import ops, pipeline
 from input_pipeline.sources import splits
 from input_pipeline.sources import tfds as tfds_source
-from input_pipeline.stream import batching, damaged
+from input_pipeline.stream import batching
 from input_pipeline.tracing import as_written
 
 # Published numbers of examples: https://image-net.org/challenges/LSVRC/2012,
@@ -93,10 +93,8 @@ def guess(
         start_step=0,
         shuffle_buffer_size=None,
         cache_raw=False,
-        skip_errors=False,
         threads=1,
         prefetch=0,
-        replaced=damaged.Replaced(blank.describe),
     )
     image = features["image"]()
     encoded = image.dtype == tf.string

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from input_pipeline.ops import Preprocess
@@ -115,6 +116,14 @@ def stackable_specs(examples: tf.data.Dataset) -> dict[str, tf.TensorSpec]:
                 "leave it out with keep"
             )
     return specs
+
+
+def shapes_of_one(specs: Any) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return shape and dtype of each feature of one example, from a batch's specs."""
+    return {
+        name: (tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype))
+        for name, spec in specs.items()
+    }
 
 
 def batches(

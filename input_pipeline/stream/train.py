@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,10 @@ class TrainData:
     Each iteration starts at `start_step`; the first one builds the graph.
     """
 
+    _CURE: ClassVar[str] = (
+        "set skip_errors=True in input to take the next example in its place"
+    )
+
     source: sources.Source
     preprocess: ops.Preprocess
     rows: batching.Rows
@@ -30,10 +34,8 @@ class TrainData:
     start_step: int
     shuffle_buffer_size: int | None
     cache_raw: bool
-    skip_errors: bool
     threads: int
     prefetch: int
-    replaced: damaged.Replaced
 
     @property
     def total_examples(self) -> int:
@@ -53,18 +55,15 @@ class TrainData:
     @property
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each feature of one example, without the batch."""
-        specs: Any = self._batches.element_spec
-        return {
-            name: (tuple(spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype))
-            for name, spec in (specs[-1] if self.skip_errors else specs).items()
-        }
+        return batching.shapes_of_one(self._batches.element_spec)
 
     def skipped(self, start: int, stop: int) -> int:
         """Return how many rows of steps start to stop - 1 hold a replacement.
 
-        Counts this process's rows in the batches that it has made; see `skip_errors`.
+        Counts this process's rows in the batches that it has made. Always 0 without
+        `skip_errors`, where a damaged example ends the stream.
         """
-        return self.replaced.count(start, stop)
+        return 0
 
     def from_step(self, step: int) -> "TrainData":
         """Return the same stream from the batch of `step` on (0 is the first)."""
@@ -79,33 +78,15 @@ class TrainData:
         return dataclasses.replace(self, source=source)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        batches = damaged.batches(self._batches, self.start_step, self._explain)
-        if not self.skip_errors:
-            yield from batches
-        for step, (asked, numbers, features) in enumerate(batches, self.start_step):
-            if len(numbers) < self.rows.local_batch_size:
-                features = self._replace(step, asked, numbers, features)
-            yield features
+        return damaged.batches(self._batches, self.start_step, self._explain)
 
     @functools.cached_property
     def _batches(self) -> tf.data.Dataset:
-        if not self.skip_errors:
-            examples = self._examples(self._pairs())
-            return batching.batches(examples, self.rows, self.threads, self.prefetch)
-        good = damaged.good_rows(
-            self._pairs(),
-            batching.example_fn(self.preprocess, self._read),
-            batching.stackable_specs,
-            self.rows.local_batch_size,
-            self.threads,
-        )
-        return batching.run_ahead(good, self.threads, self.prefetch)
+        examples = self._examples(self._pairs())
+        return batching.batches(examples, self.rows, self.threads, self.prefetch)
 
     def _pairs(self) -> tf.data.Dataset:
-        """Return pairs (index or raw example, chance) in the order of the stream.
-
-        With skip_errors the example's index is a third column.
-        """
+        """Return pairs (index or raw example, chance) in the order of the stream."""
         if self.shuffle_buffer_size is None:
             return self._global_shuffle()
         return self._buffer_shuffle(self.shuffle_buffer_size)
@@ -117,6 +98,12 @@ class TrainData:
         if self.shuffle_buffer_size is None:
             return self.source.read(item)
         return self.source.finish(item)
+
+    def _index_of(self, item: Any) -> Any:
+        """Return the index of an item of `_pairs`."""
+        if self.shuffle_buffer_size is None:
+            return item
+        return tf.cast(item["_id"], tf.int64)
 
     def _fate(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Return (index, chance) of each position."""
@@ -140,78 +127,10 @@ class TrainData:
 
         @as_written
         def plan(step):
-            index, chance = self._fate(self.rows.positions(step))
-            return (index, chance, index) if self.skip_errors else (index, chance)
+            return self._fate(self.rows.positions(step))
 
         # Plan a whole batch at once: a plan is a hundred tiny operations.
         return tf.data.Dataset.range(self.start_step, _ENDLESS).map(plan).unbatch()
-
-    @functools.cached_property
-    def _one_again(self) -> Callable:
-        """The function (index, chance) -> example, outside of any dataset."""
-        one = batching.example_fn(self.preprocess, self.source.read)
-        return tf.function(one, autograph=False)
-
-    def _replace(self, step: int, asked: Any, numbers: Any, features: Any) -> Any:
-        """Return the batch of `step` with other examples in its damaged rows.
-
-        A damaged row takes the first of the next positions whose example can be read,
-        with that position's chance. A shuffle buffer has no positions: the row takes
-        the first of the next indices that can be read, with the row's own chance.
-        """
-        chances, indices = asked
-
-        def pair(index: Any, chances: Any, row: Any) -> tuple[tf.Tensor, Any]:
-            chance = {name: tf.constant(x[row]) for name, x in chances.items()}
-            return tf.constant(index), chance
-
-        rows, damages, reasons = {}, [], []
-        for row in np.setdiff1d(np.arange(len(indices)), numbers):
-            spares = np.arange(1, 1 + damaged.SPARES)
-            if self.shuffle_buffer_size is None:
-                position = self.rows.positions(tf.constant(step, tf.int64))[row]
-                others, fates = self._fate(position + spares)
-                spares = [pair(i, fates, n) for n, i in enumerate(others.numpy())]
-            else:
-                others = (indices[row] + spares) % len(self.source)
-                spares = [pair(i, chances, row) for i in others]
-            tried, rows[row], why = damaged.first_that_works(
-                self._one_again, [pair(indices[row], chances, row), *spares]
-            )
-            if rows[row] is None:
-                raise ValueError(
-                    f"{self.source.describe(int(indices[row]))} cannot be read ({why[0]}), "
-                    f"and neither can the {damaged.SPARES} that would take its place"
-                )
-            if tried:  # 0: the example could be read this time
-                damages.append(int(indices[row]))
-                reasons.append(why[0])
-        self.replaced.note(step, damages, reasons)
-        return damaged.fill(len(indices), numbers, features, rows)
-
-    def _explain(self, step: int, why: str) -> str:
-        """Return the error of a failed batch: the damaged example, and the remedy."""
-        again = dataclasses.replace(
-            self, start_step=step, shuffle_buffer_size=None, skip_errors=False
-        )
-        if self.shuffle_buffer_size is None:
-            pairs = again._pairs().take(self.rows.local_batch_size)
-        else:
-            # The buffer's contents are unknown: search this process's part.
-            pairs = tf.data.Dataset.range(*self._part).map(
-                as_written(lambda index: (index, self._chance(0, index, step)))
-            )
-        cure = "set skip_errors=True in input to take the next example in its place"
-        if self.skip_errors:
-            cure = "restore it: a shuffle buffer needs each, and skips in decoding only"
-        return damaged.explain(
-            f"the training batch of step {step}",
-            why,
-            pairs,
-            again._examples,
-            self.source.describe,
-            cure,
-        )
 
     @property
     def _part(self) -> tuple[int, int]:
@@ -245,10 +164,29 @@ class TrainData:
         @as_written
         def with_chance(count, features):
             epoch = (first + count) // (stop - start)
-            index = tf.cast(features["_id"], tf.int64)
+            index = self._index_of(features)
             step = self.start_step + count // self.rows.local_batch_size
             chance = self._chance(epoch, index, step)
-            return (features, chance, index) if self.skip_errors else (features, chance)
+            return features, chance
 
         pairs = raw.enumerate()
         return pairs.map(with_chance, num_parallel_calls=2, deterministic=True)
+
+    def _explain(self, step: int, why: str) -> str:
+        """Return the error of a failed batch: the damaged example, and the remedy."""
+        again = dataclasses.replace(self, start_step=step, shuffle_buffer_size=None)
+        if self.shuffle_buffer_size is None:
+            pairs = again._pairs().take(self.rows.local_batch_size)
+        else:
+            # The buffer's contents are unknown: search this process's part.
+            pairs = tf.data.Dataset.range(*self._part).map(
+                as_written(lambda index: (index, self._chance(0, index, step)))
+            )
+        return damaged.explain(
+            f"the training batch of step {step}",
+            why,
+            pairs,
+            again._examples,
+            self.source.describe,
+            self._CURE,
+        )

@@ -46,7 +46,7 @@ def open_records(
     if kept is not None:
         clock.restore(kept["clock"])
     skips = None
-    if data.skip_errors:
+    if e.input.get("skip_errors"):
         before = kept["skipped"] if kept else 0
         skips = SkipCount(data.skipped, mesh, first_step=first_step, before=before)
     with contextlib.ExitStack() as stack:
