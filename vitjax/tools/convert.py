@@ -62,13 +62,11 @@ def convert(
     target: str | Path,
     *,
     to: str,
-    source_format: str | None = None,
-    num_heads: int | None = None,
     posemb: str | None = None,
     grid: Sequence[int] | None = None,
-    pool_type: str | None = None,
     scan: bool = False,
     force: bool = False,
+    **given: Any,
 ) -> dict[str, Any]:
     """Write the weights of `source` to `target`; return the model's arguments.
 
@@ -76,11 +74,12 @@ def convert(
       source: a path as in `vitjax.weights.load`.
       target: a file; its suffix selects the kind.
       to: a key of FORMATS.
-      source_format: the format of a state dict; None detects it.
-      num_heads, posemb, grid, pool_type: what the source does not contain, as in
-        `vitjax.weights`.
+      posemb, grid: the model's position embeddings and its patches, as in
+        `vitjax.weights.load`.
       scan: stack the blocks; for big_vision only.
       force: replace an existing file.
+      **given: other arguments of `vitjax.weights.load` that the source does not answer:
+        format, num_heads, pool_type.
 
     Raises ValueError, and leaves no file behind, if the conversion fails.
     """
@@ -89,14 +88,7 @@ def convert(
     _check_target(Path(target), to, scan, force)
     # For another library, a constant table in a state dict is as good as a learned one.
     keep = posemb or (None if to == "big_vision" else "learn")
-    params, config = weights.load(
-        source,
-        format=source_format,
-        num_heads=num_heads,
-        posemb=keep,
-        grid=grid,
-        pool_type=pool_type,
-    )
+    params, config = weights.load(source, posemb=keep, grid=grid, **given)
     posemb = posemb or _posemb(params, config)
     beside = weights.beside(source)
     return write(
@@ -217,7 +209,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("target", metavar="OUT", help="a new file: .npz, .safetensors, .pth, .pt, .bin")
     add("--to", required=True, choices=FORMATS, metavar="FORMAT",
         help=f"what OUT is: {', '.join(FORMATS)}")  # fmt: skip
-    add("--from", dest="source_format", choices=STATE_DICTS, metavar="FORMAT",
+    add("--from", dest="format", choices=STATE_DICTS, metavar="FORMAT",
         help=f"what IN is, if a state dict: {', '.join(STATE_DICTS)} (default: its keys "
         "tell)")  # fmt: skip
     add("--num_heads", type=int, metavar="N",
