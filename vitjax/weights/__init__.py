@@ -25,7 +25,7 @@ from flax.traverse_util import unflatten_dict
 
 from vitjax.config.lookup import lookup
 from vitjax.models import vit
-from vitjax.weights import files, safetensors, state_dicts, trainers
+from vitjax.weights import files, state_dicts, trainers
 from vitjax.weights.describe import describe
 from vitjax.weights.formats import big_vision, huggingface, mup_vit, timm, torchvision
 from vitjax.weights.posemb import Grid
@@ -214,7 +214,7 @@ def beside(path: str | Path) -> dict[str, Any]:
     file = _inside(files.split(path)[0])
     kept: dict[str, Any] = {}
     if file.suffix == ".safetensors":
-        kept = json.loads(safetensors.words(file).get(WORD, "{}"))
+        kept = json.loads(files.safetensors_metadata(file).get(WORD, "{}"))
     elif not is_file(path):
         from vitjax.checkpoints.read import read_meta
 

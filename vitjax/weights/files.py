@@ -1,17 +1,20 @@
 """Read and write named arrays: .npz, .safetensors, PyTorch files, indexed shards."""
 
+import contextlib
 import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
 
 from vitjax.config.lookup import lookup
-from vitjax.weights import safetensors, torch_files
+from vitjax.weights import torch_files
 from vitjax.weights.torch_files import BFLOAT16
 
 Arrays = dict[str, np.ndarray]
@@ -73,6 +76,46 @@ def _write_npz(path: Path, arrays: Mapping[str, np.ndarray], _: Any) -> None:
         os.fsync(file.fileno())
 
 
+@contextlib.contextmanager
+def _opened_safetensors(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}")
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is no safetensors file, or is damaged: {error}"
+        ) from None
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a .safetensors file; ValueError if it is none."""
+    with _opened_safetensors(path) as file:
+        return file.metadata() or {}
+
+
+def _read_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
+    with _opened_safetensors(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.offset_keys()}
+        return arrays, file.metadata() or {}
+
+
+def _write_safetensors(
+    path: Path, arrays: Mapping[str, np.ndarray], words: Mapping[str, str]
+) -> None:
+    # The library writes the memory of an array as it is, without its strides.
+    dense = {name: np.asarray(x, order="C") for name, x in arrays.items()}
+    try:
+        data = safetensors_numpy.save(dense, dict(words))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} cannot be written: {error}") from None
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _read_torch(path: Path) -> tuple[Arrays, dict[str, str]]:
     return torch_files.read(path), {}
 
@@ -105,7 +148,7 @@ def _read_shards(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 SUFFIXES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     ".npz": (_read_npz, _write_npz),
-    ".safetensors": (safetensors.read, safetensors.write),
+    ".safetensors": (_read_safetensors, _write_safetensors),
     **dict.fromkeys(
         (".pth", ".pt", ".bin", ".ckpt", ".tar"),  # .tar is the suffix of .pth.tar
         (_read_torch, _write_torch),

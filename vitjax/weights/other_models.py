@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from vitjax.config.lookup import lookup
 from vitjax.models.vit import ViT
-from vitjax.weights import safetensors
+from vitjax.weights import files
 from vitjax.weights.libraries import Unusable, import_torchvision, importing
 
 State = Mapping[str, np.ndarray]
@@ -110,7 +110,7 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
     with tempfile.TemporaryDirectory() as name, _quiet(library.utils.logging):
         folder = Path(name)
         config.save_pretrained(folder)
-        safetensors.write(folder / "model.safetensors", state, {"format": "pt"})
+        files.write(folder / "model.safetensors", state, {"format": "pt"})
         other, told = from_pretrained(
             folder,
             local_files_only=True,

@@ -41,7 +41,7 @@ def test_every_kind_of_file_keeps_every_bit(suffix, tmp_path):
 
 
 def test_safetensors_are_what_their_own_library_reads_and_writes(tmp_path):
-    made = arrays()
+    made = arrays() | {"turned": np.arange(6.0).reshape(2, 3).T}
     files.write(tmp_path / "ours.safetensors", made, {"format": "pt"})
     theirs = safetensors_torch.load_file(tmp_path / "ours.safetensors")
     assert theirs.keys() == made.keys()
@@ -50,7 +50,7 @@ def test_safetensors_are_what_their_own_library_reads_and_writes(tmp_path):
         y = theirs[name]
         y = y.view(torch.int16).numpy().view(BFLOAT16) if x.dtype == BFLOAT16 else y
         assert x.tobytes() == np.asarray(y).tobytes(), name
-    some = {k: v for k, v in made.items() if v.dtype != BFLOAT16}
+    some = {k: v for k, v in arrays().items() if v.dtype != BFLOAT16}
     safetensors_numpy.save_file(some, tmp_path / "theirs.safetensors", {"a": "b"})
     back, words = files.read(tmp_path / "theirs.safetensors")
     weights_cases.assert_same_bits(some, back)
@@ -111,8 +111,10 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "x.h5").write_text("")
     with pytest.raises(ValueError, match=r"\.h5.*known: .*\.safetensors"):
         files.read(tmp_path / "x.h5")
-    with pytest.raises(ValueError, match="complex64, which safetensors lacks"):
-        files.write(tmp_path / "y.safetensors", {"x": np.zeros(1, np.complex64)}, {})
+    with pytest.raises(
+        ValueError, match='cannot be written: Unknown dtype "complex128"'
+    ):
+        files.write(tmp_path / "y.safetensors", {"x": np.zeros(1, np.complex128)}, {})
 
 
 # ------------------------------------------------------------------ load, big_vision
