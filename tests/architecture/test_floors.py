@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,20 @@ def test_importing_the_trainer_touches_neither_flags_nor_devices():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert out.returncode == 0, out.stderr
+
+
+def test_every_signature_with_shapes_is_checked_in_tests():
+    """The option --jaxtyping-packages names each module that annotates arrays."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    [given] = [x for x in options["ini_options"]["addopts"] if "--jaxtyping" in x]
+    *checked, _ = given.partition("=")[2].split(",")
+    annotated = [
+        name
+        for name, tree in MODULES.items()
+        if any(module.startswith("jaxtyping.") for module, _ in _imports(tree))
+    ]
+    assert len(annotated) > 30
+    for module in annotated:
+        assert any(module == x or module.startswith(f"{x}.") for x in checked), module
+    for prefix in checked:
+        assert any(x == prefix or x.startswith(f"{prefix}.") for x in annotated), prefix
