@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.devices.sharding import (
     is_replicated,
     replicated,

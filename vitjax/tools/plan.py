@@ -351,7 +351,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.devices)
     from vitjax.benchmark import PEAK_TFLOPS
-    from vitjax.config.lookup import lookup
+    from vitjax.config.arguments import lookup
     from vitjax.devices import startup
 
     if flags.accelerator is not None:

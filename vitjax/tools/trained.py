@@ -25,7 +25,7 @@ from vitjax import program, weights
 from vitjax.checkpoints.read import locate, read_meta, read_params
 from vitjax.config import experiment as experiment_lib
 from vitjax.config import files as config_lib
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.weights import safetensors, torch_files
 from vitjax.weights.torch_files import BFLOAT16
 

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Float, Shaped
 
 from vitjax import weights
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names, map_with_names, match_patterns
 from vitjax.weights import posemb as posembs

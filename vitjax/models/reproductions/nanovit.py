@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax.config.lookup import lookup
-from vitjax.config.model_arguments import make
+from vitjax.config.arguments import lookup, make_module
 from vitjax.models.reproductions import torch_init
 from vitjax.models.vit import DTYPES, GELUS, Attention, BlockConfig
 
@@ -132,7 +131,7 @@ class NanoViT(nn.Module):
 
 def Model(num_classes: int, **kw: Any) -> NanoViT:
     """Build a NanoViT; ValueError, in one sentence, for an impossible argument."""
-    model = make(NanoViT, num_classes, kw)
+    model = make_module(NanoViT, num_classes, kw)
     lookup(DTYPES, model.dtype_mm, "dtype_mm")
     mlp_dim = 1 if model.mlp_dim is None else model.mlp_dim
     sizes = (*model.patch_size, model.width, model.depth, model.num_heads, mlp_dim)

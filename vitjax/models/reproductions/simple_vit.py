@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax.config.lookup import lookup
-from vitjax.config.model_arguments import make
+from vitjax.config.arguments import lookup, make_module
 from vitjax.models.reproductions import torch_init
 from vitjax.models.vit import DTYPES, einsum_attention, posemb_sincos_2d
 
@@ -124,7 +123,7 @@ class SimpleViT(nn.Module):
 
 def Model(num_classes: int, **kw: Any) -> SimpleViT:
     """Build a SimpleViT; ValueError, in one sentence, for an impossible argument."""
-    model = make(SimpleViT, num_classes, kw)
+    model = make_module(SimpleViT, num_classes, kw)
     check_sizes(model)
     return model
 
