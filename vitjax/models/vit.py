@@ -126,6 +126,32 @@ class BlockConfig:
         return nn.LayerNorm(epsilon=self.norm_eps, name=name)
 
 
+def patch_grid(
+    image: Num[Array | np.ndarray, "b y x ch"],
+    patch_size: tuple[int, int],
+    floor_patches: bool | None = None,
+) -> tuple[int, int]:
+    """Return the numbers of rows and columns of patches of an image.
+
+    Raises ValueError if patches do not divide the image, unless `floor_patches`, which
+    is None for models without that argument.
+    """
+    (ph, pw), (_, height, width, _) = patch_size, image.shape
+    rest = (height % ph, width % pw)
+    if min(height // ph, width // pw) < 1 or (any(rest) and not floor_patches):
+        hint = "resize the image, or choose another patch_size"
+        if floor_patches is not None:
+            hint = (
+                "resize the image, choose another patch_size, or say floor_patches=True "
+                f"to leave {rest[0]} rows and {rest[1]} columns out, as big_vision does"
+            )
+        raise ValueError(
+            f"an image of {height}x{width} pixels does not divide into patches of "
+            f"{ph}x{pw}; {hint}"
+        )
+    return height // ph, width // pw
+
+
 def posemb_sincos_2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 n d"]:
     """Return the fixed embedding [sin x, cos x, sin y, cos y] of a grid, in float64.
 
@@ -396,15 +422,7 @@ class ViT(nn.Module):
         return self._head(x, jnp.reshape(patches, (b, h, w, d)), distilled, out)
 
     def _stem(self, image):
-        (ph, pw), (_, height, width, _) = self.patch_size, image.shape
-        rest = (height % ph, width % pw)
-        if min(height // ph, width // pw) < 1 or (any(rest) and not self.floor_patches):
-            raise ValueError(
-                f"an image of {height}x{width} pixels does not divide into patches of "
-                f"{ph}x{pw}; resize the image, choose another patch_size, or say "
-                f"floor_patches=True to leave {rest[0]} rows and {rest[1]} columns out, "
-                "as big_vision does"
-            )
+        patch_grid(image, self.patch_size, self.floor_patches)
         return nn.Conv(
             self.width,
             self.patch_size,

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Num
 
 from vitjax.config.arguments import lookup, make_module
 from vitjax.models.reproductions import torch_init
-from vitjax.models.vit import DTYPES, einsum_attention, posemb_sincos_2d
+from vitjax.models.vit import DTYPES, einsum_attention, patch_grid, posemb_sincos_2d
 
 _layer_norm = partial(nn.LayerNorm, epsilon=1e-5)
 
@@ -139,12 +139,7 @@ def embed(
     Returns the tokens and the first intermediates. Call this in a compact method; the
     parameters are named "embedding".
     """
-    (ph, pw), (_, height, width, _) = patch_size, image.shape
-    if height % ph or width % pw or not height or not width:
-        raise ValueError(
-            f"an image of {height}x{width} pixels does not divide into patches of "
-            f"{ph}x{pw}; resize the image, or choose another patch_size"
-        )
+    patch_grid(image, patch_size)
     conv = conv(
         patch_size,
         strides=patch_size,
