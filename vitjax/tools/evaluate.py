@@ -269,25 +269,22 @@ def _write(folder: Path, trained: Any, results: Mapping[str, Any]) -> dict[str, 
         "evals": results,
     }
     (folder / "report.json").write_text(command.as_json(report) + "\n")
-    lines = [
-        f"{trained.name}, {trained.source}",
-        "",
-        f"| evaluator | {' | '.join(SHOWN)} |",
-        f"|---|{'---|' * len(SHOWN)}",
+    shown = [
+        (name, *(_number(result[key]) for key in SHOWN))
+        for name, result in results.items()
     ]
-    for name, result in results.items():
-        shown = [_number(result[key]) for key in SHOWN]
-        lines.append(f"| {name} | {' | '.join(shown)} |")
+    parts = [
+        f"{trained.name}, {trained.source}",
+        command.table(("evaluator", *SHOWN), shown),
+    ]
     for name, result in results.items():
         rows = [r for r in result["per_class"] if r["accuracy"] is not None]
         rows.sort(key=lambda row: row["accuracy"])
         few = rows[:5] if len(rows) > 10 else rows
-        lines += ["", f"{name}: the classes that it finds hardest", ""]
-        lines += ["| class | examples | accuracy |", "|---|---|---|"]
-        lines += [
-            f"| {r['class']} | {r['examples']} | {r['accuracy']:.4f} |" for r in few
-        ]
-    (folder / "report.md").write_text("\n".join(lines) + "\n")
+        parts.append(f"{name}: the classes that it finds hardest")
+        hardest = [(r["class"], r["examples"], f"{r['accuracy']:.4f}") for r in few]
+        parts.append(command.table(("class", "examples", "accuracy"), hardest))
+    (folder / "report.md").write_text("\n\n".join(parts) + "\n")
     return report
 
 

@@ -56,10 +56,7 @@ def say(text: str = "") -> None:
 
 def table(rows: Sequence[Row]) -> None:
     """Print two columns in Markdown."""
-    say("| | |\n|---|---|")
-    for row in rows:
-        say(f"| {row[0]} | {row[1]} |")
-    say()
+    say(command.table(("", ""), rows) + "\n")
 
 
 def outline(e: Any, examples: int | None, image_size: int | None) -> Any:

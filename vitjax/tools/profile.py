@@ -215,12 +215,12 @@ def table(timing: Timing, batch_size: int) -> str:
         "compute": "compute alone",
         "loop": "loop, all together",
     }
-    lines = ["| part | ms a step | images a second |", "|---|---|---|"]
+    rows = []
     for key, name in names.items():
         seconds = getattr(timing, key)
-        lines.append(f"| {name} | {_ms(seconds)} | {batch_size / seconds:,.0f} |")
-    lines.append(f"| of it waiting for a batch | {_ms(timing.wait)} | |")
-    return "\n".join(lines)
+        rows.append((name, _ms(seconds), f"{batch_size / seconds:,.0f}"))
+    rows.append(("of it waiting for a batch", _ms(timing.wait), ""))
+    return command.table(("part", "ms a step", "images a second"), rows)
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from vitjax.files import write_whole
 from vitjax.records.curves import Line, draw_curves
+from vitjax.tools import command
 from vitjax.tools.run_files import TITLES, Curve, Run, curve, finite
 
 BINS = 100  # a curve of more than twice as many points is averaged into this many
@@ -105,11 +106,10 @@ def write(
         "Thin: runs. Thick: the mean of a recipe's seeds, with one standard deviation to "
         "each side. Below: each recipe less the first, with one standard error."
     )
-    table = [head, ["---"] * len(head), *rows] if rows else []
     lines = [
         "# Runs compared",
         "\n".join(f"- {text}" for text in summary),
-        "\n".join(f"| {' | '.join(_cell(x) for x in row)} |" for row in table),
+        command.table(head, rows) if rows else "",
         *notes,
         "![Curves](runs.png)",
         caption,
@@ -117,7 +117,3 @@ def write(
     path = folder / "runs.md"
     write_whole(path, "\n\n".join(filter(None, lines)) + "\n")
     return path
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

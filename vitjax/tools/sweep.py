@@ -133,13 +133,13 @@ def table(runs: Sequence[tuple[Mapping[str, str], Path, bool]]) -> str:
     # Without metrics, one column remains, to mark failed runs.
     names = sorted({name for values in found for name in values}) or ["metrics"]
     head = [*runs[0][0], *names]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    rows = []
     for (chosen, _, ok), values in zip(runs, found, strict=True):
         shown = [_number(values[n]) if n in values else "" for n in names]
         if not ok:
             shown[0] = "failed"
-        lines.append(f"| {' | '.join([*chosen.values(), *shown])} |")
-    return "\n".join(lines) + "\n"
+        rows.append([*chosen.values(), *shown])
+    return command.table(head, rows) + "\n"
 
 
 def _number(value: Any) -> str:
