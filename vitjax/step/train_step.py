@@ -24,7 +24,7 @@ from vitjax.devices.sharding import (
     replicated,
 )
 from vitjax.step import ema as ema_lib
-from vitjax.step import loss_scale as loss_scale_lib
+from vitjax.step import loss_scale
 from vitjax.step import mixup as mixup_lib
 from vitjax.step.accumulate import accumulate_gspmd, accumulate_local
 from vitjax.step.losses import LOSSES
@@ -116,7 +116,7 @@ def _updated(
     """
     metrics, finite, scale = {}, jnp.array(True), state.loss_scale
     if scale is not None:
-        finite = loss_scale_lib.all_finite(grads)
+        finite = loss_scale.all_finite(grads)
         updates = jax.tree.map(lambda u: jnp.where(finite, u, 0), updates)
         opt_state = _unless(finite, opt_state, state.opt_state)
         scale = scale.after(finite)
