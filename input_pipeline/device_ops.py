@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer, Shaped, UInt32
 
 from input_pipeline import plans
-from input_pipeline import spec as op_spec
+from input_pipeline import spec as spec_lib
 
 Features = dict[str, Any]  # feature name -> array [b, ...]
 
@@ -200,7 +200,7 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
       ValueError: at once, for an unknown op or wrong arguments; when the function is
         called (or traced), for a missing feature, `seed` included if an op is random.
     """
-    calls = op_spec.parse(spec)
+    calls = spec_lib.parse(spec)
     steps = [_build(calls, position) for position in range(len(calls))]
 
     def preprocess(features: Features) -> Features:
@@ -219,7 +219,7 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
 
 
 def _build(
-    calls: list[op_spec.OpCall], position: int
+    calls: list[spec_lib.OpCall], position: int
 ) -> Callable[[Features, Int[Array, "b 2"] | None], Features]:
     call = calls[position]
     if call.name in _HOST_OPS:
@@ -228,12 +228,12 @@ def _build(
             f"(device ops: {', '.join(sorted(OPS))})"
         )
     if call.name not in OPS:
-        raise op_spec.unknown_op(call, OPS, "device")
+        raise spec_lib.unknown_op(call, OPS, "device")
     op = OPS[call.name]
     if op.takes == "features":
-        on_features = op_spec.build(call, op.make)
+        on_features = spec_lib.build(call, op.make)
         return lambda features, seed: on_features(features)
-    fn, inkey, outkey = op_spec.build_keyed(call, op.make)
+    fn, inkey, outkey = spec_lib.build_keyed(call, op.make)
     if op.takes == "value":
         return lambda features, seed: features | {outkey: fn(features[inkey])}
     nth = sum(earlier.name == call.name for earlier in calls[:position])

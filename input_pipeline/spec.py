@@ -9,9 +9,10 @@ import ast
 import contextlib
 import difflib
 import inspect
+import os
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 # Errors of `ast` on a hostile string: deep nesting, null bytes, huge numbers,
@@ -94,12 +95,16 @@ def _parse_op(source: str, position: int) -> OpCall:
 def unknown_op(call: OpCall, known: Iterable[str], where: str) -> ValueError:
     """Return the error for an op that the table of `where` ("host", "device") lacks."""
     known = sorted(known)
-    near = difflib.get_close_matches(call.name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(
-        f"unknown {where} op {call.name!r} in {call.text!r}{hint} "
-        f"(known: {', '.join(known)})"
+        f"unknown {where} op {call.name!r} in {call.text!r}"
+        f"{did_you_mean(call.name, known)} (known: {', '.join(known)})"
     )
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """Return "; did you mean 'NEAREST'?", or "" if no known name is near."""
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:
@@ -128,7 +133,7 @@ def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:
         if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
             hint = tuple[hint, ...]
         try:
-            bound.arguments[name] = _fit(value, hint)
+            bound.arguments[name] = fit(value, hint)
         except TypeError:
             raise ValueError(
                 f"op {call.text!r}: {name} cannot be {value!r}; {shown}"
@@ -158,27 +163,33 @@ def _in_and_out(
     return key or inkey, key or outkey
 
 
-def _fit(value: Any, hint: Any) -> Any:
-    """Return the literal as the type of an annotation, or raise TypeError.
+def fit(value: Any, hint: Any) -> Any:
+    """Return the value as the type of an annotation, or raise TypeError.
 
-    Only the annotations that ops use are known; a bool is not accepted as a number.
+    Only the annotations of ops and sources are known. A path is accepted as a string,
+    and a list as a tuple or a sequence, but a bool is not accepted as a number.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for choice in inner:
             with contextlib.suppress(TypeError):
-                return _fit(value, choice)
+                return fit(value, choice)
     elif origin is typing.Literal:
         if any(type(value) is type(choice) and value == choice for choice in inner):
             return value
-    elif origin is tuple and isinstance(value, tuple | list):
-        hints = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+    elif origin in (tuple, Sequence) and isinstance(value, tuple | list):
+        alike = origin is Sequence or inner[-1] is Ellipsis
+        hints = [inner[0]] * len(value) if alike else inner
         if len(hints) == len(value):
-            return tuple(map(_fit, value, hints))
+            return tuple(map(fit, value, hints))
     elif hint is Any:
         return value
     elif hint is float and type(value) in (int, float):
         return float(value)
-    elif type(value) is hint or (value is None and hint is type(None)):
+    elif (
+        (hint is str and isinstance(value, str | os.PathLike))
+        or type(value) is hint
+        or (value is None and hint is type(None))
+    ):
         return value
     raise TypeError

@@ -12,9 +12,8 @@ from jax.sharding import Mesh
 
 from input_pipeline import device_ops
 from vitjax import optim, step
-from vitjax.config import arguments as sections
+from vitjax.config import arguments
 from vitjax.config.experiment import Experiment
-from vitjax.config.lookup import lookup
 from vitjax.devices.sharding import replicated
 from vitjax.models import MODELS
 from vitjax.step import ema, loss_scale, mixup
@@ -39,11 +38,11 @@ class Program:
 
 def make_model(e: Experiment) -> nn.Module:
     """Build the model. Raises ValueError if the config section `model` is wrong."""
-    arguments = dict(e.model)
+    settings = dict(e.model)
     if e.init_head_bias is not None:
-        arguments["init_head_bias"] = e.init_head_bias
-    function = lookup(MODELS, e.model_name, "model")
-    return sections.call("model", function, arguments, num_classes=e.num_classes)
+        settings["init_head_bias"] = e.init_head_bias
+    function = arguments.lookup(MODELS, e.model_name, "model")
+    return arguments.call("model", function, settings, num_classes=e.num_classes)
 
 
 def _batch(
@@ -61,11 +60,11 @@ def _batch(
 def _check_sections(e: Experiment) -> None:
     optim.check_section(e.optimizer)
     if e.mixup is not None:
-        sections.check("mixup", mixup.check, e.mixup)
+        arguments.check("mixup", mixup.check, e.mixup)
     if e.ema is not None:
-        sections.check("ema", ema.make_update, e.ema)
+        arguments.check("ema", ema.make_update, e.ema)
     if e.loss_scale is not None:
-        sections.check("loss_scale", loss_scale.make, e.loss_scale)
+        arguments.check("loss_scale", loss_scale.make, e.loss_scale)
         if e.optimizer.get("sam") is not None:
             raise ValueError(
                 "loss_scale cannot be combined with sam, whose second gradient it would "

@@ -27,7 +27,7 @@ from vitjax.devices import failures, peers, sharding, startup
 from vitjax.devices.stopping import STATUS, Stopped, StopSignal
 from vitjax.evaluators import schedule
 from vitjax.files import or_without
-from vitjax.records import jsonl, sinks
+from vitjax.records import curves, sinks
 from vitjax.records.run import open_records
 from vitjax.records.workdir import locked, refuse_other_config
 
@@ -88,7 +88,7 @@ def train_and_evaluate(
         )
     if jax.process_index() == 0:
         with or_without("curves.png"):
-            jsonl.plot_curves(workdir)
+            curves.plot_curves(workdir)
 
 
 def _open_evals(

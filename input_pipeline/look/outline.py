@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import ops, pipeline
 from input_pipeline.sources import splits
-from input_pipeline.sources import tfds as tfds_source
+from input_pipeline.sources.tfds import known_features
 from input_pipeline.stream import batching
 from input_pipeline.tracing import as_written
 
@@ -154,7 +154,7 @@ def _tfds_features(name: str) -> Features:
             return lambda: tf.fill(shape, b"")
         return lambda: tf.zeros(shape, dtype)
 
-    features = tfds_source.known_features(name)
+    features = known_features(name)
     return {
         key: blank(feature)
         for key, feature in features.items()

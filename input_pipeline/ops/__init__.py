@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from input_pipeline import plans
-from input_pipeline import spec as op_spec
+from input_pipeline import spec as spec_lib
 from input_pipeline.ops import crops, image
-from input_pipeline.ops import features as general_ops
+from input_pipeline.ops import features as features_lib
 from input_pipeline.randaug import randaug, torchvision_policies
 from input_pipeline.tracing import as_written
 
@@ -40,37 +40,37 @@ class Op(NamedTuple):
 OPS = {
     "autoaugment_cifar10": Op(torchvision_policies.autoaugment_cifar10, "policy"),
     "central_crop": Op(crops.central_crop, "value"),
-    "choice": Op(general_ops.choice, "random_features"),
-    "choice_no_replacement": Op(general_ops.choice_no_replacement, "features"),
+    "choice": Op(features_lib.choice, "random_features"),
+    "choice_no_replacement": Op(features_lib.choice_no_replacement, "features"),
     "clip_value_range": Op(image.clip_value_range, "value"),
-    "concat": Op(general_ops.concat, "features"),
-    "copy": Op(general_ops.copy, "features"),
+    "concat": Op(features_lib.concat, "features"),
+    "copy": Op(features_lib.copy, "features"),
     "decode": Op(image.decode, "value"),
     "decode_jpeg_and_inception_crop": Op(
         crops.decode_jpeg_and_inception_crop, "random"
     ),
-    "drop": Op(general_ops.drop, "features"),
-    "flatten": Op(general_ops.flatten, "features"),
+    "drop": Op(features_lib.drop, "features"),
+    "flatten": Op(features_lib.flatten, "features"),
     "flip_lr": Op(image.flip_lr, "coin"),
     "grayscale_to_rgb": Op(image.grayscale_to_rgb, "value"),
     "inception_crop": Op(crops.inception_crop, "random"),
-    "keep": Op(general_ops.keep, "features"),
-    "lookup": Op(general_ops.lookup, "value"),
+    "keep": Op(features_lib.keep, "features"),
+    "lookup": Op(features_lib.lookup, "value"),
     "normalize": Op(image.normalize, "value"),
-    "onehot": Op(general_ops.onehot, "features"),
+    "onehot": Op(features_lib.onehot, "features"),
     "pad_crop": Op(crops.pad_crop, "random"),
-    "pad_to_shape": Op(general_ops.pad_to_shape, "value"),
+    "pad_to_shape": Op(features_lib.pad_to_shape, "value"),
     "randaug": Op(randaug, "policy"),
     "randaug_tv": Op(torchvision_policies.randaug_tv, "policy"),
     "random_affine": Op(image.random_affine, "random"),
     "random_crop": Op(crops.random_crop, "random"),
     "random_resized_crop": Op(crops.random_resized_crop, "random"),
-    "reshape": Op(general_ops.reshape, "value"),
+    "reshape": Op(features_lib.reshape, "value"),
     "resize": Op(image.resize, "value"),
     "resize_long": Op(image.resize_long, "value"),
     "resize_small": Op(image.resize_small, "value"),
-    "setdefault": Op(general_ops.setdefault, "features"),
-    "squeeze_last_dim": Op(general_ops.squeeze_last_dim, "value"),
+    "setdefault": Op(features_lib.setdefault, "features"),
+    "squeeze_last_dim": Op(features_lib.squeeze_last_dim, "value"),
     "trivial_augment_wide": Op(torchvision_policies.trivial_augment_wide, "policy"),
     "value_range": Op(image.value_range, "value"),
     "vgg_value_range": Op(image.vgg_value_range, "value"),
@@ -92,7 +92,7 @@ class Preprocess:
 
     def __init__(self, spec: str):
         """Raise ValueError for an unknown op or wrong arguments."""
-        self._calls = op_spec.parse(spec)
+        self._calls = spec_lib.parse(spec)
         self._chances: dict[str, _Chance] = {}
         self._steps = [self._build(at) for at in range(len(self._calls))]
         self.follows_epochs = any(
@@ -147,19 +147,19 @@ class Preprocess:
     def _build(self, at: int) -> Step:
         call = self._calls[at]
         if call.name not in OPS:
-            raise op_spec.unknown_op(call, OPS, "host")
+            raise spec_lib.unknown_op(call, OPS, "host")
         op = OPS[call.name]
 
         def folded(seeds: Features) -> Any:
             return tf.random.fold_in(_needed(seeds, "seed", call), at)
 
         if op.takes in ("features", "random_features"):
-            on_features = op_spec.build(call, op.make)
+            on_features = spec_lib.build(call, op.make)
             if op.takes == "features":
                 return lambda features, seeds: on_features(features)
             return lambda features, seeds: on_features(features, folded(seeds))
 
-        fn, inkey, outkey = op_spec.build_keyed(call, op.make)
+        fn, inkey, outkey = spec_lib.build_keyed(call, op.make)
         if op.takes in ("policy", "coin"):
             nth = sum(earlier.name == call.name for earlier in self._calls[:at])
             name = call.name + ("_plan" if op.takes == "policy" else "_coin")
@@ -215,7 +215,7 @@ def _coin(nth: int) -> _Chance:
     )
 
 
-def _needed(seeds: Features, name: str, call: op_spec.OpCall) -> tf.Tensor:
+def _needed(seeds: Features, name: str, call: spec_lib.OpCall) -> tf.Tensor:
     if name not in seeds:
         raise ValueError(
             f"op {call.text!r} is random and needs the feature {name!r} (int32 [2])"
@@ -223,7 +223,7 @@ def _needed(seeds: Features, name: str, call: op_spec.OpCall) -> tf.Tensor:
     return seeds[name]
 
 
-def _decoded(features: Features, key: str, call: op_spec.OpCall) -> tf.Tensor:
+def _decoded(features: Features, key: str, call: spec_lib.OpCall) -> tf.Tensor:
     """Return a feature for an op, which may need an image to be decoded."""
     value = tf.convert_to_tensor(features[key])
     if key == "image" and value.dtype == tf.string and call.name not in DECODERS:

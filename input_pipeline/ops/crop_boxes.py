@@ -24,7 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from input_pipeline import spec as op_spec
+from input_pipeline import spec
 
 Bounds = tuple[float | int, float | int]  # low, high
 Box = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]  # y, x, height, width
@@ -140,12 +140,12 @@ def sampler_law(sampler: str) -> Law:
     """
     known = "'tf', 'torchvision', 'power(p)' or 'beta(a, b)'"
     try:
-        calls = op_spec.parse(sampler)
+        calls = spec.parse(sampler)
     except ValueError:
         calls = []
     if len(calls) != 1 or calls[0].name not in SAMPLERS:
         raise ValueError(f"sampler cannot be {sampler!r}: it is {known}")
     try:
-        return op_spec.build(calls[0], SAMPLERS[calls[0].name])
+        return spec.build(calls[0], SAMPLERS[calls[0].name])
     except ValueError as e:
         raise ValueError(f"sampler cannot be {sampler!r}: {e}") from None

@@ -10,10 +10,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.randaug.compiled import compiled
 from input_pipeline.randaug.geometry import (
     Interpolation,
     Number,
+    compiled,
     project,
     rotation,
     translate,

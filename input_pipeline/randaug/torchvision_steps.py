@@ -9,29 +9,35 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.randaug import torchvision_ops as ops
+from input_pipeline.randaug import torchvision_ops
 from input_pipeline.randaug.geometry import Interpolation
 
 WARPS = {
-    "ShearX": ops.shear_x,
-    "ShearY": ops.shear_y,
-    "Rotate": ops.rotate,
+    "ShearX": torchvision_ops.shear_x,
+    "ShearY": torchvision_ops.shear_y,
+    "Rotate": torchvision_ops.rotate,
 }
-TRANSLATIONS = {"TranslateX": ops.translate_x, "TranslateY": ops.translate_y}
+TRANSLATIONS = {
+    "TranslateX": torchvision_ops.translate_x,
+    "TranslateY": torchvision_ops.translate_y,
+}
 # The argument is a factor; tables hold its distance from 1.
 ENHANCEMENTS = {
-    "Brightness": ops.brightness,
-    "Color": ops.color,
-    "Contrast": ops.contrast,
-    "Sharpness": ops.sharpness,
+    "Brightness": torchvision_ops.brightness,
+    "Color": torchvision_ops.color,
+    "Contrast": torchvision_ops.contrast,
+    "Sharpness": torchvision_ops.sharpness,
 }
 SIGNED = {**WARPS, **TRANSLATIONS, **ENHANCEMENTS}
-UNSIGNED = {"Posterize": ops.posterize, "Solarize": ops.solarize}
+UNSIGNED = {
+    "Posterize": torchvision_ops.posterize,
+    "Solarize": torchvision_ops.solarize,
+}
 PLAIN = {
-    "Identity": ops.identity,
-    "AutoContrast": ops.autocontrast,
-    "Equalize": ops.equalize,
-    "Invert": ops.invert,
+    "Identity": torchvision_ops.identity,
+    "AutoContrast": torchvision_ops.autocontrast,
+    "Equalize": torchvision_ops.equalize,
+    "Invert": torchvision_ops.invert,
 }
 LARGEST_SHIFT = (150, 331)  # 150 of 331 pixels, as a part of the image's side
 # RandAugment's and TrivialAugment's ops. The order is that of the plans' numbers.

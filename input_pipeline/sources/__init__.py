@@ -6,12 +6,10 @@ default kind; `dict(kind="folder", data_dir="~/pets", split="train[:99%]")` a fo
 images; `dict(kind="arrays", name="digits", split="train")` needs no files.
 """
 
-import difflib
 import inspect
-import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import tensorflow as tf
@@ -22,6 +20,7 @@ from input_pipeline.sources.folder import FolderSource
 from input_pipeline.sources.huggingface import HuggingFaceSource
 from input_pipeline.sources.splits import DataNotFound
 from input_pipeline.sources.tfds import TfdsSource
+from input_pipeline.spec import did_you_mean, fit
 
 __all__ = ["SOURCES", "DataNotFound", "Source", "arrays", "open_source"]
 
@@ -106,10 +105,14 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
     for key, parameter in keys.items():
         if parameter.default is parameter.empty and key not in data:
             raise ValueError(f"the data section lacks a {key}: {data}")
-        if key in data and not _fits(data[key], hints[key]):
+        if key not in data:
+            continue
+        try:
+            fit(data[key], hints[key])
+        except TypeError:
             raise ValueError(
                 f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
-            )
+            ) from None
     if not isinstance(origin, str):
         raise ValueError(f"origin of a data section must be a string, got {origin!r}")
     try:
@@ -123,25 +126,9 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
 
 def _lookup(table: Mapping, name: str, what: str) -> Any:
     if not isinstance(name, str) or name not in table:
-        near = difflib.get_close_matches(str(name), table, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(table)
-        raise ValueError(f"unknown {what} {name!r}{hint} (known: {known})")
+        hint = did_you_mean(name, table)
+        raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(table)})")
     return table[name]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a source accepts `value` where `hint` is annotated."""
-    if typing.get_origin(hint) is types.UnionType:
-        return any(_fits(value, one) for one in typing.get_args(hint))
-    if typing.get_origin(hint) is Sequence:
-        [item] = typing.get_args(hint)
-        return isinstance(value, list | tuple) and all(_fits(x, item) for x in value)
-    if hint is bool:
-        return isinstance(value, bool)
-    if hint is str:
-        return isinstance(value, str | os.PathLike)
-    return isinstance(value, hint) and not isinstance(value, bool)
 
 
 def _name(hint: Any) -> str:

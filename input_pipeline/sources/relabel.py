@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from input_pipeline.sources import class_names as lib
+from input_pipeline.sources.class_names import synsets
 from input_pipeline.sources.folder import FolderSource
 from input_pipeline.sources.folder_layouts import whole_numbers
 from input_pipeline.tracing import as_written
@@ -221,7 +221,7 @@ def _places(theirs: Any, ours: Any) -> tuple[list[int], bool]:
         return stay, True
     place = _found(theirs, ours)
     if -1 in place:  # other words for the same classes of ImageNet?
-        place = _found(lib.synsets(theirs), lib.synsets(ours))
+        place = _found(synsets(theirs), synsets(ours))
     return place, place == stay
 
 

@@ -5,7 +5,6 @@ over one fixed random order of the split, never over the order of the files, whi
 class: a tail of that order would hold only a few classes.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.plans import threefry2x32
+from input_pipeline.spec import did_you_mean
 
 _PART = re.compile(
     r"\s*(?P<split>[^\[\]+:]+?)\s*"
@@ -51,8 +51,7 @@ def parts(
                 "one such as 'train[:99%]' or 'train[500:]'"
             )
         if known is not None and match["split"] not in known:
-            near = difflib.get_close_matches(match["split"], known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(match["split"], known)
             raise ValueError(
                 f"{what} has no split {match['split']!r}{hint} "
                 f"(known: {', '.join(known) or 'none'}, and parts such as 'train[:99%]')"

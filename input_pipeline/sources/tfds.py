@@ -5,7 +5,6 @@ and its features parse an example. Only the reading is done here, because tfds r
 from front to back. Nothing is ever downloaded or prepared.
 """
 
-import difflib
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from absl import logging
 
 from input_pipeline.sources import record_index
 from input_pipeline.sources.splits import DataNotFound
+from input_pipeline.spec import did_you_mean
 from input_pipeline.tracing import as_written
 
 
@@ -187,8 +187,7 @@ def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder,
         builder = tfds.builder(name, data_dir=data_dir)
         return builder, builder.is_prepared()
     except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(name, tfds.list_builders(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, tfds.list_builders())
         raise ValueError(f"tfds knows no data set {name!r}{hint}") from None
     except (ValueError, AssertionError) as error:  # with several lines
         lines = str(error).strip().splitlines()

@@ -1,6 +1,6 @@
 """The faults that parity.faults.self_test plants in the torch side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 
 from parity.faults.self_test import DRAWS, Mutation
 from parity.reference import train, vit
+from parity.rungs import ladder
 
 
 def _model_with(**changes: Any) -> Callable[..., vit.ViT]:
@@ -241,3 +242,14 @@ MUTATIONS = (
         _exchanged,
     ),
 )
+
+
+def faults(names: Iterable[str]) -> list[Mutation]:
+    """Return the faults that concern some of these rungs."""
+    names = set(names)
+    known = [*MUTATIONS]
+    if any(ladder.RUNGS[name].pixels for name in names):
+        from parity.faults import pixels  # imports TensorFlow
+
+        known += pixels.MUTATIONS
+    return [fault for fault in known if names & set(fault.rungs)]

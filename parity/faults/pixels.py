@@ -14,8 +14,8 @@ import torch
 from parity.faults.self_test import Mutation
 from parity.reference import augment, crops, resize
 from parity.rungs import decoding
-from parity.rungs import pixels as rungs
 from parity.rungs.comparison import Comparison
+from parity.rungs.pixels import RUNGS
 from parity.sides import ours_pixels
 from parity.sides.cases import Case
 from parity.sides.samples import Image
@@ -194,7 +194,7 @@ def caught(mutation: Mutation, rung: str) -> Comparison | None:
     The fault is planted meanwhile. None means that no comparison does.
     """
     with mock.patch.object(mutation.owner, mutation.name, mutation.value):
-        for comparison in rungs.RUNGS[rung](Case()):
+        for comparison in RUNGS[rung](Case()):
             if comparison.factor >= mutation.factor:
                 return comparison
     return None

@@ -70,9 +70,8 @@ def results(
     The rungs without precisions run once, first.
     """
     from parity.faults import self_test
-    from parity.rungs import table
 
-    rungs = table.rungs(names)
+    rungs = ladder.rungs(names)
     if is_wide(case):
         kept, briefly = self_test.SHARED, self_test.OF_A_RUNG
     else:
@@ -211,12 +210,11 @@ def summary(found: Sequence[Result]) -> list[str]:
 def run_self_test(names: Sequence[str], case: Case) -> int:
     """Plant the faults that concern these rungs; return the number missed."""
     from parity.faults import self_test
-    from parity.faults.table import faults
-    from parity.rungs import table
+    from parity.faults.models import faults
 
     if is_wide(case):  # other processes did everything so far
         _jobs(names, ["float64"])[0].prepare(case)
-    return self_test.run(faults(names), table.rungs(names), case)
+    return self_test.run(faults(names), ladder.rungs(names), case)
 
 
 def line(title: str, comparison: Comparison) -> str:

@@ -1,6 +1,8 @@
-"""The names of the rungs and their subjects, without heavy imports, for --help."""
+"""The ladder: the rungs by name, without heavy imports, for --help."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 
@@ -42,6 +44,23 @@ RUNGS = {
         "ops, randaug and crops against PIL and torchvision", (), True
     ),
 }
+
+
+def rungs(names: Iterable[str]) -> dict[str, Any]:
+    """Return the functions of these rungs (`parity.rungs.comparison.RungFn`).
+
+    Those about pixels import TensorFlow.
+    """
+    from parity.rungs import model, training
+
+    names = list(names)
+    known = {**model.RUNGS, **training.RUNGS}
+    if not known.keys() >= set(names):
+        from parity.rungs import pixels
+
+        known |= pixels.RUNGS
+    assert known.keys() <= RUNGS.keys()
+    return {name: known[name] for name in names}
 
 
 def explain() -> str:

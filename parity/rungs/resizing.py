@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float32
 
-from parity.reference import resize as reference
+from parity.reference import resize
 from parity.rungs.comparison import Comparison, worst
 from parity.rungs.decoding import EQUAL, PINNED, levels
 from parity.sides import others_pixels, ours_pixels, samples
@@ -59,9 +59,7 @@ def resizing(case: Case) -> Iterator[Comparison]:
         wide, whole = {}, {}
         for name, (photograph, size) in SIZES.items():
             image = images[photograph]
-            theirs = to_numpy(
-                reference.resize(to_torch(image), size, method, antialias)
-            )
+            theirs = to_numpy(resize.resize(to_torch(image), size, method, antialias))
             ours = ours_pixels.resized(
                 image.astype(np.float32), size, method, antialias
             )

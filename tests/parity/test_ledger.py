@@ -13,8 +13,8 @@ import torch
 from input_pipeline import randaug
 from input_pipeline.randaug import torchvision_ops as tv
 from parity.faults import models, self_test
+from parity.faults.models import faults
 from parity.faults.pixels import FACTORS
-from parity.faults.table import faults
 from parity.reference import crops, train, vit
 from parity.reference.vit import TRUNCATED_STD
 from parity.rungs import ladder, pixels

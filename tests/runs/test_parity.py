@@ -10,9 +10,9 @@ import pytest
 
 from parity.__main__ import parse_args
 from parity.faults import self_test
-from parity.faults.table import faults
+from parity.faults.models import faults
 from parity.report import run as report
-from parity.rungs import ladder, table
+from parity.rungs import ladder
 from parity.rungs.comparison import Comparison
 from parity.sides.cases import Case
 
@@ -194,7 +194,7 @@ def test_mistyped_flags_are_refused(capsys):
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
     assert parse_args(["--only", "forward, loss"]).only == ["forward", "loss"]
-    assert list(table.rungs(ladder.RUNGS)) == list(ladder.RUNGS)
+    assert list(ladder.rungs(ladder.RUNGS)) == list(ladder.RUNGS)
 
 
 def test_failures_are_counted_and_nan_is_one(monkeypatch, capsys):

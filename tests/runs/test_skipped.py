@@ -10,7 +10,7 @@ from input_pipeline import sources
 from input_pipeline.stream import order
 from vitjax import train
 from vitjax.records.jsonl import read_rows
-from vitjax.records.skipped import SkipCount
+from vitjax.records.rows import SkipCount
 
 EXAMPLES, BATCH, STEPS, SEED = 20, 8, 10, 3
 DAMAGED = {"a": (4, 7), "b": (1,)}

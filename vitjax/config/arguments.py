@@ -1,14 +1,39 @@
-"""Check a config section, the keyword arguments of one function, before the call."""
+"""Check a config section, the keyword arguments of one function, before the call.
+
+`lookup` and `unknown` look names up in any literal table.
+"""
 
 import collections.abc
+import dataclasses
+import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 from vitjax.config import durations
-from vitjax.config.lookup import unknown
+
+T = TypeVar("T")
+
+# Config keys, and their names in other trainers.
+_MEANT = {
+    "lr": ("learning_rate", "base_lr", "max_lr"),
+    "wd": ("weight_decay",),
+    "total_epochs": ("epochs", "num_epochs", "max_epochs", "num_train_epochs"),
+    "total_steps": ("steps", "num_steps", "max_steps", "num_train_steps"),
+    "input.batch_size": ("batch", "batch_size", "train_batch_size"),
+    "input.data": ("data", "dataset"),
+    "input.pp": ("pp", "augmentation", "transforms"),
+    "optax_name": ("optimizer", "opt"),
+    "schedule": ("warmup", "warmup_steps", "warmup_epochs", "lr_scheduler"),
+    "grad_clip_norm": ("clip_grad", "max_grad_norm"),
+    "accum_freq": ("gradient_accumulation_steps", "grad_accum_steps"),
+    "model_init": ("pretrained",),
+    "width": ("hidden_size", "embed_dim"),
+    "depth": ("num_layers",),
+    "dropout": ("drop_rate",),
+}
 
 
 def call(where: str, function: Callable[..., Any], section: Any, **given: Any) -> Any:
@@ -159,3 +184,38 @@ def check_values(where: str, value: Any) -> None:
             f"config key {where} must be a number, a string, True, False, None, or a "
             f"list or a section of these, got {value!r}"
         )
+
+
+def make_module(module: Any, num_classes: int, kw: dict[str, Any]) -> Any:
+    """Return `module(num_classes, **kw)`, `kw` being a config's `model` section.
+
+    Raises ValueError for an unknown name or a wrong type.
+    """
+    fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
+    for name in kw:
+        if name not in fields:
+            raise unknown(name, fields, "model argument")
+    check_types("model", typing.get_type_hints(module), kw)
+    if "patch_size" in kw:
+        kw = {**kw, "patch_size": tuple(kw["patch_size"])}
+    return module(num_classes, **kw)
+
+
+def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
+    """Return the error for a `name` that is not `known`; it suggests the nearest one.
+
+    A suggested key of another section includes the section's name, which is known.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    meant = [ours for ours, theirs in _MEANT.items() if name in theirs]
+    near = [ours for ours in meant if ours.partition(".")[0] in known] or near
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """Return `table[name]`. Raises ValueError with the known and the nearest names."""
+    if not isinstance(name, str) or name not in table:
+        raise unknown(name, table, what)
+    return table[name]

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from vitjax.config import arguments, durations
-from vitjax.config.lookup import unknown
 
 # Passed unchanged to vitjax.optim.make_optimizer: its signature has the defaults, and
 # `program.build` checks the types.
@@ -135,7 +134,7 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
         if key in REFUSED:
             raise ValueError(f"config key {key!r} is not supported: {REFUSED[key]}")
         if key not in known:
-            raise unknown(key, known, "config key")
+            raise arguments.unknown(key, known, "config key")
         if key in OPTIMIZER_KEYS:
             groups["optimizer"][key] = value
         elif key in duration_keys:

@@ -10,8 +10,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vitjax.config import arguments as sections
-from vitjax.config.lookup import lookup
+from vitjax.config import arguments
 from vitjax.trees import flatten_with_names, regex
 
 
@@ -101,13 +100,13 @@ def _strategy(text: str, mesh: Mesh) -> Callable[[Any], P]:
             raise ValueError(wrong)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         raise ValueError(wrong) from None
-    function = lookup(STRATEGIES, node.id, "sharding_strategy")
+    function = arguments.lookup(STRATEGIES, node.id, "sharding_strategy")
     try:
         bound = inspect.signature(function).bind(mesh, *args, **kwargs)
     except TypeError as error:
         raise ValueError(f"{wrong} ({error})") from error
-    hints = sections.annotations(function)
-    sections.check_types("sharding_strategy", hints, bound.arguments)
+    hints = arguments.annotations(function)
+    arguments.check_types("sharding_strategy", hints, bound.arguments)
     return function(*bound.args, **bound.kwargs)
 
 

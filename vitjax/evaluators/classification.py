@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from input_pipeline import device_ops
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.devices.sharding import replicated
 from vitjax.step.losses import LOSSES
 

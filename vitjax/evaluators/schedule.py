@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vitjax.config import arguments, durations
-from vitjax.config.lookup import lookup, unknown
 from vitjax.evaluators import EVALUATORS
 
 # Keys of big_vision's evaluators that vitjax refuses, with the reason.
@@ -68,7 +67,7 @@ def _entry(
     skip_first = bool(section.pop("skip_first", False))
     params = section.pop("params", "params")
     if params not in ("params", "ema"):
-        raise unknown(params, ("params", "ema"), f"evals.{name}.params")
+        raise arguments.unknown(params, ("params", "ema"), f"evals.{name}.params")
     if "batch_size" in inspect.signature(evaluator).parameters:
         section = {"batch_size": batch_size} | section
         arguments.check_types(f"evals.{name}", {"batch_size": int}, section)
@@ -132,7 +131,7 @@ def make_entries(
             )
         section = dict(section)
         required = section.pop("required", True)
-        evaluator = lookup(
+        evaluator = arguments.lookup(
             EVALUATORS, section.pop("type", "classification"), "evaluator"
         )
         try:

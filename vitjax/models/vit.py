@@ -55,7 +55,6 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from vitjax.config import arguments
-from vitjax.config.lookup import lookup, unknown
 
 # big_vision models/vit.py:389-408, after https://arxiv.org/abs/2106.04560 (Ti to G),
 # https://arxiv.org/abs/2209.06794 (e) and https://arxiv.org/abs/2305.13035 (So400m).
@@ -125,6 +124,32 @@ class BlockConfig:
     def norm(self, name: str) -> nn.LayerNorm:
         """Make a LayerNorm; call this in a module's compact method."""
         return nn.LayerNorm(epsilon=self.norm_eps, name=name)
+
+
+def patch_grid(
+    image: Num[Array | np.ndarray, "b y x ch"],
+    patch_size: tuple[int, int],
+    floor_patches: bool | None = None,
+) -> tuple[int, int]:
+    """Return the numbers of rows and columns of patches of an image.
+
+    Raises ValueError if patches do not divide the image, unless `floor_patches`, which
+    is None for models without that argument.
+    """
+    (ph, pw), (_, height, width, _) = patch_size, image.shape
+    rest = (height % ph, width % pw)
+    if min(height // ph, width // pw) < 1 or (any(rest) and not floor_patches):
+        hint = "resize the image, or choose another patch_size"
+        if floor_patches is not None:
+            hint = (
+                "resize the image, choose another patch_size, or say floor_patches=True "
+                f"to leave {rest[0]} rows and {rest[1]} columns out, as big_vision does"
+            )
+        raise ValueError(
+            f"an image of {height}x{width} pixels does not divide into patches of "
+            f"{ph}x{pw}; {hint}"
+        )
+    return height // ph, width // pw
 
 
 def posemb_sincos_2d(height: int, width: int, dim: int) -> Float[np.ndarray, "1 n d"]:
@@ -199,7 +224,7 @@ class MlpBlock(nn.Module):
             nn.Dense, kernel_init=_xavier, bias_init=bias_init, dtype=cfg.dtype
         )
         x = dense(cfg.mlp_dim or 4 * d, name="Dense_0")(x)
-        x = lookup(GELUS, cfg.gelu, "gelu")(x)
+        x = arguments.lookup(GELUS, cfg.gelu, "gelu")(x)
         x = nn.Dropout(cfg.dropout)(x, cfg.deterministic)
         return dense(d, name="Dense_1")(x)
 
@@ -301,7 +326,7 @@ class Encoder(nn.Module):
     def _block(self):
         """Return EncoderBlock, by default with remat only under scan, as big_vision."""
         policy = self.remat_policy or ("nothing_saveable" if self.scan else "none")
-        saveable = lookup(REMAT_POLICIES, policy, "remat_policy")
+        saveable = arguments.lookup(REMAT_POLICIES, policy, "remat_policy")
         if saveable is None:
             return EncoderBlock
         # The loop of a scan already prevents CSE from undoing the remat.
@@ -397,15 +422,7 @@ class ViT(nn.Module):
         return self._head(x, jnp.reshape(patches, (b, h, w, d)), distilled, out)
 
     def _stem(self, image):
-        (ph, pw), (_, height, width, _) = self.patch_size, image.shape
-        rest = (height % ph, width % pw)
-        if min(height // ph, width // pw) < 1 or (any(rest) and not self.floor_patches):
-            raise ValueError(
-                f"an image of {height}x{width} pixels does not divide into patches of "
-                f"{ph}x{pw}; resize the image, choose another patch_size, or say "
-                f"floor_patches=True to leave {rest[0]} rows and {rest[1]} columns out, "
-                "as big_vision does"
-            )
+        patch_grid(image, self.patch_size, self.floor_patches)
         return nn.Conv(
             self.width,
             self.patch_size,
@@ -480,7 +497,7 @@ def Model(num_classes: int | None = None, variant: str | None = None, **kw: Any)
     fields = {f.name for f in dataclasses.fields(ViT)} - {"parent", "name"}
     for name in kw:
         if name not in fields:
-            raise unknown(name, {*fields, "variant"}, "model argument")
+            raise arguments.unknown(name, {*fields, "variant"}, "model argument")
     if variant is not None:
         kw = {**_variant_sizes(variant, "patch_size" in kw), **kw}
     if "patch_size" in kw:
@@ -522,7 +539,7 @@ def loop_to_scan(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _variant_sizes(variant: str, has_patch_size: bool) -> dict[str, Any]:
     name, _, patch = variant.partition("/")
-    sizes: dict[str, Any] = dict(lookup(VARIANTS, name, "variant"))
+    sizes: dict[str, Any] = dict(arguments.lookup(VARIANTS, name, "variant"))
     if patch.isdecimal() and int(patch):
         sizes["patch_size"] = (int(patch), int(patch))
     elif "/" in variant or not has_patch_size:
@@ -560,7 +577,7 @@ def _check(model: ViT) -> None:
     for name, known in tables.items():
         value = getattr(model, name)
         if value not in known and not (value is None and name in optional):
-            raise unknown(str(value), known, name)
+            raise arguments.unknown(str(value), known, name)
     for name in ("width", "depth", "num_heads"):
         if getattr(model, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(model, name)}")
@@ -619,10 +636,11 @@ def _block_config(model: ViT, deterministic: bool) -> BlockConfig:
         raise ValueError(
             "a float64 model needs jax.config.update('jax_enable_x64', True)"
         )
-    mm = lookup(DTYPES, model.dtype_mm, "dtype_mm")
+    mm = arguments.lookup(DTYPES, model.dtype_mm, "dtype_mm")
     default = np.dtype(jnp.promote_types(mm, np.float32))
     residual, softmax = (
-        default if name is None else lookup(DTYPES, name, "dtype") for name in names[1:]
+        default if name is None else arguments.lookup(DTYPES, name, "dtype")
+        for name in names[1:]
     )
     return BlockConfig(
         mlp_dim=model.mlp_dim,

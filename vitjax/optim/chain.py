@@ -24,7 +24,6 @@ from absl import logging
 from vitjax import trees
 from vitjax.config import arguments
 from vitjax.config.durations import Section
-from vitjax.config.lookup import unknown
 from vitjax.optim.schedules import Schedule, make_schedule
 from vitjax.optim.shampoo import scale_by_shampoo
 
@@ -196,7 +195,9 @@ def _transform(
     if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
         for key in kwargs:
             if key not in parameters:
-                raise unknown(key, parameters, f"key of config.optax for {name}")
+                raise arguments.unknown(
+                    key, parameters, f"key of config.optax for {name}"
+                )
     with _explained(name, kwargs):
         tx = factory(**kwargs)
     if not isinstance(tx, ox.GradientTransformation):
@@ -237,7 +238,7 @@ def _factory(name: str) -> Callable[..., Any]:
             if key.startswith("scale_by_")
         ]
         known = [*OURS, *scalers, "ema", "identity", "trace"]
-        raise unknown(name, known, "optax_name")
+        raise arguments.unknown(name, known, "optax_name")
     return factory
 
 

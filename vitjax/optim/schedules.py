@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from vitjax.config import arguments, durations
-from vitjax.config.lookup import lookup, unknown
 
 # Maps the number of completed updates (0 for the first) to a factor or a rate.
 Schedule: TypeAlias = Callable[[Any], Array]
@@ -115,7 +114,7 @@ def _check_settings(
     known = [*always, *own, *keys]
     for key in settings:
         if key not in known:
-            raise unknown(key, known, f"key of a {decay_type} schedule")
+            raise arguments.unknown(key, known, f"key of a {decay_type} schedule")
     arguments.check_types("schedule", arguments.annotations(decay), settings)
     return own, timed
 
@@ -150,7 +149,7 @@ def make_schedule(
     / cooldown (big_vision utils.py:1070-1143). With `warmup_offset=1`, warm-up
     multiplies by (step + 1) / warmup.
     """
-    decay = lookup(DECAYS, decay_type, "decay_type")
+    decay = arguments.lookup(DECAYS, decay_type, "decay_type")
     own, timed = _check_settings(decay, decay_type, settings)
 
     def span(name: str, default: Any) -> Any:

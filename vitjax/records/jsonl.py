@@ -1,4 +1,4 @@
-"""Write measurements to metrics.jsonl and other sinks, and draw curves.png."""
+"""Write measurements to metrics.jsonl and other sinks, and read them."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vitjax.files import write_picture, write_whole
+from vitjax.files import write_whole
 
 JSONL = "metrics.jsonl"
 
@@ -116,37 +116,3 @@ def series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float
         if isinstance(row.get(name), int | float) and math.isfinite(row[name])
     ]
     return [step for step, _ in pairs], [value for _, value in pairs]
-
-
-def plot_curves(workdir: Path) -> Path:
-    """Draw curves.png from metrics.jsonl: loss, evaluation, norms, learning rate."""
-    from matplotlib.figure import Figure
-
-    rows = read_rows(workdir)
-    names = sorted({name for row in rows for name in row})
-    panels = {
-        "loss": ["training_loss", *[n for n in names if n.endswith("/loss")]],
-        "accuracy": [n for n in names if "/prec@" in n],
-        "gradient and update norm": ["l2_grads", "l2_updates"],
-        "learning rate": [n for n in names if n.startswith("lr")],
-    }
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2)
-    for axis, (title, wanted) in zip(axes.flat, panels.items(), strict=True):
-        drawn = 0
-        for name in wanted:
-            steps, values = series(rows, name)
-            if steps:
-                marker = "o" if "/" in name else None
-                axis.plot(steps, values, label=name, marker=marker, markersize=3)
-                drawn += 1
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        if "norm" in title:
-            # The first update is exactly zero, which has no logarithm.
-            axis.set_yscale("log", nonpositive="mask")
-        if drawn:
-            axis.legend(fontsize="small")
-    path = Path(workdir) / "curves.png"
-    write_picture(path, figure, dpi=120)
-    return path

@@ -11,8 +11,7 @@ from vitjax.config.experiment import Experiment
 from vitjax.records import jsonl, pictures, sinks
 from vitjax.records.clock import Clock
 from vitjax.records.progress import Progress
-from vitjax.records.rows import Records, rate_table
-from vitjax.records.skipped import SkipCount
+from vitjax.records.rows import Records, SkipCount, rate_table
 from vitjax.records.workdir import write_config
 from vitjax.trees import count
 

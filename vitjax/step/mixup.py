@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key
 
-from vitjax.config.lookup import unknown
+from vitjax.config.arguments import unknown
 
 SCOPES = ("global", "device")
 

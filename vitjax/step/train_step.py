@@ -18,13 +18,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.devices.sharding import (
     is_replicated,
     replicated,
 )
 from vitjax.step import ema as ema_lib
-from vitjax.step import loss_scale as loss_scale_lib
+from vitjax.step import loss_scale
 from vitjax.step import mixup as mixup_lib
 from vitjax.step.accumulate import accumulate_gspmd, accumulate_local
 from vitjax.step.losses import LOSSES
@@ -116,7 +116,7 @@ def _updated(
     """
     metrics, finite, scale = {}, jnp.array(True), state.loss_scale
     if scale is not None:
-        finite = loss_scale_lib.all_finite(grads)
+        finite = loss_scale.all_finite(grads)
         updates = jax.tree.map(lambda u: jnp.where(finite, u, 0), updates)
         opt_state = _unless(finite, opt_state, state.opt_state)
         scale = scale.after(finite)

@@ -14,6 +14,9 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+import numpy as np
+from jaxtyping import Float
+
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import write_picture
 from vitjax.tools import command
@@ -38,6 +41,51 @@ EXAMPLES = (
 )
 
 
+# Shapes below: b batch, n tokens, y x the grid of patches.
+def rollout(
+    layers: Sequence[Float[np.ndarray, "b _ n n"]],
+) -> Float[np.ndarray, "b n n"]:
+    """Return the share of each token (column) in each token (row) after all layers.
+
+    It is the product of (mean over the heads + identity) of all layers, the first one
+    rightmost, with rows scaled to sum to 1. It is computed in float64.
+    """
+    if not layers:
+        raise ValueError("attention rollout needs at least one layer")
+    total = np.eye(layers[0].shape[-1])[None]
+    for probs in layers:
+        mean = probs.astype(np.float64).mean(axis=1)
+        # Halving keeps entries bounded over many layers; the row scaling cancels it.
+        total = (mean @ total + total) / 2
+    return total / total.sum(axis=-1, keepdims=True)
+
+
+def patch_map(
+    weights: Float[np.ndarray, "b n n"], grid: tuple[int, int], cls: bool
+) -> Float[np.ndarray, "b y x"]:
+    """Return each patch's weight in the class token, or without one in the mean patch.
+
+    Patches follow the class token, row by row. Later tokens (registers) are left out,
+    as columns and as rows.
+    """
+    first, size = int(cls), grid[0] * grid[1]
+    if weights.shape[-1] < first + size:
+        raise ValueError(
+            f"{weights.shape[-1]} tokens are too few for {grid[0]} x {grid[1]} patches"
+        )
+    patches = slice(first, first + size)
+    rows = weights[:, 0] if cls else weights[:, patches].mean(axis=1)
+    return rows[:, patches].reshape(-1, *grid)
+
+
+def cosine_similarity(table: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
+    """Return the cosine similarity of every pair of rows, such as positions."""
+    table = table.astype(np.float64)
+    length = np.linalg.norm(table, axis=-1, keepdims=True)
+    unit = table / np.maximum(length, np.finfo(np.float64).tiny)
+    return unit @ unit.T
+
+
 def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
     """Return the model's attention maps for a preprocessed image (1, y, x, ch).
 
@@ -47,9 +95,6 @@ def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
     attention.
     """
     import jax
-    import numpy as np
-
-    from vitjax.tools import rollout
 
     try:
         trained = trained.replace(return_attn=True)
@@ -64,8 +109,8 @@ def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
     grid, cls = (height // ph, width // pw), "cls" in trained.params
     last = np.asarray(blocks[-1], np.float64).mean(axis=1)
     return {
-        "rollout": rollout.patch_map(rollout.rollout(blocks), grid, cls)[0],
-        "last": rollout.patch_map(last, grid, cls)[0],
+        "rollout": patch_map(rollout(blocks), grid, cls)[0],
+        "last": patch_map(last, grid, cls)[0],
         "layers": len(blocks),
         "heads": blocks[-1].shape[1],
         "logits": logits[0],
@@ -127,17 +172,14 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
 
 def draw_posemb(path: Path, trained: Any) -> None:
     """Draw the position embeddings' similarity; ValueError if none are learned."""
-    import numpy as np
     from matplotlib.figure import Figure
-
-    from vitjax.tools import rollout
 
     if "pos_embedding" not in trained.params:
         raise ValueError(
             f"the model of {trained.name} has no learned position embeddings to draw"
         )
     table = np.asarray(trained.params["pos_embedding"])[0]
-    similar = rollout.cosine_similarity(table)
+    similar = cosine_similarity(table)
     figure = Figure(figsize=(11.6, 5.4), layout="constrained")
     axes = figure.subplots(1, 2)
     axes[0].set_title(f"cosine of each two of {len(table)} positions", fontsize=11)

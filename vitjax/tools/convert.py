@@ -142,7 +142,7 @@ def write(
 
 
 def _check_target(target: Path, to: str, scan: bool, force: bool) -> None:
-    from vitjax.config.lookup import lookup
+    from vitjax.config.arguments import lookup
 
     suffixes = lookup(FORMATS, to, "format")
     if target.suffix not in suffixes:

@@ -96,15 +96,15 @@ def _opened(
     trained: Any, names: Sequence[str], sizes: Sequence[Any]
 ) -> dict[str, tuple[Any, ...]]:
     """Open the evaluator of each row of the report, by the row's name."""
-    from vitjax import data as feeding
+    from vitjax import data as data_lib
     from vitjax.tools.eval_sizes import Size
 
     e = trained.experiment
     eval_data = functools.partial(
-        feeding.eval_data,
+        data_lib.eval_data,
         class_names=trained.known_names(),
         num_classes=None if e.relabels else e.num_classes,
-        tell=feeding.once(lambda text: print(f"note: {text}", file=sys.stderr)),
+        tell=data_lib.once(lambda text: print(f"note: {text}", file=sys.stderr)),
     )
     opened = {}
     for name in names or _classifiers(trained):
@@ -222,7 +222,7 @@ def _evaluated(
     from tqdm import tqdm
 
     from vitjax.devices.sharding import replicated
-    from vitjax.tools import predictions as lib
+    from vitjax.tools import predictions as predictions_lib
 
     params = jax.device_put(params, replicated(mesh))
     bar = tqdm(
@@ -240,16 +240,18 @@ def _evaluated(
     logits, labels = (
         np.concatenate([part[key] for part in parts]) for key in ("logits", "labels")
     )
-    predictions = lib.Predictions(logits, labels, data.class_names)
+    predictions = predictions_lib.Predictions(logits, labels, data.class_names)
     result = {
-        **lib.summary(predictions, loss_name),
-        "per_class": lib.per_class(predictions),
-        "calibration": lib.calibration(predictions)[1],
-        "confusion": lib.confusion(predictions).tolist(),
-        "classification_report": lib.classification_report(predictions),
+        **predictions_lib.summary(predictions, loss_name),
+        "per_class": predictions_lib.per_class(predictions),
+        "calibration": predictions_lib.calibration(predictions)[1],
+        "confusion": predictions_lib.confusion(predictions).tolist(),
+        "classification_report": predictions_lib.classification_report(predictions),
     }
     first = evaluator.samples(params, NUM_SAMPLES)
-    few = lib.Predictions(first["logits"], first["labels"], data.class_names)
+    few = predictions_lib.Predictions(
+        first["logits"], first["labels"], data.class_names
+    )
     return result, predictions, (first["image"], few)
 
 
@@ -269,25 +271,22 @@ def _write(folder: Path, trained: Any, results: Mapping[str, Any]) -> dict[str, 
         "evals": results,
     }
     (folder / "report.json").write_text(command.as_json(report) + "\n")
-    lines = [
-        f"{trained.name}, {trained.source}",
-        "",
-        f"| evaluator | {' | '.join(SHOWN)} |",
-        f"|---|{'---|' * len(SHOWN)}",
+    shown = [
+        (name, *(_number(result[key]) for key in SHOWN))
+        for name, result in results.items()
     ]
-    for name, result in results.items():
-        shown = [_number(result[key]) for key in SHOWN]
-        lines.append(f"| {name} | {' | '.join(shown)} |")
+    parts = [
+        f"{trained.name}, {trained.source}",
+        command.table(("evaluator", *SHOWN), shown),
+    ]
     for name, result in results.items():
         rows = [r for r in result["per_class"] if r["accuracy"] is not None]
         rows.sort(key=lambda row: row["accuracy"])
         few = rows[:5] if len(rows) > 10 else rows
-        lines += ["", f"{name}: the classes that it finds hardest", ""]
-        lines += ["| class | examples | accuracy |", "|---|---|---|"]
-        lines += [
-            f"| {r['class']} | {r['examples']} | {r['accuracy']:.4f} |" for r in few
-        ]
-    (folder / "report.md").write_text("\n".join(lines) + "\n")
+        parts.append(f"{name}: the classes that it finds hardest")
+        hardest = [(r["class"], r["examples"], f"{r['accuracy']:.4f}") for r in few]
+        parts.append(command.table(("class", "examples", "accuracy"), hardest))
+    (folder / "report.md").write_text("\n\n".join(parts) + "\n")
     return report
 
 

@@ -56,16 +56,13 @@ def say(text: str = "") -> None:
 
 def table(rows: Sequence[Row]) -> None:
     """Print two columns in Markdown."""
-    say("| | |\n|---|---|")
-    for row in rows:
-        say(f"| {row[0]} | {row[1]} |")
-    say()
+    say(command.table(("", ""), rows) + "\n")
 
 
 def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
-    """Return a `without_data.Outline` of the training stream, even without its data."""
+    """Return a `look.outline.Outline` of the training stream, even without its data."""
     from input_pipeline import pipeline, sources
-    from input_pipeline.look import outline as without_data
+    from input_pipeline.look import outline as outline_lib
     from vitjax.config import arguments
 
     try:
@@ -74,8 +71,8 @@ def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
         )
     except sources.DataNotFound:
         given = {k: e.input[k] for k in ("data", "pp", "batch_size") if k in e.input}
-        return without_data.guess(**given, examples=examples, image_size=image_size)
-    found = without_data.of_stream(stream, e.input["data"].get("kind", "tfds"))
+        return outline_lib.guess(**given, examples=examples, image_size=image_size)
+    found = outline_lib.of_stream(stream, e.input["data"].get("kind", "tfds"))
     return dataclasses.replace(found, examples=examples or found.examples)
 
 
@@ -189,7 +186,7 @@ def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float,
 
 def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Compute figures without a compiler: sizes, parameters, FLOPs, host memory."""
-    from input_pipeline.stream import memory as host_memory
+    from input_pipeline.stream.memory import available
     from vitjax.devices import startup
     from vitjax.step.flops import forward_flops
     from vitjax.tools import plan_cost
@@ -213,7 +210,7 @@ def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, 
         "FLOPs from": "3 x the forward pass's products, 2 a multiply-add",
         "FLOPs per run": flops * images,
         "host GB": host / 1e9,
-        "host GB free here": host_memory.available() / 1e9,
+        "host GB free here": available() / 1e9,
         "host GB of": {k: v / 1e9 for k, v in parts.items()},
     }
 
@@ -351,7 +348,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.devices)
     from vitjax.benchmark import PEAK_TFLOPS
-    from vitjax.config.lookup import lookup
+    from vitjax.config.arguments import lookup
     from vitjax.devices import startup
 
     if flags.accelerator is not None:

@@ -14,7 +14,6 @@ if __name__ == "__main__":
     failures.leave_on_interrupt()  # the imports take seconds
 
 from input_pipeline import home
-from vitjax.files import write_picture
 from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
@@ -71,9 +70,8 @@ def draw(
     out: Path,
 ) -> None:
     """Write the picture; ValueError if a run has no rows, or no metric is found."""
-    from matplotlib.figure import Figure
-
     from vitjax.records import jsonl
+    from vitjax.records.curves import Line, draw_curves
 
     rows = {}
     for run in runs:
@@ -89,36 +87,29 @@ def draw(
     if not shown:
         asked = ", ".join(n for wanted in panels.values() for n in wanted)
         raise ValueError(f"no run has {asked}; there are {', '.join(names)}")
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    figure = Figure(figsize=(5 * columns, 3.5 * lines), layout="constrained")
-    axes: list[Any] = list(figure.subplots(lines, columns, squeeze=False).flat)
     labels = _labels(runs)
-    for axis in axes[len(shown) :]:
-        axis.set_axis_off()
-    for axis, (title, wanted) in zip(axes, shown.items(), strict=False):
+    lines: dict[str, list[Line]] = {title: [] for title in shown}
+    for title, wanted in shown.items():
         for i, run in enumerate(runs):
             for j, name in enumerate(wanted):
                 steps, values = jsonl.series(rows[run], name)
                 if not steps:
                     continue
                 label = labels[i] if len(wanted) == 1 else f"{labels[i]}: {name}"
-                style = {"color": f"C{i}", "linestyle": ("-", "--", ":", "-.")[j % 4]}
-                marker = "o" if len(steps) < 30 else None
+                if len(runs) == len(wanted) == 1:
+                    label = ""
+                style: dict[str, Any] = {
+                    "color": f"C{i}",
+                    "linestyle": ("-", "--", ":", "-.")[j % 4],
+                }
                 exact = name.startswith("lr")  # a rate has no noise
                 if smooth and len(steps) > 2 and not exact:
-                    axis.plot(steps, values, **style, alpha=0.2)
-                    values, marker = smoothed(steps, values, smooth), None
-                axis.plot(
-                    steps, values, **style, label=label, marker=marker, markersize=3
-                )
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        if "norm" in title:
-            axis.set_yscale("log", nonpositive="mask")
-        if len(runs) > 1 or len(wanted) > 1:
-            axis.legend(fontsize="small")
-    write_picture(out, figure, dpi=120)
+                    style["marker"] = None
+                    pale = {**style, "alpha": 0.2}
+                    lines[title].append(Line("", steps, values, pale))
+                    values = smoothed(steps, values, smooth)
+                lines[title].append(Line(label, steps, values, style))
+    draw_curves(out, lines, log=[title for title in lines if "norm" in title])
 
 
 def _labels(runs: Sequence[Path]) -> list[str]:

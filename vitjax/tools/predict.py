@@ -104,10 +104,10 @@ def class_names(trained: Any) -> Sequence[str] | None:
 
     They come from the checkpoint, else from the training data.
     """
-    from input_pipeline.sources import class_names as lib
+    from input_pipeline.sources.class_names import in_words
 
     names = trained.known_names()
-    return None if names is None else lib.in_words(names)
+    return None if names is None else in_words(names)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from vitjax.files import write_picture
 from vitjax.records.pictures import shown
-from vitjax.tools import predictions as lib
+from vitjax.tools import predictions as predictions_lib
 from vitjax.tools.predictions import Predictions
 
 MOST_NAMED = 40  # classes: with more, axes show no names
@@ -32,7 +32,7 @@ def draw_report(path: Path, predictions: Predictions, title: str) -> None:
 
 
 def _confusion(axis: Any, predictions: Predictions) -> None:
-    counts = lib.confusion(predictions)
+    counts = predictions_lib.confusion(predictions)
     rows = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(rows, cmap="Blues", vmin=0, vmax=1)
     names = predictions.names
@@ -49,7 +49,9 @@ def _confusion(axis: Any, predictions: Predictions) -> None:
 
 
 def _per_class(axis: Any, predictions: Predictions) -> None:
-    rows = [r for r in lib.per_class(predictions) if r["accuracy"] is not None]
+    rows = [
+        r for r in predictions_lib.per_class(predictions) if r["accuracy"] is not None
+    ]
     rows.sort(key=lambda row: row["accuracy"])
     shares = [row["accuracy"] for row in rows]
     axis.barh(range(len(rows)), shares, color="tab:blue", height=0.8)
@@ -66,7 +68,7 @@ def _per_class(axis: Any, predictions: Predictions) -> None:
 
 
 def _reliability(axis: Any, predictions: Predictions) -> None:
-    error, rows = lib.calibration(predictions)
+    error, rows = predictions_lib.calibration(predictions)
     sure, right = ([r[key] for r in rows] for key in ("confidence", "accuracy"))
     sizes = [20 + 200 * r["examples"] / len(predictions.logits) for r in rows]
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)

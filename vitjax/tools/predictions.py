@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.step.losses import LOSSES
 
 ECE_BINS = 15

@@ -94,7 +94,7 @@ def profile(e: Any, steps: int, out: Path) -> tuple[Timing, int]:
     import jax
 
     from input_pipeline import pipeline, prefetch
-    from vitjax import data as feeding
+    from vitjax import data as data_lib
     from vitjax import program
     from vitjax.config import arguments
     from vitjax.devices import sharding
@@ -102,7 +102,7 @@ def profile(e: Any, steps: int, out: Path) -> tuple[Timing, int]:
     mesh = sharding.make_mesh(e.mesh)
     data, data_size = arguments.call(
         "input", pipeline.make_train, e.input, seed=e.seed, start_step=0,
-        **feeding.processes(),
+        **data_lib.processes(),
     )  # fmt: skip
     sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
     sizes["total_steps"] = e.steps("total", **sizes)
@@ -135,7 +135,7 @@ def profile(e: Any, steps: int, out: Path) -> tuple[Timing, int]:
         jax.block_until_ready(one_step(batch))
     compute_seconds = per_call(_then_wait(lambda: one_step(batch), steps), 1) / steps
     _say("the loop")
-    ahead = feeding.OnDevices(data.from_step(0), mesh, e.prefetch_to_device)
+    ahead = data_lib.OnDevices(data.from_step(0), mesh, e.prefetch_to_device)
     with contextlib.closing(_as_generator(ahead)) as batches:
         loop, wait = _loop(one_step, batches, steps)
         _say("the loop, traced")
@@ -215,12 +215,12 @@ def table(timing: Timing, batch_size: int) -> str:
         "compute": "compute alone",
         "loop": "loop, all together",
     }
-    lines = ["| part | ms a step | images a second |", "|---|---|---|"]
+    rows = []
     for key, name in names.items():
         seconds = getattr(timing, key)
-        lines.append(f"| {name} | {_ms(seconds)} | {batch_size / seconds:,.0f} |")
-    lines.append(f"| of it waiting for a batch | {_ms(timing.wait)} | |")
-    return "\n".join(lines)
+        rows.append((name, _ms(seconds), f"{batch_size / seconds:,.0f}"))
+    rows.append(("of it waiting for a batch", _ms(timing.wait), ""))
+    return command.table(("part", "ms a step", "images a second"), rows)
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -83,12 +83,11 @@ def show_all(config: Any, data: str | None, out: Path) -> None:
     If the data set is missing, batch.png is left out and stderr says why.
     """
     from input_pipeline import sources
-    from input_pipeline.look import charts
-    from input_pipeline.look import story as steps
+    from input_pipeline.look import charts, story
 
     out.mkdir(parents=True, exist_ok=True)
     pictures = {
-        "batch": lambda path: steps.draw_batch(path, open_train(config, data)[0]),
+        "batch": lambda path: story.draw_batch(path, open_train(config, data)[0]),
         "calibration": charts.draw_calibration,
         "spectrum": charts.draw_spectrum,
         "crops": charts.draw_crops,
@@ -107,15 +106,15 @@ def show_one(
     config: Any, data: str | None, epoch: int, index: int, out: Path | None
 ) -> None:
     """Print the steps of one example in one epoch; draw them if `out` is given."""
-    from input_pipeline.look import story as steps
+    from input_pipeline.look import story
 
     stream, pp = open_train(config, data)
-    story = steps.tell(stream, pp, epoch, index)
-    print(steps.report(story, epoch, index))
+    told = story.tell(stream, pp, epoch, index)
+    print(story.report(told, epoch, index))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"example_{index}_epoch_{epoch}.png"
-        steps.draw_story(path, story, epoch, index)
+        story.draw_story(path, told, epoch, index)
         print(path)
 
 

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     failures.leave_on_interrupt()  # the imports take seconds
 
 from vitjax.config.files import parse_with_overrides
-from vitjax.files import or_without, write_picture, write_whole
+from vitjax.files import or_without, write_whole
 from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
@@ -133,13 +133,13 @@ def table(runs: Sequence[tuple[Mapping[str, str], Path, bool]]) -> str:
     # Without metrics, one column remains, to mark failed runs.
     names = sorted({name for values in found for name in values}) or ["metrics"]
     head = [*runs[0][0], *names]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    rows = []
     for (chosen, _, ok), values in zip(runs, found, strict=True):
         shown = [_number(values[n]) if n in values else "" for n in names]
         if not ok:
             shown[0] = "failed"
-        lines.append(f"| {' | '.join([*chosen.values(), *shown])} |")
-    return "\n".join(lines) + "\n"
+        rows.append([*chosen.values(), *shown])
+    return command.table(head, rows) + "\n"
 
 
 def _number(value: Any) -> str:
@@ -148,28 +148,16 @@ def _number(value: Any) -> str:
 
 def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> None:
     """Draw a panel per evaluator metric, with a curve per run."""
-    from matplotlib.figure import Figure
-
     from vitjax.records import jsonl
+    from vitjax.records.curves import Line, draw_curves
 
-    rows = [jsonl.read_rows(workdir) for _, workdir, _ in runs]
-    names = sorted({name for run in rows for name in last_values(run)})
-    columns = min(3, max(1, len(names)))
-    lines = -(-len(names) // columns) or 1
-    figure = Figure(figsize=(5 * columns, 3.4 * lines), layout="constrained")
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axis in axes[len(names) :]:
-        axis.set_axis_off()
-    for axis, name in zip(axes, names, strict=False):
-        for (chosen, _, _), run in zip(runs, rows, strict=True):
-            label = _name(chosen)
-            steps, values = jsonl.series(run, name)
-            axis.plot(steps, values, marker="o", markersize=2.5, label=label)
-        axis.set(title=name, xlabel="step")
-        axis.grid(alpha=0.3)
-    if names:
-        figure.axes[0].legend(fontsize="small")
-    write_picture(path, figure, dpi=120)
+    rows = {_name(chosen): jsonl.read_rows(workdir) for chosen, workdir, _ in runs}
+    names = sorted({name for run in rows.values() for name in last_values(run)})
+    panels = {
+        name: [Line(label, *jsonl.series(run, name)) for label, run in rows.items()]
+        for name in names
+    }
+    draw_curves(path, panels)
 
 
 def sweep(

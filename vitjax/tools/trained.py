@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 from vitjax import program, weights
 from vitjax.checkpoints.read import locate, read_meta, read_params
 from vitjax.config import experiment as experiment_lib
-from vitjax.config import files as config_lib
-from vitjax.config.lookup import lookup
+from vitjax.config import files as config_files
+from vitjax.config.arguments import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
@@ -337,17 +337,17 @@ def _of_file(
 
 
 def _loaded(config: str) -> dict[str, Any]:
-    loaded, notices = config_lib.from_big_vision(config_lib.load(config))
+    loaded, notices = config_files.from_big_vision(config_files.load(config))
     for notice in notices:
         logging.warning("%s", notice)
-    return config_lib.plain(loaded)
+    return config_files.plain(loaded)
 
 
 def _overridden(plain: dict[str, Any], overrides: Sequence[str]) -> ConfigDict:
     config = ConfigDict(plain)
     with config.unlocked(), config.ignore_type():
         for text in overrides:
-            config_lib.override(config, text)
+            config_files.override(config, text)
     return config
 
 
@@ -355,7 +355,7 @@ def _made(plain: dict[str, Any], overrides: Sequence[str], **fields: Any) -> Tra
     config = _overridden(plain, overrides)
     experiment = experiment_lib.from_config(config.to_dict())
     return Trained(
-        config=config_lib.plain(config),
+        config=config_files.plain(config),
         experiment=experiment,
         model=program.make_model(experiment),
         **fields,

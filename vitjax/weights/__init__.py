@@ -23,7 +23,7 @@ import numpy as np
 from absl import logging
 from flax.traverse_util import unflatten_dict
 
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.models import vit
 from vitjax.weights import files, state_dicts, trainers
 from vitjax.weights.describe import describe

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitjax import weights
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.models import vit
 from vitjax.weights import files, posemb
 from vitjax.weights.formats import huggingface

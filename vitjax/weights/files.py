@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.weights import torch_files
 from vitjax.weights.torch_files import BFLOAT16
 

@@ -13,12 +13,11 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Float, Shaped
 
 from vitjax import weights
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names, map_with_names, match_patterns
-from vitjax.weights import posemb as posembs
 from vitjax.weights.checkpoint_model import unlike
-from vitjax.weights.posemb import Grid
+from vitjax.weights.posemb import Grid, grid_of, is_sincos2d, resample
 
 Leaves = dict[str, np.ndarray]
 KERNEL = "embedding/kernel"
@@ -154,7 +153,7 @@ def _with_posemb(
         return leaves
     table = leaves[name]
     if name not in wanted:
-        if posembs.is_sincos2d(table, stored_grid):
+        if is_sincos2d(table, stored_grid):
             return {k: v for k, v in leaves.items() if k != name}
         return leaves
     differs = table.ndim == 3 and table.shape[1] != wanted[name][1]
@@ -162,8 +161,8 @@ def _with_posemb(
         differs or (stored_grid is not None and tuple(stored_grid) != grid)
     ):
         return leaves
-    old = posembs.grid_of(table.shape[1], stored_grid, f"pos_embedding of {path!r}")
-    return {**leaves, name: posembs.resample(table, old, grid)}
+    old = grid_of(table.shape[1], stored_grid, f"pos_embedding of {path!r}")
+    return {**leaves, name: resample(table, old, grid)}
 
 
 def _skipped(

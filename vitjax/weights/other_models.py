@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vitjax.config.lookup import lookup
+from vitjax.config.arguments import lookup
 from vitjax.models.vit import ViT
 from vitjax.weights import files
 from vitjax.weights.libraries import Unusable, import_torchvision, importing

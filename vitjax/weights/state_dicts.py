@@ -9,7 +9,6 @@ from flax.traverse_util import unflatten_dict
 
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
-from vitjax.weights import posemb as posembs
 from vitjax.weights.describe import (
     Description,
     Shapes,
@@ -17,7 +16,7 @@ from vitjax.weights.describe import (
     check_shape,
     describe,
 )
-from vitjax.weights.posemb import Grid
+from vitjax.weights.posemb import Grid, is_sincos2d, of_tokens, sincos2d, square_grid
 from vitjax.weights.table import Entry, Format, Parts, our_parts
 
 
@@ -193,7 +192,7 @@ def _with_constant_posemb(
     if grid is None:
         return leaves
     kernel = leaves["embedding/kernel"]
-    table = posembs.sincos2d(grid, kernel.shape[-1], kernel.dtype)
+    table = sincos2d(grid, kernel.shape[-1], kernel.dtype)
     return {**leaves, "pos_embedding": table}
 
 
@@ -243,10 +242,10 @@ def _extra_positions(
         return tokens if fmt.positions == "all" else 0
     key = fmt.parts["pos_embedding"]
     stored = state[key].shape[1]
-    squares = [n for n in (0, tokens) if posembs.square_grid(stored - n)]
+    squares = [n for n in (0, tokens) if square_grid(stored - n)]
     # Tokens lack positions only with registers, and in a few models (DeiT-III).
     usual = fmt.parts["registers"] in state or squares == [tokens]
-    return posembs.of_tokens(
+    return of_tokens(
         key,
         stored,
         tokens,
@@ -273,7 +272,7 @@ def _check_posemb(
         raise ValueError("posemb is 'none', but the state dict has position embeddings")
     if posemb == "learn":
         return
-    if posembs.is_sincos2d(table, grid) is not None:
+    if is_sincos2d(table, grid) is not None:
         del leaves["pos_embedding"]
     elif posemb == "sincos2d":
         raise ValueError(
@@ -290,7 +289,7 @@ def _check_square(fmt: Format, described: Description) -> None:
             "squares"
         )
     positions = described.positions
-    if fmt.square and positions and posembs.square_grid(positions) is None:
+    if fmt.square and positions and square_grid(positions) is None:
         raise ValueError(
             f"{fmt.title} cannot express a grid of {positions} patches, only squares"
         )

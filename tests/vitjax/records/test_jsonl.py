@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from vitjax.records import jsonl, sinks
+from vitjax.records import curves, jsonl, sinks
 
 
 def test_each_row_is_one_line_under_its_step(tmp_path):
@@ -130,7 +130,7 @@ def test_the_curves_are_drawn_from_the_rows(tmp_path):
         '{"step": 5, "val/prec@1": 0.5, "val/loss": 1.0}\n'
         '{"step": 9, "training_loss": "nan", "lr": 0.1, "l2_grads": 0.5}\n'
     )
-    with Image.open(jsonl.plot_curves(tmp_path)) as picture:
+    with Image.open(curves.plot_curves(tmp_path)) as picture:
         assert min(picture.size) >= 600
         assert len(picture.convert("RGB").getcolors(10**6)) > 20
 

@@ -23,10 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax.config.lookup import lookup
-from vitjax.config.model_arguments import make
+from vitjax.config.arguments import lookup, make_module
 from vitjax.models.reproductions import torch_init
-from vitjax.models.vit import DTYPES, GELUS, Attention, BlockConfig
+from vitjax.models.vit import DTYPES, GELUS, Attention, BlockConfig, patch_grid
 
 # Two-pass variance, as in torch: in a patch of one colour it is far below mean^2.
 _layer_norm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -98,13 +97,8 @@ class NanoViT(nn.Module):
         return x, out
 
     def _stem(self, image, cfg):
-        (ph, pw), (b, height, width, ch) = self.patch_size, image.shape
-        if height % ph or width % pw or not height or not width:
-            raise ValueError(
-                f"an image of {height}x{width} pixels does not divide into patches of "
-                f"{ph}x{pw}; resize the image, or choose another patch_size"
-            )
-        h, w, fan_in = height // ph, width // pw, ph * pw * ch
+        (ph, pw), (b, _, _, ch) = self.patch_size, image.shape
+        (h, w), fan_in = patch_grid(image, self.patch_size), ph * pw * ch
         x = image.reshape(b, h, ph, w, pw, ch).swapaxes(2, 3).reshape(b, h, w, fan_in)
         x = _layer_norm(name="patch_norm")(x)
         x = torch_init.dense(self.width, fan_in, dtype=cfg.dtype, name="embedding")(x)
@@ -132,7 +126,7 @@ class NanoViT(nn.Module):
 
 def Model(num_classes: int, **kw: Any) -> NanoViT:
     """Build a NanoViT; ValueError, in one sentence, for an impossible argument."""
-    model = make(NanoViT, num_classes, kw)
+    model = make_module(NanoViT, num_classes, kw)
     lookup(DTYPES, model.dtype_mm, "dtype_mm")
     mlp_dim = 1 if model.mlp_dim is None else model.mlp_dim
     sizes = (*model.patch_size, model.width, model.depth, model.num_heads, mlp_dim)

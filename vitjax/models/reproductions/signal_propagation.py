@@ -16,7 +16,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from vitjax.config.lookup import unknown
+from vitjax.config.arguments import unknown
 
 ROW_NORMS = ("correct", "original")
 # Rounding can make entries of the matrix products negative, but their log is taken.

@@ -23,10 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax.config.lookup import lookup
-from vitjax.config.model_arguments import make
+from vitjax.config.arguments import lookup, make_module
 from vitjax.models.reproductions import torch_init
-from vitjax.models.vit import DTYPES, einsum_attention, posemb_sincos_2d
+from vitjax.models.vit import DTYPES, einsum_attention, patch_grid, posemb_sincos_2d
 
 _layer_norm = partial(nn.LayerNorm, epsilon=1e-5)
 
@@ -124,7 +123,7 @@ class SimpleViT(nn.Module):
 
 def Model(num_classes: int, **kw: Any) -> SimpleViT:
     """Build a SimpleViT; ValueError, in one sentence, for an impossible argument."""
-    model = make(SimpleViT, num_classes, kw)
+    model = make_module(SimpleViT, num_classes, kw)
     check_sizes(model)
     return model
 
@@ -140,12 +139,7 @@ def embed(
     Returns the tokens and the first intermediates. Call this in a compact method; the
     parameters are named "embedding".
     """
-    (ph, pw), (_, height, width, _) = patch_size, image.shape
-    if height % ph or width % pw or not height or not width:
-        raise ValueError(
-            f"an image of {height}x{width} pixels does not divide into patches of "
-            f"{ph}x{pw}; resize the image, or choose another patch_size"
-        )
+    patch_grid(image, patch_size)
     conv = conv(
         patch_size,
         strides=patch_size,

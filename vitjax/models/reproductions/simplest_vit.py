@@ -36,8 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax.config.lookup import unknown
-from vitjax.config.model_arguments import make
+from vitjax.config.arguments import make_module, unknown
 from vitjax.models.reproductions import signal_propagation
 from vitjax.models.reproductions.simple_vit import (
     check_sizes,
@@ -205,7 +204,7 @@ def Model(num_classes: int, **kw: Any) -> SimplEsTViT:
 
     An eta that TAT cannot reach at this depth is one of these.
     """
-    model = make(SimplEsTViT, num_classes, kw)
+    model = make_module(SimplEsTViT, num_classes, kw)
     check_sizes(model)
     if model.init_scheme not in INITS:
         raise unknown(model.init_scheme, INITS, "init_scheme")

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from vitjax.config.model_arguments import make
+from vitjax.config.arguments import make_module
 from vitjax.models.reproductions import torch_init
 from vitjax.models.vit import BlockConfig, Encoder
 
@@ -144,7 +144,7 @@ class SmallCnn(nn.Module):
 
 def Model(num_classes: int, **kw: Any) -> TorchvisionViT:
     """Build a TorchvisionViT; ValueError, in one sentence, for a bad argument."""
-    model = make(TorchvisionViT, num_classes, kw)
+    model = make_module(TorchvisionViT, num_classes, kw)
     if model.width % model.num_heads:
         raise ValueError(
             f"width must be divisible by num_heads, got {model.width} and "
@@ -155,4 +155,4 @@ def Model(num_classes: int, **kw: Any) -> TorchvisionViT:
 
 def Cnn(num_classes: int, **kw: Any) -> SmallCnn:
     """Build a SmallCnn; ValueError, in one sentence, for an impossible argument."""
-    return make(SmallCnn, num_classes, kw)
+    return make_module(SmallCnn, num_classes, kw)

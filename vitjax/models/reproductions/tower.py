@@ -25,7 +25,6 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from vitjax.config import arguments
-from vitjax.config.lookup import lookup, unknown
 from vitjax.models.reproductions import torch_init
 from vitjax.models.vit import Attention, BlockConfig
 
@@ -138,7 +137,9 @@ class Tower(nn.Module):
         x = out["encoded"] = _layer_norm(name="encoder_norm")(x)
         d = x.shape[-1]
         x = torch_init.dense(2 * d, d, name="pre_logits")(x[:, 0])
-        x = out["pre_logits"] = lookup(ACTIVATIONS, self.head_act, "head_act")(x)
+        x = out["pre_logits"] = arguments.lookup(
+            ACTIVATIONS, self.head_act, "head_act"
+        )(x)
         x = torch_init.dense(self.num_classes, 2 * d, name="head")(x)
         out["logits"] = x
         return x, out
@@ -152,13 +153,13 @@ def Model(num_classes: int, variant: str = "tower", **kw: Any) -> Tower:
     fields = {f.name for f in dataclasses.fields(Tower)} - {"parent", "name"}
     for name in kw:
         if name not in fields:
-            raise unknown(name, {*fields, "variant"}, "model argument")
-    kw = {**lookup(VARIANTS, variant, "variant"), **kw}
+            raise arguments.unknown(name, {*fields, "variant"}, "model argument")
+    kw = {**arguments.lookup(VARIANTS, variant, "variant"), **kw}
     arguments.check_types("model", typing.get_type_hints(Tower), kw)
     model = Tower(num_classes, **kw)
     if model.posemb not in POSEMBS:
-        raise unknown(model.posemb, POSEMBS, "posemb")
-    lookup(ACTIVATIONS, model.head_act, "head_act")
+        raise arguments.unknown(model.posemb, POSEMBS, "posemb")
+    arguments.lookup(ACTIVATIONS, model.head_act, "head_act")
     sizes = (model.widths, model.num_heads, model.mlp_dims)
     if not len({len(s) for s in sizes}) == 1 or not model.widths:
         raise ValueError(

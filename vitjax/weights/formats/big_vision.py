@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vitjax.trees import flatten_with_names
-from vitjax.weights import posemb as posembs
+from vitjax.weights import posemb
 
 # vision_transformer's name; with it, the class token has a position too.
 VERY_OLD = "Transformer/posembed_input/pos_embedding"
@@ -32,8 +32,8 @@ ROOTS = ("params/", "opt/target/")
 def leaves(
     arrays: Mapping[str, np.ndarray],
     subtree: str = "",
-    grid: posembs.Grid | None = None,
-    model_grid: posembs.Grid | None = None,
+    grid: posemb.Grid | None = None,
+    model_grid: posemb.Grid | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the leaves by current names, of a whole file or one subtree ("img").
 
@@ -74,8 +74,8 @@ def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 def _without_cls_position(
     leaves: dict[str, np.ndarray],
     stored_as: str,
-    grid: posembs.Grid | None,
-    model_grid: posembs.Grid | None,
+    grid: posemb.Grid | None,
+    model_grid: posemb.Grid | None,
 ) -> dict[str, np.ndarray]:
     """Add the class token's position, which only old models have, to the token.
 
@@ -90,7 +90,7 @@ def _without_cls_position(
         extra = 1
     else:
         usual = _usual(stored, today=stored_as == "pos_embedding")
-        extra = posembs.of_tokens(
+        extra = posemb.of_tokens(
             stored_as, stored, 1, usual, grid=grid, model_grid=model_grid
         )
     if not extra:
@@ -101,7 +101,7 @@ def _without_cls_position(
 
 def _usual(stored: int, today: bool) -> int | None:
     """Return how many of the positions are the class token's; None if ambiguous."""
-    if posembs.square_grid(stored - 1) is None:
+    if posemb.square_grid(stored - 1) is None:
         return 0 if today else None
     # big_vision renames old files; it recognises them by a square plus one position.
     other_grid = any(stored % n == 0 for n in range(2, math.isqrt(stored) + 1))
