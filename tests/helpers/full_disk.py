@@ -1,19 +1,14 @@
-"""`python -m vitjax.train` on a disk that is full while checkpoints of STEPS are written.
-
-python tests/helpers/full_disk.py STEP,... [arguments of vitjax.train]
-"""
+"""The trainer, on a disk that is full while the checkpoints of chosen steps are written."""
 
 import resource
-import sys
 import time
 
 from vitjax import train
 from vitjax.checkpoints.checkpointer import Checkpointer
 
 
-def main() -> int:
-    """Run with a limit on the size of files in place of a full disk; the exit status."""
-    steps = {int(step) for step in sys.argv[1].split(",")}
+def run(steps, argv):
+    """The command, with a limit on the size of files in place of a full disk."""
     save = Checkpointer.save
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -30,8 +25,4 @@ def main() -> int:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     Checkpointer.save = save_on_full_disk
-    return train.main(sys.argv[2:])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return train.main(argv)

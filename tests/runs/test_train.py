@@ -19,9 +19,7 @@ from tests.helpers.runs import (
     QUICKSTART,
     ROOT,
     error_of,
-    params_of,
     run,
-    start,
     values,
 )
 from vitjax import train
@@ -78,22 +76,6 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     assert {p: p.read_bytes() for p in finished.glob("*.jsonl")} == before
     out = capsys.readouterr().out
     assert "already finished at step 12; use another --workdir to start again" in out
-
-
-def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
-    """SIGKILL after the first checkpoint; then the same command."""
-    with start(tmp_path, 8) as p:
-        while p.poll() is None and not (tmp_path / "checkpoints" / "5").is_dir():
-            time.sleep(0.02)
-        p.send_signal(signal.SIGKILL)
-    assert run(tmp_path) == 0
-    assert values(read_rows(tmp_path)) == values(read_rows(finished))
-    for a, b in zip(
-        jax.tree.leaves(params_of(tmp_path, 12)),
-        jax.tree.leaves(params_of(finished, 12)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_a_run_goes_on_with_split_parameters_and_microbatches(finished, tmp_path):
