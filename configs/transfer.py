@@ -18,8 +18,9 @@ other splits). With `data=huggingface`, data_dir is a folder of `save_to_disk` o
 parquet files. Any other `data` is the name of a data set that tfds has prepared.
 
 `schedule=bit` is BiT-HyperRule (https://arxiv.org/abs/1912.11370): SGD with momentum
-0.9, rate 0.003 per 512 examples of a batch, a warm-up of up to 500 steps, and a tenth
-of the rate after each of 30, 60 and 90 per cent of the run. It takes 500 steps of batch
+0.9, rate 0.003 per 512 examples of a batch, a warm-up of a tenth of the run and of 500
+steps at most, and a tenth of the rate after each of 30, 60 and 90 per cent of the run.
+It takes 500 steps of batch
 512 for fewer than 20,000 examples, 10,000 for fewer than 500,000, else 20,000; from
 20,000 examples on it uses mixup 0.1. `steps`, `batch` and `lr` override these.
 `schedule=cosine` warms up over a tenth of the run, then follows a cosine to 0, as is
@@ -109,7 +110,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if chosen.layer_decay != 1.0:
         config.lr_mults = _lr_mults(model, chosen.layer_decay)
 
-    config.log_training_steps = 50
+    config.log_training_percent = 0.01
     config.ckpt_percent = 0.2
     config.ckpt_best = dict(metric="val/prec@1")
     config.evals = ConfigDict()
@@ -196,11 +197,13 @@ def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:
 def _schedule(chosen: Any, total: int, heads: str) -> Any:
     """Return the schedule, for all parameters or for the head alone."""
     if chosen.schedule == "bit":
-        steps = tuple(round(total * share) for share in (0.3, 0.6, 0.9))
+        # Fractions, so that a length given as --config.total_epochs moves them too.
         section: dict[str, Any] = dict(
-            decay_type="stair", steps=steps, mults=(0.1, 0.01, 0.001)
+            decay_type="stair",
+            percent=(0.3, 0.6, 0.9),
+            mults=(0.1, 0.01, 0.001),
+            warmup_percent=min(500, total // 10) / total,
         )
-        section["warmup_steps"] = min(500, total // 10)
     else:
         section = dict(decay_type="cosine", warmup_percent=0.1)
     if chosen.freeze == "backbone":

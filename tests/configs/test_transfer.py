@@ -42,6 +42,13 @@ def test_bit_hyperrule():
     found = [float(rate(s)) for s in (0, 50, 100, 299, 300, 600, 900, 999)]
     expected = [0, 0.5, 1, 1, 0.1, 0.01, 0.001, 0.001]
     assert found == pytest.approx(expected)
+    # A run of another length, as by --config.total_steps: all of it moves.
+    _, [rate] = make_optimizer(
+        params, total_steps=100, batch_size=128, data_size=1000, lr=1.0,
+        optax_name="identity", schedule=c.schedule,
+    )  # fmt: skip
+    found = [float(rate(s)) for s in (0, 5, 10, 29, 30, 60, 90, 99)]
+    assert found == pytest.approx(expected)
 
 
 def test_rates_fall_from_the_head_to_the_patches():

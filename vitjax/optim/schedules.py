@@ -80,13 +80,28 @@ def _stair(
     total: int,
     *,
     steps: Sequence[int] = (),
+    percent: Sequence[int | float] = (),
     mults: Sequence[int | float] = (),
 ) -> Array:
-    del warmup, total
+    del warmup
+    if steps and percent:
+        raise ValueError("a stair schedule has steps or percent, got both")
+    if percent and not 0 <= min(percent) <= max(percent) < 1:
+        raise ValueError(
+            "the percent of a stair schedule are fractions of the run, at least 0 and "
+            f"below 1, got {list(percent)}"
+        )
+    steps = steps or [round(share * total) for share in percent]
     if len(steps) != len(mults) or list(steps) != sorted(steps):
         raise ValueError(
-            f"a stair schedule needs ascending steps and one of mults for each, got "
-            f"steps={list(steps)}, mults={list(mults)}"
+            "a stair schedule needs ascending steps (or percent) and one of mults for "
+            f"each, got {list(steps)} and mults={list(mults)}"
+        )
+    # Runs of 0 or 1 steps are for evaluation and debugging.
+    if steps and not percent and steps[-1] >= total > 1:
+        raise ValueError(
+            f"a stair schedule falls at steps {list(steps)}, but the run ends after step "
+            f"{total}: give percent=..., fractions of the run, in place of steps"
         )
     stair = jnp.searchsorted(jnp.asarray(steps), step, side="right")
     return base * jnp.asarray([1.0, *mults])[stair]
@@ -135,7 +150,8 @@ def make_schedule(
     The factor starts at `mult` (times batch_size / 256 with `scale_with_batchsize`) and
     decays over the steps after the warm-up. Defaults are in parentheses:
 
-    - "stair": mults[i] from step steps[i] on; constant without `steps` and `mults`
+    - "stair": mults[i] from step steps[i] on, or from the fraction percent[i] of the
+      run on; constant without `mults`
     - "cosine": half a cosine down to `end` (0), a fraction of the start
     - "odd_cosine": nanoViT's schedule, for comparison: (1 - `end` (0.1)) *
       (1 + cos(pi * step / (total - warmup)) / 2) after the warm-up. It jumps to up to

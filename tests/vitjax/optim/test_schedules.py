@@ -155,7 +155,11 @@ def test_a_run_of_no_or_one_step_may_be_shorter_than_its_warmup(total):
         ({"steps": [1, 2], "mults": [1.0]}, "one of mults for each"),
         ({"steps": [2, 1], "mults": [1.0, 2.0]}, "ascending"),
         ({"steps": ["a"], "mults": [1.0]}, "schedule.steps must be a list of whole"),
-        ({"steps": [2**40], "mults": [1.0]}, "a stair schedule with .* fails"),
+        ({"steps": [200], "mults": [1.0]}, "at steps .200., but the run ends after"),
+        ({"percent": [30], "mults": [1.0]}, "at least 0 and below 1, got .30."),
+        ({"percent": [0.1], "steps": [2], "mults": [1.0]}, "got both"),
+        ({"mults": [1.0]}, "one of mults for each"),
+        ({"steps": [-(2**40)], "mults": [1.0]}, "a stair schedule with .* fails"),
         ({"decay_type": "linear", "end": []}, "schedule.end must be a number"),
     ],
 )
