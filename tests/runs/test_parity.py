@@ -200,7 +200,7 @@ def test_mistyped_flags_are_refused(capsys):
 def test_failures_are_counted_and_nan_is_one(monkeypatch, capsys):
     found = [Comparison("a", 1e-9, 1e-9), Comparison("b", 2e-9, 1e-9, "there")]
     found.append(Comparison("c", float("nan"), 1e-9))
-    monkeypatch.setattr(table, "rungs", lambda names: {"loss": lambda case: found})
+    monkeypatch.setattr(ladder, "rungs", lambda names: {"loss": lambda case: found})
     monkeypatch.setattr(report, "setup", lambda case, float64: None)
     results = report.run(["loss"], ["float64"], Case())
     assert results == [("loss float64", line) for line in found[:2]] + results[2:]
