@@ -1,4 +1,4 @@
-"""Asks pip which versions it would install for this project; installs nothing."""
+"""Ask pip which versions it would install for this project, without an installation."""
 
 import json
 import re
@@ -15,19 +15,19 @@ class Unresolved(Exception):
 
 
 def canonical(name: str) -> str:
-    """The spelling of a package's name under which all its spellings are equal."""
+    """Return the canonical spelling of a package's name."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def parse_versions(report: dict[str, Any]) -> dict[str, str]:
-    """Version by name, as the packages spell themselves."""
+    """Return versions by name, in the packages' own spelling."""
     found = (item["metadata"] for item in report["install"])
-    # A local build (2.13.0+cpu) is of the same version; an index need not have it.
+    # A local build (2.13.0+cpu) has the same version; an index may lack it.
     return {data["name"]: data["version"].split("+")[0] for data in found}
 
 
 def parse_reason(errors: str) -> str:
-    """The reason for a failure in pip's output, in one line."""
+    """Return the reason for a failure from pip's output, in one line."""
     lines = [line.strip() for line in errors.strip().splitlines()]
     # The lines after this heading name the packages in conflict. ERROR lines do not.
     heading = "The conflict is caused by:"
@@ -43,13 +43,14 @@ def parse_reason(errors: str) -> str:
 def resolve(
     python: str, extras: str, constraints: Path | None = None
 ) -> dict[str, str]:
-    """Versions that pip chooses for the project in this folder with these extras.
+    """Return the versions that pip chooses for the project in this folder.
 
-    Nothing is installed; what is installed already has no say.
+    Nothing is installed, and installed packages are ignored. Raises Unresolved if no
+    versions fit together.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        # Not --quiet, which withholds what a conflict is caused by.
+        # Not --quiet, which hides the cause of a conflict.
         command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
         command += ["--progress-bar", "off", "--dry-run", "--ignore-installed"]
         command += ["--report", str(report)]
@@ -62,12 +63,12 @@ def resolve(
 
 
 def find_file(python: str) -> Path | None:
-    """The file of constraints of this Python; None where there is no such Python."""
+    """Return the file of constraints of a Python; None if it is not installed."""
     if shutil.which(python) is None:
         return None
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     ran = subprocess.run([python, "-c", code], capture_output=True, text=True)
-    # A version manager has commands for Pythons that it has not installed.
+    # A version manager has commands for Pythons that are not installed.
     return (
         Path(f"constraints/python{ran.stdout.strip()}.txt")
         if ran.returncode == 0
@@ -78,15 +79,15 @@ def find_file(python: str) -> Path | None:
 def for_each(
     pythons: Iterable[str], work: Callable[[str, Path], int], missing: str = ""
 ) -> int:
-    """The sum of `work(python, its file)`; 1 if none of the Pythons is found.
+    """Return the sum of `work(python, its file)`; 1 if no Python is found.
 
-    One that is not found gets a line, with `missing` at its end.
+    A Python that is not found gets a line, with `missing` at its end.
     """
     failed, found = 0, False
     for python in pythons:
         path = find_file(python)
         if path is None:
-            print(f"{python} is not on this machine{missing}")
+            print(f"{python} is not installed{missing}")
         else:
             failed, found = failed + work(python, path), True
     return failed if found else 1

@@ -1,4 +1,4 @@
-"""Asks pip whether everything resolves together, for each Python and accelerator.
+"""Ask pip whether all dependencies resolve, for each Python and accelerator.
 
     python -m constraints.resolve python3.11 python3.13
 
@@ -17,12 +17,12 @@ SHOWN = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "t
 
 
 def format_versions(versions: Mapping[str, str]) -> str:
-    """The packages that an accelerator depends on."""
+    """Return the versions of the packages that depend on the accelerator."""
     return ", ".join(f"{name} {versions[name]}" for name in SHOWN if name in versions)
 
 
 def try_all(python: str, path: Path) -> int:
-    """Print one line for each choice of extras; the number that do not resolve."""
+    """Print a line for each choice of extras; return the number of failures."""
     failed = 0
     for extras in EXTRAS:
         try:
@@ -35,7 +35,7 @@ def try_all(python: str, path: Path) -> int:
 
 
 def main(pythons: list[str]) -> int:
-    """Try each Python that is found; the number of failures."""
+    """Try each Python that is found; return the number of failures."""
     return for_each(pythons, try_all)
 
 

@@ -1,8 +1,8 @@
-"""Writes constraints/pythonX.Y.txt with the newest versions, and prints what changed.
+"""Write constraints/pythonX.Y.txt with the newest versions, and print the changes.
 
     python -m constraints.write python3.12 python3.13
 
-To be run on Linux on x86-64: torch's triton and tensorflow-cpu are found only there.
+It must run on Linux on x86-64: torch's triton and tensorflow-cpu exist only there.
 """
 
 import sys
@@ -16,25 +16,25 @@ EXTRAS = "dev,parity,transformers,huggingface"
 
 
 def choose_pins(versions: Mapping[str, str]) -> dict[str, str]:
-    """The versions that are pinned, by name."""
-    # torch and jax each say which CUDA libraries they need, and may need different ones.
+    """Return the versions to pin, by name."""
+    # torch and jax each name the CUDA libraries that they need, which may differ.
     ours = ("vitjax", "nvidia-", "cuda-")
     pins = {n: v for n, v in versions.items() if not canonical(n).startswith(ours)}
     for name, version in versions.items():
-        # The same release has the other name on other machines.
+        # The same release has this name on other machines.
         if canonical(name) == "tensorflow-cpu":
             pins["tensorflow"] = version
     return pins
 
 
 def parse_pins(text: str) -> dict[str, str]:
-    """The versions in a file of constraints, by name."""
+    """Return the versions in a file of constraints, by name."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return {name: version for name, version in (line.split("==") for line in lines)}
 
 
 def format_pins(pins: Mapping[str, str], python: str) -> str:
-    """The text of a file of constraints."""
+    """Return the text of a file of constraints."""
     lines = sorted(
         (f"{name}=={version}" for name, version in pins.items()), key=str.upper
     )
@@ -42,7 +42,7 @@ def format_pins(pins: Mapping[str, str], python: str) -> str:
 
 
 def format_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """One line for each package that is added, removed or of another version."""
+    """Return a line for each package that is added, removed or of another version."""
     before = {canonical(name): version for name, version in old.items()}
     after = {canonical(name): version for name, version in new.items()}
     lines = []
@@ -61,11 +61,11 @@ def write(python: str, path: Path) -> int:
     try:
         new = choose_pins(resolve(python, EXTRAS))
     except Unresolved as reason:
-        print(f"{path}: stays as it is, since pip finds no versions: {reason}")
+        print(f"{path}: unchanged, because pip finds no versions: {reason}")
         return 1
     old = parse_pins(path.read_text()) if path.exists() else {}
     changes = format_changes(old, new)
-    if changes:  # else the file stays as it is, its first line too
+    if changes:  # else the first line would change too
         path.write_text(format_pins(new, path.stem))
     print(f"{path}: {len(changes)} changes")
     for line in changes:
@@ -74,8 +74,8 @@ def write(python: str, path: Path) -> int:
 
 
 def main(pythons: list[str]) -> int:
-    """Write the file of each Python that is found; the number of failures."""
-    return for_each(pythons, write, missing=": its file stays as it is")
+    """Write the file of each Python that is found; return the number of failures."""
+    return for_each(pythons, write, missing=": its file is unchanged")
 
 
 if __name__ == "__main__":

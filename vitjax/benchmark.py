@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--model", default="S/16", help="variant of the ViT")
     add("--batch_size", type=int, default=1024, help="global batch size")
-    add("--accum_freq", type=int, default=1, help="microbatches a step")
+    add("--accum_freq", type=int, default=1, help="microbatches per step")
     add("--image_size", type=int, default=224, help="pixels a side")
     add("--steps", type=int, default=20, help="timed steps")
     add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--remat_policy", default="none", help="what the backward pass recomputes")
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     flags = parser.parse_args(home.expanded(argv))
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}")

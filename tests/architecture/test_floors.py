@@ -53,35 +53,22 @@ ROOMS = {
 # Package -> who may import it.
 FENCES = {
     "torch": ("parity", "vitjax.weights"),
-    "torchvision": (
-        "parity",
-        "vitjax.weights.libraries",
-        "vitjax.weights.other_models",
-    ),
+    "torchvision": ("parity", "vitjax.weights.libraries", "vitjax.weights.other_models"),
     "tensorflow": ("input_pipeline",),
     "tensorflow_datasets": ("input_pipeline",),
     "wandb": ("vitjax.records.sinks",),
     "tensorboardX": ("vitjax.records.sinks",),
     "input_pipeline.device_ops": (
-        "input_pipeline",
-        "vitjax.program",
-        "vitjax.evaluators",
-        "vitjax.benchmark",
-        "vitjax.train",
-        "vitjax.tools",
-        "parity",
+        "input_pipeline", "vitjax.program", "vitjax.evaluators", "vitjax.benchmark",
+        "vitjax.train", "vitjax.tools", "parity",
     ),
     "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline": (
-        "input_pipeline",
-        "vitjax.train",
-        "vitjax.data",
-        "vitjax.tools",
-        "parity",
+        "input_pipeline", "vitjax.train", "vitjax.data", "vitjax.tools", "parity",
     ),
     "configs": ("configs", "vitjax.train", "vitjax.tools", "parity"),
     "vitjax": ("vitjax", "parity", "configs.transfer"),
-}
+}  # fmt: skip
 WITHOUT_TENSORFLOW = (
     "input_pipeline.spec",
     "input_pipeline.device_ops",
@@ -94,7 +81,6 @@ PREPARED_BY = {
     "vitjax": "input_pipeline",
 }
 REFERENCE_MAY_IMPORT = {"torch", "numpy", "parity"} | set(sys.stdlib_module_names)
-HEAVY = {"torch", "sklearn", "matplotlib", "wandb", "tensorflow", "tensorboardX"}
 
 
 def _modules():
@@ -174,63 +160,38 @@ def test_every_module_is_in_a_room():
     assert {r for r in rooms if r[0] in ROOMS and r[1]} == MAY_IMPORT.keys()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "vitjax.train",
-        "vitjax.benchmark",
-        "vitjax.tools.convert",
-        "vitjax.tools.attention_rollout",
-        "vitjax.tools.evaluate",
-        "vitjax.tools.plan",
-        "vitjax.tools.plot",
-        "vitjax.tools.predict",
-        "vitjax.tools.profile",
-    ],
-)
-def test_heavy_packages_wait_until_flags_are_parsed(name):
-    """Checked in a fresh process: importing a command loads none of them."""
-    code = f"import {name}, sys; print(*sorted({HEAVY!r} & sys.modules.keys()))"
-    out = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert out.returncode == 0, out.stderr
-    assert out.stdout.split() == []
-
-
-def test_the_core_runs_where_tensorflow_is_missing():
-    """And where ml_collections and orbax are, which a benchmark does not need."""
-    code = (
-        "import sys\n"
-        "for name in ('tensorflow', 'tensorflow_datasets', 'ml_collections', 'orbax'):\n"
-        "    sys.modules[name] = None\n"
-        "import vitjax.models, vitjax.step, vitjax.optim, vitjax.step.losses\n"
-        "from vitjax.benchmark import main\n"
-        "sys.exit(main(['--model=mu/16', '--batch_size=4', '--image_size=32',"
-        " '--steps=1']))"
-    )
-    out = subprocess.run(
+def run(code):
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert out.returncode == 0, out.stderr
-    assert "img/s per device" in out.stdout
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_importing_the_trainer_touches_neither_flags_nor_devices():
-    code = (
-        "import sys, vitjax.train, jax\n"
+def test_importing_the_trainer_loads_nothing_heavy_and_touches_no_device():
+    """test_command.py shows the same of the tools."""
+    heavy = {"torch", "sklearn", "matplotlib", "wandb", "tensorflow", "tensorboardX"}
+    run(
+        "import sys, vitjax.train, vitjax.benchmark\n"
+        f"assert not {heavy} & sys.modules.keys(), {heavy} & sys.modules.keys()\n"
         "from absl import flags\n"
         "assert 'config' not in flags.FLAGS and 'workdir' not in flags.FLAGS\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+
+
+def test_the_core_runs_where_tensorflow_is_missing():
+    """A benchmark needs neither ml_collections nor orbax."""
+    missing = ("tensorflow", "tensorflow_datasets", "ml_collections", "orbax")
+    assert "img/s per device" in run(
+        f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n"
+        "import vitjax.models, vitjax.step, vitjax.optim, vitjax.step.losses\n"
+        "from vitjax.benchmark import main\n"
+        "sys.exit(main(['--model=mu/16', '--batch_size=4', '--image_size=32',"
+        " '--steps=1']))"
     )
-    assert out.returncode == 0, out.stderr
 
 
 def test_every_signature_with_shapes_is_checked_in_tests():

@@ -1,7 +1,7 @@
 """Strings that people give: op specs, config arguments, overrides, however odd.
 
-Each is read, or refused by a ValueError of one line. None of them runs code: Python's own
-audit events tell.
+Each is read, or refused by a ValueError of one line. Python's audit events show that none
+of them runs code.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from vitjax.step import ema, mixup
 
 pytestmark = pytest.mark.slow
 
-# What code that was not meant to run would do.
+# Events of code that must not run.
 EVENTS = ("exec", "import", "open", "os.", "subprocess.", "socket.", "ctypes.")
 ATTACKS = (
     "__import__('os').system('true')",
@@ -53,7 +53,7 @@ ATTACKS = (
 
 
 class Watch:
-    """An audit hook cannot be removed: this one is told when to look."""
+    """An audit hook cannot be removed; this one can be switched off."""
 
     def __init__(self):
         self.on, self.seen = False, []
@@ -86,18 +86,17 @@ def texts(*words):
 
 
 def every(strategy):
-    """As many examples of each, the same in every run."""
+    """Run a test on 300 examples, the same in every run."""
     settings = hypothesis.settings(
-        max_examples=1000, deadline=None, derandomize=True, database=None
-    )
-    suppress = [hypothesis.HealthCheck.function_scoped_fixture]
-    settings = hypothesis.settings(settings, suppress_health_check=suppress)
+        max_examples=300, deadline=None, derandomize=True, database=None,
+        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    )  # fmt: skip
     return lambda test: settings(hypothesis.given(text=strategy)(test))
 
 
 @contextlib.contextmanager
 def refused_or_read(text):
-    """The only way to refuse is a ValueError with one line for people."""
+    """Allow no error but a ValueError with one short line."""
     try:
         yield
     except ValueError as error:
@@ -178,39 +177,21 @@ def dotted(section, prefix=""):
 FIELDS = {field.name for field in dataclasses.fields(experiment.Experiment)}
 UNITS = [f"{d}_{unit}" for d in experiment.DURATIONS for unit in durations.UNITS]
 INNER = [
-    "optax.b1",
-    "optax.mu_dtype",
-    "optax.nesterov",
-    "schedule.power",
-    "schedule.decay_type",
-    "schedule.steps",
-    "schedule.mults",
-    "schedule.mult",
-    "schedule.cooldown_steps",
-    "schedule.timescale",
-    "schedule.warmup_steps",
-    "schedule.scale_with_batchsize",
-    "mixup.p",
-    "mixup.scope",
-    "mixup.fold_in",
-    "ema.decay",
-    "ema.every",
-    "evals.val.required",
-    "evals.val.skip_first",
-    "evals.val.params",
-    "evals.val.batch_size",
-    "evals.val.log_steps",
-    "evals.val.label_key",
-    "input.accum_freq",
+    f"{section}.{key}"
+    for section, keys in {
+        "optax": "b1 mu_dtype nesterov",
+        "schedule": "power decay_type steps mults mult cooldown_steps timescale "
+        "warmup_steps scale_with_batchsize",
+        "mixup": "p scope fold_in",
+        "ema": "decay every",
+        "evals.val": "required skip_first params batch_size log_steps label_key",
+        "input": "accum_freq",
+    }.items()
+    for key in keys.split()
 ]
+KEYS_OF_QUICKSTART = dotted(quickstart.get_config())
 SETTABLE = sorted(
-    {
-        *dotted(quickstart.get_config()),
-        *FIELDS,
-        *experiment.OPTIMIZER_KEYS,
-        *UNITS,
-        *INNER,
-    }
+    {*KEYS_OF_QUICKSTART, *FIELDS, *experiment.OPTIMIZER_KEYS, *UNITS, *INNER}
 )
 NUMBERS = (-1, 0, 1, 2, 0.5, 1e18, 1e400, 2**31, 2**40, 10**30, 10**400, True)
 RULES = (".*", "(", "a{99999999999999999999}", "replicate", "fsdp('data', [])", "data")
@@ -252,7 +233,7 @@ def make_optimizer(section):
 
 
 def understood(config, mesh):
-    """Each part of the program that reads a value of the config reads it."""
+    """Yield a call for each part of the program that reads values of the config."""
     config, _ = from_big_vision(config)
     e = experiment.from_config(config.to_dict())
     json.dumps(plain(config))
@@ -293,5 +274,5 @@ def read(texts, mesh):
 
 @every(st.lists(SET, min_size=1, max_size=3))
 def test_overrides_of_every_type(mesh, text):
-    """What `override` takes, whoever needs it takes or refuses by a sentence."""
+    """A value that `override` takes is read or refused by its own part."""
     read([f"{key}={value!r}" for key, value in text], mesh)

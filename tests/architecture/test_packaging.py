@@ -19,6 +19,7 @@ import parity
 import vitjax
 from constraints import keep, write
 
+PACKAGES = {"vitjax", "input_pipeline", "configs", "parity"}
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = sorted((ROOT / "constraints").glob("python*.txt"))
@@ -43,7 +44,7 @@ def _canonical(requirement):
 
 def _used():
     names = set()
-    for package in ("vitjax", "input_pipeline", "configs", "parity"):
+    for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
@@ -76,9 +77,7 @@ def test_nothing_is_used_that_is_not_required():
     optional += [r for r in extras["dev"] if r.startswith("timm")]
     required = {_canonical(r) for r in PROJECT["dependencies"] + optional}
     known = {IMPORT_NAMES.get(name, name) for name in required}
-    ours = {"vitjax", "input_pipeline", "configs", "parity"}
-    # flax brings nothing else that we import by name.
-    assert _used() - set(sys.stdlib_module_names) - ours <= known
+    assert _used() - set(sys.stdlib_module_names) - PACKAGES <= known
 
 
 def _pins(path):
@@ -87,18 +86,13 @@ def _pins(path):
 
 
 @pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
-def test_every_requirement_is_pinned(path):
-    extras = PROJECT["optional-dependencies"]
-    optional = extras["parity"] + extras["huggingface"] + extras["dev"]
-    optional += extras["transformers"]
-    wanted = PROJECT["dependencies"] + optional
-    assert {_canonical(r) for r in wanted} <= _pins(path).keys()
-
-
-@pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
-def test_no_library_of_cuda_is_pinned(path):
-    """torch and jax name those that they need, and need different ones."""
+def test_every_requirement_is_pinned_and_no_library_of_cuda(path):
+    """torch and jax name the CUDA libraries that they need, and need different ones."""
+    wanted = list(PROJECT["dependencies"])
+    for extra in ("parity", "huggingface", "dev", "transformers"):
+        wanted += PROJECT["optional-dependencies"][extra]
     names = _pins(path).keys()
+    assert {_canonical(r) for r in wanted} <= names
     assert [n for n in names if n.startswith(("nvidia", "cuda", "jax-cuda"))] == []
 
 
@@ -106,7 +100,7 @@ def test_the_pins_are_what_is_tested():
     running = "python{}.{}.txt".format(*sys.version_info[:2])
     [path] = [path for path in PINS if path.name == running]
     for name, version in _pins(path).items():
-        if name in keep.FAMILY:  # make test leaves the ones that are there
+        if name in keep.FAMILY:  # make test keeps those that are installed
             continue
         try:
             installed = importlib.metadata.version(name)
@@ -115,7 +109,7 @@ def test_the_pins_are_what_is_tested():
         assert installed.split("+")[0] == version, name
 
 
-def test_what_is_supported_is_said_alike_everywhere():
+def test_all_files_name_the_same_supported_pythons():
     minors = sorted(int(path.stem.removeprefix("python3.")) for path in PINS)
     assert minors == list(range(minors[0], minors[-1] + 1))
     assert PROJECT["requires-python"] == f">=3.{minors[0]},<3.{minors[-1] + 1}"
@@ -129,7 +123,7 @@ def _applies(requirement, extras):
 
 
 def _brought(requirements):
-    """All that these bring, by what the installed packages say."""
+    """Return all that these bring, by the metadata of the installed packages."""
     waiting = [r for r in map(Requirement, requirements) if _applies(r, ())]
     seen = set()
     while waiting:
@@ -146,33 +140,27 @@ def _brought(requirements):
 
 def test_quickstart_fetches_no_torch():
     brought = _brought(PROJECT["dependencies"])
-    assert {"jaxlib", "tensorstore"} <= brought  # what others bring is seen
+    assert {"jaxlib", "tensorstore"} <= brought  # the search is recursive
     assert not any(name in keep.FAMILY or name.startswith("nvidia") for name in brought)
 
 
 def test_a_built_wheel_holds_the_four_packages_and_imports_elsewhere(tmp_path):
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-q",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            tmp_path / "dist",
-            ROOT,
-        ],
-        check=True,
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--disable-pip-version-check",
+    ]
+    command += ["--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", ROOT]
+    subprocess.run(command, check=True)
     [wheel] = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"vitjax", "input_pipeline", "configs", "parity"}
+    assert tops == PACKAGES
     assert any(name.endswith("licenses/LICENSE") for name in names)
     code = (
         "import vitjax.train, vitjax.benchmark, vitjax.models, input_pipeline, parity\n"
@@ -182,39 +170,24 @@ def test_a_built_wheel_holds_the_four_packages_and_imports_elsewhere(tmp_path):
     )
     out = subprocess.run(
         [sys.executable, "-P", "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-    )
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True, text=True,
+    )  # fmt: skip
     assert out.returncode == 0, out.stderr
     assert Path(out.stdout.strip()).is_relative_to(tmp_path)
 
 
-@pytest.mark.parametrize("word", ["DESIGN.md", "shared/", "/work/", "/root/"])
-def test_the_project_speaks_of_itself_only(word):
-    own = {
-        path
-        for folder in (
-            "configs",
-            "constraints",
-            "input_pipeline",
-            "parity",
-            "tests",
-            "vitjax",
-        )
-        for path in (ROOT / folder).rglob("*.py")
-    } - {Path(__file__).resolve()}
-    for path in [
-        *own,
-        *(ROOT / "docs").iterdir(),
-        ROOT / "README.md",
-        ROOT / "Makefile",
-    ]:
-        assert word not in path.read_text(), path
+def test_the_project_names_nothing_outside_itself():
+    folders = (*PACKAGES, "constraints", "tests")
+    code = {p for folder in folders for p in (ROOT / folder).rglob("*.py")}
+    pages = {*(ROOT / "docs").iterdir(), ROOT / "README.md", ROOT / "Makefile"}
+    for path in code - {Path(__file__).resolve()} | pages:
+        text = path.read_text()
+        for word in ("DESIGN.md", "shared/", "/work/", "/root/"):
+            assert word not in text, path
 
 
-PRODUCT = ("vitjax", "input_pipeline", "parity")
+PRODUCT = PACKAGES - {"configs"}
 
 
 def test_the_architecture_lists_every_module_and_no_other():
@@ -232,15 +205,8 @@ def test_the_architecture_lists_every_module_and_no_other():
 
 def test_the_readmes_map_has_every_room_and_no_other():
     drawn = (ROOT / "README.md").read_text().split("## Map")[1].split("```")[1]
-    rooms = [
-        path.name
-        for package in PRODUCT
-        for path in (ROOT / package).rglob("*")
-        if path.is_dir() and path.name != "__pycache__" and path.name != "formats"
-    ]
+    below = [path for package in PRODUCT for path in (ROOT / package).rglob("*")]
+    rooms = {path.name for path in below if path.is_dir()} - {"__pycache__"}
+    others = {p.name for p in [*ROOT.iterdir(), *(ROOT / "tests").iterdir()]}
     named = set(re.findall(r"(\w+)/", drawn))
-    missing = set(rooms) - named
-    assert not missing
-    assert named <= {*rooms, *PRODUCT, *(p.name for p in ROOT.iterdir())} | {
-        p.name for p in (ROOT / "tests").iterdir()
-    } | {"formats"}
+    assert rooms - {"formats"} <= named <= rooms | others

@@ -23,14 +23,14 @@ from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
-Draw three panels: the photo as the model is fed with it, the attention rollout over all
-layers (arXiv:2005.00928: the product of the mean over the heads plus the identity), and
-the last layer's mean over the heads. A map shows how much each patch gives to the class
-token, or to the mean patch of a model without one; red is most. The photo is prepared
-by pp_fn and device_pp of the run's first evaluator of the type "classification".
+Draw three panels: the photo as the model sees it, the attention rollout over all layers
+(arXiv:2005.00928: the product of the mean over the heads plus the identity), and the last
+layer's mean over the heads. A map shows how much each patch gives to the class token, or
+to the mean patch of a model without one; red is most. The photo is prepared by pp_fn and
+device_pp of the run's first evaluator of the type "classification".
 
---posemb draws how alike the model's learned position embeddings are: the cosine of each
-two, as a matrix, and as a map for each patch at its own place.
+--posemb draws the cosine similarity of the model's learned position embeddings: a matrix
+of all pairs, and for each patch a map at its own place.
 
 {command.OVERRIDES}"""
 EXAMPLES = (
@@ -100,7 +100,9 @@ def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
         trained = trained.replace(return_attn=True)
     except ValueError:
         name = trained.experiment.model_name
-        raise ValueError(f"the model {name!r} has no attention to show") from None
+        raise ValueError(
+            f"the model {name!r} has no attention to show: give the checkpoint of a ViT"
+        ) from None
     logits, out = jax.device_get(trained.apply(image))
     names = [name for name in out["encoder"] if name.startswith("block")]
     names.sort(key=lambda name: int(name.removeprefix("block")))
@@ -176,7 +178,8 @@ def draw_posemb(path: Path, trained: Any) -> None:
 
     if "pos_embedding" not in trained.params:
         raise ValueError(
-            f"the model of {trained.name} has no learned position embeddings to draw"
+            f"the model of {trained.name} has no learned position embeddings to draw: "
+            "leave out --posemb"
         )
     table = np.asarray(trained.params["pos_embedding"])[0]
     similar = cosine_similarity(table)
@@ -206,8 +209,10 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     command.add_ckpt(parser)
     add = parser.add_argument
     add("--image", type=Path, metavar="FILE",
-        help="the photo to look into: JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF")  # fmt: skip
-    command.add_out(parser, "PNG", "the picture of that", "none; needed with --image")
+        help="the photo: JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF")  # fmt: skip
+    command.add_out(
+        parser, "PNG", "the picture of the photo", "none; needed with --image"
+    )
     add("--posemb", type=Path, metavar="PNG",
         help="where the picture of the position embeddings is written (default: none)")  # fmt: skip
     flags, overrides = parse_with_overrides(parser, argv)

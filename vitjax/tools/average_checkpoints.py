@@ -18,9 +18,9 @@ from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
-Take the mean of the parameters of all checkpoints from step A to step B, both included,
-write it as a checkpoint (parameters only) below --out, and evaluate it there as
-vitjax.tools.evaluate does. Other tools and --config.model_init take the folder, too.
+Average the parameters of all checkpoints from step A to step B, both included, write the
+mean as a checkpoint (parameters only) below --out, and evaluate it there as
+vitjax.tools.evaluate does. Other tools and --config.model_init also take the folder.
 
 A run keeps its last two checkpoints unless its config says otherwise: max_to_keep=None
 keeps all, keep_ckpt_steps=10_000 each of these multiples.
@@ -87,7 +87,7 @@ def parse_steps(text: str) -> tuple[int | None, int | None]:
     """
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isdecimal() or not part for part in parts):
-        raise ValueError(f"--steps takes A:B, as in 280000:400000, got {text!r}")
+        raise ValueError(f"--steps must be A:B, as in 280000:400000, got {text!r}")
     first, last = (int(part) if part else None for part in parts)
     return first, last
 
@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
     add("--steps", default=":", metavar="A:B",
-        help="from which step to which; A: and :B leave a side open (default: all that "
-        "are there)")  # fmt: skip
+        help="the first and the last step; A: and :B leave a side open (default: all "
+        "checkpoints)")  # fmt: skip
     command.add_out(parser, "DIR", "the mean", "WORKDIR/averaged, or averaged-A-B")
     command.add_evals(parser)
     add("--no_evaluation", action="store_true", help="only write the mean")

@@ -40,16 +40,16 @@ def add_ckpt(parser: argparse.ArgumentParser) -> None:
         "--ckpt", required=True, metavar="PATH",
         help="a run's workdir (its newest checkpoint), its folder best, "
         "WORKDIR/checkpoints/STEP, or a file of weights: .npz, .safetensors, .pth, .ckpt; "
-        "file.pth:state_dict_ema is one of several in it",
+        "file.pth:state_dict_ema selects one of several state dicts",
     )  # fmt: skip
     parser.add_argument(
         "--config", metavar="FILE[:ARG]",
-        help="a config file, as for vitjax.train, instead of the config that the "
-        "checkpoint keeps; most files of weights keep none",
+        help="a config file, as for vitjax.train, in place of the checkpoint's own "
+        "config; most files of weights have none",
     )  # fmt: skip
     parser.add_argument(
         "--ema", action="store_true",
-        help="take the averaged parameters, of a run whose config has ema",
+        help="use the averaged parameters of a run whose config has ema",
     )  # fmt: skip
 
 
@@ -69,11 +69,11 @@ def add_evals(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_image_size(parser: argparse.ArgumentParser, where: str) -> None:
-    """Add --image_size; `where` says in its help when the flag is needed."""
+def add_image_size(parser: argparse.ArgumentParser, when: str) -> None:
+    """Add --image_size; its help says `when` the flag is needed."""
     parser.add_argument(
         "--image_size", type=int, metavar="PIXELS",
-        help=f"height and width of the images that the model gets, {where}",
+        help=f"height and width of the model's images, if {when}",
     )  # fmt: skip
 
 
@@ -119,15 +119,20 @@ def read_config(spec: str, overrides: Sequence[str]) -> Any:
 def check_picture(path: Path) -> None:
     """Raise ValueError unless the path is a .png in an existing folder."""
     if path.suffix.lower() != ".png":
-        raise ValueError(f"pictures are written as .png, got {str(path)!r}")
+        raise ValueError(f"a picture must be a .png file, got {str(path)!r}")
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Raise ValueError unless the folder of a new file exists."""
     if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r}")
+        raise ValueError(f"there is no folder {str(path.parent)!r}: create it first")
 
 
 def check_folder(flag: str, path: Path | None) -> None:
     """Raise ValueError if a flag's folder is an existing file."""
     if path is not None and path.exists() and not path.is_dir():
-        raise ValueError(f"{flag} is a folder, but {str(path)!r} is a file")
+        raise ValueError(f"{flag} must be a folder, got the file {str(path)!r}")
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:

@@ -27,9 +27,9 @@ from vitjax.tools import command
 from vitjax.tools.run_files import SYNONYMS, TITLES, Curve, Run, curve, finite, read
 
 DESCRIPTION = """\
-Overlay the curves of training runs, and say whether recipes differ beyond seed noise.
-Runs whose names differ in a seed at the end (_s0, -seed1) are one recipe, and so are all
-that are given the same NAME."""
+Overlay the curves of training runs, and test whether recipes differ beyond seed noise.
+Runs whose names differ only in a seed at the end (_s0, -seed1) are one recipe, and so are
+all runs with the same NAME."""
 EXAMPLES = (
     "runs/a_s0 runs/a_s1 runs/b_s0 runs/b_s1 --out report",
     "ours=runs/a theirs=b.csv --metrics l2_grads",
@@ -37,7 +37,7 @@ EXAMPLES = (
 TAIL = 0.1  # the share of the run that the mean is taken over
 TAIL_POINTS = 4  # fewer points give no mean, as with an evaluation every few epochs
 Samples = Sequence[float] | np.ndarray
-LONE = "cannot say: one run each, no seed noise known; give 2 or more of each"
+LONE = "unknown: one run each shows no seed noise; give 2 or more of each"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def welch(a: Samples, b: Samples, level: float) -> Test:
     variances = [np.var(x, ddof=1) if len(x) > 1 else None for x in (a, b)]
     known = [v for v in variances if v is not None]
     if not any(known):
-        return Test(difference, why="cannot say: the seeds of a recipe are all equal")
+        return Test(difference, why="unknown: the seeds of a recipe are all equal")
     why = "" if len(known) == 2 else "1 run"
     squares = [
         (known[0] if v is None else v) / len(x)
@@ -145,7 +145,9 @@ def compare(
                 f"{most:,}); compared at step {end:,}"
             )
         if "final" not in found:
-            notes.append(f"{title}: a run begins after step {end:,}, so not compared")
+            notes.append(
+                f"{title}: a run begins after step {end:,}, so it is not compared"
+            )
         recipes: dict[str, list[int]] = {}
         for i, (recipe, _) in enumerate(curves):
             recipes.setdefault(recipe, []).append(i)
@@ -233,30 +235,30 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--metrics",
         default=",".join(SYNONYMS),
         metavar="NAME,...",
-        help="what to compare, under any of the usual names (default: %(default)s)",
+        help="metrics to compare, under any of their usual names (default: %(default)s)",
     )
     parser.add_argument(
         "--level",
         type=float,
         default=0.05,
-        help="how often at most the table as a whole may say 'differ' of recipes that "
-        "do not (default: %(default)s)",
+        help="the largest chance that the table says 'differ' of equal recipes "
+        "(default: %(default)s)",
     )
     args = parser.parse_args(home.expanded(argv))
     args.metrics = [name.strip() for name in args.metrics.split(",")]
     if not 0 < args.level < 1:
-        parser.error(f"--level must lie between 0 and 1, got {args.level:g}")
+        parser.error(f"--level must be between 0 and 1, got {args.level:g}")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; return the exit status."""
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     args = parse_args(argv)
-    try:
-        runs = read(args.runs)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return command.run(lambda: _work(args))
+
+
+def _work(args: argparse.Namespace) -> None:
+    runs = read(args.runs)
     recipes: dict[str, list[str]] = {}
     for run in runs:
         recipes.setdefault(run.recipe, []).append(run.name)
@@ -264,14 +266,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines, notes = compare(runs, args.metrics, args.level)
     head, rows = table(lines, args.level)
     method = (
-        f"After B - A, half of its {1 - args.level:.0%} interval. 'differ': p by Welch's "
-        f"t, corrected by Holm's method for the {len(lines)} line(s), is at most "
-        f"{args.level:g}; no more than that is said by 'no difference shown'."
+        f"B - A is given with half of its {1 - args.level:.0%} interval. 'differ' means "
+        f"that p by Welch's t, corrected by Holm's method for the {len(lines)} line(s), is "
+        f"at most {args.level:g}. 'no difference shown' does not mean that the recipes "
+        "are equal."
     )
     if any(x.test.why == "1 run" for x in lines):
-        method += " A single run is taken to be as noisy as the runs beside it."
+        method += " A single run is assumed to be as noisy as the other recipe's runs."
     if len(recipes) < 2:
-        method = "One recipe only; give another to compare it with."
+        method = "There is one recipe only; give another to compare it with."
     print("\n".join(["recipes and their runs:", *(f"  {s}" for s in summary), ""]))
     if rows:
         print(as_text(head, rows) + "\n")
@@ -283,7 +286,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.out, runs, args.metrics, summary, head, rows, [*notes, method]
         )
         print(f"written: {path}")
-    return 0
 
 
 if __name__ == "__main__":

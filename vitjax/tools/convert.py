@@ -39,16 +39,16 @@ FORMATS = {
 POSEMBS = ("learn", "sincos2d", "none")  # vitjax.models.vit.POSEMBS
 DESCRIPTION = """\
 Convert the weights of a ViT between big_vision, timm, torchvision, Hugging Face and
-mup-vit. What is written is read back and compared to the bit.
+mup-vit. The written file is read back and compared to the bit.
 
 IN is one of: the workdir of a run (its newest checkpoint), WORKDIR/checkpoints/STEP;
 a file.npz of big_vision, or one tree inside it, file.npz:img; a state dict of timm,
 torchvision, Hugging Face or mup-vit in .safetensors, .pth, .pt, .bin, .ckpt or .pth.tar,
 or one of several in a file, file.pth:state_dict_ema; the folder of a Hugging Face model.
 
-A state dict does not say how many heads a model has, nor which GELU it was trained with.
-The first is known for the usual widths. A .safetensors file that is written here keeps
-it, and the run's config, the size of its images and the names of its classes, too."""
+A state dict stores neither the number of heads nor the GELU. The number is known for the
+usual widths. A .safetensors file from this tool also keeps the number of heads, the run's
+config, the size of its images and the names of its classes."""
 EXAMPLES = (
     "runs/vit_s16_i1k vit.npz --to big_vision",
     "runs/fixed vit.safetensors --to timm --grid 14 14",
@@ -150,11 +150,10 @@ def _check_target(target: Path, to: str, scan: bool, force: bool) -> None:
             f"{to} is written as {' or '.join(suffixes)}, got {str(target)!r}"
         )
     if scan and to != "big_vision":
-        raise ValueError(f"{to} has no stacked blocks; scan is for big_vision only")
+        raise ValueError(f"--scan is for big_vision only, got --to {to}")
     if target.exists() and not force:
         raise ValueError(f"{str(target)!r} exists already; --force replaces it")
-    if not target.parent.is_dir():
-        raise ValueError(f"there is no folder {str(target.parent)!r}")
+    command.check_parent(target)
 
 
 def _posemb(params: Mapping[str, Any], config: Mapping[str, Any] | None) -> str | None:
@@ -198,7 +197,7 @@ def _check_equal(
             or (a.dtype, a.shape) != (b.dtype, b.shape)
             or a.tobytes() != b.tobytes()
         ):
-            raise ValueError(f"{name} {what}; nothing is left at the target")
+            raise ValueError(f"{name} {what}; the file is removed")
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -208,21 +207,21 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("source", metavar="IN", help="a run, or a file; see above")
     add("target", metavar="OUT", help="a new file: .npz, .safetensors, .pth, .pt, .bin")
     add("--to", required=True, choices=FORMATS, metavar="FORMAT",
-        help=f"what OUT is: {', '.join(FORMATS)}")  # fmt: skip
+        help=f"format of OUT: {', '.join(FORMATS)}")  # fmt: skip
     add("--from", dest="format", choices=STATE_DICTS, metavar="FORMAT",
-        help=f"what IN is, if a state dict: {', '.join(STATE_DICTS)} (default: its keys "
-        "tell)")  # fmt: skip
+        help=f"format of IN, if it is a state dict: {', '.join(STATE_DICTS)} (default: from "
+        "its keys)")  # fmt: skip
     add("--num_heads", type=int, metavar="N",
         help="heads of the model, if IN is a state dict of unusual width")  # fmt: skip
     add("--posemb", choices=POSEMBS, metavar="KIND",
-        help=f"position embeddings of the model: {', '.join(POSEMBS)} (default: as IN or "
-        "its run says)")  # fmt: skip
+        help=f"position embeddings of the model: {', '.join(POSEMBS)} (default: from "
+        "IN or its run)")  # fmt: skip
     add("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"),
         help="patches of an image (224 pixels in patches of 16: 14 14); needed for "
         "constant position embeddings and for grids that are not square")  # fmt: skip
     add("--pool_type", choices=("tok", "gap", "map"), metavar="KIND",
-        help="how the model pools, if IN does not say whether it has a class token: tok, "
-        "gap, map")  # fmt: skip
+        help="pooling of the model, if IN does not show whether it has a class token: "
+        "tok, gap, map")  # fmt: skip
     add("--scan", action="store_true", help="stack the blocks (big_vision only)")
     add("--force", action="store_true", help="replace OUT if it exists")
     return parser.parse_args(home.expanded(argv))

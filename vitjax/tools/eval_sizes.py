@@ -31,10 +31,10 @@ def sizes(
     """
     for resolution in resolutions:
         if resolution < 1:
-            raise ValueError(f"a resolution is at least 1 pixel, got {resolution}")
+            raise ValueError(f"--resolution must be at least 1, got {resolution}")
     for ratio in crop_ratios:
         if not 0 < ratio <= 1:
-            raise ValueError(f"a crop ratio is above 0 and at most 1, got {ratio}")
+            raise ValueError(f"--crop_ratio must be above 0 and at most 1, got {ratio}")
     lists: list[Sequence[Any]] = [resolutions, crop_ratios, methods]
     return [Size(*row) for row in itertools.product(*(x or [None] for x in lists))]
 
@@ -70,7 +70,7 @@ def resized(pp_fn: str, size: Size) -> str:
     old = old if isinstance(old, int) else min(old) if old else None
     resolution = size.resolution or old
     if resolution is None:
-        raise ValueError(f"{pp_fn!r} has no size: give a resolution")
+        raise ValueError(f"{pp_fn!r} has no size: give --resolution")
     ratio = size.crop_ratio
     if ratio is None:
         ratio = old / small if isinstance(small, int) and old else 1.0

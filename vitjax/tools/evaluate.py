@@ -28,7 +28,7 @@ Run the evaluators of a checkpoint's config that classify (all, or those named b
                            each class, confusion matrix, scikit-learn's classification
                            report (the last three in report.json only)
   NAME.png                 confusion matrix, accuracy per class, reliability diagram
-  NAME_samples.png         the first ten examples, with what they are taken for
+  NAME_samples.png         the first ten examples, with label and prediction
   NAME_logits.npz          with --save_logits: logits and labels of every example
   sizes.png                with several sizes: top-1 of each
 
@@ -38,8 +38,8 @@ position embeddings are resampled. A file of weights (.npz, .safetensors, .pth, 
 Face folder) needs --config, which says what is evaluated and how images are prepared; a
 .safetensors file that vitjax wrote has its own.
 
-A data set that is missing ends it before anything is written. An evaluator that the
-config calls required=False is then left out, with a warning, unless it is named.
+A missing data set ends the command before anything is written. If its evaluator has
+required=False and --evals does not name it, it is left out with a warning.
 
 {command.OVERRIDES}"""
 EXAMPLES = (
@@ -115,7 +115,7 @@ def _opened(
     if not opened:
         raise ValueError(
             f"nothing to evaluate: the config of {trained.name} has no evaluator of the "
-            "type 'classification' whose data set is there"
+            "type 'classification' with a data set that is present; give another --config"
         )
     return opened
 
@@ -169,10 +169,11 @@ def _open(
     kind = section.get("type", "classification")
     if kind != "classification":
         raise ValueError(
-            f"evaluator {name!r} is of the type {kind!r}: it has no logits"
+            f"evaluator {name!r} must be of the type 'classification', which has logits, "
+            f"got {kind!r}: name another in --evals"
         )
     if section.get("params") == "ema" and trained.source != "ema":
-        sentence = f"{name} is of averaged parameters: evaluate them with --ema"
+        sentence = f"{name} is for averaged parameters: give --ema"
         if required:
             raise ValueError(sentence)
         print(f"warning: {sentence}", file=sys.stderr)
@@ -283,7 +284,7 @@ def _write(folder: Path, trained: Any, results: Mapping[str, Any]) -> dict[str, 
         rows = [r for r in result["per_class"] if r["accuracy"] is not None]
         rows.sort(key=lambda row: row["accuracy"])
         few = rows[:5] if len(rows) > 10 else rows
-        parts.append(f"{name}: the classes that it finds hardest")
+        parts.append(f"{name}: the classes with the lowest accuracy")
         hardest = [(r["class"], r["examples"], f"{r['accuracy']:.4f}") for r in few]
         parts.append(command.table(("class", "examples", "accuracy"), hardest))
     (folder / "report.md").write_text("\n\n".join(parts) + "\n")
@@ -299,12 +300,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command.parser("evaluate", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     command.add_evals(parser)
-    command.add_out(parser, "DIR", "all of this", "WORKDIR/evaluation-STEP")
+    command.add_out(parser, "DIR", "the report", "WORKDIR/evaluation-STEP")
     command.add_json(parser)
     add = parser.add_argument
     add("--save_logits", action="store_true", help="keep the logits of every example")
     add("--resolution", nargs="+", type=int, default=(), metavar="PIXELS",
-        help="height and width of what the model sees (default: the config's)")  # fmt: skip
+        help="height and width of the model's images (default: the config's)")  # fmt: skip
     add("--crop_ratio", nargs="+", type=float, default=(), metavar="RATIO",
         help="share of the resized image's smaller side that is kept, above 0 and at "
         "most 1; 1.0 crops nothing of it (default: the config's)")  # fmt: skip

@@ -22,14 +22,14 @@ FORMATS = (
     "stablehlo",
 )  # fmt: skip
 DESCRIPTION = f"""\
-Write a checkpoint's model as OUT, a new file, whose suffix says what is written.
+Write a checkpoint's model to OUT, a new file, whose suffix fits the format.
 
   timm, torchvision, huggingface, mup_vit   state dicts: .safetensors, .pth, .pt, .bin.
-              Read back and compared to the bit; then, where the library can be imported,
-              its own class is given the weights, and its logits are compared.
+              The file is read back and compared to the bit. If the library is installed,
+              its own class gets the weights, and the logits are compared.
   big_vision  .npz, parameters under big_vision's names
-  safetensors .safetensors, parameters under our own names, the config and the names of
-              the classes, of any model here; every tool and --config.model_init take it
+  safetensors .safetensors, parameters under vitjax's names, the config and the names of
+              the classes, for any model; every tool and --config.model_init take it
   stablehlo   jax.export's serialised program, weights inside, for CPU, GPU and TPU: from
               uint8 images (b, height, width, channels), resized and cropped as in
               evaluation, to logits (b, classes), for any b. It is run and compared.
@@ -50,8 +50,7 @@ def export(trained: Any, to: str, out: Path) -> str:
     """
     if out.exists():
         raise ValueError(f"{out} exists already: give a new name")
-    if not out.parent.is_dir():
-        raise ValueError(f"there is no folder {str(out.parent)!r}")
+    command.check_parent(out)
     if to == "stablehlo":
         return _stablehlo(trained, out)
     if to == "safetensors":
@@ -62,7 +61,7 @@ def export(trained: Any, to: str, out: Path) -> str:
 def _size(trained: Any) -> tuple[int, int, int]:
     if trained.image_shape is None:
         raise ValueError(
-            f"{trained.name} does not say which images it is for: give --image_size"
+            f"{trained.name} does not store the size of its images: give --image_size"
         )
     return trained.image_shape
 
@@ -82,8 +81,8 @@ def _state_dict(trained: Any, to: str, out: Path) -> str:
 
     if not isinstance(trained.model, ViT):
         raise ValueError(
-            f"{to} has no place for a model {trained.experiment.model_name!r}; "
-            "safetensors and stablehlo take any"
+            f"{to} cannot hold a model {trained.experiment.model_name!r}: give --to "
+            "safetensors or stablehlo, which hold any"
         )
     height, width, channels = _size(trained)
     rows, columns = trained.model.patch_size
@@ -180,8 +179,8 @@ def _pixels_to_input(section: Mapping[str, Any]) -> str:
     for call in moved:
         if call.name in ("clip_value_range", "lookup"):
             raise ValueError(
-                f"{call.text!r} of pp_fn runs on the host only, and a program that is "
-                "served needs it: use value_range(..., clip_values=True), or device_pp"
+                f"{call.text!r} of pp_fn runs on the host only, but the exported program "
+                "needs it: use value_range(..., clip_values=True), or device_pp"
             )
     return "|".join(filter(None, [*(c.text for c in moved), section.get("device_pp")]))
 
@@ -218,7 +217,10 @@ def _stablehlo(trained: Any, out: Path) -> str:
         top = float(jnp.abs(ours).max()) or 1.0
         worst = max(worst, float(jnp.abs(ours - theirs).max()) / top)
     if not worst <= TOLERANCE:
-        raise ValueError(f"the exported program gives other logits, by {worst:.1e}")
+        raise ValueError(
+            f"the exported program's logits differ by {worst:.1e} of the largest, more "
+            f"than {TOLERANCE:.0e}: nothing is written"
+        )
     partial = out.with_name(f".{out.name}.partial")
     try:
         partial.write_bytes(data)
@@ -237,8 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_ckpt(parser)
     add = parser.add_argument
     add("--to", required=True, choices=FORMATS, metavar="FORMAT",
-        help=f"what OUT is: {', '.join(FORMATS)}")  # fmt: skip
-    command.add_image_size(parser, "where the checkpoint does not say")
+        help=f"format of OUT: {', '.join(FORMATS)}")  # fmt: skip
+    command.add_image_size(parser, "the checkpoint does not store it")
     add("out", type=Path, metavar="OUT", help="a new file")
     flags, overrides = parse_with_overrides(
         parser, sys.argv[1:] if argv is None else argv

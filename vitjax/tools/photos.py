@@ -28,7 +28,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
             if not below:
                 raise ValueError(
                     f"the folder {str(path)!r} has no images "
-                    f"({', '.join(folder_layouts.SUFFIXES)})"
+                    f"({', '.join(folder_layouts.SUFFIXES)}): give another"
                 )
         found |= dict.fromkeys(below)
     return list(found)
@@ -112,12 +112,14 @@ class Feed:
                 raise ValueError(
                     f"pp_fn of the evaluator gives {name!r} of several shapes, "
                     f"{sorted(shapes)}: end it with a crop or resize to one size, or "
-                    "take one photo at a time"
+                    "give one photo at a time"
                 )
             stacked[name] = jnp.asarray(np.stack([x[name] for x in examples]))
         fed = self._on_device(stacked)
         if "image" not in fed:
-            raise ValueError("pp_fn and device_pp of the evaluator leave no 'image'")
+            raise ValueError(
+                "pp_fn and device_pp of the evaluator leave no 'image': name it in keep"
+            )
         return jnp.asarray(fed["image"], jnp.float32)
 
     def _pixels(self, data: bytes) -> np.ndarray:
@@ -145,8 +147,8 @@ def _image_shape(section: Mapping[str, Any]) -> tuple[int, int, int]:
         )
     except sources.DataNotFound as error:
         raise ValueError(
-            f"the evaluator takes images as its data set has them, and {error}; copy it "
-            "there, or give a pp_fn that makes them of a photo, as in "
+            f"the evaluator needs the image size of its data set, but {error}; copy the "
+            "data there, or give a pp_fn that resizes a photo, as in "
             "--config.evals.val.pp_fn='decode|central_crop|resize(32, antialias=True)'"
         ) from None
     _, height, width, channels = next(iter(batches))["image"].shape

@@ -23,18 +23,18 @@ from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
-Compile the training step of a config, run nothing, and say what the run will take: steps
-and epochs, parameters and operations, memory of each device for several accum_freq and
-remat_policy, memory of the host, bytes a second from the disk and to the devices, hours.
+Compile the training step of a config without running it, and print what the run needs:
+steps and epochs, parameters and operations, memory of each device for several accum_freq
+and remat_policy, memory of the host, bytes a second from the disk and to the devices,
+hours.
 
-The data set need not be there: the number of examples comes from a table or --examples,
-the shape of the images from the config's op string. With --json, the tables are shown on
-stderr.
+The data set may be missing: the number of examples comes from a table or --examples, the
+shape of the images from the config's op string. With --json, the tables go to stderr.
 
-It is compiled for the devices of this machine, or for as many simulated ones as --devices
-says, on the CPU. XLA's plan for a CPU is not that for a GPU, which fuses more: take it as
-an upper estimate. A CPU honours remat_policy only inside a loop over the layers, so that
-models with an argument `scan` are planned with scan=True there. "kept" is what autodiff
+The step is compiled for the devices of this machine, or with --devices for simulated ones
+on the CPU. XLA's plan for a CPU is an upper estimate for a GPU, which fuses more. A CPU
+honours remat_policy only inside a loop over the layers, so models with an argument `scan`
+are planned with scan=True there. "kept" is what autodiff
 keeps for the backward pass of one microbatch before the compiler fuses anything, on any
 device.
 
@@ -143,7 +143,7 @@ def suggestion(rows: Sequence[Any], limit: float) -> tuple[str, Any]:
     if best is None:
         least = min(row.plan for row in rows)
         return (
-            f"nothing of this fits {limit:.1f} GiB (the least is {least:.1f}): try a "
+            f"no plan fits {limit:.1f} GiB (the smallest takes {least:.1f}): try a "
             "larger --accum_freq, more --devices, or dtype_mm='bfloat16'",
             None,
         )
@@ -304,23 +304,23 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     command.add_config(parser)
     add("--accelerator", metavar="NAME",
-        help="for the hours and the memory: H100, A100, 'TPU v4', ... (default: none)")  # fmt: skip
+        help="for hours and memory: H100, A100, 'TPU v4', ... (default: none)")  # fmt: skip
     add("--devices", type=int, metavar="N",
-        help="plan for so many, simulated on the CPU (default: those of this machine)")  # fmt: skip
+        help="number of devices, simulated on the CPU (default: those of this machine)")  # fmt: skip
     add("--mfu", type=float, default=0.4, metavar="SHARE",
         help="share of the accelerator's peak that the run will reach (default: 0.4)")  # fmt: skip
     add("--img_per_sec", type=float, metavar="RATE",
-        help="images a second of all devices, where you know them; instead of --mfu")  # fmt: skip
+        help="images a second of all devices together, if known; replaces --mfu")  # fmt: skip
     add("--memory_gib", type=float, metavar="GIB",
         help="memory of one device (default: 90 %% of the accelerator's smallest form)")  # fmt: skip
     add("--accum_freq", type=int, nargs="+", metavar="N",
-        help="microbatches a step to plan for (default: 1 2 4 8, and the config's)")  # fmt: skip
+        help="numbers of microbatches to plan for (default: 1 2 4 8, and the config's)")  # fmt: skip
     add("--remat_policy", nargs="+", metavar="NAME",
         help="what the backward pass may keep, to plan for (default: the config's, "
         f"{', '.join(REMAT_POLICIES)})")  # fmt: skip
     add("--examples", type=int, metavar="N",
-        help="training examples, where the data set is not there and no table knows it")  # fmt: skip
-    command.add_image_size(parser, "where the config's pp decodes nothing")
+        help="number of training examples, if data set and table do not give it")  # fmt: skip
+    command.add_image_size(parser, "the config's pp decodes nothing")
     command.add_out(parser, "DIR", "lr.png", "nowhere")
     command.add_json(parser)
     flags, overrides = parse_with_overrides(parser, argv)

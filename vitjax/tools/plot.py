@@ -18,13 +18,13 @@ from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = """\
-Draw loss, gradient norm, accuracy, learning rate and throughput of runs over each other,
-each from the metrics.jsonl of its workdir, which may still be training. --metrics names
-others. A smoothed curve is drawn over its own pale points: an average whose weights fall
-by half every SMOOTH steps, so that runs which log at different steps can be compared.
-Rates are drawn as they are.
+Draw loss, gradient norm, accuracy, learning rate and throughput of several runs in the
+same axes, each from the metrics.jsonl of its workdir; a run may still be training.
+--metrics selects others. A smoothed curve is drawn over its own pale points: its weights
+halve every STEPS steps, so runs that log at different steps can be compared. Learning
+rates are not smoothed.
 
-`python -m vitjax.tools.compare_runs` says whether recipes differ beyond seed noise."""
+`python -m vitjax.tools.compare_runs` tests whether recipes differ beyond seed noise."""
 EXAMPLES = (
     "runs/quickstart",
     "runs/lr1 runs/lr2 --smooth 200 --out lr.png",
@@ -77,7 +77,9 @@ def draw(
     for run in runs:
         rows[run] = jsonl.read_rows(run)
         if not rows[run]:
-            raise ValueError(f"{run} has no {jsonl.JSONL} with rows: give a workdir")
+            raise ValueError(
+                f"{run} has no {jsonl.JSONL} with rows: give the workdir of a run"
+            )
     names = sorted({name for found in rows.values() for row in found for name in row})
     shown = {
         title: [n for pattern in wanted for n in matching(names, pattern)]
@@ -86,7 +88,9 @@ def draw(
     shown = {title: found for title, found in shown.items() if found}
     if not shown:
         asked = ", ".join(n for wanted in panels.values() for n in wanted)
-        raise ValueError(f"no run has {asked}; there are {', '.join(names)}")
+        raise ValueError(
+            f"no run has the metrics {asked}: give some of {', '.join(names)}"
+        )
     labels = _labels(runs)
     lines: dict[str, list[Line]] = {title: [] for title in shown}
     for title, wanted in shown.items():
@@ -124,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="the workdir of a run")
     add("--metrics", nargs="+", metavar="NAME",
-        help="names in metrics.jsonl, a panel for each (default: the above)")  # fmt: skip
+        help="names in metrics.jsonl, a panel for each (default: those above)")  # fmt: skip
     add("--smooth", type=float, default=0.0, metavar="STEPS",
         help="how many steps halve a weight; 0 smooths nothing (default: 0)")  # fmt: skip
     command.add_out(parser, "PNG", "the picture", "plot.png", Path("plot.png"))

@@ -20,14 +20,15 @@ from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
-Say for each photo, and for each image below a folder, which classes the model finds
-most probable. A photo is prepared by pp_fn and device_pp of the run's first evaluator
-of the type "classification", and read as there: turned as EXIF says, transparent pixels
-on white, unless its data section has as_seen=False. Files are JPEG, PNG, GIF, BMP, WebP,
-TIFF, AVIF, JPEG 2000 and PPM, grey and CMYK too. Probabilities are the softmax of the
-logits, whatever the loss was.
+Print the most probable classes of each photo, and of each image below a folder. A photo
+is prepared by pp_fn and device_pp of the run's first evaluator of the type
+"classification". EXIF's rotation is applied and transparency becomes white, unless the
+evaluator's data section has as_seen=False. Files are JPEG, PNG, GIF, BMP, WebP, TIFF,
+AVIF, JPEG 2000 and PPM, grey and CMYK too. Probabilities are the softmax of the logits,
+for any loss.
 
-A file that is no image is named on stderr, the others go on, and the exit status is 1.
+A file that is not an image is named on stderr; the others are still predicted, and the
+exit status is 1.
 
 {command.OVERRIDES}"""
 EXAMPLES = (
@@ -169,9 +170,9 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="a photo, or a folder")
     add("--top", type=int, default=5, metavar="K",
-        help="how many classes are said of a photo (default: 5)")  # fmt: skip
+        help="number of classes to print for a photo (default: 5)")  # fmt: skip
     add("--batch_size", type=int, default=32, metavar="N",
-        help="photos that the model is given at a time (default: 32)")  # fmt: skip
+        help="number of photos in a batch (default: 32)")  # fmt: skip
     command.add_json(parser)
     add("--pictures", type=Path, metavar="DIR",
         help="also draw each photo with its classes into this folder (default: none)")  # fmt: skip
@@ -199,7 +200,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     )
     names = class_names(trained)
     if names is None:
-        print("note: the classes have no names here: numbers it is", file=sys.stderr)
+        print("note: class names are unknown; numbers are printed", file=sys.stderr)
     of = trained.name
     broken: dict[Path, str] = {}
     rows: list[Row] = []

@@ -28,8 +28,8 @@ class Predictions:
     def __post_init__(self):
         if self.logits.shape != self.labels.shape or not len(self.logits):
             raise ValueError(
-                f"predictions need a row of labels for each of logits, got "
-                f"{self.labels.shape} and {self.logits.shape}"
+                f"logits and labels must have the same shape, with a row or more, got "
+                f"{self.logits.shape} and {self.labels.shape}"
             )
 
     @property

@@ -22,15 +22,15 @@ from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
-Train a config for a moment on its own data, and say what a step waits for. Each part is
-timed alone, then all together as in vitjax.train:
+Train a config for some steps on its own data, and print what a step waits for. Each part
+is timed alone, then all together as in vitjax.train:
 
   data      the host makes a batch: reading, decoding, augmentation
   transfer  a batch goes to the devices
-  compute   the step on a batch that is there already
-  loop      all of it, as a run does it; each part hides behind the others if it can
+  compute   the step on a batch that is on the devices
+  loop      all of it, as in a run; the parts overlap if they can
 
-Nothing of the run is kept. A trace of further steps is written into --out, for
+The run itself is not kept. A trace of further steps is written into --out, for
 https://ui.perfetto.dev or TensorBoard's profiler.
 
 {command.OVERRIDES}"""
@@ -47,7 +47,7 @@ ADVICE = {
     "transfer": "the way to the devices is too slow: uint8 images (value_range in "
     "device_pp, not in input.pp), fewer features in keep",
     "compute": "the devices are busy, as they should be: dtype_mm, attn_impl and "
-    "remat_policy are what is left",
+    "remat_policy may make it faster",
 }
 
 
@@ -219,7 +219,7 @@ def table(timing: Timing, batch_size: int) -> str:
     for key, name in names.items():
         seconds = getattr(timing, key)
         rows.append((name, _ms(seconds), f"{batch_size / seconds:,.0f}"))
-    rows.append(("of it waiting for a batch", _ms(timing.wait), ""))
+    rows.append(("part of the loop that waits for a batch", _ms(timing.wait), ""))
     return command.table(("part", "ms a step", "images a second"), rows)
 
 

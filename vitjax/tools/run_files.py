@@ -96,13 +96,15 @@ def read(arguments: Iterable[str]) -> list[Run]:
         for run, metric, step, value in _points(path):
             points.setdefault((run, metric), {})[step] = value  # the last one wins
         if not points:
-            raise ValueError(f"{path} has no values; expected rows of a run that began")
+            raise ValueError(
+                f"{path} has no values: give a run that has written metrics"
+            )
         for (run, metric), values in points.items():
             curves = runs.setdefault((given or recipe_of(run), run), {})
             if metric in curves:
                 raise ValueError(
                     f"{path} is the second file with {metric} of a run {run!r}; rename "
-                    "its file or folder, because seeds of one recipe are told apart by it"
+                    "its file or folder, because the name tells the seeds of a recipe apart"
                 )
             steps = sorted(values)
             curves[metric] = Curve(
@@ -124,8 +126,8 @@ def _points(path: Path) -> Points:
         inside = path / "metrics.jsonl"
         if not inside.exists():
             near = sorted(p.parent.name for p in path.glob("*/metrics.jsonl"))
-            hint = f"; it has {', '.join(near)} inside" if near else ""
-            raise ValueError(f"{path} is no workdir, for want of a metrics.jsonl{hint}")
+            hint = f"; it has the workdirs {', '.join(near)}" if near else ""
+            raise ValueError(f"{path} is not a workdir: it has no metrics.jsonl{hint}")
         path = inside
     if not path.exists():
         raise ValueError(
@@ -177,8 +179,8 @@ def _csv_points(path: Path) -> Points:
         steps = [c for c in columns if plain(c) == "step"]
         if not steps:
             raise ValueError(
-                f"{path} has no column 'step', only {columns}; of a wandb chart choose "
-                "Step as the x axis before the export"
+                f"{path} has no column 'step', only {columns}; choose Step as the x axis "
+                "of a wandb chart before the export"
             )
         named = _columns(path, [c for c in columns if c != steps[0]])
         for row in table:

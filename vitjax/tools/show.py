@@ -2,8 +2,6 @@
 
 import argparse
 import ast
-import importlib.util
-import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,47 +13,37 @@ if __name__ == "__main__":
     failures.leave_on_interrupt()  # the imports take seconds
 
 from input_pipeline import home
+from vitjax.config.files import load
+from vitjax.tools import command
+
+# Only light imports here, so that --help is fast.
+FLAGSHIP = "configs/vit_s16_i1k.py"
+DESCRIPTION = """\
+Draw the training data: the first batch, each augmentation of randaug on a test grid, the
+values that randaug leaves, and the sizes of random crops. With --index, print every step
+of one example, exactly as training sees it, and draw them into --out."""
+EXAMPLES = (
+    "--config configs/quickstart.py --index 12 --epoch 3\n--out pictures",
+    "--out pictures",
+)
 
 
 def load_config(spec: str) -> Any:
-    """Call get_config of "path/to/file.py" or "path/to/file.py:argument".
+    """Load the config of "file.py" or "file.py:argument" for its data.
 
-    Raises ValueError, in one sentence, if the file, its function or its config is
-    missing or wrong.
+    Raises ValueError, in one sentence, if the file is wrong or lacks `input` or `seed`.
     """
-    name, colon, argument = spec.partition(":")
-    path = Path(name)
-    if not path.is_file() or path.suffix != ".py":
-        raise ValueError(
-            f"there is no config file {name!r}: give a Python file, such as "
-            "configs/quickstart.py"
-        )
-    module_spec: Any = importlib.util.spec_from_file_location("shown_config", path)
-    module = importlib.util.module_from_spec(module_spec)
-    # A config file may import its own package, even if that is not installed.
-    root = str(path.resolve().parent.parent)
-    sys.path.append(root)
-    try:
-        module_spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise ValueError(f"config file {name!r} cannot be read: {error}") from None
-    finally:
-        sys.path.remove(root)
-    function = getattr(module, "get_config", None)
-    if function is None:
-        raise ValueError(f"config file {name!r} has no function get_config(arg)")
-    if colon and not inspect.signature(function).parameters:
-        raise ValueError(f"config file {name!r} takes no argument, got {argument!r}")
-    config = function(argument) if colon else function()
+    config = load(spec)
     for key in ("input", "seed"):
         if key not in config:
-            raise ValueError(f"the config of {name!r} lacks {key!r}: set config.{key}")
+            raise ValueError(f"the config of {spec!r} lacks {key!r}: set config.{key}")
     return config
 
 
 def open_train(config: Any, data: str | None) -> tuple[Any, str]:
     """Open a config's training stream, also of other `data`; return (stream, `pp`)."""
     from input_pipeline import pipeline
+    from vitjax.config import arguments
 
     section = dict(config.input)
     if data is not None:
@@ -63,17 +51,12 @@ def open_train(config: Any, data: str | None) -> tuple[Any, str]:
             section["data"] = dict(**ast.literal_eval(data))
         except (ValueError, SyntaxError, TypeError):
             raise ValueError(
-                "--data is a Python literal such as \"{'kind': 'arrays', 'name': "
-                f"'digits', 'split': 'train'}}\", but it is {data!r}"
+                f"--data must be a dict in Python's syntax, got {data!r}: write it as in "
+                "\"{'kind': 'arrays', 'name': 'digits', 'split': 'train'}\""
             ) from None
-    # No batches are needed after the one that is shown.
-    section["prefetch"] = 0
-    # Some of big_vision's configs have it here, but it does not concern the data.
-    section.pop("accum_freq", None)
-    try:
-        stream, _ = pipeline.make_train(seed=config.seed, **section)
-    except TypeError as error:
-        raise ValueError(f"the config's input section is wrong: {error}") from None
+    section["prefetch"] = 0  # no batch is needed after the first
+    section.pop("accum_freq", None)  # big_vision's place for it; not about the data
+    stream, _ = arguments.call("input", pipeline.make_train, section, seed=config.seed)
     return stream, section["pp"]
 
 
@@ -120,45 +103,32 @@ def show_one(
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vitjax.tools.show",
-        description="Draw what the training data looks like: the first batch, each "
-        "augmentation of randaug on a test grid, the values that randaug leaves, and "
-        "the sizes of random crops. With --index: all that is done to one example, "
-        "step by step, exactly as training sees it.",
-        epilog="example: python -m vitjax.tools.show --config configs/quickstart.py "
-        "--index 12 --epoch 3 --out pictures",
-        allow_abbrev=False,
-    )
+    parser = command.parser("show", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add(
-        "--config",
-        default="configs/vit_s16_i1k.py",
-        metavar="FILE[:ARG]",
-        help="a file with get_config(arg), e.g. configs/vit_s16_i1k.py:preset=fixed "
-        "(default: %(default)s)",
-    )
-    add("--out", type=Path, metavar="DIR", help="where the pictures go")
-    add("--index", type=int, metavar="I", help="the example to tell about, from 0")
-    add("--epoch", type=int, metavar="E", help="in which epoch, from 0 (default: 0)")
-    add(
-        "--data",
-        metavar="LITERAL",
-        help="other data than the config's, e.g. \"{'kind': 'folder', 'data_dir': "
-        "'~/pets', 'split': 'train'}\"",
-    )
+    add("--config", default=FLAGSHIP, metavar="FILE[:ARG]",
+        help="a config file, as for vitjax.train (default: %(default)s)")  # fmt: skip
+    command.add_out(parser, "DIR", "the pictures", "nowhere; needed without --index")
+    add("--index", type=int, metavar="I",
+        help="the example to show, counted from 0 (default: none)")  # fmt: skip
+    add("--epoch", type=int, metavar="E",
+        help="the epoch of the example, counted from 0 (default: 0)")  # fmt: skip
+    add("--data", metavar="LITERAL",
+        help="data to show in place of the config's, as in \"{'kind': 'folder', "
+        "'data_dir': '~/pets', 'split': 'train'}\"")  # fmt: skip
     flags = parser.parse_args(home.expanded(argv))
     if flags.index is None and flags.epoch is not None:
         parser.error("--epoch needs an --index")
     if flags.index is None and flags.out is None:
-        parser.error("give --out, a folder for the pictures, or --index")
+        parser.error("give --out, a folder for the pictures, or --index, an example")
     return flags
 
 
-def cli(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 1 after one sentence on stderr."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, or 1 after one sentence on stderr."""
     flags = parse_flags(sys.argv[1:] if argv is None else argv)
-    try:
+
+    def work() -> None:
+        command.check_folder("--out", flags.out)
         config = load_config(flags.config)
         from input_pipeline import pipeline
 
@@ -167,11 +137,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
             show_all(config, flags.data, flags.out)
         else:
             show_one(config, flags.data, flags.epoch or 0, flags.index, flags.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return command.run(work)
 
 
 if __name__ == "__main__":
-    sys.exit(cli())
+    sys.exit(main())

@@ -30,9 +30,9 @@ Train CONFIG once for each combination of the matrix's values, one after the oth
 in its own workdir, OUT/NAME=VALUE,.... Then write OUT/table.md, a row for each run with
 the last value of every metric of its evaluators, and OUT/curves.png.
 
-The same command again skips what is finished and runs the rest; values can
-be added. A combination that fails is a row that says so, and the exit status is 1. After
-Ctrl-C the run that is training writes a checkpoint first.
+The same command again skips finished runs and runs the rest; values can be added. The row
+of a failed run is marked, and the exit status is 1. After Ctrl-C the current run writes a
+checkpoint first.
 
 {command.OVERRIDES}"""
 EXAMPLES = (
@@ -54,7 +54,7 @@ def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:
         # Split at commas, but not inside parentheses, as in beta(1, 2).
         choices = [v.strip() for v in re.split(r",(?![^()]*\))", text)]
         if not equals or not name or not all(choices):
-            raise ValueError(f"--matrix takes NAME=VALUE,VALUE items, got {item!r}")
+            raise ValueError(f"--matrix must be NAME=VALUE,VALUE items, got {item!r}")
         if name in values or len(set(choices)) < len(choices):
             raise ValueError(f"--matrix gives a name or a value twice: {item!r}")
         values[name] = choices

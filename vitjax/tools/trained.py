@@ -65,8 +65,8 @@ class Trained:
             if there.get(name) != shape:
                 size = " x ".join(map(str, image_shape))
                 raise ValueError(
-                    f"{self.name} does not fit its model and images of {size}: {name} is "
-                    f"{there.get(name, 'missing')} there, and would be {shape}"
+                    f"{self.name} does not fit its model and images of {size}: {name} must "
+                    f"have the shape {shape}, got {there.get(name, 'none')}"
                 )
 
     def replace(self, **fields: Any) -> "Trained":
@@ -99,7 +99,7 @@ class Trained:
                 return key, evals[key]
         raise ValueError(
             f"the config of {self.name} has no evaluator of the type 'classification', "
-            "whose pp_fn and device_pp would say how the model is fed; give one, as in "
+            "whose pp_fn and device_pp prepare the model's images; give one, as in "
             "--config.evals.val.pp_fn='decode|resize(224)|value_range(-1, 1)'"
         )
 
@@ -125,7 +125,7 @@ class Trained:
         if not isinstance(self.model, vit.ViT):
             raise ValueError(
                 f"the positions of the model {self.experiment.model_name!r} are for one "
-                f"size of images; {height} x {width} needs other ones"
+                f"size of images, got {height} x {width}"
             )
         old = None
         if self.image_shape is not None:
@@ -215,7 +215,7 @@ def open_trained(
     source = "ema" if ema else "params"
     meta, (params, kept) = read_meta(path), read_params(path, source)
     if kept is None:
-        raise ValueError(f"the checkpoint of step {step} of {workdir} keeps no config")
+        raise ValueError(f"the checkpoint of step {step} of {workdir} has no config")
     plain = kept
     if config is not None:
         own = {key: kept[key] for key in ("model_name", "model") if key in kept}
@@ -243,7 +243,9 @@ def _open_file(
     path: str | Path, config: str | None, overrides: Sequence[str], ema: bool
 ) -> Trained:
     if ema:
-        raise ValueError(f"{path} is a file, which has no averaged parameters")
+        raise ValueError(
+            f"{path} is a file, which has no averaged parameters: leave out --ema"
+        )
     plain: dict[str, Any] = {}
     given: dict[str, Any] = {}
     if config is not None:
@@ -264,7 +266,7 @@ def _open_file(
             logging.warning("%s", notice)
     if config is None and told is None:
         raise ValueError(
-            f"{path} says nothing of how images are prepared: give --config, such as "
+            f"{path} does not store how images are prepared: give --config, such as "
             "configs/vit_s16_i1k.py"
         )
     if config is None:
@@ -276,7 +278,7 @@ def _open_file(
         return _of_file(path, plain | own, params, overrides)
     if plain.get("model_name", "vit") != "vit":
         raise ValueError(
-            f"a file of weights is of a model 'vit', but the config's model_name is "
+            f"a file of weights needs a config whose model_name is 'vit', got "
             f"{plain['model_name']!r}"
         )
     found = weights.model_arguments(params)

@@ -1,4 +1,4 @@
-"""Classes by name in whole runs: what is right is counted by hand, file by file."""
+"""Classes by name in whole runs; right predictions are counted by hand, file by file."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from input_pipeline import pipeline
 from tests.helpers.runs import run
 from vitjax import data as feeding
 from vitjax.checkpoints.read import read_meta
@@ -24,7 +25,7 @@ PP = "decode|central_crop(8)|keep('image', 'label')"
 
 
 def write(root, split, counts):
-    """Noisy pictures of each class's colour; `counts` maps folders to classes there."""
+    """Write noisy pictures; `counts` maps each folder to (class of the colour, number)."""
     for name, (like, count) in counts.items():
         (root / split / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -36,11 +37,10 @@ def write(root, split, counts):
 
 
 def train_on(data, evals, workdir, *more):
-    """A run that learns the colours, with the evaluators of `evals`."""
+    """Train a run on the colours, with the evaluators of `evals`."""
     val = {"pp_fn": PP, "log_steps": 30, "batch_size": 8, "skip_first": True}
-    val |= {
-        "device_pp": "value_range(-1, 1)|onehot(3, key='label', key_result='labels')"
-    }
+    onehot = "onehot(3, key='label', key_result='labels')"
+    val["device_pp"] = f"value_range(-1, 1)|{onehot}"
     flags = {
         "total_steps": 30,
         "ckpt_steps": 30,
@@ -53,13 +53,12 @@ def train_on(data, evals, workdir, *more):
         "evals": {name: val | section for name, section in evals.items()},
     }
     flags = [f"--config.{key}={value!r}" for key, value in flags.items()]
-    # After SMALL, so that its evaluator is replaced.
     return run(workdir, *flags, *more)
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """(workdir, data of training, data without a class, lines told on stderr)."""
+    """(workdir, data of training, data without a class, warnings)."""
     root = tmp_path_factory.mktemp("classes")
     train = write(root, "train", {name: (name, 16) for name in ("ant", "bee", "cat")})
     few = {"bee": ("bee", 5), "cat": ("cat", 6)}
@@ -74,7 +73,7 @@ def ran(tmp_path_factory):
 
 
 def counted_by_hand(trained, folder):
-    """{class's folder: [examples, right ones]}, by the name of the largest logit."""
+    """Return {folder of a class: [examples, right predictions]}."""
     found = {}
     for path in sorted(folder.rglob("*.png")):
         image = np.asarray(Image.open(path), np.float32)[None] / 127.5 - 1
@@ -92,19 +91,19 @@ def report_of(workdir, out, data, *more):
     return json.loads((out / "report.json").read_text())["evals"]["val"]
 
 
-def test_evaluators_of_a_run_map_by_name_and_say_so_once(ran, tmp_path):
+def test_evaluators_of_a_run_map_by_name_and_say_so_once(ran):
     workdir, _, lacks, told = ran
     trained = open_trained(workdir)
     assert trained.class_names == ("ant", "bee", "cat")
     assert read_meta(workdir)["data_size"] == 48
     found = counted_by_hand(trained, Path(lacks["data_dir"]))
     right = sum(row[1] for row in found.values()) / 11
-    assert right > 0.8, "else nothing is seen of labels that shift"
+    assert right > 0.8, "shifted labels would not be seen"
     [row] = [row for row in read_rows(workdir) if "val/prec@1" in row]
     assert row["val/prec@1"] == pytest.approx(right)
     assert row["few/4shot"] == 1, "colours are far apart"
     mapped = [text for text in told if "are mapped" in text]
-    # For the model, and to those of the examples that a probe was fitted on: one text.
+    # The evaluator and the probe have the same notice.
     assert len(mapped) == 1
     assert mapped[0].endswith("'ant', 'bee', 'cat'; there is no example of 'ant'")
 
@@ -144,8 +143,8 @@ def test_a_class_too_many_is_refused_or_left_out_by_name(ran, tmp_path, capsys):
     assert right > 0.8
 
 
-def test_what_was_trained_is_gone_on_with(ran, tmp_path, capsys, caplog):
-    """More images are told, another class is refused; a resume of another run too."""
+def test_a_resume_takes_more_images_but_no_other_classes(ran, tmp_path, capsys, caplog):
+    """A warning counts the images; the same holds for a resume of another run."""
     workdir, train, lacks, _ = ran
     root = tmp_path / "data"
     shutil.copytree(train["data_dir"], root, ignore=lambda *_: ["run", "lacks"])
@@ -169,14 +168,14 @@ def test_what_was_trained_is_gone_on_with(ran, tmp_path, capsys, caplog):
 
 
 class Data:
-    """What `feeding.as_before` asks of a training stream."""
+    """The part of a training stream that `feeding.as_before` reads."""
 
     def __init__(self, num_classes=3, total_examples=10):
         self.source, self.num_classes = self, num_classes
         self.total_examples = total_examples
 
 
-def test_a_checkpoint_that_tells_less_is_compared_less():
+def test_a_checkpoint_with_less_metadata_is_compared_by_less():
     told = []
     assert feeding.as_before(data := Data(), "there", {}, told.append) is data
     kept = {"class_names": None, "data_classes": 3, "data_size": 10}
@@ -187,16 +186,14 @@ def test_a_checkpoint_that_tells_less_is_compared_less():
 
 
 def test_a_resumed_run_keeps_the_order_of_its_classes(tmp_path):
-    """Folders that are numbers were once in the order of text."""
-    from input_pipeline import pipeline
-
+    """Older checkpoints have folders that are numbers in the order of text."""
     write(tmp_path, "train", {"10": ("ant", 3), "0": ("bee", 3), "2": ("cat", 3)})
     data = {"kind": "folder", "data_dir": str(tmp_path), "split": "train"}
     stream, _ = pipeline.make_train(data=data, batch_size=9, seed=0, pp=PP)
 
     def labels(stream):
         batch = next(iter(stream))
-        bright = batch["image"].mean((1, 2)).argmax(1)  # of which colour
+        bright = batch["image"].mean((1, 2)).argmax(1)  # its colour
         pairs = zip(bright, batch["label"], strict=True)
         return {("10", "0", "2")[colour]: int(label) for colour, label in pairs}
 
@@ -216,7 +213,7 @@ def test_a_resumed_run_keeps_the_order_of_its_classes(tmp_path):
     assert told == []
 
 
-def test_one_process_says_a_thing_once(monkeypatch):
+def test_only_the_first_process_gives_a_notice_and_once(monkeypatch):
     told = []
     tell = feeding.once(told.append)
     for text in ("a", "b", "a"):

@@ -43,7 +43,7 @@ def test_every_combination():
 def test_what_cannot_be_is_one_sentence():
     with pytest.raises(ValueError, match="resizes nothing"):
         resized("keep('image')", Size(8, None, None))
-    with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         sizes((0,), (), ())
     with pytest.raises(ValueError, match=r"above 0 and at most 1, got 1\.5"):
         sizes((), (1.5,), ())

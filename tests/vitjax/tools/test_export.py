@@ -1,4 +1,4 @@
-"""Exports: what other libraries and jax.export make of a run's model."""
+"""Other libraries' files, and the program that export makes of a run's model."""
 
 import dataclasses
 import json
@@ -9,95 +9,66 @@ import pytest
 from PIL import Image
 from safetensors import numpy as their_safetensors
 
-from tests.helpers.runs import run, run_tok
 from vitjax.models import MODELS
-from vitjax.tools import convert, evaluate, export, predict
+from vitjax.tools import convert, export, predict
 from vitjax.tools.trained import open_trained
+from vitjax.weights import other_models
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def gap(tmp_path_factory):
-    """A small run of quickstart's ViT: mean pooling, constant positions, tanh GELU."""
-    workdir = tmp_path_factory.mktemp("gap")
-    assert run(workdir, "--config.model.width=32") == 0
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def tok(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("tok")
-    assert run_tok(workdir) == 0
-    return workdir
 
 
 @pytest.mark.parametrize(
     ("which", "to", "file", "words"),
     [
-        ("gap", "timm", "x.safetensors", "timm's own logits differ by"),
-        ("tok", "timm", "x.pth", "timm's own logits differ by"),
+        ("digits", "timm", "x.safetensors", "timm's own logits differ by"),
         ("tok", "torchvision", "x.pth", "torchvision's own logits differ by"),
-        ("gap", "big_vision", "x.npz", "read back and compared"),
-        ("gap", "mup_vit", "x.pth", "read back and compared"),
-        ("gap", "safetensors", "x.safetensors", "read back and compared"),
-        ("gap", "stablehlo", "x.stablehlo", "run on batches of 1 and 3 images of 8"),
+        ("tok", "huggingface", "x.bin", "huggingface's own logits differ by"),
+        ("digits", "big_vision", "x.npz", "read back and compared"),
+        ("digits", "mup_vit", "x.pth", "read back and compared"),
     ],
 )
 def test_each_format_is_written_and_checked(
     request, tmp_path, capsys, which, to, file, words
 ):
-    workdir, out = request.getfixturevalue(which), tmp_path / file
-    # A lone "of" would hide a skipped check: the words say which one was made.
-    code = export.main(["--ckpt", str(workdir), "--to", to, str(out)])
+    if to == "huggingface":
+        pytest.importorskip("transformers")
+    workdir, out = request.getfixturevalue(f"{which}_run"), tmp_path / file
+    assert export.main(["--ckpt", str(workdir), "--to", to, str(out)]) == 0
     printed = capsys.readouterr()
-    assert code == 0, printed.err
-    assert words in printed.out
-    assert out.stat().st_size > 10_000
-    assert [p.name for p in tmp_path.iterdir()] == [file]
-    # A second time it does not write over it.
-    before = out.read_bytes()
-    assert export.main(["--ckpt", str(workdir), "--to", to, str(out)]) == 1
-    assert "exists already" in capsys.readouterr().err
-    assert out.read_bytes() == before
-
-
-@pytest.mark.parametrize("file", ["x.safetensors", "x.bin"])
-def test_hugging_faces_own_class_reads_what_is_written(tok, tmp_path, capsys, file):
-    pytest.importorskip("transformers")
-    out = tmp_path / file
-    assert export.main(["--ckpt", str(tok), "--to", "huggingface", str(out)]) == 0
-    printed = capsys.readouterr()
-    assert "huggingface's own logits differ by" in printed.out
-    # Nor transformers' bar and report.
-    assert printed.err == ""
+    assert words in printed.out  # they say which check was made
+    assert printed.err == ""  # nor transformers' bar and report
     assert [p.name for p in tmp_path.iterdir()] == [file]
 
 
-def test_the_program_serves_any_batch_of_uint8_images(gap, tmp_path):
-    out = tmp_path / "x.stablehlo"
-    assert export.main(["--ckpt", str(gap), "--to", "stablehlo", str(out)]) == 0
+def program(out, trained):
+    """Compare a stored program with the model on a batch of pixels; return it."""
     served = jax.export.deserialize(out.read_bytes())
-    assert set(served.platforms) == {"cpu", "cuda", "tpu"}
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
-    expected, _ = open_trained(gap).apply(images.astype(np.float32) / 127.5 - 1)
+    expected, _ = trained.apply(images.astype(np.float32) / 127.5 - 1)
     np.testing.assert_allclose(served.call(images), expected, rtol=1e-4, atol=1e-5)
+    return served
 
 
-def test_what_the_host_does_to_values_is_in_the_program(gap, tmp_path, capsys):
+def test_the_program_serves_any_batch_of_uint8_images(digits_run, tmp_path, capsys):
+    out = tmp_path / "x.stablehlo"
+    flags = ["--ckpt", str(digits_run), "--to", "stablehlo", str(out)]
+    assert export.main(flags) == 0
+    assert "run on batches of 1 and 3 images of 8 x 8 x 1" in capsys.readouterr().out
+    served = program(out, open_trained(digits_run))
+    assert set(served.platforms) == {"cpu", "cuda", "tpu"}
+
+
+def test_what_the_host_does_to_values_is_in_the_program(digits_run, tmp_path, capsys):
     """As in configs of big_vision's own style, where pp_fn scales the pixels."""
     out = tmp_path / "x.stablehlo"
     evaluation = "--config.evals.val"
     flags = [f"{evaluation}.device_pp=keep('image', 'labels')"]
     pp = "value_range(-1, 1)|onehot(10, key='label', key_result='labels')"
     keep = "|keep('image', 'labels')"
-    own = ["--ckpt", str(gap), "--to", "stablehlo"]
+    own = ["--ckpt", str(digits_run), "--to", "stablehlo"]
     scaled = f"{evaluation}.pp_fn={pp}{keep}"
     assert export.main([*own, *flags, scaled, str(out)]) == 0
-    served = jax.export.deserialize(out.read_bytes())
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    expected, _ = open_trained(gap).apply(images.astype(np.float32) / 127.5 - 1)
-    np.testing.assert_allclose(served.call(images), expected, rtol=1e-4, atol=1e-5)
+    program(out, open_trained(digits_run))
     clipped = f"{evaluation}.pp_fn=clip_value_range(0, 1)|{pp}{keep}"
     other = tmp_path / "y.stablehlo"
     assert export.main([*own, *flags, clipped, str(other)]) == 1
@@ -105,28 +76,19 @@ def test_what_the_host_does_to_values_is_in_the_program(gap, tmp_path, capsys):
     assert not other.exists()
 
 
-def test_own_names_come_back_as_the_same_model(gap, tmp_path):
-    out = tmp_path / "x.safetensors"
-    assert export.main(["--ckpt", str(gap), "--to", "safetensors", str(out)]) == 0
-    a, b = open_trained(gap), open_trained(out)
-    assert a.model == b.model
-    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
-    assert evaluate.main(["--ckpt", str(out), "--out", str(tmp_path / "e")]) == 0
-
-
 def told(capsys, file, photo):
-    """What predict says of a photo with a file alone, no flags beside."""
+    """Return the guesses of predict for a photo, from a file alone."""
     capsys.readouterr()
     assert predict.main(["--ckpt", str(file), str(photo), "--json"]) == 0
     printed = capsys.readouterr()
-    assert "no names" not in printed.err
+    assert "names" not in printed.err
     return json.loads(printed.out)["photos"][0]["top"]
 
 
-def test_a_file_knows_its_classes_and_its_images(tok, tmp_path, capsys):
-    """Whichever tool wrote it; other libraries read it all the same."""
+def test_a_file_knows_its_classes_and_its_images(tok_run, tmp_path, capsys):
+    """Any tool may have written it; other libraries read it too."""
     names = [f"the digit {word}" for word in ["zero", "one", "two"]]
-    trained = open_trained(tok)
+    trained = open_trained(tok_run)
     assert trained.class_names is not None
     names += trained.class_names[3:]
     named = dataclasses.replace(trained, class_names=tuple(names))
@@ -136,7 +98,7 @@ def test_a_file_knows_its_classes_and_its_images(tok, tmp_path, capsys):
     assert convert.main([str(timm), str(again), "--to", "torchvision"]) == 0
     photo = tmp_path / "photo.png"
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(photo)
-    wanted = told(capsys, tok, photo)
+    wanted = told(capsys, tok_run, photo)
     for file in (own, timm, again):
         found = open_trained(file)
         assert found.image_shape == (8, 8, 3)
@@ -145,69 +107,64 @@ def test_a_file_knows_its_classes_and_its_images(tok, tmp_path, capsys):
         guesses = told(capsys, file, photo)
         assert [g["class"] for g in guesses] == [g["class"] for g in wanted]
         assert [g["name"] for g in guesses] == [names[g["class"]] for g in guesses]
-    # As of a run that convert reads.
+    own = open_trained(own)
+    assert own.model == trained.model
+    jax.tree.map(np.testing.assert_array_equal, own.params, trained.params)
+    # convert reads a run.
     last = tmp_path / "d.safetensors"
-    assert convert.main([str(tok), str(last), "--to", "timm"]) == 0
+    assert convert.main([str(tok_run), str(last), "--to", "timm"]) == 0
     assert open_trained(last).class_names == trained.class_names
     assert open_trained(last).image_shape == (8, 8, 3)
 
 
-@pytest.fixture(scope="module")
-def cnn(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("cnn")
-    own = {"width": 4, "code_size": 8}
-    flags = ["--config.model_name=small_cnn", "--config.model=None"]
-    assert run(workdir, *flags, f"--config.model={own}") == 0
-    return workdir
+def without_run(run, name, channels=1, **model):
+    """Return a Trained with random parameters, and no word about its images."""
+    trained = open_trained(run)
+    made = MODELS[name](num_classes=10, **model)
+    image = np.zeros((1, 8, 8, channels), np.float32)
+    params = jax.device_get(jax.jit(made.init)(jax.random.key(0), image)["params"])
+    return dataclasses.replace(
+        trained, model=made, params=params, image_shape=None,
+        experiment=dataclasses.replace(trained.experiment, model_name=name),
+    )  # fmt: skip
 
 
-def test_a_model_of_convolutions_is_exported(cnn, tmp_path, capsys):
+def test_a_model_of_convolutions_is_exported(digits_run, tmp_path):
+    cnn = without_run(digits_run, "small_cnn", width=4, code_size=8)
     out = tmp_path / "x.stablehlo"
-    flags = ["--ckpt", str(cnn), "--to", "stablehlo", str(out), "--image_size"]
-    assert export.main([*flags, "8"]) == 0
-    assert "images of 8 x 8 x 1" in capsys.readouterr().out
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
-    expected, _ = open_trained(cnn).apply(images.astype(np.float32) / 127.5 - 1)
-    served = jax.export.deserialize(out.read_bytes())
-    np.testing.assert_allclose(served.call(images), expected, rtol=1e-4, atol=1e-5)
-    out.unlink()
-    for pixels, words in [("9", "does not fit its model"), ("6", "less than 7 x 7")]:
-        assert export.main([*flags, pixels]) == 1
-        assert words in capsys.readouterr().err
-    assert export.main([*flags[:2], "--to", "timm", str(tmp_path / "x.pth")]) == 1
-    assert "no place for a model 'small_cnn'" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="give --image_size"):
+        export.export(cnn, "stablehlo", out)
+    assert "images of 8 x 8 x 1" in export.export(cnn.for_images(8), "stablehlo", out)
+    program(out, cnn)
+    with pytest.raises(ValueError, match="less than 7 x 7"):
+        cnn.for_images(6)
+    with pytest.raises(ValueError, match="cannot hold a model 'small_cnn'"):
+        export.export(cnn, "timm", tmp_path / "x.pth")
 
 
 PATCHES = {"width": 16, "depth": 1, "num_heads": 2, "patch_size": (4, 4)}
-STEMS = {
-    "vit": PATCHES | {"mlp_dim": 32, "posemb": "learn"},
-    "nanovit": PATCHES,
-    "small_cnn": {"width": 2, "code_size": 4},
-}
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("name", STEMS)
-def test_channels_are_read_off_the_parameters(gap, name, channels):
-    """Of any model, where neither a checkpoint nor a file says which images it is for."""
-    model = MODELS[name](num_classes=10, **STEMS[name])
-    image = np.zeros((1, 8, 8, channels), np.float32)
-    params = jax.device_get(model.init(jax.random.key(0), image)["params"])
-    trained = dataclasses.replace(
-        open_trained(gap), model=model, params=params, image_shape=None
-    )
+@pytest.mark.parametrize(
+    ("name", "channels", "model"),
+    [
+        ("vit", 1, PATCHES | {"mlp_dim": 32, "posemb": "learn"}),
+        ("nanovit", 3, PATCHES),
+        ("small_cnn", 4, {"width": 2, "code_size": 4}),
+    ],
+)
+def test_channels_are_read_off_the_parameters(digits_run, name, channels, model):
+    """Neither a checkpoint nor a file may say which images a model is for."""
+    trained = without_run(digits_run, name, channels, **model)
     assert trained.for_images(8).image_shape == (8, 8, channels)
     with pytest.raises(ValueError, match="does not fit its model and images of 12"):
         trained.for_images(12)
 
 
 def test_wrong_weights_are_noticed_by_the_other_librarys_logits(
-    tok, tmp_path, capsys, monkeypatch
+    tok_run, tmp_path, capsys, monkeypatch
 ):
-    """Its class is given one kernel upside down: nothing stays written."""
-    from vitjax.weights import other_models
-
+    """It is given images upside down: no file remains."""
     own = other_models.logits
 
     def turned(format, model, state, images):
@@ -215,23 +172,6 @@ def test_wrong_weights_are_noticed_by_the_other_librarys_logits(
 
     monkeypatch.setattr(other_models, "logits", turned)
     out = tmp_path / "x.pth"
-    assert export.main(["--ckpt", str(tok), "--to", "torchvision", str(out)]) == 1
+    assert export.main(["--ckpt", str(tok_run), "--to", "torchvision", str(out)]) == 1
     assert "nothing is written" in capsys.readouterr().err
     assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--to", "torchvision", "{tmp}/x.pth"], "always has a class token"),
-        (["--to", "timm", "{tmp}/x.zip"], "timm is written as"),
-        (["--to", "safetensors", "{tmp}/x.pth"], "written as .safetensors"),
-        (["--to", "timm", "{tmp}/none/x.pth"], "there is no folder"),
-    ],
-)
-def test_what_cannot_be_exported_is_one_sentence(gap, tmp_path, capsys, flags, words):
-    flags = [f.format(tmp=tmp_path) for f in flags]
-    assert export.main(["--ckpt", str(gap), *flags]) == 1
-    [line] = capsys.readouterr().err.strip().splitlines()
-    assert words in line
-    assert not list(tmp_path.iterdir())

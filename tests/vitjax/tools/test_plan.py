@@ -1,16 +1,16 @@
-"""python -m vitjax.tools.plan: what a run takes, told without running it."""
+"""python -m vitjax.tools.plan: the cost of a run, without running it."""
 
 import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
-import jax
 import pytest
 from PIL import Image
 
-from tests.helpers.runs import SMALL
+from tests.helpers.runs import ROOT, SMALL
+from vitjax import trees
+from vitjax.benchmark import PEAK_TFLOPS
 from vitjax.config import experiment
 from vitjax.config.files import load
 from vitjax.tools import plan, plan_cost
@@ -18,13 +18,13 @@ from vitjax.tools.trained import open_trained
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[3]
-IMAGENET = str(ROOT / "configs" / "vit_s16_i1k.py")
-
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
-    """Of the small quickstart, on two devices, from a shell; with the tables' text."""
+    """Figures of the small quickstart, and the tables' text.
+
+    It is a process, because the number of devices is set before JAX starts.
+    """
     folder = tmp_path_factory.mktemp("plan")
     command = [
         sys.executable, "-m", "vitjax.tools.plan", *SMALL, "--config.model.depth=3",
@@ -44,11 +44,9 @@ def test_steps_and_parameters_are_those_of_the_run(figures, digits_run):
     assert found["examples"] == 1438
     assert found["total_steps"] == round(100 * 1438 / 64)
     assert found["epochs"] == pytest.approx(100, abs=0.05)
-    blocks = jax.tree.leaves(
-        open_trained(digits_run).params["Transformer"]["encoderblock_0"]
-    )
-    others = sum(x.size for x in jax.tree.leaves(open_trained(digits_run).params))
-    assert found["parameters"] == others + 2 * sum(x.size for x in blocks)
+    params = open_trained(digits_run).params  # of depth 1
+    block = trees.count(params["Transformer"]["encoderblock_0"])
+    assert found["parameters"] == trees.count(params) + 2 * block
     assert found["lr"]["most"] == pytest.approx(0.003, rel=1e-3)
     assert 0 < found["lr"]["last"] < 1e-6
     assert "| total_steps | 2,247 |" in text
@@ -70,12 +68,7 @@ def test_json_stands_alone_on_stdout(capsys, monkeypatch):
 
 def test_operations_and_hours_by_hand(figures):
     found, _ = figures
-    n, d, f, k = (
-        16,
-        16,
-        32,
-        10,
-    )  # 4 x 4 patches of 2 x 2 pixels, width, mlp_dim, classes
+    n, d, f, k = 16, 16, 32, 10  # patches of 2 x 2 pixels, width, mlp_dim, classes
     block = 4 * n * d * d + 2 * n * d * f + 2 * n * n * d
     products = n * 4 * d + 3 * block + d * k
     assert found["FLOPs per image"] == 3 * 2 * products
@@ -109,85 +102,44 @@ def test_memory_falls_with_accumulation_and_remat(figures):
     assert "accum_freq=1 with remat_policy='none' fits 100.0 GiB" in text
 
 
-def read(config, *overrides):
-    return experiment.from_config(load(config, overrides).to_dict())
+def outline(config, data_dir, *overrides, examples=None):
+    overrides = [f"input.data.data_dir={data_dir}", *overrides]
+    loaded = load(str(ROOT / "configs" / config), overrides)
+    e = experiment.from_config(loaded.to_dict())
+    return e, plan.outline(e, examples, None)
 
 
-@pytest.mark.parametrize(
-    ("preset", "steps"), [("big_vision", 111_477), ("fixed", 112_603)]
-)
-def test_the_flagship_is_outlined_without_imagenet(preset, steps, tmp_path):
-    e = read(f"{IMAGENET}:preset={preset}", f"input.data.data_dir={tmp_path}")
-    found = plan.outline(e, None, None)
-    sizes = {"data_size": found.examples, "batch_size": 1024}
-    assert e.steps("total", **sizes) == steps
+def test_the_flagship_is_outlined_without_imagenet(tmp_path):
+    e, found = outline("vit_s16_i1k.py:preset=fixed", tmp_path)
+    assert found.examples == 1_281_167
     assert {k: (s, str(d)) for k, (s, d) in found.element_spec.items()} == {
         "image": ((224, 224, 3), "uint8"),
         "label": ((), "int64"),
     }
-    assert plan.outline(e, 77, None).examples == 77
+    assert outline("vit_s16_i1k.py", tmp_path, examples=77)[1].examples == 77
     total, parts = plan_cost.host_bytes(e, found, 1024 * 224 * 224 * 3)
-    # Places of 8 bytes, and the batches that are made ahead: two twice.
+    # 8 bytes a place, and 2 + 2 batches made ahead.
     assert parts["places of examples"] == 8 * found.examples
     assert parts["4 batches ahead"] == 4 * 1024 * 150_528
     assert total == sum(parts.values())
 
 
-def rows_of(*plans):
-    return [
+def test_the_first_plan_that_fits_is_suggested():
+    sizes = [(1, "none", 40.0), (2, "none", 21.0), (1, "dots", 20.0), (2, "dots", 10.0)]
+    rows = [
         plan_cost.DeviceMemory(accum, remat, 0.0, gib, 0.0)
-        for accum, remat, gib in plans
+        for accum, remat, gib in sizes
     ]
-
-
-def test_what_fits_is_suggested():
-    rows = rows_of(
-        (1, "none", 40.0), (2, "none", 21.0), (1, "dots", 20.0), (2, "dots", 10.0)
-    )
-    assert plan.suggestion(rows, 30.0)[1] is rows[1]
-    assert plan.suggestion(rows, 40.0)[1] is rows[0]
-    assert plan.suggestion(rows, 20.0)[1] is rows[2]
+    for limit, best in ((40.0, 0), (30.0, 1), (20.0, 2)):
+        assert plan.suggestion(rows, limit)[1] is rows[best]
     text, best = plan.suggestion(rows, 9.0)
     assert best is None
-    assert "nothing of this fits 9.0 GiB (the least is 10.0)" in text
+    assert "fits 9.0 GiB" in text
+    assert "10.0" in text
 
 
 def test_every_accelerator_has_its_memory():
-    from vitjax.benchmark import PEAK_TFLOPS
-
     assert plan_cost.MEMORY_GIB.keys() == PEAK_TFLOPS.keys()
-
-
-def error_of(capsys, *flags):
-    assert plan.main([str(flag) for flag in flags]) == 1
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
-
-
-def test_mistakes_are_one_sentence(tmp_path, capsys):
-    out = ("--out", tmp_path / "out")
-    line = error_of(capsys, *SMALL, *out, "--accelerator=H10")
-    assert "unknown accelerator 'H10'; did you mean 'H100'?" in line
-    folder = (
-        "--config.input.data={'kind': 'folder', 'data_dir': '/no', 'split': 'train'}"
-    )
-    line = error_of(capsys, *SMALL, *out, folder)
-    assert "give --examples (known: imagenet2012" in line
-    npz = "--config.input.data={'kind': 'npz', 'path': '/no.npz', 'split': 'all'}"
-    line = error_of(capsys, *SMALL, *out, npz, "--examples=9")
-    assert "give --image_size" in line
-    line = error_of(capsys, *SMALL, *out, "--accum_freq", "7")
-    assert "no accum_freq of 7 divides a batch of 64 on 8 device(s)" in line
-    line = error_of(capsys, "--config=/no.py", *out)
-    assert "does not exist" in line
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "out").write_text("")
-    assert "--out is a folder" in error_of(capsys, *SMALL, *out)
-    for flag in ("--devices=0", "--mfu=-1", "--accum_freq=0"):
-        with pytest.raises(SystemExit):
-            plan.parse_flags([*SMALL, flag])
-    assert "must be above 0" in capsys.readouterr().err
 
 
 def test_a_folder_is_counted_as_training_reads_it(tmp_path):
@@ -196,8 +148,6 @@ def test_a_folder_is_counted_as_training_reads_it(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"12345")
     (tmp_path / "test" / "unknown").mkdir(parents=True)
-    config = load(str(ROOT / "configs" / "transfer.py"), ["input.batch_size=2"])
-    config.input.data.data_dir = str(tmp_path)
-    found = plan.outline(experiment.from_config(config.to_dict()), None, None)
+    _, found = outline("transfer.py", tmp_path, "input.batch_size=2")
     assert found.examples == 3
     assert found.bytes_per_example == 5

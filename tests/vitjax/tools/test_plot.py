@@ -1,4 +1,4 @@
-"""Curves of several runs: what is drawn, and smoothing by hand."""
+"""Curves of several runs: the picture, and smoothing by hand."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_runs_are_drawn_over_each_other(tmp_path, capsys):
 
 
 def test_smoothing_by_hand():
-    """Half a life of 2 steps: after 2 steps the weight is a half."""
+    """The half-life is 2 steps: after 2 steps the weight is a half."""
     found = plot.smoothed([0, 2, 4], [4.0, 1.0, 1.0], 2.0)
     assert found == pytest.approx([4, (0.5 * 4 + 1) / 1.5, (0.25 * 4 + 0.5 + 1) / 1.75])
 
@@ -45,23 +45,3 @@ def test_names_by_beginning_or_end():
     assert plot.matching(names, "lr*") == ["lr", "lr1"]
     assert plot.matching(names, "*/loss") == ["val/loss", "v2/loss"]
     assert plot.matching(names, "training_loss") == ["training_loss"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["{a}", "--out", "x.jpg"], "pictures are written as .png"),
-        (["{a}", "--out", "/none/x.png"], "there is no folder '/none'"),
-        (["{a}", "--metrics", "los"], "no run has los; there are lr, step"),
-        (["{none}"], "has no metrics.jsonl with rows"),
-        (["{a}", "--smooth", "-1"], "--smooth must be at least 0"),
-    ],
-)
-def test_what_cannot_be_drawn_is_one_sentence(tmp_path, capsys, flags, words):
-    a = workdir(tmp_path / "a")
-    given = [f.format(a=a, none=tmp_path / "none") for f in flags]
-    if "--out" not in given:
-        given += ["--out", str(tmp_path / "x.png")]
-    assert plot.main(given) == 1
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "x.png").exists()

@@ -50,7 +50,7 @@ def test_a_class_without_examples_has_no_accuracy():
     few = Predictions(LOGITS[truth != 3], SOME.labels[truth != 3], None)
     row = predictions.per_class(few)[3]
     assert row == {"class": "3", "examples": 0, "accuracy": None}
-    # Nor does it count as 0 in the mean over the classes.
+    # It does not count as 0 in the mean over the classes.
     report = predictions.classification_report(few)
     guessed = few.predicted
     expected = sk.f1_score(few.true, guessed, labels=[0, 1, 2, 4, 5], average="macro")
@@ -87,5 +87,7 @@ def test_calibration_by_hand():
 
 
 def test_rows_must_match():
-    with pytest.raises(ValueError, match="a row of labels for each of logits"):
+    with pytest.raises(
+        ValueError, match="must have the same shape, with a row or more"
+    ):
         Predictions(LOGITS[:0], SOME.labels[:0])

@@ -1,14 +1,11 @@
 """ReaL and ImageNet-V2 by vitjax.tools.evaluate, on sets that tfds' own builders made.
 
-The labels are chosen by what the model says of each image, as timm's own class computes
-it, so that every accuracy is known beforehand.
+The labels are chosen by timm's logits for each image, so that every accuracy is known
+beforehand.
 """
 
 import json
-import subprocess
-import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,17 +13,18 @@ import torch
 
 from input_pipeline import ops
 from tests.helpers import ilsvrc
+from tests.helpers.runs import ROOT
+from vitjax.tools import evaluate
 from vitjax.weights.libraries import import_torchvision
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[3]
 IMAGES = 20
 PIXELS = 224
 
 
 def model():
-    """A ViT of timm's for 1,000 classes that is sure of another one for each image."""
+    """Make timm's ViT for 1,000 classes; random weights tell the images apart."""
     import_torchvision()  # which timm imports
     from timm.models.vision_transformer import VisionTransformer
 
@@ -43,7 +41,7 @@ def model():
 
 @torch.no_grad()
 def logits_of(net, images):
-    """float64[n, 1000] of encoded images, prepared by the flagship's own op string."""
+    """Return float64[n, 1000] for encoded images, prepared by the flagship's ops."""
     prepare = ops.get_preprocess_fn("decode|resize_small(256)|central_crop(224)")
     pixels = np.stack([prepare({"image": data})["image"].numpy() for data in images])
     pixels = torch.tensor(pixels.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
@@ -51,7 +49,7 @@ def logits_of(net, images):
 
 
 def metrics(logits, labels):
-    """prec@1, prec@5, loss and the number of the images that have a label."""
+    """Return prec@1, prec@5, loss and number of the images that have a label."""
     hits1, hits5, losses = [], [], []
     for row, own in zip(logits, labels, strict=True):
         if not own:
@@ -64,10 +62,9 @@ def metrics(logits, labels):
     return np.mean(hits1), np.mean(hits5), np.mean(losses), len(losses)
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """(data_dir, file of weights, {evaluator: its metrics})."""
-    root, net = tmp_path_factory.mktemp("real"), model()
+def prepare(root):
+    """Write the sets and timm's file; return {evaluator: its metrics}."""
+    net = model()
     torch.save(net.state_dict(), root / "timm.pth")
     ilsvrc.write_tars(root / "manual", train_per_class=1, num_classes=1, val=IMAGES)
     with tarfile.open(root / "manual" / "ILSVRC2012_img_val.tar") as tar:
@@ -84,24 +81,23 @@ def prepared(tmp_path_factory):
     v2 = [[int(order[i, (0, 3, 5, 0, 999)[i % 5]])] for i in range(IMAGES)]
     examples = [(label, data) for [label], data in zip(v2, images, strict=True)]
     ilsvrc.prepare_v2(root / "tfds", root / "unpacked", examples)
-    expected = {"real": metrics(logits, real), "v2": metrics(logits, v2)}
-    return root / "tfds", root / "timm.pth", expected
+    return {"real": metrics(logits, real), "v2": metrics(logits, v2)}
 
 
-def test_both_are_evaluated_as_numpy_has_it(prepared, tmp_path):
-    data_dir, file, expected = prepared
+def test_both_are_evaluated_as_numpy_has_it(tmp_path, capsys):
+    expected = prepare(tmp_path)
     assert expected["real"][:2] == (0.5, 0.75)
     assert expected["v2"][:2] == (0.4, 0.6)
-    command = [
-        sys.executable, "-m", "vitjax.tools.evaluate", "--ckpt", str(file),
-        "--config", "configs/vit_s16_i1k.py:gelu=exact,head=linear",
-        "--evals", "real", "v2", "--out", str(tmp_path / "out"),
+    flags = [
+        "--ckpt", f"{tmp_path}/timm.pth",
+        "--config", f"{ROOT}/configs/vit_s16_i1k.py:gelu=exact,head=linear",
+        "--evals", "real", "v2", "--out", f"{tmp_path}/out",
         "--config.batch_size_eval=8",
-        f"--config.evals.real.data.data_dir={data_dir}",
-        f"--config.evals.v2.data.data_dir={data_dir}",
+        f"--config.evals.real.data.data_dir={tmp_path}/tfds",
+        f"--config.evals.v2.data.data_dir={tmp_path}/tfds",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert evaluate.main(flags) == 0
+    table = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "report.json").read_text())["evals"]
     assert list(found) == ["real", "v2"]
     for name, (prec1, prec5, loss, count) in expected.items():
@@ -109,4 +105,4 @@ def test_both_are_evaluated_as_numpy_has_it(prepared, tmp_path):
         assert found[name]["prec@5"] == pytest.approx(prec5)
         assert found[name]["loss"] == pytest.approx(loss, rel=1e-4)
         assert found[name]["examples"] == count == {"real": 16, "v2": 20}[name]
-        assert f"| {name} | {prec1:.4f} | {prec5:.4f} | " in done.stdout
+        assert f"| {name} | {prec1:.4f} | {prec5:.4f} | " in table

@@ -1,6 +1,7 @@
-"""A run's model again, from its checkpoint alone."""
+"""A run's model, opened from its checkpoint alone."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -8,10 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.helpers import weights_cases
-from tests.helpers.runs import QUICKSTART, TWELVE_STEPS
-from vitjax import train, weights
+from tests.helpers.runs import QUICKSTART
+from vitjax import weights
 from vitjax.checkpoints.read import read_params
-from vitjax.config.files import load, plain
 from vitjax.models import MODELS
 from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names
@@ -19,43 +19,28 @@ from vitjax.weights import files
 
 pytestmark = pytest.mark.slow
 
-FLAGS = [
-    *TWELVE_STEPS,
-    "--config.total_steps=4",
-    "--config.ema={'decay': 0.5}",
-    "--config.model.scan=True",
-    "--config.model.attn_impl=xla",
-    "--config.model.registers=1",
-]
 IMAGE = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """Of a run of four steps, its blocks scanned and its attention fused."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    flags = ["--config", QUICKSTART, "--workdir", str(workdir), *FLAGS]
-    assert train.cli(flags) == 0
-    return workdir
-
-
-def test_it_is_the_model_of_the_config_with_the_checkpoints_parameters(workdir):
-    trained = open_trained(workdir)
-    assert (trained.workdir, trained.step, trained.source) == (workdir, 4, "params")
+def test_it_is_the_model_of_the_config_with_the_checkpoints_parameters(scanned_run):
+    trained = open_trained(scanned_run)
+    assert (trained.workdir, trained.step, trained.source) == (scanned_run, 4, "params")
     assert trained.image_shape == (8, 8, 1)
-    given = [flag.removeprefix("--config.") for flag in FLAGS]
-    assert trained.config == plain(load(QUICKSTART, given))
-    arguments = trained.config["model"]
-    model = MODELS["vit"](num_classes=10, **arguments)
-    params, _ = read_params(workdir / "checkpoints" / "4")
+    kept = json.loads((scanned_run / "config.json").read_text())
+    assert trained.config == kept
+    model = MODELS["vit"](num_classes=10, **kept["model"])
+    params, _ = read_params(scanned_run / "checkpoints" / "4")
     expected, _ = model.apply({"params": params}, IMAGE)
     found, _ = trained.apply(IMAGE)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(expected).max() > 1e-3
+    # Nothing is put on a device until it is applied.
+    leaves = jax.tree.leaves(trained.params)
+    assert all(type(leaf) is np.ndarray for leaf in leaves)
 
 
-def test_a_step_the_average_and_other_values_of_the_config(workdir):
-    latest, averaged = open_trained(workdir), open_trained(workdir, ema=True)
+def test_a_step_the_average_and_other_values_of_the_config(scanned_run):
+    latest, averaged = open_trained(scanned_run), open_trained(scanned_run, ema=True)
     pairs = zip(
         flatten_with_names(latest.params),
         flatten_with_names(averaged.params),
@@ -63,7 +48,7 @@ def test_a_step_the_average_and_other_values_of_the_config(workdir):
     )
     assert any(np.abs(a - b).max() > 0 for (_, a), (_, b) in pairs)
     other = open_trained(
-        workdir / "checkpoints" / "4",
+        scanned_run / "checkpoints" / "4",
         overrides=["evals.val.pp_fn=decode", "model.gelu=exact", "mixup=None"],
     )
     assert other.evaluator()[1]["pp_fn"] == "decode"
@@ -71,9 +56,9 @@ def test_a_step_the_average_and_other_values_of_the_config(workdir):
     assert other.experiment.mixup is None
 
 
-def test_attention_can_be_asked_for(workdir):
-    """Of the scanned and fused model; the logits stay what they are."""
-    trained = open_trained(workdir)
+def test_attention_can_be_asked_for(scanned_run):
+    """The model is scanned and fused; its logits stay the same."""
+    trained = open_trained(scanned_run)
     shown = trained.replace(return_attn=True)
     assert shown.model.attn_impl == "flax"
     logits, out = shown.apply(IMAGE)
@@ -83,45 +68,40 @@ def test_attention_can_be_asked_for(workdir):
         trained.replace(return_atn=True)
 
 
-def test_images_of_another_size_are_one_sentence(workdir):
-    trained = open_trained(workdir, overrides=["model.posemb=learn"])
-    with pytest.raises(ValueError, match="pos_embedding is missing there"):
+def test_images_of_another_size_are_one_sentence(scanned_run):
+    trained = open_trained(scanned_run, overrides=["model.posemb=learn"])
+    with pytest.raises(
+        ValueError, match=r"pos_embedding must have the shape \(1, 16, 16\), got none"
+    ):
         trained.apply(IMAGE)
-    grey = open_trained(workdir)
-    with pytest.raises(ValueError, match="images of 8 x 8 x 3: embedding/kernel is"):
+    grey = open_trained(scanned_run)
+    with pytest.raises(ValueError, match="images of 8 x 8 x 3: embedding/kernel must"):
         grey.apply(np.repeat(IMAGE, 3, axis=-1))
 
 
-def test_the_evaluator_that_classifies(workdir):
+def test_the_evaluator_that_classifies(scanned_run):
     probe = "evals.probe={'type': 'svc_probe', 'pp_fn': ''}"
-    trained = open_trained(workdir, overrides=[probe])
+    trained = open_trained(scanned_run, overrides=[probe])
     assert trained.evaluator()[0] == "val"
     assert trained.evaluator("probe")[1]["type"] == "svc_probe"
     with pytest.raises(ValueError, match="evaluator of the run 'vall'"):
         trained.evaluator("vall")
-    none = open_trained(workdir, overrides=[probe, "evals.val=None"])
+    none = open_trained(scanned_run, overrides=[probe, "evals.val=None"])
     with pytest.raises(ValueError, match="no evaluator of the type 'classification'"):
         none.evaluator()
 
 
-def test_what_is_no_checkpoint_is_one_sentence(workdir, tmp_path):
+def test_what_is_no_checkpoint_is_one_sentence(scanned_run):
     with pytest.raises(ValueError, match="no checkpoint at"):
-        open_trained(tmp_path)
-    with pytest.raises(ValueError, match="no checkpoint at"):
-        open_trained(workdir / "checkpoints" / "3")
+        open_trained(scanned_run / "checkpoints" / "3")
     with pytest.raises(ValueError, match="did you mean 'width'"):
-        open_trained(workdir, overrides=["model.widht=3"])
+        open_trained(scanned_run, overrides=["model.widht=3"])
     with pytest.raises(ValueError, match="has no 'opt'"):
-        read_params(workdir, "opt")
-
-
-def test_nothing_is_put_on_a_device_until_it_is_applied(workdir):
-    leaves = jax.tree.leaves(open_trained(workdir).params)
-    assert all(type(leaf) is np.ndarray for leaf in leaves)
+        read_params(scanned_run, "opt")
 
 
 def timm_state(num_classes):
-    """A state dict of timm's, whose number of heads no file tells."""
+    """Return a state dict of timm's, which does not contain the number of heads."""
     params = weights_cases.params(posemb="learn", pool_type="tok")
     state = weights.to_state_dict(params, format="timm")
     head = np.ones((num_classes, 24))
@@ -129,7 +109,7 @@ def timm_state(num_classes):
 
 
 def test_one_of_the_models_in_a_file(tmp_path, caplog):
-    """The choice is said once, though the heads are only found with the config."""
+    """The choice is said once, though the file is read again with the config's heads."""
     state = timm_state(10)
     several = {f"{name}.{k}": x for name in ("model", "ema") for k, x in state.items()}
     path = tmp_path / "x.safetensors"
@@ -147,7 +127,7 @@ def test_one_of_the_models_in_a_file(tmp_path, caplog):
     files.write(path, several | {"model.rest.bias": np.ones(1)}, {})
     with pytest.raises(ValueError, match=r"rest\.bias"):
         open_trained(path, config=QUICKSTART)
-    # Which of the models it is that does not fit.
+    # The notice says which of the models does not fit.
     assert [record.getMessage() for record in caplog.records] == [said]
     headless = {k: x for k, x in state.items() if not k.startswith("head.")}
     files.write(path, headless, {})
@@ -175,7 +155,7 @@ def test_a_gelu_of_the_config_that_is_not_the_files_is_said(tmp_path, caplog):
 
 
 def test_names_of_a_folder_are_a_files_only_if_no_other_reading_is_left(tmp_path):
-    """Another program may have trained it: on other classes, or sorted otherwise."""
+    """Another program may have trained it on other classes or in another order."""
     state = timm_state(3)
     path = tmp_path / "x.safetensors"
     files.write(path, state, {})

@@ -1,0 +1,184 @@
+"""Bad input to every tool: status 1 or 2, one sentence, and nothing left behind."""
+
+import importlib
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers import weights_cases
+from tests.helpers.runs import QUICKSTART, ROOT, SMALL
+from vitjax import weights
+from vitjax.trees import flatten_with_names
+from vitjax.weights import files
+
+pytestmark = pytest.mark.slow
+
+NAMES = {
+    "quickstart": QUICKSTART,
+    "small": " ".join(SMALL),
+    "val": "--config.evals.val",
+    "flagship": ROOT / "configs" / "vit_s16_i1k.py",
+    "gone": shlex.quote("{'kind': 'folder', 'data_dir': '/no', 'split': 'a'}"),
+    "npz": shlex.quote("{'kind': 'npz', 'path': '/no.npz', 'split': 'all'}"),
+    "digits": shlex.quote("{'kind': 'arrays', 'name': 'digits', 'split': 'test'}"),
+}
+# A command, run in the folder of `world`, and words of its sentence.
+CASES = [
+    ("attention_rollout --ckpt run --image note.pth --out a.png",
+     "note.pth' is no image that can be decoded"),
+    ("attention_rollout --ckpt run --image photo.png --out no/a.png",
+     "there is no folder 'no'"),
+    ("attention_rollout --ckpt run --image photo.png --out a.png {val}.data={gone}",
+     "needs the image size of its data set, but there is no folder /no"),
+    ("attention_rollout --ckpt run --posemb a.png", "no learned position embeddings"),
+    ("average_checkpoints run --steps 30:40 --out new",
+     "no checkpoint of the steps 30:40; it has 1, 20"),
+    ("average_checkpoints run --steps 5 --out new", "--steps must be A:B"),
+    ("average_checkpoints no --out new", "no checkpoint"),
+    ("compare_runs empty --out new", "metrics.jsonl"),
+    ("convert tok.npz a.npz --to timm", "timm is written as .safetensors or"),
+    ("convert tok.npz a.pth --to timm --scan", "scan is for big_vision only"),
+    ("convert tok.npz no/a.pth --to timm", "there is no folder 'no'"),
+    ("convert tok.npz a.pth --to timm --posemb none", "have a pos_embedding"),
+    ("convert no a.npz --to big_vision", "no checkpoint at"),
+    ("convert net.pth a.npz --to big_vision", "it has keys like bias, weight"),
+    ("evaluate --ckpt run --out new --evals vall", "did you mean 'val'"),
+    ("evaluate --ckpt run --out new {val}.data={gone}", "there is no folder /no"),
+    ("evaluate --ckpt run --out new --config.evals=None", "nothing to evaluate"),
+    ("evaluate --ckpt run --out new --ema", "has no 'ema'"),
+    ("evaluate --ckpt run --out new {val}.pp_fn=\"grayscale_to_rgb|keep('image', 'label')\"",
+     "the images do not fit the model"),
+    ("evaluate --ckpt run --out new --config {flagship}",
+     "is for 10 classes, but the config has num_classes=1000"),
+    ("evaluate --ckpt run --out new --crop_ratio 1.5", "--crop_ratio must be above 0"),
+    ("evaluate --ckpt timm.pth --out new --config {quickstart}",
+     "is for 5 classes, but the config has num_classes=10"),
+    ("evaluate --ckpt timm.pth --out new", "num_heads in the model of a --config"),
+    ("evaluate --ckpt run --out note.pth", "--out must be a folder"),
+    ("export --ckpt note.pth --to timm a.pth",
+     "note.pth is no file of torch.save, or is damaged"),
+    ("export --ckpt run --to torchvision a.pth", "always has a class token"),
+    ("export --ckpt run --to timm a.zip", "timm is written as"),
+    ("export --ckpt run --to safetensors a.pth", "written as .safetensors"),
+    ("export --ckpt run --to timm no/a.pth", "there is no folder 'no'"),
+    ("export --ckpt run --to timm note.pth", "exists already"),
+    ("plan {small} --out new --accelerator=H10", "did you mean 'H100'?"),
+    ("plan {small} --out new --config.input.data={gone}",
+     "give --examples (known: imagenet2012"),
+    ("plan {small} --out new --config.input.data={npz} --examples=9",
+     "give --image_size"),
+    ("plan {small} --out new --accum_freq 7",
+     "no accum_freq of 7 divides a batch of 64 on 8 device(s)"),
+    ("plan --config=no.py --out new", "does not exist"),
+    ("plan {small} --out note.pth", "--out must be a folder"),
+    ("plot rows --out a.jpg", "a picture must be a .png file"),
+    ("plot rows --out a.png --metrics los", "no run has the metrics los: give some of lr, step"),
+    ("plot empty --out a.png", "has no metrics.jsonl with rows"),
+    ("plot rows --out a.png --smooth -1", "--smooth must be at least 0"),
+    ("predict --ckpt empty photo.png", "no checkpoint at"),
+    ("predict --ckpt run photo.png empty", "empty' has no images (.jpg"),
+    ("predict --ckpt run photo.png --pictures note.pth", "--pictures must be a folder"),
+    ("predict --ckpt run photo.png {val}.pp_fn='decode|resize(10)'",
+     "does not fit its model and images of 10 x 10 x 3"),
+    ("predict --ckpt run photo.png tall.png {val}.pp_fn=\"decode|keep('image', 'label')\"",
+     "'image' of several shapes, [(8, 8, 3), (30, 16, 3)]"),
+    ("profile {small} --out new --config.input.data={gone}", "there is no folder /no"),
+    ("profile {small} --out new --config.input.batch_siz=3", "batch_siz"),
+    ("profile {small} --out note.pth", "--out must be a folder"),
+    ("show --index 0 --config {quickstart} --data 'dict(a=1)'", "--data must be a dict"),
+    ("show --index 0 --config {quickstart} --data '[1'", "--data must be a dict"),
+    ("show --index 0 --config {quickstart} --data '{{1: 2}}'", "--data must be a dict"),
+    ("show --index 0 --config {quickstart} --data \"{{'kind': 'tdfs'}}\"",
+     "unknown kind of data 'tdfs'"),
+    ("show --index 1438 --config {quickstart}", "0 to 1437"),
+    ("show --index 0 --config {quickstart} --out note.pth", "--out must be a folder"),
+    ("show --index 0 --config seedless.py", "lacks 'seed': set config.seed"),
+    ("show --index 0 --config typo.py", "did you mean 'batch_size'"),
+    ("sweep --config {quickstart} --matrix batch --out new",
+     "--matrix must be NAME=VALUE"),
+    ("sweep --config {quickstart} --matrix batch=64,96 fooo=1 --out new",
+     "unknown config argument 'fooo'"),
+]  # fmt: skip
+# Flags that do not fit together, which the parser refuses.
+USAGE = [
+    ("attention_rollout --ckpt run", "nothing to draw"),
+    ("attention_rollout --ckpt run --image a.jpg", "--image and --out go together"),
+    ("compare_runs a --level 5", "--level must be between 0 and 1"),
+    ("export --ckpt run --to timm a.pth --image_size 0", "must be at least 1"),
+    ("plan {small} --devices=0", "must be above 0"),
+    ("plan {small} --mfu=-1", "must be above 0"),
+    ("plan {small} --accum_freq=0", "must be at least 1"),
+    ("predict --ckpt run a.jpg --top=0", "must be at least 1"),
+    ("predict --ckpt run a.jpg --batch_size=0", "must be at least 1"),
+    ("profile {small} --steps=0", "must be at least 1"),
+    ("show", "give --out, a folder for the pictures, or --index"),
+    ("show --out new --epoch 1", "--epoch needs an --index"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(digits_run, tmp_path_factory):
+    """A folder with a run, files of weights, photos and configs, good and bad."""
+    root = tmp_path_factory.mktemp("world")
+    (root / "run").symlink_to(digits_run)
+    (root / "empty").mkdir()
+    (root / "rows").mkdir()
+    rows = [json.dumps({"step": step, "lr": 0.1}) for step in (1, 2)]
+    (root / "rows" / "metrics.jsonl").write_text("\n".join(rows))
+    (root / "note.pth").write_text("neither weights nor a photo")
+    torch.save(torch.nn.Linear(3, 4).state_dict(), root / "net.pth")
+    params = weights_cases.params(posemb="learn", pool_type="tok")
+    files.write(root / "tok.npz", dict(flatten_with_names(params)), {})
+    files.write(root / "timm.pth", weights.to_state_dict(params, format="timm"), {})
+    for name, shape in (("photo", (8, 8)), ("tall", (30, 16))):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(root / f"{name}.png")
+    data = "data={'kind': 'arrays', 'name': 'digits', 'split': 'train'}, pp=''"
+    for name, text in (
+        ("seedless", f"input=dict({data}, batch_size=8)"),
+        ("typo", f"seed=1, input=dict({data}, batchsize=8)"),
+    ):
+        (root / f"{name}.py").write_text(
+            "from ml_collections import ConfigDict\n"
+            f"def get_config(): return ConfigDict(dict({text}))\n"
+        )
+    return root
+
+
+def call(line):
+    name, *flags = shlex.split(line.format(**NAMES))
+    return importlib.import_module(f"vitjax.tools.{name}").main(flags)
+
+
+def tree(folder):
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in str(path))
+
+
+@pytest.mark.parametrize(("line", "words"), CASES, ids=str)
+def test_bad_input_is_one_sentence(line, words, world, digits_run, capsys, monkeypatch):
+    monkeypatch.chdir(world)
+    before = tree(world), tree(digits_run)
+    assert call(line) == 1
+    *notes, sentence = capsys.readouterr().err.strip().splitlines()
+    assert sentence.startswith("error: ")
+    assert words in sentence
+    assert all(note.startswith("note: ") for note in notes), notes
+    assert (tree(world), tree(digits_run)) == before
+
+
+@pytest.mark.parametrize(("line", "words"), USAGE, ids=str)
+def test_flags_that_do_not_fit_show_the_usage(line, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call(line)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_every_tool_is_given_bad_input():
+    paths = (ROOT / "vitjax" / "tools").glob("*.py")
+    tools = {p.stem for p in paths if '__name__ == "__main__"' in p.read_text()}
+    assert tools == {re.match(r"\w+", line)[0] for line, _ in CASES}
