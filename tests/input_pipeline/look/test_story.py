@@ -1,4 +1,4 @@
-"""The story of an example is what the training stream does to it, step by step."""
+"""The story of an example against the training stream, step by step."""
 
 import itertools
 import re
@@ -13,7 +13,7 @@ from input_pipeline import pipeline
 from input_pipeline.look import story as steps
 from input_pipeline.randaug import torchvision_policies, torchvision_steps
 from tests.helpers.photographs import PHOTOGRAPHS, encode, pil
-from tests.input_pipeline.randaug.test_randaug import REFERENCES, grey
+from tests.helpers.randaug import expected
 
 SIZE, BATCH = 9, 4  # so that batches 2 and 6 begin and end with an epoch's border
 # (epoch, step, row): the last example of epoch 0, the first of epoch 3.
@@ -81,7 +81,7 @@ def images(story):
 
 
 def is_window(part, whole):
-    """Whether `part` is somewhere in `whole`."""
+    """True if `part` is a window of `whole`."""
     h, w = part.shape[:2]
     rooms = [n - m + 1 for n, m in zip(whole.shape, (h, w), strict=False)]
     return any(
@@ -96,19 +96,16 @@ def cutouts(image, half, y, x):
         [p for p in range(n) if n * share // 100 <= p <= n * (share + 1) // 100]
         for n, share in zip(image.shape, (y, x), strict=False)
     ]
-    return [REFERENCES["Cutout"](image, half, *p) for p in itertools.product(*places)]
+    return [expected("Cutout", image, half, *p) for p in itertools.product(*places)]
 
 
 def by_randaug(line, image):
-    """What a line of randaug says, by numpy: all images that it may mean."""
+    """All images that a line of randaug may mean."""
     name, *numbers = line.split()
     if name == "Cutout":
         return cutouts(image, int(numbers[0]), int(numbers[2]), int(numbers[7]))
     args = [float(n) if "." in n or name == "Rotate" else int(n) for n in numbers]
-    if name == "Contrast":
-        luma = grey(image).astype(np.int64)
-        args.append(int(luma.sum() // luma.size))
-    return [REFERENCES[name](image, *args)]
+    return [expected(name, image, *args, contrast="fixed")]
 
 
 def test_layers_of_randaug_by_hand(stories):
@@ -139,7 +136,7 @@ ENHANCERS = {
 
 
 def by_torchvision(line, image, space):
-    """What a line of torchvision's policies says, by PIL or the op that it names."""
+    """The image that a line of torchvision's policies means, by PIL or the op itself."""
     name, _, rest = line.partition(" ")
     picture = PIL.Image.fromarray(image)
     if name == "Identity":
@@ -151,7 +148,7 @@ def by_torchvision(line, image, space):
         return np.asarray(getattr(PIL.ImageOps, name.lower())(picture, int(number)))
 
     def exactly(rounded, table):
-        """The line is rounded: it means the value of the table that is nearest."""
+        """The value of the table that is nearest to the rounded number of a line."""
         return np.copysign(table[np.abs(table - abs(rounded)).argmin()], rounded).item()
 
     if name in ENHANCERS:
@@ -216,11 +213,8 @@ def test_layers_of_randaug_tv_by_hand_and_a_plan_that_is_kept(folder):
     assert policy.explain(words) == [*first[1], *second[1]]
 
 
-def test_crops_are_told_as_they_are_drawn(stories):
-    """A choice of rows, and a crop after a pad, are of the image before them.
-
-    The end, compared with the stream, shows that they are those of training.
-    """
+def test_crops_are_windows_of_the_image_before_them(stories):
+    """So is a choice of rows. Comparing the last step with the stream proves the rest."""
     for story, *_ in stories["per_batch"]:
         rows = {s.op.split("(")[0]: s.features.get("rows") for s in story.steps}
         whole = rows["copy"]
@@ -256,7 +250,7 @@ def test_the_report_names_what_was_done(stories):
             assert size in lines[at + 1 + len(step.lines)]
 
 
-def test_a_long_op_is_told_in_full(folder):
+def test_a_long_op_is_shown_in_full(folder):
     pp = (
         "decode_jpeg_and_inception_crop(24, area_min=5, antialias=False, "
         "precise=False, sampler='torchvision')|keep('image')"
@@ -268,7 +262,7 @@ def test_a_long_op_is_told_in_full(folder):
 @pytest.mark.parametrize(
     ("name", "titles"),
     [
-        # What keep, copy, choice and drop do is not to be seen.
+        # keep, copy, choice and drop change no image.
         ("randaug", "decode random_crop flip_lr randaug randaug"),
         ("per_batch", "as_read decode_jpeg_and_inception_crop trivial_augment_wide"),
     ],
@@ -298,7 +292,7 @@ def test_pictures_of_an_example_and_of_a_batch(folder, stories, tmp_path):
             assert 250 < min(image.size) < max(image.size) < 2000
 
 
-def test_an_image_that_is_nowhere_is_not_drawn(folder, tmp_path):
+def test_without_an_image_nothing_is_drawn(folder, tmp_path):
     pp = "keep('label', '_id')"
     stream = open_stream({"kind": "arrays", "name": "digits", "split": "train"}, pp)
     with pytest.raises(ValueError, match="no image to draw"):
@@ -317,7 +311,7 @@ def test_an_image_that_is_nowhere_is_not_drawn(folder, tmp_path):
         (2**32, 0, "epoch is counted from 0"),
     ],
 )
-def test_what_is_not_there(folder, epoch, index, message):
+def test_an_index_or_epoch_out_of_range(folder, epoch, index, message):
     stream = open_stream(folder, "decode")
     with pytest.raises(ValueError, match=message):
         steps.tell(stream, "decode", epoch, index)
