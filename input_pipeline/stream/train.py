@@ -203,7 +203,7 @@ class TrainData:
             )
         cure = "set skip_errors=True in input to take the next example in its place"
         if self.skip_errors:
-            cure = "restore it: a shuffle buffer needs each, and skips in decoding only"
+            cure = "restore it: with a shuffle buffer only decoding errors are skipped"
         return damaged.explain(
             f"the training batch of step {step}",
             why,
@@ -222,7 +222,7 @@ class TrainData:
         if start == stop:
             raise ValueError(
                 f"{size} examples are too few for {rows.process_count} processes with "
-                "shuffle_buffer_size, which gives each its own: leave it out"
+                "shuffle_buffer_size, which gives each its own part: leave it out"
             )
         return start, stop
 
