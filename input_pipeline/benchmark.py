@@ -254,7 +254,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--pp", default=PP, help="what is measured as (c), up to the last keep")
+    add(
+        "--pp",
+        default=PP,
+        help="the preprocessing measured as (c), without the last keep",
+    )
     add("--batch_size", type=int, default=64)
     add("--threads", type=int, default=2 * (os.cpu_count() or 4))
     add("--batches", type=int, default=10, help="timed in each of five rounds")

@@ -66,7 +66,7 @@ def value_range(
 ) -> Callable[..., jax.Array]:
     """Map in_min ... in_max to vmin ... vmax, as float32."""
     if in_min == in_max:
-        raise ValueError("in_min and in_max differ")
+        raise ValueError(f"in_min and in_max must differ, got {in_min} for both")
 
     def _value_range(image: Shaped[Array, "..."]) -> Float[Array, "..."]:
         image = (image.astype(jnp.float32) - in_min) / (in_max - in_min)
@@ -82,7 +82,7 @@ def vgg_value_range(
 ) -> Callable[..., jax.Array]:
     """Compute (image - mean) / std per channel of a 0..255 image, as float32."""
     if 0 in std:
-        raise ValueError("std holds no 0")
+        raise ValueError(f"std must not contain 0, got {std}")
 
     def _vgg_value_range(image: Shaped[Array, "*size 3"]) -> Float[Array, "*size 3"]:
         shape = (1,) * (image.ndim - 1) + (3,)
@@ -101,7 +101,10 @@ def normalize(
     The image is uint8 or float.
     """
     if len(mean) != len(std) or 0 in std:
-        raise ValueError("mean and std are as long as each other, and std holds no 0")
+        raise ValueError(
+            "mean and std must have the same length, and std must not contain 0, got "
+            f"{mean} and {std}"
+        )
 
     def _normalize(image: Shaped[Array, "*size c"]) -> Float[Array, "*size c"]:
         if image.shape[-1] != len(mean):
@@ -142,7 +145,7 @@ def onehot(
     are on in one row; multi=False gives each label a row.
     """
     if depth <= 0:
-        raise ValueError("depth is positive")
+        raise ValueError(f"depth must be positive, got {depth}")
 
     def _onehot(labels: Integer[Array, "b *n"]) -> Float[Array, "b *m c"]:
         classes = jnp.arange(depth).reshape((1,) * labels.ndim + (depth,))

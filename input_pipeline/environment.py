@@ -67,8 +67,8 @@ class OwnSymbols(importlib.abc.MetaPathFinder):
             return None
         if _malloc_is_replaced():
             raise ImportError(
-                "triton after TensorFlow cannot be loaded beside a malloc of LD_PRELOAD: "
-                "import triton before TensorFlow, or leave LD_PRELOAD out"
+                "triton cannot be loaded after TensorFlow with a malloc from LD_PRELOAD: "
+                "import triton before TensorFlow, or unset LD_PRELOAD"
             )
         spec.loader = _DeepLoader(fullname, spec.loader.path)
         return spec

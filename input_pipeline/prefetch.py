@@ -32,7 +32,7 @@ def prefetch(
       keys: which entries of the batches to copy; the others are dropped. None is all.
     """
     if size < 1:
-        raise ValueError(f"prefetch needs a size of at least 1, but it is {size}")
+        raise ValueError(f"the size of prefetch must be at least 1, got {size}")
     return _prefetch(iterable, sharding, size, keys)
 
 

@@ -36,7 +36,7 @@ def parse(spec: Any) -> list[OpCall]:
       ValueError: an op cannot be read; the message has its position and text.
     """
     if not isinstance(spec, str):
-        raise ValueError(f"a preprocessing spec is a string, got {spec!r}")
+        raise ValueError(f"a preprocessing spec must be a string, got {spec!r}")
     if not spec.strip():
         return []
     return [

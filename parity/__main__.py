@@ -24,11 +24,11 @@ the largest. Differences are relative to the largest value; those of the initial
 are in standard errors over seeds.
 
 In float64 the bound is 1e-9, and 0 for the number of examples that only one side
-classifies rightly. In float32 and bfloat16 it is measured: four times what the
-reference itself differs by when it sums in another order (pixels, tokens, width, heads
-and hidden units permuted; for bfloat16 also: when it computes in float32). Otherwise the
-reference in float32 computes as vitjax does: Adam's bias corrections in float32, as in
-optax. Lines "known: ..." measure what that and the like change, by derived bounds.
+classifies correctly. In float32 and bfloat16 the bound is measured: four times the
+difference of the reference from itself with another order of sums (pixels, tokens,
+width, heads and hidden units permuted; for bfloat16 also from itself in float32). In
+float32 the reference computes Adam's bias corrections in float32, as optax does. Lines
+"known: ..." measure such known differences, against derived bounds.
 
 The exit status is 1 if any line says FAIL.""",
         epilog=explain(),
@@ -40,16 +40,17 @@ The exit status is 1 if any line says FAIL.""",
         "--precision",
         metavar="NAME,...",
         default=",".join(PRECISIONS),
-        help="of float64, float32 and bfloat16 these; default: all",
+        help="any of float64, float32 and bfloat16; default: all",
     )
     parser.add_argument(
         "--variant",
         metavar="NAME/PATCH",
         help="a size such as mu/16 or S/16, on images of 14 x 14 patches; by default "
-        "a small model of width 24 and depth 2 on a 2 x 3 grid. Shortened with it: 8 seeds "
-        "of the initialisation, 30 steps of the trajectory, 50 examples to evaluate; "
-        "options are compared at a depth of 2, their gradients in float64, devices and "
-        "single updates at a depth of 1; precisions one after another, to save memory",
+        "a small model of width 24 and depth 2 on a 2 x 3 grid. With --variant the rungs are "
+        "shorter: 8 seeds of the initialisation, 30 steps of the trajectory, 50 examples to "
+        "evaluate; options are compared at a depth of 2, their gradients in float64, "
+        "devices and single updates at a depth of 1; precisions run one after another, to "
+        "save memory",
     )
     parser.add_argument(
         "--batch_size", type=int, help="images per batch; default 8, 2 with --variant"
@@ -57,8 +58,8 @@ The exit status is 1 if any line says FAIL.""",
     parser.add_argument(
         "--self_test",
         action="store_true",
-        help="then plant faults in the torch side, one at a time (the exact GELU, decay "
-        "on biases, ...), in float64, and exit 1 if a rung misses one",
+        help="also plant faults in the torch side, one at a time (the exact GELU, decay "
+        "on biases, ...), in float64; exit 1 if a rung misses one",
     )
     parser.add_argument(
         "--out",

@@ -74,15 +74,15 @@ def guess(
     if image_size is not None:
         features, source = _array((image_size, image_size, 3)), "--image_size"
     elif kind == "tfds":
-        features, source = _tfds_features(data["name"]), "what tfds knows of it"
+        features, source = _tfds_features(data["name"]), "tfds' description of it"
     elif kind in SHAPES:
         features, source = _array(SHAPES[kind]), f"images of kind {kind!r}"
     elif kind in ("folder", "huggingface"):
         features, source = _encoded(), "photos of any size, and one label"
     else:
         raise ValueError(
-            f"the shape of images of kind {kind!r} is in the data set, which is not "
-            "here: give --image_size"
+            f"the image shape of kind {kind!r} is not known without the data set: give "
+            "--image_size"
         )
     blank = _Blank(features, examples)
     stream = pipeline.TrainData(
@@ -112,7 +112,7 @@ def _known_size(data: Mapping[str, Any]) -> int:
     split = data.get("split", "train")
     if data.get("kind", "tfds") != "tfds" or name not in SIZES:
         raise ValueError(
-            "how many examples there are is not known without the data set: give "
+            "the number of examples is not known without the data set: give "
             f"--examples (known: {', '.join(SIZES)} of tfds)"
         )
     sizes = SIZES[name]

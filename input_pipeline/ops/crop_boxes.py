@@ -58,7 +58,7 @@ def tf_law() -> Law:
 def power(p: float = 1.0) -> Law:
     """Return torchvision's sampler with a uniform area ** (1 / p)."""
     if not 0 < p < math.inf:
-        raise ValueError("p is positive")
+        raise ValueError(f"p must be positive, got {p}")
 
     def areas(uniform: tf.Tensor, seed: tf.Tensor, area: Bounds) -> tf.Tensor:
         low, high = area[0] ** (1 / p), area[1] ** (1 / p)
@@ -70,7 +70,7 @@ def power(p: float = 1.0) -> Law:
 def beta(a: float, b: float) -> Law:
     """Return torchvision's sampler with a Beta(a, b) share of the range of areas."""
     if not (0.1 <= a <= 1000 and 0.1 <= b <= 1000):
-        raise ValueError("a and b are 0.1 to 1000")
+        raise ValueError(f"a and b must be 0.1 to 1000, got {a} and {b}")
 
     def areas(uniform: tf.Tensor, seed: tf.Tensor, area: Bounds) -> tf.Tensor:
         # x / (x + y) of two gamma variables. In float64 neither is ever 0 for the
@@ -144,7 +144,7 @@ def sampler_law(sampler: str) -> Law:
     except ValueError:
         calls = []
     if len(calls) != 1 or calls[0].name not in SAMPLERS:
-        raise ValueError(f"sampler cannot be {sampler!r}: it is {known}")
+        raise ValueError(f"sampler cannot be {sampler!r}: use {known}")
     try:
         return spec.build(calls[0], SAMPLERS[calls[0].name])
     except ValueError as e:

@@ -111,7 +111,8 @@ def random_resized_crop(
     """
     if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1] < math.inf):
         raise ValueError(
-            "0 < low <= high is needed of scale, at most 1, and of ratio, width / height"
+            "scale and ratio must be (low, high) with 0 < low <= high, and scale at most "
+            f"1, got {scale} and {ratio}"
         )
     law = sampler_law("torchvision")
     pair = pair_of(size)
@@ -132,9 +133,15 @@ def _box(
 ) -> Callable[[tf.Tensor, tf.Tensor], Box]:
     """Return fn(image shape, seed) -> (y, x, height, width); areas in percent."""
     if not 0 < area_min <= area_max <= 100:
-        raise ValueError("0 < area_min <= area_max <= 100 is needed (percent)")
+        raise ValueError(
+            "areas in percent must satisfy 0 < area_min <= area_max <= 100, got "
+            f"{area_min} and {area_max}"
+        )
     if not 0 < ratio_min <= ratio_max < math.inf:
-        raise ValueError("0 < ratio_min <= ratio_max is needed (width / height)")
+        raise ValueError(
+            "ratios of width / height must satisfy 0 < ratio_min <= ratio_max, got "
+            f"{ratio_min} and {ratio_max}"
+        )
     area: Bounds = area_min / 100, area_max / 100
     law = sampler_law(sampler)
     return lambda shape, seed: law(shape, seed, area, (ratio_min, ratio_max))
@@ -162,7 +169,7 @@ def pad_crop(size: Size, padding: int = 4, fill: float = 0) -> Callable[..., tf.
     image must be at least as large as `size`.
     """
     if padding < 0:
-        raise ValueError("padding is not negative")
+        raise ValueError(f"padding must not be negative, got {padding}")
     crop = random_crop(size)
 
     def _pad_crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -60,7 +60,7 @@ def onehot(
     multi=False gives each label a row.
     """
     if depth <= 0:
-        raise ValueError("depth is positive")
+        raise ValueError(f"depth must be positive, got {depth}")
 
     def _onehot(features: Features) -> Features:
         labels = tf.cast(features[key], tf.int64)  # bytes cannot hold all classes
@@ -108,7 +108,7 @@ def concat(
 ) -> Callable[[Features], Features]:
     """Join features along an axis, into `outkey` or else the first of them."""
     if not inkeys:
-        raise ValueError("inkeys names at least one feature")
+        raise ValueError("inkeys must name at least one feature")
     out = outkey or inkeys[0]
     return lambda features: (
         features | {out: tf.concat([features[key] for key in inkeys], axis)}
@@ -187,7 +187,10 @@ def _in_and_out(
     read, written = key or inkey or "image", key or outkey or inkey or "image"
     reads, writes = ((k,) if isinstance(k, str) else k for k in (read, written))
     if len(reads) != len(writes):
-        raise ValueError("inkey and outkey name as many features")
+        raise ValueError(
+            "inkey and outkey must name the same number of features, got "
+            f"{len(reads)} and {len(writes)}"
+        )
     return list(zip(reads, writes, strict=True))
 
 
@@ -213,7 +216,9 @@ def choice(
     pairs = _in_and_out(key, inkey, outkey)
     low, high = (1, 2) if n == "single" else (n, n + 1) if isinstance(n, int) else n
     if not 0 < low < high:
-        raise ValueError("n is positive, or two numbers with 0 < low < high")
+        raise ValueError(
+            f"n must be positive, or two numbers with 0 < low < high, got {n!r}"
+        )
 
     def _choice(features: Features, seed: tf.Tensor) -> Features:
         values = [tf.convert_to_tensor(features[name]) for name, _ in pairs]

@@ -32,7 +32,7 @@ def pair_of(size: Size) -> tuple[int, int]:
     """
     h, w = (size, size) if isinstance(size, int) else size
     if h <= 0 or w <= 0:
-        raise ValueError(f"sizes are positive, got {size!r}")
+        raise ValueError(f"sizes must be positive, got {size!r}")
     return h, w
 
 
@@ -63,7 +63,7 @@ def decode(channels: int = 3, precise: bool = False) -> Callable[..., tf.Tensor]
     channels=1 is for JPEG and PNG, 4 for PNG and BMP.
     """
     if channels not in (1, 3, 4):
-        raise ValueError("channels is 1, 3 or 4")
+        raise ValueError(f"channels must be 1, 3 or 4, got {channels}")
 
     def _jpeg(data: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_jpeg(data, channels=channels, dct_method=PRECISE)
@@ -98,7 +98,7 @@ def _resize_by(
     An image that would become larger than MOST_PIXELS fails as a damaged one does.
     """
     if goal <= 0:
-        raise ValueError(f"sizes are positive, got {goal!r}")
+        raise ValueError(f"sizes must be positive, got {goal!r}")
 
     def _resize(image: tf.Tensor) -> tf.Tensor:
         hw = tf.cast(tf.shape(image)[:2], tf.float32)
@@ -154,8 +154,8 @@ def random_affine(
     """
     if not 0 < scale[0] <= scale[1] or degrees < 0 or min(translate) < 0:
         raise ValueError(
-            "0 < low <= high is needed for scale=(low, high), and degrees and "
-            "translate are not negative"
+            "scale must be (low, high) with 0 < low <= high, and degrees and translate "
+            f"must not be negative, got {scale}, {degrees} and {translate}"
         )
 
     def _affine(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -183,7 +183,7 @@ def value_range(
 ) -> Callable[..., tf.Tensor]:
     """Map in_min ... in_max to vmin ... vmax, as float32."""
     if in_min == in_max:
-        raise ValueError("in_min and in_max differ")
+        raise ValueError(f"in_min and in_max must differ, got {in_min} for both")
 
     def _value_range(image: tf.Tensor) -> tf.Tensor:
         image = (tf.cast(image, tf.float32) - in_min) / (in_max - in_min)
@@ -199,7 +199,7 @@ def vgg_value_range(
 ) -> Callable[..., tf.Tensor]:
     """Compute (image - mean) / std per channel of a 0..255 image, as float32."""
     if 0 in std:
-        raise ValueError("std holds no 0")
+        raise ValueError(f"std must not contain 0, got {std}")
 
     def _vgg_value_range(image: tf.Tensor) -> tf.Tensor:
         return (tf.cast(image, tf.float32) - tf.constant(mean)) / tf.constant(std)
@@ -216,7 +216,10 @@ def normalize(
     and `std` are for 0 ... 1, one per channel.
     """
     if len(mean) != len(std) or 0 in std:
-        raise ValueError("mean and std are as long as each other, and std holds no 0")
+        raise ValueError(
+            "mean and std must have the same length, and std must not contain 0, got "
+            f"{mean} and {std}"
+        )
 
     def _normalize(image: tf.Tensor) -> tf.Tensor:
         if image.shape[-1] != len(mean):

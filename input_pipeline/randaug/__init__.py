@@ -163,7 +163,10 @@ def randaug(
     randaug(2, 10) and torchvision's RandAugment(2, 10) are not the same.
     """
     if num_layers < 0 or not 0 <= magnitude < float("inf") or not 0 <= fill <= 255:
-        raise ValueError("num_layers and magnitude are >= 0, fill is 0 to 255")
+        raise ValueError(
+            "num_layers and magnitude must be >= 0, and fill must be 0 to 255, got "
+            f"{num_layers}, {magnitude} and {fill}"
+        )
     warp = {"fill": fill, "interpolation": interpolation}
     numerics = {name: warp for name in SIGNED}
     numerics |= {"Contrast": {"contrast": contrast}, "Cutout": {"fill": fill}}

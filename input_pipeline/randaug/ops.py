@@ -166,7 +166,7 @@ def contrast(
         total = tf.reduce_sum(tf.cast(_grey(image), tf.int64))
         value = total // tf.cast(pixels, tf.int64)
     else:
-        raise ValueError(f"contrast is 'legacy' or 'fixed', got {contrast!r}")
+        raise ValueError(f"contrast must be 'legacy' or 'fixed', got {contrast!r}")
     base = tf.fill(tf.shape(image), tf.cast(value, tf.uint8))
     return tf.ensure_shape(_blend(base, image, factor), image.shape)
 

@@ -74,11 +74,11 @@ def _policy(
     """Return a policy from its reading of a plan; `who` names it in messages."""
     if interpolation not in get_args(Interpolation):
         raise ValueError(
-            f"interpolation is 'nearest' or 'bilinear', got {interpolation!r}"
+            f"interpolation must be 'nearest' or 'bilinear', got {interpolation!r}"
         )
     black_or_fill = 0 if fill is None else fill
     if not 0 <= black_or_fill <= 255:
-        raise ValueError(f"fill is 0 to 255, or None for 0, got {fill}")
+        raise ValueError(f"fill must be 0 to 255, or None for 0, got {fill}")
 
     def apply(image: Any, plan: Any) -> tf.Tensor:
         image, plan = tf.convert_to_tensor(image), tf.convert_to_tensor(plan)
@@ -119,7 +119,7 @@ def randaug_tv(
     """
     if num_ops < 0 or not 0 <= magnitude < num_magnitude_bins >= 2:
         raise ValueError(
-            "num_ops is >= 0, num_magnitude_bins >= 2 and magnitude one of 0 ... "
+            "num_ops must be >= 0, num_magnitude_bins >= 2 and magnitude 0 to "
             f"num_magnitude_bins - 1, got {num_ops}, {num_magnitude_bins}, {magnitude}"
         )
     return _policy(
@@ -152,7 +152,7 @@ def trivial_augment_wide(
     called on a batch.
     """
     if num_magnitude_bins < 2:
-        raise ValueError(f"num_magnitude_bins is >= 2, got {num_magnitude_bins}")
+        raise ValueError(f"num_magnitude_bins must be >= 2, got {num_magnitude_bins}")
     return _policy(
         "trivial_augment_wide",
         wide_space(num_magnitude_bins),

@@ -80,7 +80,7 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
     head = 4 + 4 * dims
     if data[:4] != bytes([0, 0, _UBYTE, dims]) or len(data) < head:
         raise ValueError(
-            f"{path} is no IDX file of {dims} dimension(s) of bytes: it begins with "
+            f"{path} is not an IDX file of {dims} dimension(s) of bytes: it begins with "
             f"{data[:4].hex(' ') or 'nothing'} instead of 00 00 08 {dims:02x}"
         )
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", dims, offset=4))
@@ -120,11 +120,11 @@ def _unpickle(path: Path) -> dict[bytes, Any]:
         raise DataNotFound(f"{path} is missing: copy CIFAR's files again") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(
-            f"{path} is no file of CIFAR, or damaged ({error}): only dicts of lists and "
-            "numpy arrays are read, nothing in it is ever run; copy it again"
+            f"{path} is not a CIFAR file, or damaged ({error}): only dicts of lists and "
+            "numpy arrays are read, and no code in it is run; copy it again"
         ) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no file of CIFAR: it holds no dict")
+        raise ValueError(f"{path} is not a CIFAR file: it holds no dict")
     return content
 
 
@@ -190,7 +190,7 @@ def _cifar_batch(
 
 def _entry(path: Path, content: dict[bytes, Any], key: bytes) -> Any:
     if key not in content:
-        raise ValueError(f"{path} is no file of CIFAR: it lacks {key.decode()!r}")
+        raise ValueError(f"{path} is not a CIFAR file: it lacks {key.decode()!r}")
     return content[key]
 
 

@@ -144,7 +144,7 @@ def _labels(folder: Folder, label_of: Mapping[str, int]) -> np.ndarray:
         if its_class not in label_of:
             raise ValueError(
                 f"{os.path.join(folder.path, name)} is of the class {its_class}, which "
-                "has no folder beside in the other splits: keep the images of your "
+                "has no folder in the other splits: keep the images of your "
                 f"classes only, and {ARRANGE}"
             )
     return np.array([label_of[name] for name in folder.classes], np.int32)

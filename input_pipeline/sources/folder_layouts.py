@@ -95,7 +95,7 @@ def notice(path: str, found: Found) -> str | None:
     if not count:
         return None
     return (
-        f"{path}: {count:,} file(s) that are no images by their suffix are passed over: "
+        f"{path}: {count:,} file(s) without an image suffix are skipped: "
         f"{_in_words(found.others)}"
     )
 
@@ -166,7 +166,7 @@ def _split(path: str) -> Found:
         inner = [os.path.basename(folder.path) for folder in found.folders]
         if name not in inner:
             raise ValueError(
-                f"all images of {path} lie below its one folder {name!r}, in folders that "
+                f"all images of {path} are below its only folder {name!r}, in folders that "
                 f"look like the classes, {_some(map(repr, inner))}: move them up, or give "
                 f"the data_dir whose {os.path.basename(path)!r} holds the classes"
             )
@@ -176,7 +176,7 @@ def _split(path: str) -> Found:
         raise ValueError(
             f"{path} has {len(empty)} class(es) without images that can be read: "
             f"{_some(map(repr, empty))}{f' (but {held})' if held else ''}; convert or "
-            "add images there, or take the folder away"
+            "add images there, or remove the folder"
         )
     return found
 
@@ -272,8 +272,8 @@ def _ilsvrc_val(folder: str, names: list[str]) -> Folder:
         number = int(match[1]) if match else 0
         if not 1 <= number <= len(synsets):
             raise ValueError(
-                f"{os.path.join(folder, name)} lies in no folder of a class, and is no "
-                f"validation image of ILSVRC 2012 by its name: {ARRANGE}"
+                f"{os.path.join(folder, name)} is in no class folder, and its name is not "
+                f"that of an ILSVRC 2012 validation image: {ARRANGE}"
             )
         classes.append(synsets[number - 1])
     return Folder(folder, names, classes)

@@ -65,8 +65,8 @@ def shard_offsets(shard: str) -> np.ndarray:
     content = np.concatenate([np.array([size, mtime], np.int64), found])
     if not any(_save(folder, name, content) for folder in folders):
         logging.warning(
-            "the record index of %s could be kept in none of %s: it is made again at "
-            "each start; XDG_CACHE_HOME may name a folder for it",
+            "the record index of %s cannot be written to any of %s, so each start makes "
+            "it again: set XDG_CACHE_HOME to a folder for it",
             shard,
             ", ".join(map(str, folders)) or "the user's folders, as there is no home",
         )
@@ -125,7 +125,7 @@ def _stat(path: str) -> tuple[int, int]:
         return stat.st_size, stat.st_mtime_ns
     except (FileNotFoundError, tf.errors.NotFoundError):
         raise ValueError(
-            f"the shard {path} is missing, though the data set's own record names it; "
+            f"the shard {path} is missing, though the data set's own record lists it; "
             "copy it or prepare the data set again"
         ) from None
 

@@ -101,7 +101,7 @@ def matched(
     """
     if how is None:
         return source, None
-    cure = "match_classes='number' takes its labels as they are numbered"
+    cure = "match_classes='number' keeps its label numbers"
     whose = " to the model"
     if isinstance(how, str):
         if how not in WORDS:
@@ -110,7 +110,7 @@ def matched(
         cure = f"{leave}and {cure}"
     elif isinstance(how, list | tuple) and all(isinstance(x, str) for x in how):
         names, count, how = how, len(how), "name"
-        cure, whose = "match_classes=None takes its labels as they are numbered", ""
+        cure, whose = "match_classes=None keeps its label numbers", ""
     else:
         raise ValueError(_wrong(how))
     ours: Any = None if names is None else tuple(names)
@@ -121,10 +121,9 @@ def matched(
             notice = _by_value(source, what)
         if notice is None and how == "name" and ours and theirs:
             notice = (
-                f"labels of {what} are taken as they are numbered, since one side's "
-                f"classes are only counted: {in_short(theirs)} are the model's "
-                f"{in_short(ours)}; if that is wrong, give the model's names in this data "
-                "section as match_classes=[...]"
+                f"labels of {what} keep their numbers, because one side has numbers for "
+                f"names: {in_short(theirs)} are the model's {in_short(ours)}; if that is "
+                "wrong, give the model's names in this data section as match_classes=[...]"
             )
         return source, notice
     place, same = _places(theirs, ours)
@@ -164,8 +163,8 @@ def _by_number(source: Any, count: int | None, how: str, what: str) -> str | Non
         return None
     if theirs > count:
         raise ValueError(
-            f"{what} has {theirs} classes, but the model {count}, and no names on both "
-            "sides say which is which: evaluate it on the classes that it was trained "
+            f"{what} has {theirs} classes, but the model {count}, and there are no names "
+            "on both sides to match them: evaluate it on the classes that it was trained "
             "on, or give their names in this data section as match_classes=[...], in the "
             "order of the model's labels"
         )
@@ -173,8 +172,8 @@ def _by_number(source: Any, count: int | None, how: str, what: str) -> str | Non
         return None
     return (
         f"{what} has {theirs} of the model's {count} classes, taken to be the first ones "
-        "since no names tell: give those of the model in this data section as "
-        "match_classes=[...] if that is wrong"
+        "because there are no names to compare: if that is wrong, give the model's in "
+        "this data section as match_classes=[...]"
     )
 
 

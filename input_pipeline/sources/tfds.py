@@ -298,7 +298,7 @@ def _check_count(piece, count: int) -> None:
     if count != piece.examples_in_shard:
         raise ValueError(
             f"the shard {piece.filename} has {count} records, but dataset_info.json "
-            f"beside it says {piece.examples_in_shard}; copy it or prepare the data set "
+            f"next to it says {piece.examples_in_shard}; copy it or prepare the data set "
             "again"
         )
 

@@ -91,7 +91,7 @@ def stackable_specs(examples: tf.data.Dataset) -> dict[str, tf.TensorSpec]:
     """Return the shapes and dtypes of the features, after a check that they stack.
 
     Raises:
-      ValueError: a feature is a string or no plain tensor, or its shape differs between
+      ValueError: a feature is a string or not a plain tensor, or its shape differs between
         examples.
     """
     specs: Any = examples.element_spec
@@ -103,11 +103,13 @@ def stackable_specs(examples: tf.data.Dataset) -> dict[str, tf.TensorSpec]:
                     "before they are decoded: begin the preprocessing with decode, such "
                     'as \'decode|resize(224)|keep("image", "labels")\''
                 )
-            kind = "a string" if isinstance(spec, tf.TensorSpec) else "no plain tensor"
+            kind = (
+                "a string" if isinstance(spec, tf.TensorSpec) else "not a plain tensor"
+            )
             raise ValueError(
                 f"the feature {name!r} is {kind} after preprocessing, which cannot be "
                 'part of a batch: end the preprocessing with keep("image", "labels"), '
-                "or whatever it should keep"
+                "or the features that you need"
             )
         if not spec.shape.is_fully_defined():
             raise ValueError(

@@ -98,5 +98,5 @@ class EvalData:
             self._pairs(step).take(real),
             self._examples,
             self.source.describe,
-            "an evaluation is of every example and skips none: restore it",
+            "an evaluation reads every example and skips none: restore it",
         )

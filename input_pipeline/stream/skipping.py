@@ -58,7 +58,7 @@ class SkippingTrainData(TrainData):
     """A `TrainData` that replaces examples that cannot be read or decoded."""
 
     _CURE: ClassVar[str] = (
-        "restore it: a shuffle buffer needs each, and skips in decoding only"
+        "restore it: with a shuffle buffer only decoding errors are skipped"
     )
 
     replaced: Replaced

@@ -141,7 +141,7 @@ class TrainData:
         if start == stop:
             raise ValueError(
                 f"{size} examples are too few for {rows.process_count} processes with "
-                "shuffle_buffer_size, which gives each its own: leave it out"
+                "shuffle_buffer_size, which gives each its own part: leave it out"
             )
         return start, stop
 

@@ -105,7 +105,7 @@ def write(
     for rung, comparison in results:
         rungs.setdefault(rung, []).append(comparison)
     body = [
-        "<h1>vitjax beside PyTorch</h1>",
+        "<h1>vitjax against PyTorch</h1>",
         _summary(results, command("python -m parity", arguments)),
         _failures(results),
         _overview(rungs, about or {}),
@@ -230,8 +230,8 @@ def _summary(results: Results, again: str) -> str:
     return (
         f'<p class="big"><span class="{verdict}">{words}</span></p>\n'
         f"<p>{len(results)} comparisons: {len(results) - failed} passed, {failed} "
-        f"failed. {known} of them measure a difference that is known and meant; its "
-        "bound says how large it may be.</p>\n"
+        f"failed. {known} of them measure a difference that is known and intended; its "
+        "bound is the largest that is allowed.</p>\n"
         f'<p class="soft">{html.escape(listed)}</p>\n'
         "<p>To reproduce, in a checkout:</p>\n<pre>pip install -c "
         f'constraints/python{python}.txt -e ".[parity]"\n'
@@ -288,8 +288,8 @@ def _known(results: Results, reasons: Mapping[str, str]) -> str:
     ]
     head = ("rung", "difference", "measured", "where", "why")
     return (
-        "<h2>Known differences, measured</h2>\n<p>What a plain PyTorch program does "
-        "otherwise. parity/README.md says what becomes of each.</p>\n"
+        "<h2>Known differences, measured</h2>\n<p>A plain PyTorch program differs "
+        "in these. parity/README.md describes the size and effect of each.</p>\n"
         + rows(head, lines, numbers=(2,))
     )
 

@@ -164,8 +164,7 @@ def _received(job: _Job, lines: Any, child: Any) -> Iterator[Result]:
                 continue
             raise RuntimeError(
                 f"the process for {', '.join(job.precisions or job.names)} ended with "
-                f"status {child.exitcode} before it was done; its own message stands "
-                "above"
+                f"status {child.exitcode} before it was done; its own message is above"
             ) from None
         if line is None:
             break

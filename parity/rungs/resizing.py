@@ -42,8 +42,8 @@ ROUNDED = 1.0
 REASONS = {
     "not antialiased for antialiased": "big_vision's default in training: each output "
     "pixel depends on two neighbours both ways, however far the image shrinks",
-    "area for antialiased": "big_vision's default in evaluation, which torchvision has "
-    "not: a box half as wide as the triangle",
+    "area for antialiased": "big_vision's default in evaluation, which torchvision "
+    "lacks: a box half as wide as the triangle",
     "truncated for rounded": "big_vision casts back to uint8, PIL rounds: half a grey "
     "level darker",
 }

@@ -42,7 +42,7 @@ def measure(problem: Problem, names: Sequence[str], block: int) -> dict[str, Any
             # A missing or failing compiler may raise any exception.
             if name != "torch.compile":
                 raise
-            print(f"torch.compile is left out, it failed: {_first_line(error)}")
+            print(f"torch.compile is left out, because it failed: {_first_line(error)}")
             continue
         sides[name] = side
         figures[name] = {"first steps s": time.perf_counter() - start}
@@ -81,7 +81,7 @@ def check(losses: dict[str, list[float]], tolerance: float) -> float:
             if not error <= tolerance:
                 raise ValueError(
                     f"{name} and vitjax must compute the same, but their first losses "
-                    f"are {theirs} and {ours}; `python -m parity` says where they part"
+                    f"are {theirs} and {ours}; run `python -m parity` to find the difference"
                 )
             worst = max(worst, error)
     return worst
@@ -136,8 +136,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch_size", type=int, default=64, help="images a step")
     add("--steps", type=int, default=20, help="timed steps of each side")
     add("--attn_impl", default="flax", help="vitjax's: flax, xla or cudnn")
-    add("--no_compile", action="store_true", help="leave torch.compile out")
-    add("--no_memory", action="store_true", help="leave peak memory out")
+    add("--no_compile", action="store_true", help="skip torch.compile")
+    add("--no_memory", action="store_true", help="skip the measurement of peak memory")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     add("--memory_of", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(home.expanded(argv))

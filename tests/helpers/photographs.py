@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import PIL.Image
+import scipy.ndimage
 import skimage.data
 import sklearn.datasets
 
@@ -68,3 +69,14 @@ def seeds(n):
     """Seeds of n examples, int32 [n, 2]."""
     rng = np.random.default_rng(7)
     return rng.integers(-(2**31), 2**31, (n, 2)).astype(np.int32)
+
+
+def bilinear(image, rows, columns, fill=0):
+    """The image at positions between pixels, `fill` outside: float64 [h, w, c]."""
+    channels = [
+        scipy.ndimage.map_coordinates(
+            channel, [rows, columns], order=1, mode="grid-constant", cval=fill
+        )
+        for channel in np.moveaxis(image.astype(np.float64), -1, 0)
+    ]
+    return np.stack(channels, axis=-1)

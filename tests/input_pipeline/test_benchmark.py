@@ -1,4 +1,4 @@
-"""The host benchmark measures what it says, on bytes like ImageNet's."""
+"""The host benchmark: its JPEGs are like ImageNet's, and it reports every stage."""
 
 import json
 
@@ -37,12 +37,8 @@ def test_a_run_prints_every_stage_and_op(tmp_path, monkeypatch, capsys):
     assert benchmark.main([*argv, "--pp", pp]) == 0
     out = capsys.readouterr().out
     figures = json.loads(path.read_text())
-    assert [row["stage"][:3] for row in figures["stages"]] == [
-        "(a)",
-        "(b)",
-        "(c)",
-        "(d)",
-    ]
+    names = [row["stage"][:3] for row in figures["stages"]]
+    assert names == ["(a)", "(b)", "(c)", "(d)"]
     assert figures["stages"][0]["fraction of (a)"] == 1
     for row in figures["stages"]:
         assert row["stage"] in out

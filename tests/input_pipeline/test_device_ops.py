@@ -1,7 +1,4 @@
-"""Device ops against the host ops and against numpy; they need no TensorFlow."""
-
-import subprocess
-import sys
+"""Device ops against the host ops, value for value."""
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +26,6 @@ def run(spec, **features):
     "spec",
     [
         "value_range(-1, 1)",
-        "value_range(0, 1)",
-        "value_range(-3, 5, 10, 200)",
         "value_range(-1, 1, 10, 200, clip_values=True)",
         "value_range(vmin=2, vmax=-2)",
         "vgg_value_range",
@@ -50,30 +45,16 @@ def test_equals_the_host_op_to_two_ulp_of_the_largest_value(spec, dtype):
     np.testing.assert_allclose(got, want, rtol=0, atol=2 * ulp)
 
 
-def test_value_range_in_numbers():
-    image = jnp.asarray([0, 51, 255], jnp.uint8).reshape(1, 1, 3, 1)
-    got = run("value_range(-1, 1)", image=image)["image"]
-    np.testing.assert_allclose(got.ravel(), [-1, -0.6, 1], rtol=0, atol=2e-7)
-
-
-def test_vgg_value_range_has_imagenets_mean_and_deviation():
-    image = jnp.full((1, 1, 1, 3), 255, jnp.uint8)
-    got = run("vgg_value_range", image=image)["image"].ravel()
-    want = [(1 - m) / s for m, s in [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]]
-    np.testing.assert_allclose(got, want, rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint8])
 @pytest.mark.parametrize(
-    ("arguments", "labels"),
+    ("arguments", "labels", "dtype"),
     [
-        ("5", [0, 4, -1, 5, 2]),
-        ("5, multi=False", [0, 4, -1, 5, 2]),
-        ("5, on=0.9, off=0.1", [[0, 0, 3], [4, -1, 1]]),
-        ("5, multi=False", [[0, 0, 3], [4, -1, 1]]),
-        ("5", [[], []]),
-        ("5, key_result='z'", [1, 2]),
-        ("300", [1, 43]),
+        ("5", [0, 4, -1, 5, 2], np.int32),
+        ("5, multi=False", [0, 4, -1, 5, 2], np.int8),
+        ("5, on=0.9, off=0.1", [[0, 0, 3], [4, -1, 1]], np.uint8),
+        ("5, multi=False", [[0, 0, 3], [4, -1, 1]], np.int32),
+        ("5", [[], []], np.int32),
+        ("5, key_result='z'", [1, 2], np.int32),
+        ("300", [1, 43], np.int8),
     ],
 )
 def test_onehot_is_the_host_op_bit_for_bit(arguments, labels, dtype):
@@ -86,32 +67,6 @@ def test_onehot_is_the_host_op_bit_for_bit(arguments, labels, dtype):
         want = np.stack([np.asarray(features[name]) for features in each])
         assert value.dtype == want.dtype
         np.testing.assert_array_equal(value, want)
-
-
-def test_onehot_is_exact_and_off_outside_the_classes():
-    got = run("onehot(5)", labels=np.asarray([0, 4, -1, 5, 2], np.int32))["labels"]
-    want = np.zeros((5, 5), np.float32)
-    want[0, 0] = want[1, 4] = want[4, 2] = 1
-    assert got.dtype == jnp.float32
-    np.testing.assert_array_equal(got, want)
-
-
-def test_onehot_names_and_values():
-    got = run("onehot(3, key='y', key_result='z', on=0.9, off=0.05)", y=np.asarray([1]))
-    np.testing.assert_array_equal(got["z"], np.float32([[0.05, 0.9, 0.05]]))
-    assert set(got) == {"y", "z"}
-
-
-def test_the_flagships_device_pp_gives_images_and_labels():
-    spec = (
-        "value_range(-1, 1)|onehot(7, key='label', key_result='labels')"
-        "|keep('image', 'labels')"
-    )
-    got = run(spec, image=IMAGES, label=np.asarray([1, 2]), _mask=np.ones(2))
-    assert {k: (v.shape, v.dtype) for k, v in got.items()} == {
-        "image": ((2, 16, 24, 3), jnp.float32),
-        "labels": ((2, 7), jnp.float32),
-    }
 
 
 def test_keep_drop_copy_and_keys():
@@ -130,8 +85,7 @@ SEEDS = np.random.default_rng(1).integers(-(2**31), 2**31, (64, 2)).astype(np.in
 @pytest.mark.parametrize(
     ("on_host", "on_device"),
     [
-        ("flip_lr", "flip_lr"),
-        # Whatever stands before it: the coin is that of the first, second ... flip.
+        # Other ops before it do not matter: the coin is the first, second ... flip's.
         ("drop('x')|flip_lr", "flip_lr"),
         ("flip_lr", "drop('x')|copy('image', 'y')|flip_lr"),
         (
@@ -170,7 +124,7 @@ def test_the_coin_is_threefry_of_the_seed_in_numpy_too():
 
 
 def test_flip_lr_is_the_same_for_an_example_in_any_row():
-    """As mixup's partner rows, microbatches and other batch sizes move it about."""
+    """Partner rows of mixup, microbatches and batch sizes move an example."""
     images = np.resize(IMAGES, (64, 5, 4, 3))
     spec = "flip_lr|value_range(-1, 1)|keep('image')"
     want = np.asarray(run(spec, image=images, seed=SEEDS)["image"])
@@ -210,8 +164,8 @@ def test_an_empty_spec_changes_nothing_and_copies_the_dict():
         ("value_range(in_min=1, in_max=1)", "differ"),
         ("onehot", "onehot\\(depth, key='labels'"),
         ("onehot(0)", "positive"),
-        ("normalize((0,), (1, 1))", "as long as each other"),
-        ("normalize((0,), (0,))", "std holds no 0"),
+        ("normalize((0,), (1, 1))", "the same length"),
+        ("normalize((0,), (0,))", "std must not contain 0"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(spec, message):
@@ -229,11 +183,3 @@ def test_every_host_op_is_a_device_op_or_is_known_to_run_on_the_host():
         if name not in device_ops.OPS:
             with pytest.raises(ValueError, match="runs on the host"):
                 device_ops.get_preprocess_fn(name)
-
-
-def test_imports_without_tensorflow():
-    code = (
-        "import sys; sys.modules['tensorflow'] = None; "
-        "import input_pipeline.device_ops as d; d.get_preprocess_fn('value_range')"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,14 +14,17 @@ from input_pipeline.stream import order
 
 DIGITS = {"kind": "arrays", "name": "digits", "split": "train"}  # 1,438
 RANDOM_PP = 'flip_lr|random_crop(6)|keep("image", "label", "_id")'
-IMAGENET_PP = (
-    'decode_jpeg_and_inception_crop(32)|flip_lr|randaug(2, 10)|keep("image", "label")'
-)
+IMAGENET_PP = 'decode_jpeg_and_inception_crop(32)|flip_lr|keep("image", "label")'
+TEST = DIGITS | {"split": "test"}  # 359
 
 
 def train(**kwargs):
     kwargs = {"data": DIGITS, "batch_size": 48, "seed": 7, "pp": RANDOM_PP} | kwargs
     return pipeline.make_train(**kwargs)[0]
+
+
+def imagenet(data_dir, split):
+    return {"name": "imagenet2012", "split": split, "data_dir": str(data_dir)}
 
 
 def take(stream, count):
@@ -51,29 +54,17 @@ def digits_stream():
     return take(train(), 70)
 
 
-@pytest.mark.parametrize("process_count", [1, 2, 4])
-@pytest.mark.parametrize("num_parallel_calls", [1, 13])
-def test_any_number_of_processes_and_threads(
-    digits_stream, process_count, num_parallel_calls
-):
-    parts = [
-        take(
-            train(
-                process_index=i,
-                process_count=process_count,
-                num_parallel_calls=num_parallel_calls,
-            ),
-            35,
-        )
-        for i in range(process_count)
-    ]
+@pytest.mark.parametrize(("process_count", "threads"), [(1, 13), (2, 1), (4, 13)])
+def test_any_number_of_processes_and_threads(digits_stream, process_count, threads):
+    rows = {"process_count": process_count, "num_parallel_calls": threads}
+    parts = [take(train(process_index=i, **rows), 35) for i in range(process_count)]
     assert parts[0][0]["image"].shape == (48 // process_count, 6, 6, 1)
     assert_same(joined(parts), digits_stream[:35])
 
 
 def test_resume_is_the_uninterrupted_stream(digits_stream):
     stream = train()
-    for step in np.random.default_rng(0).choice(68, 20, replace=False):
+    for step in np.random.default_rng(0).choice(68, 8, replace=False):
         resumed = take(stream.from_step(int(step)), 2)
         assert_same(resumed, digits_stream[step : step + 2])
     assert_same(take(train(start_step=66), 4), digits_stream[66:])
@@ -85,40 +76,25 @@ def test_each_iteration_starts_over(digits_stream):
     assert_same(take(stream, 3), digits_stream[:3])
 
 
-def test_epochs_are_permutations_and_batches_straddle_them(digits_stream):
-    ids = np.concatenate([batch["_id"] for batch in digits_stream])
-    for epoch in range(2):
-        part = ids[epoch * 1438 : (epoch + 1) * 1438]
-        np.testing.assert_array_equal(np.sort(part), np.arange(1438))
-    assert 1438 % 48  # the batch at the border has examples of both epochs
-    assert (ids[:1438] != ids[1438:2876]).mean() > 0.99
-
-
 def test_rows_are_what_order_and_ops_say(digits_stream):
-    """Example by example, outside tf.data: position, index, seed, preprocessing."""
+    """Every index, and some examples, outside tf.data. Batch 29 has two epochs."""
+    epoch, index = order.example_at(np.arange(70 * 48), seed=7, size=1438)
+    assert set(epoch.numpy()[29 * 48 : 30 * 48]) == {0, 1}
+    ids = np.concatenate([batch["_id"] for batch in digits_stream])
+    np.testing.assert_array_equal(ids, index)
     source = sources.open_source(**DIGITS)
     preprocess = ops.get_preprocess_fn(RANDOM_PP)
+    seeds = order.example_seed(epoch, index, seed=7)
     for step, row in ((0, 0), (0, 47), (29, 45), (29, 46), (69, 11)):
-        epoch, index = order.example_at([step * 48 + row], seed=7, size=1438)
-        (seed,) = order.example_seed(epoch, index, seed=7)
-        features = preprocess({**source.read(index[0]), "seed": seed})
+        at = step * 48 + row
+        features = preprocess({**source.read(index[at]), "seed": seeds[at]})
         for name, expected in features.items():
             np.testing.assert_array_equal(digits_stream[step][name][row], expected)
 
 
-def test_augmentation_differs_between_epochs(digits_stream):
-    seen = {}
-    for batch in digits_stream:
-        for index, image in zip(batch["_id"], batch["image"], strict=True):
-            seen.setdefault(int(index), []).append(image.tobytes())
-    twice = [images[:2] for images in seen.values() if len(images) > 1]
-    assert len(twice) == 1438
-    assert np.mean([a != b for a, b in twice]) > 0.9
-
-
 @pytest.mark.parametrize("buffer", [None, 100])
 def test_choice_no_replacement_follows_the_epochs(buffer, tmp_path):
-    """Rows of a picture as its entries: four epochs show each of the four rows once."""
+    """The entries are rows of a picture: four epochs show each of the four rows once."""
     labels = np.arange(30)
     images = np.broadcast_to(np.arange(4, dtype=np.uint8)[None, :, None], (30, 4, 2))
     np.savez(tmp_path / "x.npz", images=images, labels=labels)
@@ -140,11 +116,6 @@ def test_choice_no_replacement_follows_the_epochs(buffer, tmp_path):
     np.testing.assert_array_equal(batch["image"].reshape(30, -1)[:, 0], first)
 
 
-def test_another_seed_is_another_stream(digits_stream):
-    (other,) = take(train(seed=8), 1)
-    assert (other["_id"] != digits_stream[0]["_id"]).sum() > 40
-
-
 def test_batches_are_numpy_without_the_seed():
     stream, total = pipeline.make_train(data=DIGITS, batch_size=16, seed=0)
     (batch,) = take(stream, 1)
@@ -159,12 +130,8 @@ def test_batches_are_numpy_without_the_seed():
 
 
 def test_imagenet_stream(imagenet_dir):
-    """The flagship's kind of preprocessing, on JPEGs, from the shards."""
-    data = {
-        "name": "imagenet2012",
-        "split": "train[:99%]",
-        "data_dir": str(imagenet_dir),
-    }
+    """Fused decoding and a coin, on JPEGs from the shards."""
+    data = imagenet(imagenet_dir, "train[:99%]")
     kwargs = {"data": data, "batch_size": 32, "seed": 3, "pp": IMAGENET_PP}
     stream, total = pipeline.make_train(**kwargs)
     assert total == 297
@@ -180,14 +147,6 @@ def test_imagenet_stream(imagenet_dir):
         )
         parts.append(take(part, 3))
     assert_same(joined(parts), whole[:3])
-
-
-def test_a_far_step_needs_nothing_before_it():
-    """Step 100,000 of the digits, computed from its position alone."""
-    (batch,) = take(train().from_step(100_000), 1)
-    positions = np.arange(4_800_000, 4_800_048)
-    _, index = order.example_at(positions, seed=7, size=1438)
-    np.testing.assert_array_equal(batch["_id"], index)
 
 
 def test_a_far_step_at_imagenet_s_size(tmp_path):
@@ -211,15 +170,10 @@ def test_a_far_step_at_imagenet_s_size(tmp_path):
 
 @pytest.mark.parametrize("cache_raw", [False, True])
 def test_buffer_shuffle_has_each_example_once_an_epoch(imagenet_dir, cache_raw):
-    data = {
-        "name": "imagenet2012",
-        "split": "train[:99%]",
-        "data_dir": str(imagenet_dir),
-    }
     ids = []
     for i in range(2):
         stream, total = pipeline.make_train(
-            data=data,
+            data=imagenet(imagenet_dir, "train[:99%]"),
             batch_size=22,
             pp='keep("_id")',
             seed=0,
@@ -304,11 +258,10 @@ def test_notices(caplog):
 
 # ------------------------------------------------------------------------ evaluation
 
-TEST = DIGITS | {"split": "test"}  # 359
 
-
-@pytest.mark.parametrize("process_count", [1, 2, 4])
-@pytest.mark.parametrize("batch_size", [4, 356, 360, 1000])
+@pytest.mark.parametrize(
+    ("batch_size", "process_count"), [(4, 1), (356, 4), (360, 2), (1000, 4)]
+)
 def test_eval_has_every_example_once(batch_size, process_count):
     parts = []
     for i in range(process_count):
@@ -335,11 +288,7 @@ def test_eval_has_every_example_once(batch_size, process_count):
 
 
 def test_eval_reads_what_the_source_has(imagenet_dir):
-    data = {
-        "name": "imagenet2012",
-        "split": "validation",
-        "data_dir": str(imagenet_dir),
-    }
+    data = imagenet(imagenet_dir, "validation")
     pp = 'decode|resize_small(40)|central_crop(32)|keep("image", "label")'
     stream, steps = pipeline.make_eval(data=data, batch_size=16, pp_fn=pp)
     batches = list(stream)
@@ -382,7 +331,7 @@ def test_unknown_names_are_found_when_made():
 
 
 def test_features_that_cannot_be_batched(imagenet_dir):
-    data = {"name": "imagenet2012", "split": "train", "data_dir": str(imagenet_dir)}
+    data = imagenet(imagenet_dir, "train")
 
     def first(pp):
         stream, _ = pipeline.make_eval(data=data, batch_size=2, pp_fn=pp)
@@ -408,21 +357,21 @@ def test_accelerators_are_hidden(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["arrays", "tfds", "folder", "huggingface"])
 def test_nothing_is_rewritten_by_autograph(kind, imagenet_dir, tmp_path, monkeypatch):
-    """Whose parser warns on Python 3.13, into the output of a run."""
+    """autograph's parser warns on Python 3.13, into the output of a run."""
     rewritten = []
 
     def convert(function, context):
         rewritten.append(function)
-        raise NotImplementedError  # then TensorFlow takes it as it is
+        raise NotImplementedError  # then TensorFlow uses it unchanged
 
     monkeypatch.setattr(api, "_convert_actual", convert)
-    tf.data.Dataset.range(1).map(lambda x: x + 1)  # ours are not: this one is
+    tf.data.Dataset.range(1).map(lambda x: x + 1)  # it converts this one
     assert len(rewritten) == 1
     pp = "decode|resize(8)|flip_lr|keep('image', 'label')"
     if kind == "arrays":
         data, pp = DIGITS, RANDOM_PP
     elif kind == "tfds":
-        data = {"name": "imagenet2012", "data_dir": str(imagenet_dir), "split": "train"}
+        data = imagenet(imagenet_dir, "train")
     else:
         data = {"kind": kind, "data_dir": str(tmp_path / kind), "split": "train"}
         images = [np.full((9, 9, 3), i, np.uint8) for i in range(6)]

@@ -22,7 +22,7 @@ from input_pipeline.plans import threefry2x32
     ],
 )
 def test_threefry_gives_the_published_answers(key, counter, words):
-    """The known answers that come with Random123, the authors' own code."""
+    """Known answers of Random123, the authors' own code."""
     key, counter = (
         tuple(np.array([word], np.uint32) for word in pair) for pair in (key, counter)
     )

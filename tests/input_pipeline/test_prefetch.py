@@ -40,21 +40,17 @@ def wait_for(condition):
 
 
 def test_batches_come_in_order_as_global_arrays(sharding):
-    count = 0
-    for i, (ours, expected) in enumerate(
-        zip(prefetch(batches(7), sharding), batches(7), strict=True)
-    ):
+    found = list(prefetch(batches(7), sharding))
+    for ours, expected in zip(found, batches(7), strict=True):
         assert ours.keys() == expected.keys()
         for name, array in ours.items():
             assert array.sharding.is_equivalent_to(sharding, array.ndim)
             np.testing.assert_array_equal(array, expected[name])
-        count = i + 1
-    assert count == 7
     assert not threads()
 
 
 def test_only_int64_changes_its_dtype(sharding):
-    """Where JAX would keep 64 bits, so that it is not JAX that changes it."""
+    """JAX would keep 64 bits here, so the change is not its own."""
     jax.config.update("jax_enable_x64", True)
     try:
         (batch,) = prefetch(batches(1), sharding)
@@ -71,7 +67,7 @@ def test_keys_select(sharding):
         next(prefetch(batches(1), sharding, keys=("imgae",)))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3])
 def test_at_most_size_batches_are_ahead(sharding, size):
     taken = []
 
@@ -144,7 +140,7 @@ def test_a_stream_that_is_never_used_starts_no_thread(sharding):
 
 
 def test_its_transfers_are_explicit(sharding):
-    """Under a guard that forbids the others, in this thread and in all."""
+    """A guard forbids implicit ones, in this thread and in all threads."""
     double = jax.jit(lambda x: x * x)
     with jax.transfer_guard("disallow"):
         stream = prefetch(batches(3), sharding)

@@ -1,4 +1,4 @@
-"""The op language: what it reads, what it refuses, and how it says so."""
+"""The op language: the specs that it reads and refuses, and its messages."""
 
 from typing import Literal
 
@@ -71,7 +71,7 @@ def test_refuses_what_is_not_an_op(text, message):
 
 @pytest.mark.parametrize("text", [None, 5, b"decode", ["decode"]])
 def test_refuses_what_is_not_a_string(text):
-    with pytest.raises(ValueError, match="is a string"):
+    with pytest.raises(ValueError, match="must be a string"):
         spec.parse(text)
 
 

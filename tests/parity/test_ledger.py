@@ -1,4 +1,4 @@
-"""parity/README.md: figures that it marks with a dagger, and the tests that it names."""
+"""Compare parity/README.md with the code: figures with a dagger, and names of tests."""
 
 import re
 from pathlib import Path
@@ -60,10 +60,8 @@ def test_decoding():
         for spec in ("decode", "decode(precise=True)")
     )
     mean, largest, share = difference(ours, precise)
-    assert (
-        f"quality 90: mean {mean:.2f}, at most {largest} levels; {share:.0f} % of"
-        in (LEDGER)
-    )
+    line = f"quality 90: mean {mean:.2f}, at most {largest} levels; {share:.0f} % of"
+    assert line in LEDGER
 
 
 def test_resizing():
@@ -135,13 +133,13 @@ def test_fill():
     ) in LEDGER
 
 
-@pytest.mark.parametrize("name", ["Sharpness", "Color", "Contrast", "Brightness"])
-def test_enhancers(name):
-    kwargs = {"contrast": "fixed"} if name == "Contrast" else {}
-    ours = [randaug.OPS[name](x, 1.9, **kwargs) for x in SMALL]
-    theirs = [getattr(tv, name.lower())(x, 1.9) for x in SMALL]
-    _, largest, _ = difference(ours, theirs)
-    assert largest == (0 if name == "Brightness" else 1)
+def test_enhancers():
+    for name in ("Sharpness", "Color", "Contrast", "Brightness"):
+        kwargs = {"contrast": "fixed"} if name == "Contrast" else {}
+        ours = [randaug.OPS[name](x, 1.9, **kwargs) for x in SMALL]
+        theirs = [getattr(tv, name.lower())(x, 1.9) for x in SMALL]
+        _, largest, _ = difference(ours, theirs)
+        assert largest == (0 if name == "Brightness" else 1)
     assert "Color and (fixed) Contrast at most 1 level†; Brightness none" in LEDGER
 
 
@@ -162,15 +160,6 @@ def test_numbers_without_images():
     assert np.std(three, ddof=1) == pytest.approx(0.07)
     assert f"the interval is ± {welch(three, three, 0.05).half:.2f}" in LEDGER
     assert f"0.9 to bfloat16, {float(torch.tensor(0.9).bfloat16()):.4f}" in LEDGER
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models are small: torch's threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(seed, learned):
@@ -203,7 +192,7 @@ def test_constant_class_token():
 
 
 def test_folded_lambda():
-    """Mixed values of random rows, by vitjax's lambdas and by unfolded ones."""
+    """Mix random rows by vitjax's lambdas and by unfolded ones."""
     keys = jax.random.split(jax.random.key(0), 2000)
     folded = np.asarray(jax.vmap(lambda key: mixup.sample_lambda(key, 0.2))(keys))
     rng = np.random.default_rng(0)
@@ -233,7 +222,7 @@ def test_greatest_aspect_ratio():
     assert f"other draws: up to {noise(20_000):.3f})" in LEDGER
 
 
-def test_every_reason_and_factor_stands_there():
+def test_every_reason_and_factor_is_there():
     text = " ".join(LEDGER.split())
     for what, why in pixels.REASONS.items():
         assert f"- {what}: {why}." in text
@@ -246,12 +235,12 @@ def test_every_reason_and_factor_stands_there():
 
 
 def test_every_dagger_is_accounted_for():
-    """One more or less than these tests know of wants another look."""
+    """Another number of them means that a figure is new or gone: test it here."""
     tables = LEDGER[LEDGER.index("## The model") :]
     assert tables.count("†") == 23
 
 
-def test_what_it_names_is_there():
+def test_tests_and_faults_that_it_names_exist():
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", LEDGER))
     assert len(named) > 20

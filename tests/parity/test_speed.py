@@ -1,4 +1,4 @@
-"""The sides that are timed compute the same, and what is printed is what was found."""
+"""The timed sides compute the same, and the command prints what was measured."""
 
 import json
 
@@ -28,19 +28,19 @@ def losses(name, given, steps=10):
 
 @pytest.fixture(scope="module")
 def ours():
-    """vitjax's losses, which several tests compare with: it takes long to compile."""
+    """vitjax's losses, computed once: the step takes long to compile."""
     return losses("vitjax", problem())
 
 
 def test_all_sides_take_the_same_steps(ours):
-    """Ten steps, so that clipping, Adam, decay and schedule have acted on the losses."""
+    """Ten steps, so that clipping, Adam, decay and schedule act on the losses."""
     np.testing.assert_allclose(losses("torch eager", problem()), ours, rtol=2e-5)
     assert np.ptp(ours) > 0.1
     assert len(set(np.round(problem().lambdas, 6))) == 12
 
 
 @pytest.mark.parametrize("fault", ["model", "lambda", "optimizer"])
-def test_what_computes_something_else_is_noticed(monkeypatch, ours, fault):
+def test_a_side_that_computes_something_else_is_noticed(monkeypatch, ours, fault):
     wrong = problem()
     if fault == "model":
         monkeypatch.setattr(vit.EncoderBlock, "forward", models._post_ln)
@@ -55,7 +55,7 @@ def test_what_computes_something_else_is_noticed(monkeypatch, ours, fault):
         speed.check(found, speed.TOLERANCE["float32"])
 
 
-def test_figures_come_of_rounds_in_turn(monkeypatch):
+def test_the_sides_take_turns_in_each_round(monkeypatch):
     calls = []
 
     def fake(name, _):
@@ -97,11 +97,11 @@ def test_a_missing_compiler_is_one_line(monkeypatch, capsys):
     found = speed.measure(problem(), NAMES, 1)
     assert list(found["sides"]) == ["torch eager", "vitjax"]
     assert capsys.readouterr().out == (
-        "torch.compile is left out, it failed: RuntimeError: no working C++ compiler\n"
+        "torch.compile is left out, because it failed: RuntimeError: no working C++ compiler\n"
     )
 
 
-def test_what_is_compiled_is_the_loss(monkeypatch, ours):
+def test_torch_compile_gets_the_loss(monkeypatch, ours):
     """The compiler itself takes too long for a test."""
     given = []
     monkeypatch.setattr(torch, "compile", lambda fn: given.append(fn) or fn)

@@ -1,11 +1,11 @@
-"""What is told of a stream without its data set is what the data set says."""
+"""The outline of a stream without its data set agrees with the data set."""
 
 import pytest
 
 from input_pipeline import pipeline
 from input_pipeline.look import outline
 
-PP = "decode_jpeg_and_inception_crop(32)|flip_lr|randaug(2, 10)|keep('image', 'label')"
+PP = "decode_jpeg_and_inception_crop(32)|flip_lr|keep('image', 'label')"
 
 
 @pytest.mark.parametrize(
@@ -29,27 +29,20 @@ def test_arrays_are_as_large_as_they_are():
     pp = "keep('image', 'label')"
     stream, _ = pipeline.make_train(data=data, batch_size=8, seed=0, pp=pp)
     there = outline.of_stream(stream, "arrays")
-    assert (there.examples, there.bytes_per_example, there.in_memory) == (
-        1438,
-        64,
-        True,
-    )
+    found = there.examples, there.bytes_per_example, there.in_memory
+    assert found == (1438, 64, True)
 
 
 @pytest.mark.parametrize(
     ("split", "examples"),
-    [
-        ("train[:99%]", 1_268_355),
-        ("train[99%:]", 12_812),
-        ("validation+train[:10]", 50_010),
-    ],
+    [("train[99%:]", 12_812), ("validation+train[:10]", 50_010)],
 )
 def test_parts_are_counted_as_tfds_counts_them(split, examples):
     data = {"name": "imagenet2012:5.*.*", "split": split}
     assert outline.guess(data=data, pp=PP, batch_size=8).examples == examples
 
 
-def test_what_cannot_be_known_is_asked_for():
+def test_missing_numbers_are_asked_for():
     folder = {"kind": "folder", "data_dir": "/no", "split": "train"}
     with pytest.raises(ValueError, match="give --examples"):
         outline.guess(data=folder, pp=PP, batch_size=8)

@@ -1,19 +1,16 @@
-"""The story of an example is what the training stream does to it, step by step."""
+"""The story of an example against the training stream, step by step."""
 
 import itertools
-import re
 
 import numpy as np
 import PIL.Image
-import PIL.ImageEnhance
-import PIL.ImageOps
 import pytest
 
 from input_pipeline import pipeline
 from input_pipeline.look import story as steps
-from input_pipeline.randaug import torchvision_policies, torchvision_steps
+from input_pipeline.randaug import torchvision_policies as policies
 from tests.helpers.photographs import PHOTOGRAPHS, encode, pil
-from tests.input_pipeline.randaug.test_randaug import REFERENCES, grey
+from tests.helpers.randaug import expected
 
 SIZE, BATCH = 9, 4  # so that batches 2 and 6 begin and end with an epoch's border
 # (epoch, step, row): the last example of epoch 0, the first of epoch 3.
@@ -52,7 +49,7 @@ def stories(folder):
         stream = open_stream(folder, pp)
         batches = list(itertools.islice(stream, 7))
         told[name] = []
-        for epoch, step, row in BORDERS:
+        for epoch, step, row in BORDERS if name == "randaug" else BORDERS[1:]:
             index = int(batches[step]["_id"][row])
             story = steps.tell(stream, pp, epoch, index)
             told[name].append((story, epoch, index, batches[step], step, row))
@@ -81,7 +78,7 @@ def images(story):
 
 
 def is_window(part, whole):
-    """Whether `part` is somewhere in `whole`."""
+    """True if `part` is a window of `whole`."""
     h, w = part.shape[:2]
     rooms = [n - m + 1 for n, m in zip(whole.shape, (h, w), strict=False)]
     return any(
@@ -96,19 +93,16 @@ def cutouts(image, half, y, x):
         [p for p in range(n) if n * share // 100 <= p <= n * (share + 1) // 100]
         for n, share in zip(image.shape, (y, x), strict=False)
     ]
-    return [REFERENCES["Cutout"](image, half, *p) for p in itertools.product(*places)]
+    return [expected("Cutout", image, half, *p) for p in itertools.product(*places)]
 
 
 def by_randaug(line, image):
-    """What a line of randaug says, by numpy: all images that it may mean."""
+    """All images that a line of randaug may mean."""
     name, *numbers = line.split()
     if name == "Cutout":
         return cutouts(image, int(numbers[0]), int(numbers[2]), int(numbers[7]))
     args = [float(n) if "." in n or name == "Rotate" else int(n) for n in numbers]
-    if name == "Contrast":
-        luma = grey(image).astype(np.int64)
-        args.append(int(luma.sum() // luma.size))
-    return [REFERENCES[name](image, *args)]
+    return [expected(name, image, *args, contrast="fixed")]
 
 
 def test_layers_of_randaug_by_hand(stories):
@@ -132,95 +126,34 @@ def test_layers_of_randaug_by_hand(stories):
     assert len(seen) > 2
 
 
-ENHANCERS = {
-    name: getattr(PIL.ImageEnhance, name)
-    for name in ("Brightness", "Color", "Contrast", "Sharpness")
-}
-
-
-def by_torchvision(line, image, space):
-    """What a line of torchvision's policies says, by PIL or the op that it names."""
-    name, _, rest = line.partition(" ")
-    picture = PIL.Image.fromarray(image)
-    if name == "Identity":
-        return image
-    if not rest:
-        return np.asarray(getattr(PIL.ImageOps, name.lower())(picture))
-    number = float(re.search(r"[-+]?[0-9.]+", rest).group())
-    if name in ("Posterize", "Solarize"):
-        return np.asarray(getattr(PIL.ImageOps, name.lower())(picture, int(number)))
-
-    def exactly(rounded, table):
-        """The line is rounded: it means the value of the table that is nearest."""
-        return np.copysign(table[np.abs(table - abs(rounded)).argmin()], rounded).item()
-
-    if name in ENHANCERS:
-        factor = 1 + exactly(number - 1, space.tables[name])
-        return np.asarray(ENHANCERS[name](picture).enhance(factor))
-    if "%" in rest:  # of the side, rounded down to pixels
-        side = image.shape[1 if name == "TranslateX" else 0]
-        shares = 150 / 331 * np.arange(space.bins) / (space.bins - 1)
-        share = exactly(number / 100, shares)
-        pixels = int(np.copysign(int(abs(share) * side + 1e-9), share))
-        return np.asarray(torchvision_steps.TRANSLATIONS[name](image, pixels))
-    if name in torchvision_steps.TRANSLATIONS:
-        return np.asarray(torchvision_steps.TRANSLATIONS[name](image, int(number)))
-    op = torchvision_steps.WARPS[name]
-    return np.asarray(op(image, exactly(number, space.tables[name])))
-
-
-SPACES = {
-    "per_batch": torchvision_steps.wide_space(31),
-    "autoaugment": torchvision_steps.randaugment_space(
-        10, torchvision_policies.CIFAR10_OPS
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_torchvisions_policies_by_hand(stories, name):
-    checked = 0
-    for story, *_ in stories[name]:
-        for op, lines, before, after in images(story):
-            if op.startswith(("trivial", "autoaugment")):
-                for line in lines:
-                    before = by_torchvision(line, before, SPACES[name])
-                np.testing.assert_array_equal(after, before, err_msg=f"{lines}")
-                checked += len(lines)
-            elif op == "flip_lr":
-                sign = -1 if lines == ["mirrored"] else 1
-                np.testing.assert_array_equal(after, before[:, ::sign])
-            elif op.startswith("value_range"):
-                np.testing.assert_allclose(after, before / 127.5 - 1, atol=1e-6)
-            else:
-                assert lines == []
-    assert checked == {"per_batch": 2, "autoaugment": 4}[name]
-
-
-def test_layers_of_randaug_tv_by_hand_and_a_plan_that_is_kept(folder):
-    pp = (
-        "decode|resize(40)|randaug_tv(magnitude=9, num_ops=2)|"
-        "keep('image', 'randaug_tv_plan')"
-    )
+@pytest.mark.parametrize(
+    ("op", "policy"),
+    [
+        ("randaug_tv(magnitude=9, num_ops=2)", policies.randaug_tv(2, 9)),
+        ("trivial_augment_wide(per_batch=True)", policies.trivial_augment_wide()),
+        ("autoaugment_cifar10", policies.autoaugment_cifar10()),
+    ],
+)
+def test_torchvisions_policies_do_what_the_kept_plan_says(folder, op, policy):
+    name = op.split("(")[0]
+    pp = f"decode|resize(40)|{op}|keep('image', '{name}_plan')"
     story = steps.tell(open_stream(folder, pp), pp, 3, 1)
-    *_, first, second, last = images(story)
-    space = torchvision_steps.randaugment_space(31)
-    for number, (op, [line], before, after) in enumerate((first, second), start=1):
-        assert op == f"randaug_tv(magnitude=9, num_ops=2), layer {number}"
-        np.testing.assert_array_equal(after, by_torchvision(line, before, space))
-    np.testing.assert_array_equal(last[2], last[3])
+    _, _, *shown, kept = images(story)
     features = story.steps[-1].features
-    assert set(features) == {"image", "randaug_tv_plan"}
-    words = features["randaug_tv_plan"]
-    policy = torchvision_policies.randaug_tv(2, 9)
-    assert policy.explain(words) == [*first[1], *second[1]]
+    assert set(features) == {"image", f"{name}_plan"}
+    words = features[f"{name}_plan"]
+    assert [line for _, lines, *_ in shown for line in lines] == policy.explain(words)
+    before, after = shown[0][2], shown[-1][3]
+    np.testing.assert_array_equal(policy.apply(before, words), after)
+    np.testing.assert_array_equal(kept[3], after)
+    if name == "randaug_tv":
+        assert [title for title, *_ in shown] == [f"{op}, layer {n}" for n in (1, 2)]
+        first = policies.randaug_tv(1, 9).apply(before, words[:1])
+        np.testing.assert_array_equal(first, shown[0][3])
 
 
-def test_crops_are_told_as_they_are_drawn(stories):
-    """A choice of rows, and a crop after a pad, are of the image before them.
-
-    The end, compared with the stream, shows that they are those of training.
-    """
+def test_crops_are_windows_of_the_image_before_them(stories):
+    """So is a choice of rows. Comparing the last step with the stream proves the rest."""
     for story, *_ in stories["per_batch"]:
         rows = {s.op.split("(")[0]: s.features.get("rows") for s in story.steps}
         whole = rows["copy"]
@@ -256,7 +189,7 @@ def test_the_report_names_what_was_done(stories):
             assert size in lines[at + 1 + len(step.lines)]
 
 
-def test_a_long_op_is_told_in_full(folder):
+def test_a_long_op_is_shown_in_full(folder):
     pp = (
         "decode_jpeg_and_inception_crop(24, area_min=5, antialias=False, "
         "precise=False, sampler='torchvision')|keep('image')"
@@ -268,7 +201,7 @@ def test_a_long_op_is_told_in_full(folder):
 @pytest.mark.parametrize(
     ("name", "titles"),
     [
-        # What keep, copy, choice and drop do is not to be seen.
+        # keep, copy, choice and drop change no image.
         ("randaug", "decode random_crop flip_lr randaug randaug"),
         ("per_batch", "as_read decode_jpeg_and_inception_crop trivial_augment_wide"),
     ],
@@ -298,7 +231,7 @@ def test_pictures_of_an_example_and_of_a_batch(folder, stories, tmp_path):
             assert 250 < min(image.size) < max(image.size) < 2000
 
 
-def test_an_image_that_is_nowhere_is_not_drawn(folder, tmp_path):
+def test_without_an_image_nothing_is_drawn(folder, tmp_path):
     pp = "keep('label', '_id')"
     stream = open_stream({"kind": "arrays", "name": "digits", "split": "train"}, pp)
     with pytest.raises(ValueError, match="no image to draw"):
@@ -317,7 +250,7 @@ def test_an_image_that_is_nowhere_is_not_drawn(folder, tmp_path):
         (2**32, 0, "epoch is counted from 0"),
     ],
 )
-def test_what_is_not_there(folder, epoch, index, message):
+def test_an_index_or_epoch_out_of_range(folder, epoch, index, message):
     stream = open_stream(folder, "decode")
     with pytest.raises(ValueError, match=message):
         steps.tell(stream, "decode", epoch, index)

@@ -27,7 +27,7 @@ def test_onehot(arguments, labels, want, dtype):
     np.testing.assert_array_equal(got, np.float32(want))
 
 
-def test_onehot_writes_where_it_is_told():
+def test_onehot_writes_to_key_result():
     fn = ops.get_preprocess_fn("onehot(2, key='label', key_result='labels')")
     got = fn({"label": np.int64(1)})
     np.testing.assert_array_equal(got["labels"], [0, 1])
@@ -131,7 +131,7 @@ def test_lookup_reads_lines_pairs_and_arrays(tmp_path):
         assert [int(y) for y in mapped.as_numpy_iterator()] == want
 
 
-def test_lookup_says_what_is_wrong_with_its_file(tmp_path):
+def test_lookup_names_the_error_in_its_file(tmp_path):
     twice, array = tmp_path / "a.txt", tmp_path / "c.npz"
     twice.write_text("x\nx\n")
     np.savez(array, names=["x"])
@@ -184,7 +184,7 @@ def test_choice_of_too_few():
     x = np.arange(2)
     _, drawn = choices("choice(3, key='x', fewer_ok=True)", 5, x=x)
     assert all(sorted(features["x"]) == [0, 1] for features in drawn)
-    # Told when the function is traced if the number is known then, else when it runs.
+    # An error when the function is traced if the number is known then, else when it runs.
     for n, have in (("3", 2), ("(3, 6)", 2), ("'single'", 0)):
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
             choices(f"choice({n}, key='x')", 2, x=x[:have])
@@ -217,13 +217,13 @@ def test_choice_no_replacement_goes_through_all_entries():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("choice(0)", "n is positive"),
+        ("choice(0)", "n must be positive"),
         ("choice((2, 2))", "0 < low < high"),
         ("choice('all')", "n cannot be 'all'"),
-        ("choice(inkey=('a', 'b'), outkey='c')", "as many features"),
+        ("choice(inkey=('a', 'b'), outkey='c')", "the same number of features"),
         ("choice", "'choice' is random and needs the feature 'seed'"),
     ],
 )
-def test_choice_tells_mistakes(spec, message):
+def test_mistakes_of_choice_are_refused(spec, message):
     with pytest.raises(ValueError, match=message):
         apply(spec, image=np.arange(3))

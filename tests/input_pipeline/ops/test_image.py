@@ -2,19 +2,21 @@
 
 import io
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+import torch
 
 from input_pipeline import ops
 from input_pipeline.randaug import geometry
-from tests.helpers.photographs import PHOTOGRAPHS, encode, pil, run, seeds
+from parity.reference import resize
+from tests.helpers.photographs import PHOTOGRAPHS, bilinear, encode, pil, run, seeds
 
 # --- decoding ---
 
 
-@pytest.mark.parametrize("name", sorted(PHOTOGRAPHS))
 @pytest.mark.parametrize(
     "options",
     [
@@ -33,9 +35,10 @@ from tests.helpers.photographs import PHOTOGRAPHS, encode, pil, run, seeds
         {"subsampling": 2, "restart_marker_blocks": 3},
     ],
 )
-def test_precise_decoding_is_pils_bit_for_bit(name, options):
-    data = encode(PHOTOGRAPHS[name], **options)
-    np.testing.assert_array_equal(run("decode(precise=True)", data), pil(data))
+def test_precise_decoding_is_pils_bit_for_bit(options):
+    for name in ("odd", "flower"):
+        data = encode(PHOTOGRAPHS[name], **options)
+        np.testing.assert_array_equal(run("decode(precise=True)", data), pil(data))
 
 
 def test_default_decoding_of_jpeg_is_close():
@@ -93,19 +96,6 @@ def test_decoding_to_grey_and_with_alpha(precise):
 # --- resizing and cropping ---
 
 
-@pytest.mark.parametrize(("goal", "factor"), [(64, 4), (32, 8)])
-def test_resize_small_by_area_is_pils_box_on_exact_factors(goal, factor):
-    image = PHOTOGRAPHS["even"]  # 256 x 320
-    got = run(f"resize_small({goal})", image)
-    size = (320 // factor, 256 // factor)
-    # PIL rounds where TensorFlow truncates: the exact mean decides both.
-    boxes = image.reshape(size[1], factor, size[0], factor, 3).astype(np.int64)
-    np.testing.assert_array_equal(got, boxes.sum((1, 3)) // factor**2)
-    box = PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BOX)
-    difference = np.asarray(box).astype(int) - got
-    assert set(np.unique(difference)) <= {0, 1}
-
-
 @pytest.mark.parametrize(
     ("shape", "want"),
     [((301, 400), (256, 340)), ((375, 500), (256, 341)), ((500, 333), (384, 256))],
@@ -122,49 +112,17 @@ def test_resize_small_rounds_halves_to_even():
 
 
 def test_resize_long_scales_the_longer_side():
-    assert run("resize_long(100)", np.zeros((50, 200, 3), np.uint8)).shape == (
-        25,
-        100,
-        3,
-    )
+    long = run("resize_long(100)", np.zeros((50, 200, 3), np.uint8))
+    assert long.shape == (25, 100, 3)
 
 
-KERNELS = {  # name: (function of the distance in pixels, its radius)
-    "bilinear": (lambda x: np.maximum(1 - x, 0), 1),
-    "bicubic": (  # Keys' cubic with a = -1/2
-        lambda x: np.where(
-            x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-        ),
-        2,
-    ),
-    "lanczos3": (lambda x: np.sinc(x) * np.sinc(x / 3), 3),
-    "lanczos5": (lambda x: np.sinc(x) * np.sinc(x / 5), 5),
-}
-
-
-def resampling(method, n_in, n_out, antialias):
-    """The matrix [n_out, n_in] of one axis, by the definition, half-pixel centres."""
-    scale = n_in / n_out
-    if method == "area":  # how much of each pixel lies under the output's
-        low = np.arange(n_out)[:, None] * scale
-        j = np.arange(n_in)[None]
-        weights = np.minimum(low + scale, j + 1) - np.maximum(low, j)
-        return np.maximum(weights, 0) / scale
-    centres = (np.arange(n_out)[:, None] + 0.5) * scale
-    if method == "nearest":
-        return np.floor(centres) == np.arange(n_in)[None]
-    kernel, radius = KERNELS[method]
-    wide = max(scale, 1) if antialias else 1
-    distance = np.abs(np.arange(n_in)[None] + 0.5 - centres) / wide
-    weights = np.where(distance < radius, kernel(distance), 0)
-    return weights / weights.sum(1, keepdims=True)
-
-
-def resized(image, h, w, method, antialias):
-    rows = resampling(method, image.shape[0], h, antialias)
-    columns = resampling(method, image.shape[1], w, antialias)
-    tall = np.tensordot(rows, image.astype(float), axes=1)
-    return np.moveaxis(np.tensordot(columns, tall, axes=(1, 1)), 0, 1)
+def resized(image, size, method, antialias):
+    """The image by JAX; by area, which JAX lacks, by the torch reference."""
+    if method == "area":
+        channels = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        return resize.resize(channels, size, "area").numpy().transpose(1, 2, 0)
+    shape = (*size, image.shape[-1])
+    return jax.image.resize(image.astype(np.float32), shape, method, antialias)
 
 
 METHODS = ["bilinear", "area", "bicubic", "nearest", "lanczos3", "lanczos5"]
@@ -173,9 +131,9 @@ METHODS = ["bilinear", "area", "bicubic", "nearest", "lanczos3", "lanczos5"]
 @pytest.mark.parametrize("size", [(101, 150), (64, 64), (300, 500)])
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_resizing_by_every_method_is_its_definition(method, antialias, size):
+def test_resizing_by_every_method_is_that_of_another_library(method, antialias, size):
     image = PHOTOGRAPHS["odd"]
-    want = resized(image, *size, method, antialias)
+    want = resized(image, size, method, antialias)
     spec = f"resize({size}, '{method}', {antialias})"
     as_float = run(spec, image.astype(np.float32))
     assert as_float.dtype == np.float32
@@ -186,14 +144,6 @@ def test_resizing_by_every_method_is_its_definition(method, antialias, size):
     got = run(spec, image)
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, np.floor(np.clip(as_float, 0, 255)))
-
-
-def test_antialiasing_matters_where_it_should():
-    image = PHOTOGRAPHS["odd"]
-    for method in METHODS:
-        off, on = (run(f"resize(64, '{method}', {a})", image) for a in (False, True))
-        difference = np.abs(off.astype(int) - on).max()
-        assert (difference > 20) == (method not in ("area", "nearest"))
 
 
 @pytest.mark.parametrize(
@@ -211,13 +161,6 @@ def test_antialiased_resizing_is_pils_in_float(method, resample, size):
     for c in range(3):
         channel = PIL.Image.fromarray(image[..., c]).resize(size[::-1], resample)
         np.testing.assert_allclose(got[..., c], np.asarray(channel), atol=1e-2)
-
-
-def test_area_is_pils_reduce_on_whole_factors():
-    image = PHOTOGRAPHS["even"]  # 256 x 320
-    got = run("resize((64, 160), 'area')", image)
-    reduced = np.asarray(PIL.Image.fromarray(image).reduce((2, 4))).astype(int)
-    assert set(np.unique(reduced - got)) <= {0, 1}  # PIL rounds
 
 
 @pytest.mark.parametrize("op", ["resize_small", "resize_long"])
@@ -269,22 +212,13 @@ def test_random_affine_without_range_changes_nothing():
 def affine_of(image, degrees, scale, dx, dy):
     """Each output pixel's source by the definition, bilinear, zeros outside."""
     h, w = image.shape[:2]
-    cy, cx = (h - 1) / 2, (w - 1) / 2
-    a = np.deg2rad(degrees)
-    out = np.zeros(image.shape)
-    padded = np.pad(image.astype(float), ((1, 1), (1, 1), (0, 0)))
-    for y in range(h):
-        for x in range(w):
-            u, v = x - cx - dx, y - cy - dy
-            # Counter-clockwise on a screen, where y points down.
-            sx = (np.cos(a) * u - np.sin(a) * v) / scale + cx
-            sy = (np.sin(a) * u + np.cos(a) * v) / scale + cy
-            if -1 < sx < w and -1 < sy < h:
-                x0, y0 = int(np.floor(sx)), int(np.floor(sy))
-                fx, fy = sx - x0, sy - y0
-                square = padded[y0 + 1 : y0 + 3, x0 + 1 : x0 + 3]
-                out[y, x] = np.einsum("ijc,i,j->c", square, [1 - fy, fy], [1 - fx, fx])
-    return out
+    y, x = np.mgrid[:h, :w]
+    u, v = x - (w - 1) / 2 - dx, y - (h - 1) / 2 - dy
+    # Counter-clockwise on a screen, where y points down.
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    rows = (sin * u + cos * v) / scale + (h - 1) / 2
+    columns = (cos * u - sin * v) / scale + (w - 1) / 2
+    return bilinear(image, rows, columns)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +282,7 @@ def test_value_ranges_in_numbers():
     got = run("vgg_value_range", image)
     want = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(got, want, rtol=1e-5)
-    got = run("clip_value_range", image)  # the model CLIP's, not a clipping
+    got = run("clip_value_range", image)  # of the model CLIP
     want = (image / 255 - [0.48145466, 0.4578275, 0.40821073]) / [
         0.26862954, 0.26130258, 0.27577711,
     ]  # fmt: skip
@@ -374,7 +308,9 @@ def test_normalize_wants_a_mean_for_each_channel():
     with pytest.raises(ValueError, match=r"3 mean.*shape \(5, 7, 1\)"):
         run("normalize((0, 0, 0), (1, 1, 1))", np.zeros((5, 7, 1), np.uint8))
     for arguments in ("(0, 0), (1, 1, 1)", "(0, 0), (1, 0)"):
-        with pytest.raises(ValueError, match="as long as each other, and std holds no"):
+        with pytest.raises(
+            ValueError, match="the same length, and std must not contain 0"
+        ):
             ops.get_preprocess_fn(f"normalize({arguments})")
 
 

@@ -27,15 +27,15 @@ def test_equal_seeds_give_equal_images_eagerly_and_in_any_map(spec):
     def example(seed):
         return fn({"image": tf.constant(data), "label": tf.constant(3), "seed": seed})
 
-    n = 24
+    n = 12
     eager = [example(tf.constant(seed))["image"].numpy() for seed in seeds(n)]
     assert len({image.tobytes() for image in eager}) == n
     dataset = tf.data.Dataset.from_tensor_slices(seeds(n))
-    for parallel in (None, 1, 8):
+    for parallel in (None, 8):
         mapped = dataset.map(example, num_parallel_calls=parallel)
         for got, want in zip(mapped.as_numpy_iterator(), eager, strict=True):
             np.testing.assert_array_equal(got["image"], want)
-        # The shape is known to whoever batches; the flagship's bytes stay small.
+        # Batching knows the shape; the flagship's bytes stay small.
         assert mapped.element_spec["image"].shape == (112, 112, 3)
         if spec == FLAGSHIP:
             assert mapped.element_spec["image"].dtype == tf.uint8
@@ -75,7 +75,7 @@ def test_random_ops_work_after_the_seed_was_dropped():
 
 
 @pytest.mark.parametrize("coin", [0, 1])
-def test_what_was_drawn_is_used_after_a_keep_dropped_it(coin):
+def test_a_draw_is_used_after_a_keep_dropped_it(coin):
     """Without a seed nothing could be drawn again."""
     image = PHOTOGRAPHS["odd"]
     fn = ops.get_preprocess_fn("keep('image')|flip_lr")
@@ -96,20 +96,21 @@ def test_an_empty_spec_changes_nothing():
         ("decode|resize", "'resize': missing .*'size'; it is called as resize\\(size"),
         ("resize(224, sise=3)", "sise.*it is called as resize\\(size, method='bilin"),
         ("resize('224')", "size cannot be '224'"),
-        ("resize(0)", "sizes are positive"),
-        ("resize_small(-1)", "sizes are positive"),
+        ("resize(0)", "sizes must be positive"),
+        ("resize_small(-1)", "sizes must be positive"),
         ("resize_small(256, method='aera')", "method cannot be 'aera'"),
-        ("decode(2)", "channels is 1, 3 or 4"),
+        ("decode(2)", "channels must be 1, 3 or 4"),
         ("value_range(0, 1, 5, 5)", "differ"),
-        ("vgg_value_range((0, 0, 0), (0, 1, 1))", "std holds no 0"),
+        ("vgg_value_range((0, 0, 0), (0, 1, 1))", "std must not contain 0"),
         ("random_affine(scale=(2, 1))", "low <= high"),
-        ("onehot(0)", "depth is positive"),
+        ("onehot(0)", "depth must be positive"),
         ("randaug(2, 10, 'broken')", "contrast cannot be 'broken'"),
+        ("randaug(2, 10, fill=300)", "fill must be 0 to 255"),
         ("keep(1)", "keys cannot be"),
         ("flip_lr(5)", "it is called as flip_lr\\(\\), besides inkey='image'"),
     ],
 )
-def test_mistakes_are_told_when_the_function_is_built(spec, message):
+def test_mistakes_are_refused_when_the_function_is_built(spec, message):
     with pytest.raises(ValueError, match=message):
         ops.get_preprocess_fn(spec)
 
@@ -126,7 +127,7 @@ def test_a_random_op_without_seed_and_a_missing_feature_are_named():
 @pytest.mark.parametrize(
     "op", ["value_range(-1, 1)", "flip_lr", "randaug(2, 10)", "inception_crop(8)"]
 )
-def test_an_image_that_is_still_a_file_is_told_to_be_decoded(op):
+def test_an_image_that_is_still_a_file_must_be_decoded(op):
     fn = ops.get_preprocess_fn(op)
     message = (
         f"op {op!r} takes pixels, but the images of the data are files: put decode"

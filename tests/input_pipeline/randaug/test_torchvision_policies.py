@@ -15,6 +15,7 @@ from input_pipeline import plans
 from input_pipeline.randaug import torchvision_ops as ops
 from input_pipeline.randaug import torchvision_policies as policies
 from input_pipeline.randaug import torchvision_steps as steps
+from vitjax.weights.libraries import import_torchvision
 
 POLICIES = {
     "randaug_tv": policies.randaug_tv,
@@ -81,8 +82,8 @@ REFERENCES = {
     "Invert": PIL.ImageOps.invert,
 }
 OPS = {**steps.PLAIN, **steps.SIGNED, **steps.UNSIGNED}
-FACTORS = (0.01, 0.1, 0.37, 0.7, 0.97, 1.0, 1.03, 1.3, 1.66, 1.9, 1.99)
-SHEARS = (0.0, 0.033, 0.1, 0.2, 0.3, 0.66, 0.99)
+FACTORS = (0.01, 0.37, 0.97, 1.0, 1.3, 1.66, 1.99)
+SHEARS = (0.0, 0.033, 0.3, 0.66, 0.99)
 VALUES = {
     "ShearX": SHEARS + tuple(-v for v in SHEARS),
     "ShearY": SHEARS + tuple(-v for v in SHEARS),
@@ -105,28 +106,26 @@ def expected(name, image, *args, **kw):
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_each_op_equals_pil_to_the_bit(name):
+    """Eagerly, and in graphs, where TensorFlow rewrites arithmetic if it knows sizes."""
+    values = list(VALUES.get(name, ()))
     for image in IMAGES:
-        for args in [(value,) for value in VALUES.get(name, ())] or [()]:
+        for args in [(value,) for value in values] or [()]:
             got = OPS[name](image, *args)
             assert got.dtype == tf.uint8
-            want = expected(name, image, *args)
             message = f"{name}{args} on {image.shape}"
+            want = expected(name, image, *args)
             np.testing.assert_array_equal(got, want, err_msg=message)
-
-
-@pytest.mark.parametrize("name", REFERENCES)
-def test_in_graph_with_values_that_are_tensors_the_bits_are_the_same(name):
-    """There TensorFlow rewrites arithmetic, more so if it knows the size."""
-    image, values = IMAGES[0], list(VALUES.get(name, ()))[1::3]
-    kind = tf.int32 if isinstance(values and values[0], int) else tf.float64
+    kind = tf.int32 if all(isinstance(v, int) for v in values) else tf.float64
+    image = IMAGES[0]
     specs = [tf.TensorSpec([], kind)] if values else []
     for shape in (image.shape, (None, None, 3)):
         graph = tf.function(OPS[name], autograph=False).get_concrete_function(
             tf.TensorSpec(shape, tf.uint8), *specs
         )
-        for args in [(value,) for value in values] or [()]:
-            tensors = [tf.constant(value, kind) for value in args]
-            got = graph(tf.constant(image), *tensors)
+        for args in [(value,) for value in values[1::3]] or [()]:
+            got = graph(
+                tf.constant(image), *(tf.constant(value, kind) for value in args)
+            )
             np.testing.assert_array_equal(got, expected(name, image, *args))
 
 
@@ -170,21 +169,6 @@ def test_sharpness_leaves_images_without_an_inside(shape):
     np.testing.assert_array_equal(ops.sharpness(image, 1.9), image)
 
 
-def test_color_leaves_one_channel_and_equal_channels():
-    grey = IMAGES[4]
-    np.testing.assert_array_equal(ops.color(grey, 1.9), grey)
-    equal = np.repeat(grey, 3, -1)
-    np.testing.assert_array_equal(ops.color(equal, 0.1), equal)
-
-
-@pytest.mark.parametrize("name", REFERENCES)
-def test_one_channel_goes_the_way_of_three_equal_ones(name):
-    grey = IMAGES[4]
-    for args in [(value,) for value in VALUES.get(name, ())] or [()]:
-        three = OPS[name](np.repeat(grey, 3, -1), *args).numpy()
-        np.testing.assert_array_equal(OPS[name](grey, *args), three[..., :1])
-
-
 # Tables.
 
 
@@ -226,7 +210,7 @@ def test_wide_strengths_in_numbers():
     # i / 5 rounds up at 3, 8, 13, 18, 23 and 28.
     want = [8] * 3 + [7] * 5 + [6] * 5 + [5] * 5 + [4] * 5 + [3] * 5 + [2] * 3
     assert tables["Posterize"].tolist() == want
-    # 255 - 8.5 i, of which a half counts as the next whole number.
+    # 255 - 8.5 i, rounded half up.
     assert tables["Solarize"][:4].tolist() == [255, 247, 238, 230]
     assert tables["Solarize"][30] == 0
     # 16 i / 15, except that float32 falls short of 16.
@@ -238,14 +222,8 @@ def test_wide_strengths_in_numbers():
 def test_autoaugment_strengths_in_numbers():
     tables = steps.randaugment_space(10).tables
     assert tables["Posterize"].tolist() == [8, 8, 7, 7, 6, 6, 5, 5, 4, 4]
-    assert tables["Solarize"][[0, 2, 3, 5, 8, 9]].tolist() == [
-        255,
-        199,
-        170,
-        114,
-        29,
-        0,
-    ]
+    solarize = tables["Solarize"][[0, 2, 3, 5, 8, 9]]
+    assert solarize.tolist() == [255, 199, 170, 114, 29, 0]
     # Tenths, but float32's.
     np.testing.assert_allclose(tables["Color"], np.arange(10) / 10, rtol=1e-7)
     np.testing.assert_allclose(tables["Rotate"], np.arange(10) * 10 / 3, rtol=1e-7)
@@ -334,40 +312,24 @@ def test_autoaugment_draws_sub_policies_with_their_own_probabilities():
     assert_law(counts, want.ravel())
     first, second = (step.negative for step in drawn)
     assert_law(table((first, 2), (second, 2)), np.full(4, 1 / 4))
-    # Signs know nothing of what they are signs of.
+    # Signs are independent of the ops.
     assert_law(
         table((drawn[0].op, 14), (first, 2)),
         np.repeat(want.sum((1, 2, 3)), 2) / 2,
     )
 
 
-# The published table, by op: sub-policy, first or second, probability, bin.
-CIFAR10_BY_OP = {
-    "AutoContrast": "4a 0.5, 11b 0.4, 15b 0.6, 18a 0.8, 20b 0.9, 22a 0.9, 24b 0.9",
-    "Brightness": "6b 0.6 7, 7b 0.7 9, 13a 0.9 6, 19a 0.1 3",
-    "Color": "6a 0.4 3, 10a 0.7 7, 13b 0.2 8, 17a 0.9 9, 19b 0.7 0",
-    "Contrast": "0b 0.2 6, 9a 0.6 7",
-    "Equalize": "4b 0.9, 8a 0.6, 8b 0.5, 11a 0.3, 15a 0.2, 16a 0.2, 16b 0.6, "
-    "17b 0.6, 23a 0.8",
-    "Invert": "0a 0.1, 14b 0.0, 23b 0.1",
-    "Posterize": "5b 0.3 7",
-    "Rotate": "1a 0.7 2",
-    "Sharpness": "2a 0.8 1, 2b 0.9 3, 7a 0.3 9, 9b 0.6 5, 12b 0.2 6",
-    "ShearY": "3a 0.5 8, 5a 0.2 7",
-    "Solarize": "14a 0.5 2, 18b 0.2 8, 20a 0.4 5, 22b 0.8 3",
-    "TranslateX": "1b 0.3 9, 10b 0.5 8",
-    "TranslateY": "3b 0.7 9, 12a 0.4 3, 21a 0.9 9, 21b 0.7 9, 24a 0.7 9",
-}
-
-
-def test_the_cifar_table_is_the_published_one():
-    found = {}
-    for i, pair in enumerate(policies.CIFAR10):
-        for place, (name, tenths, bin) in zip("ab", pair, strict=True):
-            entry = f"{i}{place} {tenths / 10}"
-            entry += "" if name in steps.PLAIN else f" {bin}"
-            found.setdefault(name, []).append(entry)
-    assert {k: ", ".join(v) for k, v in found.items()} == CIFAR10_BY_OP
+def test_the_cifar_table_is_torchvisions():
+    transforms = import_torchvision().transforms
+    theirs = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10).policies
+    ours = [
+        tuple(
+            (name, tenths / 10, None if name in steps.PLAIN else bin)
+            for name, tenths, bin in pair
+        )
+        for pair in policies.CIFAR10
+    ]
+    assert ours == theirs
 
 
 # Policies.
@@ -382,22 +344,18 @@ def shown(policy, image, plan):
 @pytest.mark.parametrize("name", POLICIES)
 def test_apply_is_its_steps_one_by_one_in_pil(name):
     policy, image = POLICIES[name](), IMAGES[3]
-    space = {
-        "randaug_tv": steps.randaugment_space(31),
-        "trivial_augment_wide": steps.wide_space(31),
-        "autoaugment_cifar10": steps.randaugment_space(10, policies.CIFAR10_OPS),
-    }[name]
-    read = {
-        "randaug_tv": lambda plan: policies.randaug_tv_steps(plan, 9),
-        "trivial_augment_wide": lambda plan: policies.trivial_augment_wide_steps(
-            plan, 31
+    cifar = steps.randaugment_space(10, policies.CIFAR10_OPS)
+    space, read, *numbers = {
+        "randaug_tv": (steps.randaugment_space(31), policies.randaug_tv_steps, 9),
+        "trivial_augment_wide": (
+            steps.wide_space(31), policies.trivial_augment_wide_steps, 31,
         ),
-        "autoaugment_cifar10": policies.autoaugment_steps,
-    }[name]
+        "autoaugment_cifar10": (cifar, policies.autoaugment_steps),
+    }[name]  # fmt: skip
     graph = tf.function(policy.apply, autograph=False)
-    for plan in np.stack(words(60, policy.words), axis=1):
+    for i, plan in enumerate(np.stack(words(60, policy.words), axis=1)):
         want = image
-        for step in read(plan):
+        for step in read(plan, *numbers):
             op = space.names[int(step.op)]
             strength, sign = int(step.bin), -1 if step.negative else 1
             if op in steps.PLAIN:
@@ -411,7 +369,8 @@ def test_apply_is_its_steps_one_by_one_in_pil(name):
                 args = (1 + value if op in steps.ENHANCEMENTS else value,)
             want = expected(op, want, *args)
         np.testing.assert_array_equal(graph(image, plan), want)
-        np.testing.assert_array_equal(policy.apply(image, plan), want)
+        if i < 10:
+            np.testing.assert_array_equal(policy.apply(image, plan), want)
 
 
 def test_explanations():
@@ -488,9 +447,9 @@ def test_words_of_a_plan():
         (lambda: policies.randaug_tv(2, 31), "got 2, 31, 31"),
         (lambda: policies.randaug_tv(2, -1), "magnitude"),
         (lambda: policies.randaug_tv(2, 0, 1), "num_magnitude_bins"),
-        (lambda: policies.trivial_augment_wide(1), "num_magnitude_bins is >= 2"),
-        (lambda: policies.trivial_augment_wide(fill=256), "fill is 0 to 255"),
-        (lambda: policies.autoaugment_cifar10(fill=-1), "fill is 0 to 255"),
+        (lambda: policies.trivial_augment_wide(1), "num_magnitude_bins must be >= 2"),
+        (lambda: policies.trivial_augment_wide(fill=256), "fill must be 0 to 255"),
+        (lambda: policies.autoaugment_cifar10(fill=-1), "fill must be 0 to 255"),
     ],
 )
 def test_arguments_out_of_range(make, message):
@@ -499,17 +458,14 @@ def test_arguments_out_of_range(make, message):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((8, 8, 3), np.float32),
-        np.zeros((2, 8, 8, 3), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
-        np.zeros((8, 8), np.uint8),
-    ],
-)
-def test_images_of_another_kind_are_refused(name, image):
+def test_images_of_another_kind_are_refused(name):
     policy = POLICIES[name]()
     plan = np.zeros(policy.words, np.uint32)
-    with pytest.raises(ValueError, match=f"{name} takes one uint8 image.*got"):
-        policy.apply(image, plan)
+    for shape, dtype in (
+        ((8, 8, 3), np.float32),
+        ((2, 8, 8, 3), np.uint8),
+        ((8, 8, 4), np.uint8),
+        ((8, 8), np.uint8),
+    ):
+        with pytest.raises(ValueError, match=f"{name} takes one uint8 image.*got"):
+            policy.apply(np.zeros(shape, dtype), plan)

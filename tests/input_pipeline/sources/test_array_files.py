@@ -53,39 +53,34 @@ def idx_bytes(array):
 @pytest.fixture
 def idx_dir(tmp_path):
     """120 and 30 images of 5x4, three classes; compressed as MNIST comes."""
-    for stem, count in (("train", 120), ("t10k", 30)):
-        images = RNG.integers(0, 256, (count, 5, 4), np.uint8)
-        labels = np.arange(count, dtype=np.uint8) % 3
+    for stem, (images, labels) in IDX.items():
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             path = tmp_path / f"{stem}-{kind}-ubyte.gz"
             path.write_bytes(gzip.compress(idx_bytes(array)))
     return tmp_path
 
 
-def idx_arrays(folder, stem):
-    images = gzip.decompress((folder / f"{stem}-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((folder / f"{stem}-labels-idx1-ubyte.gz").read_bytes())
-    shape = (-1, 5, 4, 1)
-    return np.frombuffer(images[16:], np.uint8).reshape(shape), np.frombuffer(
-        labels[8:], np.uint8
-    )
+IDX = {
+    stem: (RNG.integers(0, 256, (n, 5, 4), np.uint8), np.arange(n, dtype=np.uint8) % 3)
+    for stem, n in (("train", 120), ("t10k", 30))
+}
 
 
-@pytest.mark.parametrize(("split", "stem"), [("train", "train"), ("test", "t10k")])
-@pytest.mark.parametrize("unpacked", ["", "train-images-idx3-ubyte", "as a dot"])
+@pytest.mark.parametrize(
+    ("split", "stem", "unpacked"),
+    [("train", "train", None), ("test", "t10k", "-"), ("train", "train", ".")],
+)
 def test_idx(idx_dir, split, stem, unpacked):
-    images, labels = idx_arrays(idx_dir, stem)
-    if unpacked:
-        for path in list(idx_dir.iterdir()):
-            name = path.name.removesuffix(".gz")
-            if unpacked == "as a dot":
-                name = name.replace("-idx", ".idx")
-            (idx_dir / name).write_bytes(gzip.decompress(path.read_bytes()))
-            path.unlink()
+    """Compressed, or unpacked with either character in "-idx3" and ".idx3"."""
+    for path in list(idx_dir.iterdir()) if unpacked else ():
+        name = path.name.removesuffix(".gz").replace("-idx", f"{unpacked}idx")
+        (idx_dir / name).write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
     source = sources.open_source(
         kind="idx", data_dir=str(idx_dir), split=split, class_names=("x", "y", "z")
     )
-    assert_holds(source, images, labels)
+    images, labels = IDX[stem]
+    assert_holds(source, images[..., None], labels)
     assert source.class_names == ("x", "y", "z")
     assert source.num_classes == 3
     assert source.describe(4) == f"example 4 of {idx_dir} {split}"
@@ -236,7 +231,7 @@ def test_a_pickle_that_would_run_something_is_refused(cifar10_dir, tmp_path):
         pickle.load(file)
     assert evidence.exists()
     evidence.rmdir()
-    text = assert_fails("nothing in it is ever run", **data)
+    text = assert_fails("no code in it is run", **data)
     assert str(batch) in text
     assert f"it names {os.mkdir.__module__}.mkdir" in text
     assert not evidence.exists()
@@ -261,9 +256,9 @@ def test_cifar_errors(cifar10_dir):
     assert_fails("rows of 3,072 bytes", **data)
     del content[b"labels"]
     write_pickle(batch, content)
-    assert_fails(f"{batch} is no file of CIFAR: it lacks 'labels'", **data)
+    assert_fails(f"{batch} is not a CIFAR file: it lacks 'labels'", **data)
     batch.write_bytes(batch.read_bytes()[:5000])
-    assert_fails(f"{batch} is no file of CIFAR, or damaged", **data)
+    assert_fails(f"{batch} is not a CIFAR file, or damaged", **data)
     (cifar10_dir / "batches.meta").unlink()
     assert_fails("neither batches.meta (CIFAR-10) nor meta (CIFAR-100)", **data)
 
@@ -284,12 +279,7 @@ def test_npz(tmp_path):
     assert_holds(source, images, labels)
     assert source.class_names is None
     assert source.num_classes == 4
-    both = [
-        [x.tobytes() for x, _ in read_all(sources.open_source(**data, split=split))]
-        for split in ("all[:75%]", "all[75%:]")
-    ]
-    assert [len(part) for part in both] == [30, 10]
-    assert not set(both[0]) & set(both[1])
+    assert len(sources.open_source(**data, split="all[:75%]")) == 30
     assert_fails("has no split 'train' (known: all", **data, split="train")
 
 
@@ -354,24 +344,13 @@ def fashion_mnist():
 
 
 def test_the_real_fashion_mnist():
-    """70,000 pictures, as many of each class; a part has about as many of each."""
-    data = {"kind": "idx", "data_dir": str(fashion_mnist())}
-    sizes = {"train": 60_000, "test": 10_000, "train[:90%]": 54_000}
-    for split, size in sizes.items():
-        source = sources.open_source(**data, split=split)
-        assert len(source) == size
-        assert source.num_classes == 10
-        labels = source._labels.numpy()
-        counts = np.bincount(labels)
-        if "[" not in split:
-            np.testing.assert_array_equal(counts, np.full(10, size // 10))
-        else:  # five deviations of a draw without replacement
-            assert np.abs(counts - size / 10).max() < 5 * np.sqrt(600 * 0.9)
+    """70,000 pictures, as many of each class."""
+    for split, size in {"train": 60_000, "test": 10_000}.items():
+        data = {"kind": "idx", "data_dir": str(fashion_mnist()), "split": split}
+        source = sources.open_source(**data)
+        counts = np.bincount(source._labels.numpy())
+        np.testing.assert_array_equal(counts, np.full(10, size // 10))
         first = source.read(tf.constant(0, tf.int64))["image"].numpy()
         assert first.shape == (28, 28, 1)
         assert first.dtype == np.uint8
         assert 0 < first.mean() < 255
-    # The first test picture is an ankle boot: class 9 of the data set's own list.
-    with gzip.open(next(fashion_mnist().glob("t10k-labels*"))) as file:
-        raw = file.read()
-    assert raw[8] == 9

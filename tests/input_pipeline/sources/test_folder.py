@@ -1,9 +1,9 @@
 """Folders of images: real files, ILSVRC's own layout, and arrangements that fail."""
 
+import functools
 import io
 import os
 import re
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -95,35 +95,6 @@ def test_examples_are_the_files(pets):
     assert [int(features["_id"]) for features in sequential] == list(range(3, 20))
 
 
-def test_batches_of_a_folder(pets):
-    data = {"kind": "folder", "data_dir": str(pets), "split": "val"}
-    pp = 'decode|resize(8)|keep("image", "label")'
-    stream, steps = pipeline.make_eval(data=data, batch_size=4, pp_fn=pp)
-    batches = list(stream)
-    assert steps == len(batches) == 2
-    labels = np.concatenate([batch["label"] for batch in batches])
-    assert sorted(labels[:6]) == [0, 0, 1, 1, 2, 2]
-
-
-def test_parts_are_taken_at_random_and_not_by_class(tmp_path):
-    for name in range(10):
-        for i in range(100):
-            touch(tmp_path / "train" / f"class {name}" / f"{i}.jpg", b"")
-    whole = files_of(open_folder(tmp_path, "train"))
-    first = files_of(open_folder(tmp_path, "train[:90%]"))
-    rest = files_of(open_folder(tmp_path, "train[90%:]"))
-    assert first + rest == whole
-    assert len(set(whole)) == 1000
-    counts = np.bincount([label for _, label in rest], minlength=10)
-    # 100 of 1,000 without putting back: mean 10, variance 10 * 0.9 * 900 / 999.
-    assert np.abs(counts - 10).max() <= 4 * np.sqrt(10 * 0.9 * 900 / 999)
-    assert len(set(counts)) > 1  # not stratified either
-    # The same files elsewhere are split alike.
-    moved = tmp_path / "train" / ".." / "." / "train" / ".."
-    names = [path.name for path, _ in files_of(open_folder(moved, "train[90%:]"))]
-    assert names == [path.name for path, _ in rest]
-
-
 # ------------------------------------------------- folders as people have them
 
 
@@ -157,7 +128,7 @@ def test_all_images_below_a_class_are_read(odd):
 
 
 def test_the_order_of_files_is_fixed(odd, tmp_path_factory):
-    """By folder and name, then the one random order: also where a disk lists otherwise."""
+    """By folder and name, then the one random order, however a disk lists them."""
     listed = [
         *(odd / "train" / "ant" / n for n in ("a.BMP", "b.tif", "c.gif", "d.jfif")),
         *(odd / "train" / "ant" / n for n in ("e.jpe", "f.tiff", "g.AVIF")),
@@ -178,7 +149,7 @@ def test_the_order_of_files_is_fixed(odd, tmp_path_factory):
     assert [p.relative_to(other) for p in again] == [p.relative_to(odd) for p in found]
 
 
-def test_what_systems_leave_behind_is_no_class_and_no_image(odd):
+def test_files_of_operating_systems_are_no_classes_and_no_images(odd):
     expected = files_of(open_folder(odd, "train"))
     for folder in ("__MACOSX", ".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN"):
         touch(odd / "train" / folder / "ant" / "1.jpg")
@@ -202,7 +173,7 @@ def test_files_that_are_no_images_are_counted_in_one_notice(odd, caplog):
     source = open_folder(odd, "train")
     assert len(source) == 15
     sentence = (
-        f"{train}: 9 file(s) that are no images by their suffix are passed over: "
+        f"{train}: 9 file(s) without an image suffix are skipped: "
         "8 .heic (4 in ant, 4 in bee), 1 without a suffix (1 in cat)"
     )
     assert source.notices == (sentence,)
@@ -218,7 +189,7 @@ def test_files_that_are_no_images_are_counted_in_one_notice(odd, caplog):
     assert [record.getMessage() for record in caplog.records] == [sentence]
 
 
-def test_only_splits_that_are_asked_for_are_looked_into(odd, monkeypatch):
+def test_only_requested_splits_are_read(odd, monkeypatch):
     touch(odd / "test" / "unknown" / "1.jpg")
     touch(odd / "val" / "cat" / "1.jpg")
     looked_into = []
@@ -254,7 +225,7 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(odd):
 
 
 def test_files_that_nothing_decodes_are_one_sentence(pets):
-    """As with the data of a person and a config whose data set holds pixels."""
+    """This happens with own images and a config whose data set holds pixels."""
     data = {"kind": "folder", "data_dir": str(pets), "split": "train"}
     messages = {
         "flip_lr|keep('image', 'label')": "'flip_lr' takes pixels, but the images of the",
@@ -276,31 +247,23 @@ def test_files_that_nothing_decodes_are_one_sentence(pets):
 
 @pytest.fixture(scope="module")
 def ilsvrc_dir(imagenet_dir, tmp_path_factory):
-    """The tars behind imagenet_dir, unpacked as ILSVRC's instructions say."""
-    from tests.helpers import ilsvrc
-
+    """The files of imagenet_dir as ILSVRC's tars unpack; val has no folders of classes."""
     root = tmp_path_factory.mktemp("ilsvrc_folders")
-    ilsvrc.write_tars(root, train_per_class=30, num_classes=10, val=50)
-    train_tar, val_tar = (root / f"ILSVRC2012_img_{s}.tar" for s in ("train", "val"))
-    with tarfile.open(val_tar) as tar:
-        tar.extractall(root / "val", filter="data")
-    with tarfile.open(train_tar) as tar:
-        for member in tar.getmembers():
-            with tarfile.open(fileobj=tar.extractfile(member)) as inner:
-                folder = root / "train" / member.name.removesuffix(".tar")
-                inner.extractall(folder, filter="data")
+    for name, synset in labels_of_tfds(imagenet_dir, "train").items():
+        touch(root / "train" / synset / name.decode())
+    for name in labels_of_tfds(imagenet_dir, "validation"):
+        touch(root / "val" / name.decode())
     return root
 
 
+@functools.cache
 def labels_of_tfds(imagenet_dir, split):
     """File name -> synset, as tfds has prepared it."""
     source = sources.open_source(
         name="imagenet2012", split=split, data_dir=str(imagenet_dir)
     )
-    rows = (read(source, i) for i in range(len(source)))
-    return {
-        row["file_name"].numpy(): source.class_names[int(row["label"])] for row in rows
-    }
+    rows = source.sequential(0, len(source)).as_numpy_iterator()
+    return {row["file_name"]: source.class_names[row["label"]] for row in rows}
 
 
 def names_and_synsets(source):
@@ -325,7 +288,7 @@ def test_ilsvrc_validation_images_need_no_folders(ilsvrc_dir, imagenet_dir, tmp_
 
 
 def test_ilsvrc_validation_images_of_some_classes(ilsvrc_dir, imagenet_dir, tmp_path):
-    """Beside a train of ten classes, labels are places among these ten."""
+    """With a train folder of ten classes, labels are positions among these ten."""
     with pytest.raises(
         ValueError, match=r"is of the class n0.*has no folder"
     ) as caught:
@@ -333,7 +296,7 @@ def test_ilsvrc_validation_images_of_some_classes(ilsvrc_dir, imagenet_dir, tmp_
     assert "\n" not in str(caught.value)
     known = set(open_folder(ilsvrc_dir, "train").class_names)
     labels = labels_of_tfds(imagenet_dir, "validation")
-    # tfds' list for the first 50 has few of the ten classes; name some files anew.
+    # The first 50 have few of the ten classes: name files of these classes.
     full = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
     synsets = full.read_text().split()
     numbers = [i + 1 for i, synset in enumerate(synsets) if synset in known][:40]
@@ -395,7 +358,7 @@ def test_tiny_imagenet_whose_validation_somebody_sorted_into_classes(tiny):
     assert sorted(found) == [("ant", 0), ("bee", 1), ("cat", 2)]
 
 
-def test_what_tiny_imagenet_lacks_is_one_sentence(tiny):
+def test_missing_parts_of_tiny_imagenet_are_one_sentence(tiny):
     assert_fails(
         tiny, "test", f"{tiny / 'test'} has neither val_annotations.txt nor ant/"
     )
@@ -434,7 +397,7 @@ def test_a_folder_too_many_above_the_classes(pets):
     (pets / "nested").mkdir()
     (pets / "val").rename(pets / "nested" / "val")
     message = (
-        f"all images of {pets / 'nested'} lie below its one folder 'val', in folders that "
+        f"all images of {pets / 'nested'} are below its only folder 'val', in folders that "
         "look like the classes, 'ant', 'bee', 'cat'"
     )
     assert_fails(pets, "nested", message)
@@ -446,7 +409,7 @@ def test_classes_without_images(pets):
         touch(pets / "train" / "eel" / "deep" / f"{i}.HEIC")
     message = (
         f"{pets / 'train'} has 2 class(es) without images that can be read: 'dog', 'eel' "
-        "(but 3 .heic (3 in eel)); convert or add images there, or take the folder away"
+        "(but 3 .heic (3 in eel)); convert or add images there, or remove the folder"
     )
     assert_fails(pets, "train", message)
     assert open_folder(pets, "val").class_names == CLASSES
@@ -454,7 +417,7 @@ def test_classes_without_images(pets):
 
 def test_images_without_a_class(pets):
     touch(pets / "flat" / "1.jpg")
-    message = f"{pets / 'flat' / '1.jpg'} lies in no folder of a class, and is no"
+    message = f"{pets / 'flat' / '1.jpg'} is in no class folder, and its name is not"
     assert_fails(pets, "flat", message)
     touch(pets / "train" / "1.jpg")
     assert_fails(pets, "train", f"{pets / 'train'} has both images, such as 1.jpg, and")

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -54,17 +55,21 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
+def written(folder, rows):
+    """The section of a data set that is saved there."""
+    rows.save_to_disk(str(folder / "rows"))
+    return {"data_dir": str(folder / "rows"), "split": "train"}
+
+
 @pytest.fixture
 def saved(tmp_path, images):
     both = {"train": table(images), "test": table(images[:10])}
-    datasets.DatasetDict(both).save_to_disk(str(tmp_path / "saved"))
-    return tmp_path / "saved"
+    return Path(written(tmp_path, datasets.DatasetDict(both))["data_dir"])
 
 
-def open_folder(folder, split, **kwargs):
-    return sources.open_source(
-        kind="huggingface", data_dir=str(folder), split=split, **kwargs
-    )
+def open_folder(data_dir, split, **kwargs):
+    data = {"kind": "huggingface", "data_dir": str(data_dir), "split": split}
+    return sources.open_source(**data, **kwargs)
 
 
 @pytest.mark.parametrize("as_seen", [True, False])
@@ -74,13 +79,9 @@ def test_a_turned_photo_is_read_as_the_flag_says(as_seen, tmp_path):
     buffer = io.BytesIO()
     photo = Image.fromarray(RNG.integers(0, 256, (8, 9, 3), np.uint8))
     photo.save(buffer, "JPEG", exif=exif)
-    table([buffer.getvalue()]).save_to_disk(str(tmp_path / "turned"))
-    split = {"split": "train", "as_seen": as_seen}
-    [features] = (
-        open_folder(tmp_path / "turned", **split)
-        .sequential(0, 1)
-        .map(open_folder(tmp_path / "turned", **split).finish)
-    )
+    data = written(tmp_path, table([buffer.getvalue()]))
+    source = open_folder(**data, as_seen=as_seen)
+    [features] = source.sequential(0, 1).map(source.finish)
     shape = tf.io.decode_image(features["image"]).shape[:2]
     assert shape == ((9, 8) if as_seen else (8, 9))
 
@@ -106,13 +107,8 @@ def test_a_saved_data_set(saved, images):
     assert source.nbytes() >= sum(map(len, images))
 
 
-def test_a_saved_single_split(tmp_path, images):
-    table(images).save_to_disk(str(tmp_path / "one"))
-    assert_holds(open_folder(tmp_path / "one", "train"), images)
-
-
 def test_parquet(tmp_path, images):
-    """As on the hub, in a folder "data", with the split in the name; two shards."""
+    """The hub's layout: a folder "data", the split in each name, two shards."""
     folder = tmp_path / "data"
     folder.mkdir()
     whole = table(images)
@@ -135,76 +131,42 @@ def test_parts_are_taken_at_random(saved):
     assert len(rows("train[:3]+test[:2]")) == 5
 
 
-def test_batches(saved, images):
-    data = {"kind": "huggingface", "data_dir": str(saved), "split": "train"}
-    pp = 'decode|reshape((8, 9, 3))|keep("image", "label", "_id")'
-    stream, _ = pipeline.make_train(data=data, batch_size=8, seed=0, pp=pp)
-    batches = [batch for batch, _ in zip(stream, range(5), strict=False)]
-    ids = np.concatenate([batch["_id"] for batch in batches])
-    np.testing.assert_array_equal(np.sort(ids), range(COUNT))
-    source = open_folder(saved, "train")
-    expected = tf.io.decode_jpeg(source.read(tf.constant(ids[9], tf.int64))["image"])
-    np.testing.assert_array_equal(batches[1]["image"][1], expected)
-
-
-def test_a_damaged_image_is_named(saved, images, tmp_path):
-    broken = [*images[:7], b"no image", *images[8:]]
-    table(broken).save_to_disk(str(tmp_path / "broken"))
-    data = {"kind": "huggingface", "data_dir": str(tmp_path / "broken")}
-    pp = 'decode|reshape((8, 9, 3))|keep("image")'
-    data["split"] = "train"
-    stream, _ = pipeline.make_eval(data=data, batch_size=8, pp_fn=pp)
-    with pytest.raises(
-        ValueError, match=r"train \(row 7 of .*\.arrow\) cannot be read"
-    ):
-        list(stream)
-
-
 def test_images_kept_as_paths(tmp_path, images):
-    paths = []
-    for i, data in enumerate(images):
-        paths.append(str(tmp_path / f"{i}.jpg"))
-        with open(paths[-1], "wb") as file:
-            file.write(data)
-    rows = {
-        "image": paths,
-        "label": [i % 3 for i in range(COUNT)],
-        "text": [""] * COUNT,
-    }
-    whole = datasets.Dataset.from_dict(rows, features=FEATURES)
-    whole.save_to_disk(str(tmp_path / "paths"))
-    assert_holds(open_folder(tmp_path / "paths", "train"), images)
+    paths = [tmp_path / f"{i}.jpg" for i in range(COUNT)]
+    for path, data in zip(paths, images, strict=True):
+        path.write_bytes(data)
+    rows = table(images).to_dict() | {"image": list(map(str, paths))}
+    data = written(tmp_path, datasets.Dataset.from_dict(rows, features=FEATURES))
+    assert_holds(open_folder(**data), images)
+
+
+def labels_of(source):
+    rows = tf.data.Dataset.range(len(source)).map(source.read).as_numpy_iterator()
+    return {row["image"]: row["label"] for row in rows}
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string"])
 def test_names_become_classes_in_sorted_order(tmp_path, images, kind):
-    names = ["rose", "Ö", "ash", "rose", "oak"]
     kind = datasets.Value(kind)
-    both = {"train": table(images[:5], names, kind)}
-    both["test"] = table(images[5:7], ["yew", "ash"], kind)
-    datasets.DatasetDict(both).save_to_disk(str(tmp_path / "names"))
-    source = open_folder(tmp_path / "names", "train")
+    names = ["rose", "Ö", "ash", "rose", "oak"]
+    test = table(images[5:7], ["yew", "ash"], kind)
+    both = {"train": table(images[:5], names, kind), "test": test}
+    data = written(tmp_path, datasets.DatasetDict(both))
+    source = open_folder(**data)
     assert source.class_names == ("ash", "oak", "rose", "Ö")
     assert source.num_classes == 4
-    rows = tf.data.Dataset.range(5).map(source.read).as_numpy_iterator()
-    found = {row["image"]: source.class_names[row["label"]] for row in rows}
-    assert found == dict(zip(images, names, strict=False))
-    # Of several splits all names count, in one order.
-    source = open_folder(tmp_path / "names", "train[:2]+test")
+    assert labels_of(source) == dict(zip(images, (2, 3, 0, 2, 1), strict=False))
+    # The names of all splits that are read count, in one order.
+    source = open_folder(**data | {"split": "train[:2]+test"})
     assert source.class_names == ("ash", "oak", "rose", "yew", "Ö")
-    rows = list(tf.data.Dataset.range(4).map(source.read).as_numpy_iterator())
-    found = {row["image"]: source.class_names[row["label"]] for row in rows}
-    assert found.items() >= {(images[5], "yew"), (images[6], "ash")}
+    assert labels_of(source).items() >= {(images[5], 3), (images[6], 0)}
 
 
 def test_booleans_are_two_classes(tmp_path, images):
-    labels = [True, False, True]
-    table(images[:3], labels, datasets.Value("bool")).save_to_disk(str(tmp_path / "b"))
-    source = open_folder(tmp_path / "b", "train")
+    rows = table(images[:3], [True, False, True], datasets.Value("bool"))
+    source = open_folder(**written(tmp_path, rows))
     assert source.num_classes == 2
-    rows = tf.data.Dataset.range(3).map(source.read).as_numpy_iterator()
-    found = {row["image"]: row["label"] for row in rows}
-    assert found == dict(zip(images, (1, 0, 1), strict=False))
+    assert labels_of(source) == dict(zip(images, (1, 0, 1), strict=False))
 
 
 @pytest.mark.parametrize(
@@ -216,26 +178,23 @@ def test_booleans_are_two_classes(tmp_path, images):
     ],
 )
 def test_rows_without_a_label_are_refused(tmp_path, images, labels, kind):
-    table(images[:5], labels, kind).save_to_disk(str(tmp_path / "some"))
+    data = written(tmp_path, table(images[:5], labels, kind))
     message = (
-        f"2 of the 5 rows of {tmp_path / 'some'} train have no label (None in the column "
+        f"2 of the 5 rows of {data['data_dir']} train have no label (None in the column "
         "'label'), the first of them row 2: leave them out"
     )
-    assert_fails(message, data_dir=str(tmp_path / "some"), split="train")
+    assert_fails(message, **data)
 
 
 def test_a_row_without_an_image_is_a_damaged_example(tmp_path, images):
     rows = table(images[:8]).to_dict()
     rows["image"][3] = None
-    whole = datasets.Dataset.from_dict(rows, features=FEATURES)
-    whole.save_to_disk(str(tmp_path / "none"))
-    data = {"kind": "huggingface", "data_dir": str(tmp_path / "none")}
-    data["split"] = "train"
+    data = written(tmp_path, datasets.Dataset.from_dict(rows, features=FEATURES))
+    data["kind"] = "huggingface"
     pp = 'decode|reshape((8, 9, 3))|keep("image", "label")'
     stream, _ = pipeline.make_eval(data=data, batch_size=8, pp_fn=pp)
-    with pytest.raises(
-        ValueError, match=r"\(row 3 of .*\) cannot be read \(.*it is empty"
-    ):
+    message = r"train \(row 3 of .*\.arrow\) cannot be read \(.*it is empty"
+    with pytest.raises(ValueError, match=message):
         list(stream)
     stream, _ = pipeline.make_train(
         data=data, batch_size=4, seed=0, pp=pp, skip_errors=True
@@ -247,8 +206,8 @@ def test_a_row_without_an_image_is_a_damaged_example(tmp_path, images):
 
 @pytest.mark.parametrize("harm", ["cut", "gone"])
 def test_a_truncated_or_missing_file_is_named(images, tmp_path, harm):
-    folder = tmp_path / "rows"
-    table(images).save_to_disk(str(folder))
+    data = written(tmp_path, table(images))
+    folder = Path(data["data_dir"])
     (file,) = folder.glob("*.arrow")
     if harm == "cut":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -256,7 +215,7 @@ def test_a_truncated_or_missing_file_is_named(images, tmp_path, harm):
     else:
         file.unlink()
         named = f"{folder} is missing, truncated or damaged"
-    assert_fails(named, data_dir=str(folder), split="train")
+    assert_fails(named, **data)
 
 
 def assert_fails(message, kind=ValueError, **data):
@@ -274,18 +233,14 @@ def test_errors(saved, images, tmp_path, monkeypatch):
     assert_fails("the column 'text' of", **data, image="text")
     assert_fails("needs either data_dir, a folder, or name", split="train")
     assert_fails("there is no folder", sources.DataNotFound, data_dir="/no", split="a")
-    labels = [0, 1, -1] + [2] * (COUNT - 3)  # as the hub marks what it keeps secret
-    table(images, labels).save_to_disk(str(tmp_path / "secret"))
-    secret = {"data_dir": str(tmp_path / "secret"), "split": "train"}
-    assert_fails("in 0 to 2, but 1 of 40 are not, the first of them -1", **secret)
-    halves = [0.5] * COUNT
-    table(images, halves, datasets.Value("float32")).save_to_disk(
-        str(tmp_path / "half")
-    )
-    half = {"data_dir": str(tmp_path / "half"), "split": "train"}
+    # The hub marks secret labels by -1.
+    secret = written(tmp_path / "secret", table(images[:3], [0, 1, -1]))
+    assert_fails("in 0 to 2, but 1 of 3 are not, the first of them -1", **secret)
+    half = table(images[:2], [0.5, 0.5], datasets.Value("float32"))
+    half = written(tmp_path / "half", half)
     assert_fails("must hold whole numbers or names, but is Value('float32')", **half)
     (tmp_path / "empty").mkdir()
-    empty = {"data_dir": str(tmp_path / "empty"), "split": "train"}
+    empty = data | {"data_dir": str(tmp_path / "empty")}
     assert_fails("datasets cannot load", sources.DataNotFound, **empty)
     assert_fails(
         "cannot load 'no/such'", sources.DataNotFound, name="no/such", split="a"

@@ -1,4 +1,4 @@
-"""Files of every odd kind: their pixels, against PIL; which are left as they are."""
+"""Files of every odd kind: their pixels against PIL, and which bytes stay unchanged."""
 
 import numpy as np
 import pytest

@@ -74,7 +74,7 @@ def test_labels_are_the_models_of_the_same_name(theirs, ours, said):
         (tuple("012"), tuple("012")),
     ],
 )
-def test_where_nothing_differs_nothing_is_done_or_said(theirs, ours):
+def test_equal_classes_change_nothing_and_give_no_notice(theirs, ours):
     source = source_of(theirs)
     assert matched(source, ours, 3) == (source, None)
     unnamed = source_of(None, count=3)
@@ -86,7 +86,7 @@ def test_a_class_that_the_model_does_not_know_is_refused_by_name():
     with pytest.raises(ValueError, match="not known to the model, 'cow', 'dog'") as e:
         matched(source)
     assert "(known: 'ant', 'bee', 'cat')" in str(e.value)
-    # The ways out that the sentence tells.
+    # The options that the message names.
     for how in ("known", "number"):
         assert f"match_classes={how!r}" in str(e.value)
     found, notice = matched(source, how="known")
@@ -97,7 +97,7 @@ def test_a_class_that_the_model_does_not_know_is_refused_by_name():
     assert not row.numpy().any()
     for how in ("number", None):
         assert matched(source, how=how) == (source, None)
-    # Other names than the model's: of a model that nobody knows the names of.
+    # The user names the classes of a model without names.
     found, _ = matched(source, None, 4, how=["dog", "cow", "bee", "ant"])
     assert labels_of(found) == [3, 1, 0, 0, 1, 3]
     for how in ("names", 3, [1]):
@@ -118,12 +118,12 @@ def test_without_names_their_number_is_compared():
         source = source_of(names)
         found, notice = matched(source, ours, 3)
         assert found is source
-        assert "are taken as they are numbered" in notice
+        assert "keep their numbers" in notice
         assert "match_classes" in notice
 
 
 @pytest.mark.parametrize(("names", "said"), [("2 10", True), ("1 2", False)])
-def test_folders_sorted_by_value_are_told_where_the_model_has_no_names(
+def test_folders_sorted_by_value_give_a_notice_if_the_model_has_no_names(
     tmp_path, names, said
 ):
     for name in names.split():
@@ -133,7 +133,7 @@ def test_folders_sorted_by_value_are_told_where_the_model_has_no_names(
     found, notice = matched(source, None, 2)
     assert found is source
     assert ("match_classes=['10', '2', ...]" in str(notice)) == said
-    # What is asked for needs no word, nor does a model of any number of classes.
+    # No notice for an explicit choice, or for a model of any number of classes.
     assert matched(source, None, 2, "number") == (source, None)
     assert matched(source, None) == (source, None)
 
@@ -186,7 +186,7 @@ def write_folders(root, counts, split="val"):
 
 
 def test_evaluation_batches_have_the_models_labels(tmp_path):
-    """Folders that are numbers: in the order of their values, or as the model has them."""
+    """Folders named by numbers: sorted by value, or in the model's order."""
     counts = {"10": 3, "0": 2, "2": 1}
     write_folders(tmp_path, counts)
     data = {"kind": "folder", "data_dir": str(tmp_path), "split": "val"}
@@ -217,7 +217,7 @@ def test_evaluation_batches_have_the_models_labels(tmp_path):
     stream, labels = evaluated(text_order)
     assert (stream.class_names, labels) == (text_order, {"0": 0, "10": 1, "2": 2})
     assert stream.notices[0].startswith(f"labels of {tmp_path} val are mapped")
-    # Labels that pp_fn looks up are nothing of the folder's.
+    # Labels that pp_fn looks up do not come from the folder.
     table = tmp_path / "table.txt"
     table.write_text("0.png\n1.png\n2.png\n")
     pp = f"decode|central_crop(2)|lookup({str(table)!r}, inkey='file_name', outkey='label')"

@@ -5,8 +5,6 @@ import pytest
 from input_pipeline import pipeline, sources
 from input_pipeline.stream import memory
 
-DIGITS = {"kind": "arrays", "name": "digits", "split": "train"}
-
 
 def test_the_free_memory_is_what_the_system_says():
     with open("/proc/meminfo") as file:
@@ -48,8 +46,3 @@ def test_cache_raw_is_refused_where_memory_is_short(monkeypatch, imagenet_dir):
     make(process_count=2)  # half of it in each
     monkeypatch.setattr(memory, "available", lambda: size)
     make()
-
-
-def test_each_source_knows_its_size():
-    source = sources.open_source(**DIGITS)
-    assert source.nbytes() == 1438 * 8 * 8

@@ -1,4 +1,4 @@
-"""The page: whole, alone, and saying what the comparisons say."""
+"""The page is complete, needs no other file, and agrees with the comparisons."""
 
 import base64
 import io
@@ -120,7 +120,7 @@ def test_bars_are_logarithmic(tmp_path):
     assert [int(w) for w in re.findall(r"width:(\d+)%", text)] == list(shares.values())
 
 
-def test_it_needs_nothing_beside_it_and_names_no_machine(text, tmp_path):
+def test_it_needs_no_other_file_and_names_no_machine(text, tmp_path):
     found = Structure(text)
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
     for name, value in found.attributes:

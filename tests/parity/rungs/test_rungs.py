@@ -1,4 +1,4 @@
-"""Single faults, by the lines that must notice them, in float32."""
+"""Single faults in float32, and the lines that must notice them."""
 
 from unittest import mock
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("ending", ["pos_embedding", "cls", "registers", "probe"])
-def test_decay_on_any_one_of_what_is_no_kernel_is_noticed(ending):
+def test_decay_on_any_parameter_that_is_no_kernel_is_noticed(ending):
     decayed = train.decayed
 
     def more(model):
@@ -46,7 +46,7 @@ def test_a_pooled_register_changes_only_models_that_have_registers():
 
 
 def test_limits_are_those_of_the_references_own_draws():
-    """Every kernel of a wide model comes to within 1 % of its limit, and not beyond."""
+    """Every kernel of a wide model comes within 1 % of its limit, and not beyond."""
     case = Case(width=96, mlp_dim=160, rep_size=80, depth=1)
     state = theirs.make_reference(case).state_dict()
     for name, x in theirs.by_our_names(state, case).items():

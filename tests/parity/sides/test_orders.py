@@ -1,4 +1,4 @@
-"""Another order of summation: the same function, and every permutation of it undone."""
+"""Another order of summation is the same function, and all permutations are undone."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=Case.label)
 def test_a_reordered_model_is_the_same_function(case):
-    """In float64: equal to rounding, and to rounding only."""
+    """In float64 they are equal to rounding, but not to the bit."""
     order = make_order(case, 0)
     for side in (theirs.forward, theirs.gradients):
         a, b = side(case, order), side(case, None)
@@ -70,7 +70,7 @@ def test_a_case_of_low_precision_has_controls_and_bfloat16_one_more():
 
 
 def test_a_vitjax_that_rounds_badly_fails_in_float32():
-    """The measured bound is the reference's, so it does not give way."""
+    """The bound is the reference's own rounding, so it does not grow with ours."""
     case = Case(precision="float32", depth=1)
     b = theirs.forward(case, None)
     for precision, passed in (("float32", True), ("bfloat16", False)):
