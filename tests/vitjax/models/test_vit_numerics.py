@@ -335,6 +335,7 @@ def test_dropout_inside_the_mlp():
     params = mlp.init({"params": KEY, "dropout": KEY}, x)["params"]
     params["Dense_1"] = {"kernel": jnp.eye(16), "bias": jnp.zeros(16)}
     y = np.asarray(mlp.apply({"params": params}, x, rngs={"dropout": KEY}))
-    hidden = nn.gelu(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"])
+    dense = jax.tree.map(np.asarray, params["Dense_0"])
+    hidden = nn.gelu(np.asarray(x) @ dense["kernel"] + dense["bias"])
     np.testing.assert_allclose(y, np.where(y != 0, 2 * hidden, 0), atol=1e-5)
     assert 0.35 < (y != 0).mean() < 0.65
