@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 # Key -> the rest of its notice.
 DROPPED = {
-    "pp_modules": "is dropped: every op is always known",
+    "pp_modules": "is dropped: all ops are always available",
     "mixup.fold_in": "is dropped: big_vision does not read it either",
 }
 CHANGED = {

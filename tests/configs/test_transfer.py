@@ -134,7 +134,9 @@ def test_the_model_is_the_checkpoints(tmp_path, name, form, kw, arg, other):
 
 def test_what_no_file_tells_is_an_argument(tmp_path):
     path = stored(tmp_path / "x.pth", "timm", **TOK)
-    with pytest.raises(ValueError, match="say num_heads, as the config argument heads"):
+    with pytest.raises(
+        ValueError, match="give num_heads, as the config argument heads"
+    ):
         transfer.get_config(f"ckpt={path}")
     # Positions that leave their grid open leave no argument open.
     path = stored(tmp_path / "y.pth", "timm", grid=(4, 6), **TOK)

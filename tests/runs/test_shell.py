@@ -423,12 +423,12 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     cases = [
         # Not a checkpoint.
         (["tools.export", "--ckpt", note, "--to", "timm", tmp_path / "a.pth"],
-         "note.pth is no file of torch.save, or is damaged"),
+         "note.pth is not a torch.save file, or is damaged"),
         (["tools.average_checkpoints", empty, "--out", out], "no checkpoint"),
         (["tools.plot", empty, "--out", tmp_path / "a.png"], "no metrics.jsonl"),
         # Another architecture: which keys, which shapes.
         (["tools.convert", net, tmp_path / "a.npz", "--to", "big_vision"],
-         "it has keys like bias, weight"),
+         "its keys are like bias, weight"),
         (["train", "--config", QUICKSTART, f"--config.model_init={judge}",
           "--workdir", out], "embedding/kernel"),
         (["tools.attention_rollout", "--ckpt", judge, *own, "--image",

@@ -402,9 +402,9 @@ class ViT(nn.Module):
         if min(height // ph, width // pw) < 1 or (any(rest) and not self.floor_patches):
             raise ValueError(
                 f"an image of {height}x{width} pixels does not divide into patches of "
-                f"{ph}x{pw}; resize the image, choose another patch_size, or say "
-                f"floor_patches=True to leave {rest[0]} rows and {rest[1]} columns out, "
-                "as big_vision does"
+                f"{ph}x{pw}; resize the image, choose another patch_size, or set "
+                f"floor_patches=True to drop {rest[0]} rows and {rest[1]} columns, as "
+                "big_vision does"
             )
         return nn.Conv(
             self.width,
@@ -595,7 +595,7 @@ def _check_fused(model: ViT) -> None:
     what = f"attn_impl {model.attn_impl!r}"
     if model.return_attn:
         raise ValueError(
-            f"{what} does not give the attention probabilities; "
+            f"{what} does not return the attention probabilities; "
             "return_attn needs attn_impl='flax'"
         )
     softmax = model.softmax_dtype

@@ -86,7 +86,7 @@ def _stair(
     del warmup, total
     if len(steps) != len(mults) or list(steps) != sorted(steps):
         raise ValueError(
-            f"a stair schedule needs ascending steps and one of mults for each, got "
+            "a stair schedule needs ascending steps and one mult for each, got "
             f"steps={list(steps)}, mults={list(mults)}"
         )
     stair = jnp.searchsorted(jnp.asarray(steps), step, side="right")

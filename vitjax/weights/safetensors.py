@@ -39,14 +39,16 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         tensors = {}
         for name, entry in header.items():
             if entry["dtype"] not in DTYPES:
-                raise ValueError(f"{name} of {path} has dtype {entry['dtype']}")
+                raise ValueError(
+                    f"{name} of {path} has the unsupported dtype {entry['dtype']}"
+                )
             dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
             begin, end = entry["data_offsets"]
             count = math.prod(shape)
             file.seek(start + begin)
             data = file.read(end - begin)
             if not len(data) == end - begin == count * dtype.itemsize:
-                raise ValueError(f"{path} is damaged: {name} is not whole")
+                raise ValueError(f"{path} is damaged: {name} is incomplete")
             tensors[name] = np.frombuffer(data, dtype).reshape(shape)
     return tensors, words
 
@@ -68,7 +70,9 @@ def write(
     at = 0
     for name, x in tensors.items():
         if x.dtype not in codes:
-            raise ValueError(f"{name} has dtype {x.dtype}, which safetensors lacks")
+            raise ValueError(
+                f"{name} has dtype {x.dtype}, which safetensors does not support"
+            )
         place = [at, at + x.nbytes]
         header[name] = {
             "dtype": codes[x.dtype],
@@ -93,4 +97,4 @@ def _header(file: Any, path: Path) -> dict[str, Any]:
     try:
         return json.loads(text)
     except ValueError:
-        raise ValueError(f"{path} is no safetensors file, or is damaged") from None
+        raise ValueError(f"{path} is not a safetensors file, or is damaged") from None

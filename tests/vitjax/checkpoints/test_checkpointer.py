@@ -133,7 +133,7 @@ def newest_after(harm, file, whole, tmp_path):
 
 def warnings_of(caplog):
     texts = [record.getMessage() for record in caplog.records]
-    return [text for text in texts if "going on" in text]
+    return [text for text in texts if "resuming from" in text]
 
 
 @ORPHANS

@@ -90,7 +90,7 @@ def test_device_pp_makes_the_labels(mesh):
     [
         ({}, 0, "no example with a label"),
         ({"loss_name": "softmax"}, 1, "'softmax_xent'"),
-        ({"label_key": "lable"}, 1, r"feature 'lable', but .* leave image, labels"),
+        ({"label_key": "lable"}, 1, r"feature 'lable', but .* give image, labels"),
     ],
 )
 def test_what_is_wrong_is_named(mesh, kw, labels, words):

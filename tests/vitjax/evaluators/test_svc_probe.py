@@ -33,5 +33,5 @@ def test_it_is_an_svc_on_the_features_without_the_padding(mesh, fitted_on, steps
 
 def test_an_unknown_feature_is_named(mesh):
     rows = {"val": clouds(20, 1, 1.0)}
-    with pytest.raises(ValueError, match="gives no 'kode'; it gives code"):
+    with pytest.raises(ValueError, match="has no output 'kode', only code"):
         list(probe(mesh, rows, feature="kode").run(1.0))

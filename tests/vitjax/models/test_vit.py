@@ -239,7 +239,7 @@ def test_converters_are_exact_inverses_and_keep_the_order_of_many_blocks():
         ({"mlp_dim": 0}, "mlp_dim must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"drop_path": -0.1}, r"drop_path must be in \[0, 1\), got -0.1"),
-        ({"attn_impl": "xla", "return_attn": True}, "does not give the attention prob"),
+        ({"attn_impl": "xla", "return_attn": True}, "does not return the attention pr"),
         ({"attn_impl": "cudnn", "dtype_mm": "bfloat16", "softmax_dtype": "bfloat16"},
          "'cudnn' computes its softmax in float32; softmax_dtype 'bfloat16' needs"),
         ({"attn_impl": "xla", "dtype_mm": "float64"},

@@ -91,7 +91,7 @@ def test_floor_patches_is_a_valid_convolution(random_params):
     so400m = Model(0, "So400m/14", floor_patches=True, scan=True)
     x = jax.ShapeDtypeStruct((1, 384, 384, 3), jnp.float32)
     assert param_shapes(so400m, x)["pos_embedding"] == (1, 27 * 27, 1152)
-    with pytest.raises(ValueError, match="leave 6 rows and 6 columns out"):
+    with pytest.raises(ValueError, match="drop 6 rows and 6 columns"):
         param_shapes(so400m.clone(floor_patches=False), x)
     with pytest.raises(ValueError, match="3x6 pixels does not divide"):
         param_shapes(model, jax.ShapeDtypeStruct((3, 3, 6, 3), jnp.float32))

@@ -138,7 +138,7 @@ def test_a_run_of_no_or_one_step_may_be_shorter_than_its_warmup(total):
         ({"end": 0.1}, "key of a stair schedule 'end'"),
         ({"cooldown_steps": -1}, "cooldown_steps must be"),
         ({"decay_type": "rsqrt", "shift": 1, "shift_steps": 1}, "shift is given twice"),
-        ({"steps": [1, 2], "mults": [1.0]}, "one of mults for each"),
+        ({"steps": [1, 2], "mults": [1.0]}, "one mult for each"),
         ({"steps": [2, 1], "mults": [1.0, 2.0]}, "ascending"),
         ({"steps": ["a"], "mults": [1.0]}, "schedule.steps must be a list of whole"),
         ({"steps": [2**40], "mults": [1.0]}, "a stair schedule with .* fails"),

@@ -163,7 +163,7 @@ def test_what_was_trained_is_gone_on_with(ran, tmp_path, capsys, caplog):
     for where, more in ((copy, []), (tmp_path / "new", [f"--config.resume={workdir}"])):
         assert train_on(moved, evals, where, *more) == 1
         line = capsys.readouterr().err.splitlines()[0]
-        assert "it lacks 'cat' and adds 'animal'; put the classes of" in line
+        assert "it lacks 'cat' and adds 'animal'; restore the classes of" in line
         assert "--config.model_init=" in line
     assert not (tmp_path / "new").exists()
 
@@ -208,7 +208,7 @@ def test_a_resumed_run_keeps_the_order_of_its_classes(tmp_path):
         assert again.class_names == ("0", "10", "2")
         assert labels(again) == {"0": 0, "10": 1, "2": 2}
         order, stored = told
-        assert order == "the classes keep the labels that they have in there"
+        assert order == "the classes keep their labels of there"
         assert "--config.input.data.as_seen=False keeps it so" in stored
     kept = {"class_names": ["0", "2", "10"], "data_size": 9, "data_classes": 3}
     told = []

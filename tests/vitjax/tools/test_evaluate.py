@@ -327,7 +327,7 @@ def test_other_sizes_and_a_file_of_another_librarys_format(pictures, tmp_path, c
     )
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
     assert evaluate.main(["--ckpt", str(file)]) == 1
-    assert "say num_heads in the model of a --config" in capsys.readouterr().err
+    assert "give num_heads in the model of a --config" in capsys.readouterr().err
     assert evaluate.main(["--ckpt", str(file), "--config", QUICKSTART]) == 1
     assert (
         "is for 2 classes, but the config has num_classes=10" in capsys.readouterr().err

@@ -122,9 +122,9 @@ def test_everything_that_does_not_fit_is_listed(tmp_path, load):
         load(path, fresh, **LEARN)
     message = str(error.value)
     mlp = "Transformer/encoderblock_{0-1}/MlpBlock_0/Dense_0"
-    assert f"missing there: {mlp}/bias; " in message
-    assert f"shape (24, 44) there, (24, 40) here: {mlp}/kernel" in message
-    left = "left over there: Transformer/encoderblock_{2-13}/LayerNorm_0/scale, extra"
+    assert f"missing in the file: {mlp}/bias; " in message
+    assert f"shape (24, 44) in the file, (24, 40) in the model: {mlp}/kernel" in message
+    left = "only in the file: Transformer/encoderblock_{2-13}/LayerNorm_0/scale, extra"
     assert left in message
     assert len(message) < 700
     patterns = [".*Dense_0.*", "extra", r".*encoderblock_(2|3|4|5|6|7|8|9|1\d)/.*"]
@@ -183,7 +183,7 @@ def test_constant_positions_of_a_file_are_no_parameters(tmp_path, load):
     expected = vit.posemb_sincos_2d(3, 3, cases.WIDTH).astype(np.float32)
     np.testing.assert_array_equal(got["pos_embedding"], expected)
     learned = save_file(tmp_path / "y.npz", params(**LEARN))
-    with pytest.raises(ValueError, match="left over there: pos_embedding"):
+    with pytest.raises(ValueError, match="only in the file: pos_embedding"):
         load(learned, fresh_params(**constant), **constant)
 
 
@@ -216,11 +216,11 @@ def test_channels_are_fitted_on_request_with_a_warning(tmp_path, load, caplog):
     stored, fresh = params(**LEARN), fresh_params(**LEARN)
     path = save_file(tmp_path / "x.npz", stored)
     fresh["embedding"]["kernel"] = fresh["embedding"]["kernel"][:, :, :1]
-    with pytest.raises(ValueError, match="which model_init_channels='sum' may fit"):
+    with pytest.raises(ValueError, match="which model_init_channels='sum' can adapt"):
         load(path, fresh, **LEARN)
     got = load(path, fresh, **LEARN, channels="sum")
     [said] = [r.getMessage() for r in caplog.records]
-    assert "is for 3 channels: model_init_channels='sum' fits it to 1" in said
+    assert "is for 3 channels: model_init_channels='sum' adapts it to 1" in said
     kernel = stored["embedding"]["kernel"].sum(2, keepdims=True)
     np.testing.assert_allclose(got["embedding"]["kernel"], kernel, rtol=1e-6)
     got["embedding"] = stored["embedding"]
@@ -234,7 +234,7 @@ def test_heads_are_not_mistaken(tmp_path, load):
     state = weights.to_state_dict(params(**LEARN), format="timm")
     words = {weights.WORD: '{"num_heads": 6}'}
     files.write(tmp_path / "x.safetensors", state, words)
-    with pytest.raises(ValueError, match="is of 6 heads, not of 3"):
+    with pytest.raises(ValueError, match="has 6 heads, but num_heads is 3"):
         load(tmp_path / "x.safetensors", fresh_params(**LEARN), **LEARN)
 
 
@@ -287,11 +287,13 @@ def test_a_backbone_gets_a_fresh_head(tmp_path, load, caplog):
     kw = TOK | {"gelu": "exact"}
     cases.assert_same_bits({**stored, "head": fresh["head"]}, load(path, fresh, **kw))
     taken, headless = (record.getMessage() for record in caplog.records)
-    assert taken == f"{path}: 'net.' taken off its keys; left out: net.mask_token"
-    assert headless == f"{path} has no head: the model's own starts fresh"
+    assert taken == f"{path}: 'net.' removed from its keys; left out: net.mask_token"
+    assert headless == f"{path} has no head: the model's head keeps its initial values"
     caplog.clear()
     load(path, fresh, ["head/.*"], **kw)
     assert len(caplog.records) == 1
     wider = fresh_params(**TOK, rep_size=7)
-    with pytest.raises(ValueError, match=r"dont_load .*missing there: pre_logits/bias"):
+    with pytest.raises(
+        ValueError, match=r"dont_load .*missing in the file: pre_logits/bias"
+    ):
         load(path, wider, **kw, rep_size=7)

@@ -96,7 +96,9 @@ def test_its_checkpoints_and_what_they_do_not_say(tmp_path):
     kept = {"step": 3, "state_dict": model.state_dict(), "best_acc1": 0.5}
     torch.save({**kept, "optimizer": {}, "scheduler": {}}, tmp_path / "x.pth")
     path = tmp_path / "x.pth"
-    with pytest.raises(ValueError, match=r"reg .* holds 2 tokens.*say pool_type='tok'"):
+    with pytest.raises(
+        ValueError, match=r"reg .* holds 2 tokens.*give pool_type='tok'"
+    ):
         weights.load(path, num_heads=cases.HEADS)
     reg = model.reg.detach().numpy()
     got, _ = weights.load(path, num_heads=cases.HEADS, pool_type="tok")

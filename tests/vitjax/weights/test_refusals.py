@@ -31,7 +31,7 @@ def state_of(form, **kw):
         ("huggingface", {**TOK, "norm_after_pool": True}, "LayerNorm after the pool"),
         ("timm", {**TOK, "registers": 2, "distilled": True},
          "cannot express 2 registers of a model with distilled"),
-        ("timm", {"posemb": "sincos2d"}, "say posemb='sincos2d' and the grid"),
+        ("timm", {"posemb": "sincos2d"}, "give posemb='sincos2d' and the grid"),
         ("tim", TOK, "unknown format 'tim'; did you mean 'timm'"),
     ],
     ids=cases.label,
@@ -140,7 +140,7 @@ def test_positions_of_no_square_need_their_grid():
     state = state_of("timm", **TOK, grid=cases.WIDE)
     with pytest.raises(ValueError, match="7 positions, with or without the 1 other"):
         cases.read(state, "timm", {})
-    with pytest.raises(ValueError, match=r"not of the grid \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"do not fit the grid \(4, 2\)"):
         cases.read(state, "timm", {"grid": (4, 2)})
 
 

@@ -75,7 +75,7 @@ def test_the_number_of_heads_is_that_of_the_variant_of_this_width():
     for name, sizes in vit.VARIANTS.items():
         assert heads_of_width(sizes["width"]) == sizes["num_heads"], name
     state = weights.to_state_dict(cases.params(**cases.TOK), format="timm")
-    with pytest.raises(ValueError, match=r"the width 24: say num_heads"):
+    with pytest.raises(ValueError, match=r"the width 24: give num_heads"):
         weights.from_state_dict(state, format="timm")
 
 

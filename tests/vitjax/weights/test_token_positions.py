@@ -17,7 +17,7 @@ from vitjax.weights.formats.big_vision import VERY_OLD
 from vitjax.weights.posemb import GridUnknown
 
 TOK = cases.TOK
-ASKED = r"25 positions.*say grid=\(rows, columns\).*--grid.*model_init_grid"
+ASKED = r"25 positions.*give grid=\(rows, columns\).*--grid.*model_init_grid"
 
 
 def timm(grid, drop_own=False, **kw):

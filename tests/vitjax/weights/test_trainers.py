@@ -180,7 +180,7 @@ def test_damaged_files_are_named(zipped, tmp_path):
     whole = path.read_bytes()
     for n in (0, 1, 30, len(whole) // 2, len(whole) - 5):
         path.write_bytes(whole[:n])
-        with pytest.raises(ValueError, match=r"no file of torch\.save, or is dam"):
+        with pytest.raises(ValueError, match=r"not a torch\.save file, or is dam"):
             files.read(path)
 
 
@@ -188,7 +188,7 @@ def test_damaged_files_are_named(zipped, tmp_path):
 def test_programs_of_torchscript_are_not_run(tmp_path):
     module = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))
     torch.jit.save(module, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"program of TorchScript.*\.state_dict"):
+    with pytest.raises(ValueError, match=r"TorchScript program.*\.state_dict"):
         weights.load(tmp_path / "x.pt")
 
 
@@ -229,12 +229,14 @@ def test_the_order_in_which_one_is_taken():
     for first, second in zip(trainers.ORDER, trainers.ORDER[1:], strict=False):
         for end in ("/", "."):
             notice = taken(f"{second}{end}", f"{first}{end}")
-            assert f"at '{first}'; '{second}' can be asked for" in notice
+            assert f"at '{first}'; '{second}' can be selected as in" in notice
     assert "at 'model'; 'net' can" in taken("net.", "model.")
     assert "at 'the top'; 'ema' can" in taken("ema/", "")
     assert "at 'state_dict/model'" in taken("state_dict/ema.", "state_dict/model.")
     for two in (("a/", "b/"), ("momentum_encoder.", "base_encoder.")):
-        with pytest.raises(ValueError, match=r"holds more than one model.*say which, "):
+        with pytest.raises(
+            ValueError, match=r"holds more than one model.*select one, "
+        ):
             taken(*two)
 
 
@@ -261,7 +263,7 @@ def test_what_can_be_asked_for():
         with pytest.raises(ValueError, match=f"no model at '{wrong}', only 'a/b/st"):
             asked(wrong)
     with pytest.raises(
-        ValueError, match="no model at 'd', but one state dict at its to"
+        ValueError, match="no model at 'd', only one state dict at its to"
     ):
         find(STATE, "d")
 
@@ -292,7 +294,7 @@ def test_any_prefix_is_taken_off(tree, prefix):
     assert found.keys() == STATE.keys()
     off = prefix.replace("_orig_mod.", "")
     assert f"{off!r}" in notice
-    assert " taken off its keys; left out: criterion.* (2)" in notice
+    assert " removed from its keys; left out: criterion.* (2)" in notice
 
 
 def test_lightning(tmp_path):
@@ -311,7 +313,7 @@ def test_lightning(tmp_path):
         "hyper_parameters": {"args": argparse.Namespace(lr=0.1)},
     }
     torch.save(stored, tmp_path / "epoch=3.ckpt")
-    off = "'encoder.backbone.' taken off its keys; left out: "
+    off = "'encoder.backbone.' removed from its keys; left out: "
     check(model, tmp_path / "epoch=3.ckpt", [off, "criterion.* (2)", "seen"])
 
 
@@ -326,9 +328,9 @@ def test_wrappers_of_torch(tmp_path):
     compiled = torch.nn.DataParallel(torch.compile(model, backend="eager"))
     averaged = torch.optim.swa_utils.AveragedModel(model)
     for wrapped, said in (
-        (compiled, "'module.' and '_orig_mod.' taken off its keys"),
-        (blocks, ": '_orig_mod.' taken off its keys"),
-        (averaged, "'module.' taken off its keys; left out: n_averaged"),
+        (compiled, "'module.' and '_orig_mod.' removed from its keys"),
+        (blocks, ": '_orig_mod.' removed from its keys"),
+        (averaged, "'module.' removed from its keys; left out: n_averaged"),
     ):
         torch.save({"model_ema": wrapped.state_dict()}, tmp_path / "x.pth")
         check(model, tmp_path / "x.pth", [said])
@@ -356,10 +358,10 @@ def test_teachers_of_dino(tmp_path):
     }
     path = tmp_path / "checkpoint.pth"
     torch.save(stored, path)
-    left = "'backbone.' taken off its keys; left out: dino_head.* (4)"
+    left = "'backbone.' removed from its keys; left out: dino_head.* (4)"
     said = ["at 'teacher/backbone'; 'student/module.backbone' can be asked", left]
     check(teacher.backbone, path, said)
-    left = "'module.backbone.' taken off its keys; left out: module.dino_head.* (4)"
+    left = "'module.backbone.' removed from its keys; left out: module.dino_head.* (4)"
     check(student.backbone, f"{path}:student", [left])
     # DINOv2's training: blocks in chunks, each under its own number in the whole model.
     chunked = {
@@ -500,13 +502,13 @@ def test_shards_of_hugging_face(tmp_path):
     for told, words in (
         ({"weight_map": {**place, "a": "pytorch_model-0.bin"}}, "its shards lack a"),
         ({"weight_map": {"a.b": index.name}}, "it names itself as a shard"),
-        ({}, "no index of shards"),
+        ({}, "not an index of shards"),
     ):
         index.write_text(json.dumps(told))
         with pytest.raises(ValueError, match=words):
             weights.load(old)
     shards[1].unlink()
-    words = rf"names {len(shards)} shards, of which {shards[1].name} is missing"
+    words = rf"names {len(shards)} shards, but {shards[1].name} is missing"
     with pytest.raises(ValueError, match=words):
         weights.load(tmp_path)
 
@@ -520,7 +522,7 @@ def test_hugging_faces_model_without_a_head(tmp_path):
     # As part of a module of one's own, under its keys in memory; the attribute may have
     # the name of Hugging Face's own prefix.
     for name, said in (
-        ("net", "'net.' taken off its keys; left "),
+        ("net", "'net.' removed from its keys; left "),
         ("vit", "left out: "),
     ):
         state = Wrapped(**{name: model}, fc=torch.nn.Linear(2, 2)).state_dict()
@@ -531,4 +533,4 @@ def test_hugging_faces_model_without_a_head(tmp_path):
 def test_hugging_faces_own_prefix_is_not_taken_off(tmp_path):
     model = hugging_face("ViTForImageClassification")
     torch.save(Wrapped(model=Wrapped(net=model)).state_dict(), tmp_path / "x.ckpt")
-    check(model, tmp_path / "x.ckpt", ["'model.net.' taken off its keys"])
+    check(model, tmp_path / "x.ckpt", ["'model.net.' removed from its keys"])

@@ -163,7 +163,7 @@ def test_the_c_map_is_an_expectation_and_dks_has_the_same(slope):
     [
         (
             lambda: sp.tat_slope(12),
-            r"12 leaky ReLUs \(6 blocks\) cannot reach eta=0.9, at most 0.89715: take a "
+            r"12 leaky ReLUs \(6 blocks\) cannot reach eta=0.9, at most 0.89715: use a "
             "depth of at least 7 blocks, or an eta of at most 0.89",
         ),
         (lambda: sp.tat_slope(8, 0.99), "a depth of at least 29 blocks"),
