@@ -114,7 +114,7 @@ def test_it_learns_cut_down_on_real_digits(tmp_path):
 
 
 def test_shampoo_trains_and_resumes_to_the_same_bits(tmp_path):
-    """From a shell on one device, where parallel decompositions can wait for ever."""
+    """A process with one device, where parallel decompositions can wait for ever."""
     config = (
         "configs/simplest_vit.py:data=fashion_mnist,model=simple,opt=shampoo,l2=1e-4,"
         "depth=2,width=32,heads=2,patch=8,batch=64,dropout=0"
@@ -144,7 +144,7 @@ def test_shampoo_trains_and_resumes_to_the_same_bits(tmp_path):
 
 @pytest.mark.soak
 def test_64_blocks_learn_by_their_initialisation(tmp_path):
-    """In 120 steps below 2.25 with E-SPA and TAT; with LeCun's not away from ln 10."""
+    """The loss after 120 steps: below 2.25 with E-SPA and TAT, ln 10 with LeCun's."""
     config = (
         "configs/simplest_vit.py:data=fashion_mnist,depth=64,width=32,heads=2,patch=16,"
         "batch=32,l2=0,dropout=0,crop_flip=off,lr=1e-3,init="

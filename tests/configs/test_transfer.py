@@ -117,7 +117,7 @@ def test_the_model_is_the_checkpoints(tmp_path, name, form, kw, arg, other):
     made = MODELS["vit"](num_classes=5, **c.model.to_dict())
     assert made == cases.model(**kw, **other)
     assert c.model_init == str(path)
-    # What is trained and what starts fresh are the heads.
+    # The heads, and only these, are trained and start fresh.
     names = [n for n, _ in flatten_with_names(cases.params(**kw))]
     [heads] = c.dont_load
     fresh = {n for n in names if re.fullmatch(heads, n)}
@@ -132,7 +132,7 @@ def test_the_model_is_the_checkpoints(tmp_path, name, form, kw, arg, other):
     }  # fmt: skip
 
 
-def test_what_no_file_tells_is_an_argument(tmp_path):
+def test_facts_that_no_file_contains_are_arguments(tmp_path):
     path = stored(tmp_path / "x.pth", "timm", **TOK)
     with pytest.raises(
         ValueError, match="give num_heads, as the config argument heads"
@@ -242,6 +242,6 @@ def test_fine_tuning_beats_training_from_scratch_at_the_same_budget(digits, tmp_
     tuned = fit(tmp_path / "tuned", digits, "high", f"{start},{budget}", *adam)
     scratch = fit(tmp_path / "scratch", digits, "high", budget, *adam)
     assert tuned > scratch + 0.05
-    # The head alone learns on what is frozen, and nothing else moves.
+    # The head alone learns on a frozen backbone.
     frozen = f"{start},freeze=backbone,{budget.replace('0.003', '0.03')}"
     assert fit(tmp_path / "frozen", digits, "high", frozen, *adam) > 0.5

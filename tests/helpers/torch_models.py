@@ -7,7 +7,7 @@ import torch
 from tests.helpers import weights_cases as cases
 from vitjax.weights.libraries import import_torchvision
 
-# In float64: far above rounding, and far below the effect of any number in a wrong place.
+# For float64: far above rounding, far below the effect of a number in a wrong place.
 BOUND = 1e-9
 
 

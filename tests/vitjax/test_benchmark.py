@@ -14,7 +14,7 @@ from vitjax.config.files import load
 pytestmark = pytest.mark.slow
 
 FLAGSHIP = str(Path(__file__).resolve().parents[2] / "configs" / "vit_s16_i1k.py")
-# What the flagship's input.pp leaves of an example; test_imagenet.py checks it.
+# An example after the flagship's input.pp; test_imagenet.py checks it.
 ELEMENT_SPEC = {
     "image": ((224, 224, 3), np.dtype(np.uint8)),
     "label": ((), np.dtype(np.int64)),

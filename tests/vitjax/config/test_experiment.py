@@ -116,7 +116,7 @@ def test_duration_keys_come_in_four_spellings():
 
 
 def test_none_is_a_value_where_it_means_something():
-    """Elsewhere it stands for the default: a section that is switched off."""
+    """For other keys it means the default: a section that is switched off."""
     base = {"input": {}, "num_classes": 2, "lr": 0.1, "optax_name": "identity"}
     assert from_config(base).max_to_keep == 2
     assert from_config(base | {"max_to_keep": None}).max_to_keep is None

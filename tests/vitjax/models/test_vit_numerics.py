@@ -287,7 +287,7 @@ def test_drop_path_drops_whole_branches_on_a_ramp(random_params, scan):
 
 
 def test_dropout_acts_on_both_branches_of_every_block(image, random_params):
-    """Under scan, where blocks could share their masks."""
+    """The model is scanned, so that blocks could share their masks."""
     model = Model(5, dropout=0.5, **TINY)
     params, model = (
         loop_to_scan(random_params(model, image)),
@@ -329,7 +329,7 @@ def test_dropout_on_the_embedded_tokens(image, random_params):
 
 
 def test_dropout_inside_the_mlp():
-    """With an identity as its second layer, the dropped hidden units are the output."""
+    """Its second layer is an identity, so the output is the dropped hidden units."""
     x = jax.random.normal(KEY, (3, 5, 16))
     mlp = MlpBlock(config(mlp_dim=16, dropout=0.5, deterministic=False))
     params = mlp.init({"params": KEY, "dropout": KEY}, x)["params"]

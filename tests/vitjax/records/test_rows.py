@@ -1,4 +1,4 @@
-"""Rows are fetched one step late; what is not finite stops the run."""
+"""Rows are fetched one step late; a value that is not finite stops the run."""
 
 import jax
 import jax.numpy as jnp

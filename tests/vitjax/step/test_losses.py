@@ -10,15 +10,15 @@ from vitjax.step.losses import LOSSES
 
 def test_mse_and_the_mean_of_each_loss():
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(2, 6, 5)).astype(np.float32)
+    logits, labels = jnp.asarray(rng.normal(size=(2, 6, 5)), jnp.float32)
     for name, loss in LOSSES.items():
-        each = loss(logits=jnp.asarray(logits), labels=labels, reduction=False)
-        mean = loss(logits=jnp.asarray(logits), labels=labels)
+        each = loss(logits=logits, labels=labels, reduction=False)
+        mean = loss(logits=logits, labels=labels)
         assert each.shape == (6,)
         assert mean.shape == ()
         np.testing.assert_allclose(mean, each.mean(), rtol=1e-6, err_msg=name)
         if name == "mse":
-            expected = ((logits - labels.astype(float)) ** 2).mean(-1)
+            expected = (np.subtract(logits, labels, dtype=float) ** 2).mean(-1)
             np.testing.assert_allclose(each, expected, rtol=2e-6)
 
 

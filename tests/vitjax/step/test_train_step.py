@@ -51,7 +51,7 @@ def test_no_two_rows_of_the_global_batch_share_a_dropout_mask(mesh, name):
 
 
 def test_dropout_masks_change_from_step_to_step(mesh):
-    """With a rate of zero the same batch gives the same loss twice; with dropout not."""
+    """The same batch gives the same loss twice without dropout, and another with it."""
     batch = placed_batch(mesh)
     frozen = {"schedule": [(".*", None)]}
     for rate, same in ((0.0, True), (0.5, False)):

@@ -29,7 +29,7 @@ def arrays():
 
 @pytest.mark.parametrize("suffix", files.SUFFIXES)
 def test_every_kind_of_file_keeps_every_bit(suffix, tmp_path):
-    """Their own libraries read what is written, and theirs is read here."""
+    """numpy, torch and safetensors read the same bits."""
     path, made = tmp_path / f"x{suffix}", arrays()
     files.write(path, made, {"format": "pt"})
     back, words = files.read(path)

@@ -1,4 +1,4 @@
-"""mup-vit's model, written from what is known of its files: our logits are its own."""
+"""mup-vit's model, written after its files: our logits equal its own."""
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_our_keys_and_its_weights(kw, say):
     assert_logits(model, cases.logits(params, cases.image(), gelu="exact", **kw))
 
 
-def test_its_checkpoints_and_what_they_do_not_say(tmp_path):
+def test_its_checkpoints_do_not_show_which_token_is_the_class_token(tmp_path):
     model = Vit("learn", "tok", registers=1)
     kept = {"step": 3, "state_dict": model.state_dict(), "best_acc1": 0.5}
     torch.save({**kept, "optimizer": {}, "scheduler": {}}, tmp_path / "x.pth")

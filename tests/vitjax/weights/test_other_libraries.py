@@ -208,7 +208,7 @@ def offline(monkeypatch):
     ids=cases.label,
 )  # fmt: skip
 def test_their_class_as_export_makes_it(form, kw):
-    """In float32; Hugging Face's from a folder of its own, and its settings stay."""
+    """float32 logits; transformers' global settings stay."""
     logging = pytest.importorskip("transformers").utils.logging
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     params = cases.params(**{k: v for k, v in kw.items() if k != "gelu"})
@@ -221,7 +221,7 @@ def test_their_class_as_export_makes_it(form, kw):
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
-def test_what_huggingfaces_class_would_only_warn_of_is_refused():
+def test_files_that_huggingfaces_class_only_warns_of_are_refused():
     pytest.importorskip("transformers")
     whole = weights.to_state_dict(cases.params(**TOK), format="huggingface")
     norm = "vit.encoder.layer.0.layernorm_before.weight"

@@ -1,4 +1,4 @@
-"""What does not fit is refused, in one sentence that names it."""
+"""Models and files that do not fit are refused in one sentence that names the part."""
 
 import re
 

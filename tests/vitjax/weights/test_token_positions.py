@@ -1,4 +1,4 @@
-"""Whether positions are the patches' alone: what decides it, and what is asked.
+"""Positions may include the class token's: what decides it, and when it is asked for.
 
 24 patches and a class token have 25 positions, as many as 5 x 5 patches.
 """
@@ -132,7 +132,7 @@ def get_config():
 
 
 def test_tools_ask_for_it_and_take_it_from_the_config(tmp_path):
-    """The config also says whether mup-vit's first token is the class token."""
+    """The config decides too if mup-vit's first token is the class token."""
     config = tmp_path / "config.py"
     config.write_text(CONFIG)
     params, state = timm((4, 6))

@@ -126,8 +126,8 @@ def test_half_precision_is_the_matmuls_only(name, dtype, random_params):
     logits, out = jax.jit(model.apply)(params, IMAGE)
     block = out["encoder"]["block01"]
     assert block["sa"].dtype == block["mlp"].dtype == dtype
-    stream = () if name == "simplest_vit" else (block["+sa"], block["+mlp"])
-    for x in (logits, block["attn"], *stream):
+    wide = ("attn",) if name == "simplest_vit" else ("+sa", "+mlp")
+    for x in (logits, *(block[key] for key in wide)):
         assert x.dtype == np.float32
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(init(model)))
     difference = float(np.abs(logits - expected).max() / np.abs(expected).max())
