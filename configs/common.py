@@ -19,8 +19,8 @@ ORIGINS = {
     "the folder tiny-imagenet-200 as data_dir",
     "imagenet100": "100 classes of ImageNet, as data_dir/{train,val}/CLASS/*.jpg; "
     "data=huggingface takes clane9/imagenet-100 from the hub",
-    "imagenet100_hub": "the hub must be within reach, or its save_to_disk folder or parquet "
-    "files on this disk: give that folder as data_dir",
+    "imagenet100_hub": "without access to the hub, give a folder of save_to_disk or of "
+    "parquet files as data_dir",
     "cifar10_folder": "put the images of CIFAR-10 into data_dir/{train,test}/CLASS/*.png, or "
     "take its archive (kind cifar)",
     "cifar100_folder": "put the images of CIFAR-100 into data_dir/{train,test}/CLASS/*.png, "

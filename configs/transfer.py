@@ -217,7 +217,7 @@ def _lr_mults(model: dict[str, Any], decay: float) -> tuple[tuple[str, float], .
     depth = model.get("depth") or DEPTHS.get(variant.partition("/")[0])
     if depth is None:
         raise ValueError(
-            f"layer_decay knows the depth of the variants {', '.join(DEPTHS)}, not of "
+            f"layer_decay needs a variant of known depth ({', '.join(DEPTHS)}), got "
             f"{variant!r}: set lr_mults instead"
         )
     blocks = (

@@ -219,7 +219,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", type=int, default=20, help="timed steps")
     add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
     add("--attn_impl", default="flax", help="flax, xla or cudnn")
-    add("--remat_policy", default="none", help="what the backward pass recomputes")
+    add(
+        "--remat_policy",
+        default="none",
+        help="policy for what the backward pass recomputes",
+    )
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
@@ -248,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             steps=flags.steps,
         )
     except Exception as error:
-        less = "--accum_freq, --remat_policy and --dtype_mm bfloat16 take less"
+        less = "use --accum_freq, --remat_policy or --dtype_mm bfloat16 to save memory"
         sentence = failures.sentence(error, less)
         if sentence is None or os.environ.get("VITJAX_TRACEBACK"):
             raise

@@ -142,8 +142,8 @@ def as_before(
     from input_pipeline.sources.relabel import OtherClasses
 
     cure = (
-        f"put the classes of {where} back, or give another --workdir (with "
-        f"--config.model_init={where} it starts from those parameters)"
+        f"restore the classes of {where}, or choose another --workdir "
+        f"(--config.model_init={where} starts from those parameters)"
     )
     names = kept.get("class_names")
     if kept and "class_names" not in kept and isinstance(data.source, FolderSource):
@@ -156,7 +156,7 @@ def as_before(
                 f"the data has other classes than {where} was trained on: {error}; {cure}"
             ) from None
         if relabelled.source is not data.source:
-            tell(f"the classes keep the labels that they have in {where}")
+            tell(f"the classes keep their labels of {where}")
             data = relabelled
     before, now = kept.get("data_classes"), data.num_classes
     if None not in (before, now) and before != now:
@@ -167,11 +167,11 @@ def as_before(
     if before not in (None, now):
         tell(
             f"the data has {now:,} examples, but had {before:,} when {where} was "
-            "written: from here on, epochs and the order of examples differ"
+            "written: from now on, epochs and the order of examples differ"
         )
     if kept and "data_size" not in kept and getattr(data.source, "as_seen", False):
         tell(
-            f"{where} is of a version that read images as they are stored, neither turned "
-            "nor composed on white: --config.input.data.as_seen=False keeps it so"
+            f"{where} was written by a version that read images as stored, not rotated by "
+            "EXIF nor composited on white: --config.input.data.as_seen=False does the same"
         )
     return data

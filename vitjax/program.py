@@ -67,8 +67,8 @@ def _check_sections(e: Experiment) -> None:
         arguments.check("loss_scale", loss_scale.make, e.loss_scale)
         if e.optimizer.get("sam") is not None:
             raise ValueError(
-                "loss_scale cannot be combined with sam, whose second gradient it would "
-                "not see; set one of them to None, or dtype_mm to bfloat16"
+                "loss_scale cannot be combined with sam, because it does not scale sam's "
+                "second gradient; set one of them to None, or dtype_mm to bfloat16"
             )
 
 

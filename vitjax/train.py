@@ -139,8 +139,8 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="python -m vitjax.train",
         description="Train a Vision Transformer, with records and checkpoints in "
         "WORKDIR. The same command again resumes from the newest checkpoint.",
-        epilog="Any key of the config can be set here, also one that the file leaves "
-        "out: --config.total_epochs=3 --config.input.batch_size=64 "
+        epilog="Any config key can be set here, even if the file does not set it: "
+        "--config.total_epochs=3 --config.input.batch_size=64 "
         "--config.mixup=None",
         allow_abbrev=False,
     )
@@ -155,15 +155,15 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--force",
         action="store_true",
-        help="take a workdir that a run on another host has locked",
+        help="use a workdir that a run on another host has locked",
     )
     add(
         "--allow_cpu",
         action="store_true",
-        help="go on although an accelerator is present that JAX does not see",
+        help="train on the CPUs even if JAX does not see an accelerator that is present",
     )
     several = parser.add_argument_group(
-        "several processes", "found by itself under SLURM, Open MPI and on TPU pods"
+        "several processes", "detected under SLURM, Open MPI and on TPU pods"
     )
     several.add_argument("--coordinator_address", metavar="HOST:PORT")
     several.add_argument("--num_processes", type=int, metavar="N")
@@ -214,7 +214,7 @@ def cli(argv: Sequence[str] | None = None) -> int:
         peers.exit_within(10, 1)
         less = (
             "--config.accum_freq=2, or more, computes each batch in parts, and `python "
-            f"-m vitjax.tools.plan --config {flags.config}` says what fits"
+            f"-m vitjax.tools.plan --config {flags.config}` shows what fits"
         )
         sentence = failures.sentence(error, less)
         if sentence is None or os.environ.get("VITJAX_TRACEBACK"):

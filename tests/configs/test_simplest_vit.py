@@ -85,22 +85,6 @@ def test_the_optimizers_and_the_baseline():
     assert get_config("lr=3e-4", "model=simple")["lr"] == 3e-4
 
 
-@pytest.mark.parametrize(
-    ("arg", "words"),
-    [
-        ("data=cifar", "data='cifar' is not one of cifar10, cifar100"),
-        ("setup=none", "setup='none' is not one of tat, simplevit"),
-        ("opt=sgd", "opt='sgd' is not one of adam, shampoo"),
-        ("model=vit", "model='vit' is not one of simplest, simple"),
-        ("init=he", "init='he' is not one of espa_tat, lecun"),
-        ("dept=3", "did you mean 'depth'"),
-    ],
-)
-def test_wrong_arguments_are_one_sentence(arg, words):
-    with pytest.raises(ValueError, match=words):
-        get_config(arg)
-
-
 def test_fashion_mnist_is_padded_and_grey_in_three_channels():
     c = get_config("data=fashion_mnist")
     image = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
@@ -111,11 +95,10 @@ def test_fashion_mnist_is_padded_and_grey_in_three_channels():
     np.testing.assert_array_equal(padded, expected)
 
 
-@pytest.mark.parametrize("model", ["simplest", "simple"])
-def test_it_learns_cut_down_on_real_digits(tmp_path, model):
+def test_it_learns_cut_down_on_real_digits(tmp_path):
     """Four blocks of width 32, 150 steps: two of three digits are read correctly."""
     config = (
-        f"configs/simplest_vit.py:data=fashion_mnist,model={model},l2=0,depth=4,eta=0.7,"
+        "configs/simplest_vit.py:data=fashion_mnist,l2=0,depth=4,eta=0.7,"
         "width=32,heads=2,patch=8,batch=64,dropout=0,lr=3e-3"
     )
     flags = ["--config", config, "--workdir", str(tmp_path)]
@@ -123,15 +106,15 @@ def test_it_learns_cut_down_on_real_digits(tmp_path, model):
         flags.append(f"--config.{where}.data={dict(DIGITS, split=split)}")
     pp = "grayscale_to_rgb|resize(32)|keep('image', 'label')"
     flags += [f"--config.input.pp={pp}", f"--config.evals.val.pp_fn={pp}"]
-    flags += ["--config.evals.val.batch_size=72", "--config.evals.val.log_epochs=10"]
+    flags += ["--config.evals.val.batch_size=72", "--config.evals.val.log_steps=150"]
     flags += ["--config.total_steps=150", "--config.schedule.warmup_steps=20"]
     assert train.cli(flags) == 0
     last = [row["val/prec@1"] for row in read_rows(tmp_path) if "val/prec@1" in row][-1]
     assert last > 0.65
 
 
-def test_shampoo_trains_and_goes_on_to_the_same_bits(tmp_path):
-    """From a shell on one device, where decompositions side by side can wait for ever."""
+def test_shampoo_trains_and_resumes_to_the_same_bits(tmp_path):
+    """A process with one device, where parallel decompositions can wait for ever."""
     config = (
         "configs/simplest_vit.py:data=fashion_mnist,model=simple,opt=shampoo,l2=1e-4,"
         "depth=2,width=32,heads=2,patch=8,batch=64,dropout=0"
@@ -161,7 +144,7 @@ def test_shampoo_trains_and_goes_on_to_the_same_bits(tmp_path):
 
 @pytest.mark.soak
 def test_64_blocks_learn_by_their_initialisation(tmp_path):
-    """In 120 steps below 2.25 with E-SPA and TAT; with LeCun's not away from ln 10."""
+    """The loss after 120 steps: below 2.25 with E-SPA and TAT, ln 10 with LeCun's."""
     config = (
         "configs/simplest_vit.py:data=fashion_mnist,depth=64,width=32,heads=2,patch=16,"
         "batch=32,l2=0,dropout=0,crop_flip=off,lr=1e-3,init="

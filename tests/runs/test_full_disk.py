@@ -64,7 +64,7 @@ def test_three_failures_in_a_row_end_the_run(ended):
     *warnings, line, _ = three.said()
     assert len(warnings) == 3
     assert line.startswith("error: 3 checkpoints in a row could not be written to ")
-    assert "the last good one is of step 3: make room there" in line
+    assert "the last good checkpoint is of step 3: free some space there" in line
     assert three.checkpoints() == ["1", "3"]
 
 
@@ -73,5 +73,5 @@ def test_a_last_checkpoint_that_fails_is_an_error(ended):
     assert last.status == 1
     *_, line, _ = last.said()
     assert line.startswith("error: the last checkpoint could not be written to ")
-    assert "the last good one is of step 10" in line
+    assert "the last good checkpoint is of step 10" in line
     assert last.checkpoints() == ["10", "5"]

@@ -53,7 +53,7 @@ def test_a_signal_ends_a_run_in_good_order(finished, tmp_path):
 def test_a_second_run_on_one_workdir_is_refused(tmp_path, capsys):
     with locked(tmp_path):
         line = error_of(capsys, tmp_path)
-    assert f"process {os.getpid()} of {socket.gethostname()}, is at work" in line
+    assert f"process {os.getpid()} of {socket.gethostname()}, uses" in line
     assert not (tmp_path / "metrics.jsonl").exists()
     assert not tmp_path.exists()  # nothing was written there
 
@@ -147,7 +147,7 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(finished, tmp_path, capl
     largest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-100])
     assert run(workdir) == 0
-    assert "going on from step 10" in caplog.text
+    assert "resuming from step 10" in caplog.text
     assert [p.name for p in (workdir / "damaged").iterdir()] == ["12-0"]
     assert values(read_rows(workdir)) == values(read_rows(finished))
     for a, b in zip(
@@ -195,7 +195,7 @@ def test_nan_at_one_step_stops_before_it_is_saved(tmp_path, capsys, monkeypatch,
     # What was finite last: the row of step 4, the checkpoint of 5, the row of 6, of 8.
     words = {6: "steps 6 and 6", 7: "steps 7 and 8", 10: "steps 9 and 10"}[at]
     assert f"non-finite between {words} (" in line
-    assert "the last good checkpoint is that of step 5;" in line
+    assert "the last good checkpoint is of step 5;" in line
     assert max(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == 5
 
 
@@ -217,7 +217,7 @@ def test_the_best_checkpoint_stays(tmp_path, capsys):
     first = next(r for r in read_rows(other) if "val/loss" in r)
     assert first["val/loss"] == losses[lowest]
     for value, word in (
-        ("{'metric': 'vall/loss'}", "'vall/loss' is no metric of an evaluator"),
+        ("{'metric': 'vall/loss'}", "'vall/loss' is not a metric of this run's"),
         ("{'metric': 'val/los'}", "no metric 'val/los', but there are val/loss,"),
         ("{'metric': 'val/loss', 'mode': 'least'}", "mode"),
     ):

@@ -124,7 +124,7 @@ def test_resume_and_model_init_start_from_another_run(finished, tmp_path, caplog
     changed = [f"--config.resume={finished}/checkpoints/10", "--config.lr=0.001"]
     assert run(tmp_path / "changed", *changed) == 0
     [warning] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "this run differs: lr: 0.003 -> 0.001" in warning
+    assert "the config differs: lr: 0.003 -> 0.001" in warning
 
 
 def test_flip_lr_on_the_devices_trains_as_on_the_host(tmp_path):
@@ -215,7 +215,7 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(tmp_path, capsys):
         "--config.ckpt_steps=3",
         "--config.input.batch_size=8",
     )
-    found = re.search(r"between steps (\d+) and (\d+) .* that of step (\d+);", message)
+    found = re.search(r"between steps (\d+) and (\d+) .* is of step (\d+);", message)
     assert found, message
     first, last, saved = map(int, found.groups())
     assert saved < first <= last < 80

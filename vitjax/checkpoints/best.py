@@ -42,7 +42,7 @@ class Best:
         try:
             return self._checkpointer.meta(step)["value"]
         except ValueError as error:
-            logging.warning("%s; the best checkpoint is searched for again", error)
+            logging.warning("%s; the search for the best checkpoint restarts", error)
             self._checkpointer.set_aside(step)
             return None
 
@@ -61,8 +61,8 @@ class Best:
             return
         if self._metric not in names:
             raise ValueError(
-                f"ckpt_best: there is no metric {self._metric!r}, but there are "
-                f"{', '.join(names)}"
+                f"ckpt_best: no metric {self._metric!r}, only {', '.join(names)}; "
+                "choose one of these"
             )
         value = float(row[self._metric])
         if not math.isfinite(value):
@@ -109,8 +109,8 @@ def best_of(
     best = arguments.call("ckpt_best", Best, section, workdir=workdir)
     if section["metric"].split("/")[0] not in evaluators:
         raise ValueError(
-            f"ckpt_best: {section['metric']!r} is no metric of an evaluator of this "
-            f"run ({', '.join(evaluators) or 'there is none'}): name another, or set "
+            f"ckpt_best: {section['metric']!r} is not a metric of this run's evaluators "
+            f"({', '.join(evaluators) or 'there are none'}): choose another, or set "
             "ckpt_best=None"
         )
     with contextlib.closing(best):

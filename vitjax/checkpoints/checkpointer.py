@@ -156,11 +156,13 @@ class Checkpointer:
     def _cannot_go_on(self, what: str) -> str:
         good = self.latest_step()
         last = (
-            "there is none" if good is None else f"the last good one is of step {good}"
+            "there is no checkpoint"
+            if good is None
+            else f"the last good checkpoint is of step {good}"
         )
         return (
-            f"{what} could not be written to {self.path}; {last}: make room there, "
-            "then the same command resumes from it"
+            f"{what} could not be written to {self.path}; {last}: free some space there "
+            "and run the same command again to resume from it"
         )
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -240,7 +242,7 @@ class Checkpointer:
                 errors[step] = error
                 continue
             for bad, error in errors.items():
-                logging.warning("%s; going on from step %d", error, step)
+                logging.warning("%s; resuming from step %d", error, step)
                 self.set_aside(bad)
             return found
         if errors:

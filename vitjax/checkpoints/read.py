@@ -81,8 +81,8 @@ def read_params(
     stored = {k: v for k, v in meta["checksums"].items() if k.startswith(start)}
     if not stored:
         raise ValueError(
-            f"the checkpoint of step {step} of {workdir} has no {source!r}: only runs "
-            "whose config has a section of that name keep it"
+            f"the checkpoint of step {step} in {workdir} has no {source!r}: only runs "
+            "with a config section of that name store it"
         )
     try:
         folder = workdir / "checkpoints" / str(step) / "state"

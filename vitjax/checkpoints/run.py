@@ -98,5 +98,5 @@ def restore(
         old, new = ({**c, "resume": None} for c in (meta["config"], config))
         changed = learned_differences(old, new)
         if changed:
-            logging.warning("resume: this run differs: %s", "; ".join(changed))
+            logging.warning("resume: the config differs: %s", "; ".join(changed))
         return other.restore(step, shapes), meta

@@ -31,16 +31,16 @@ OPTIMIZER_KEYS = frozenset(
 DURATIONS = ("total", "log_training", "ckpt", "keep_ckpt")
 # Keys of big_vision that vitjax refuses, with the reason or the alternative.
 REFUSED = {
-    "eval_only": "evaluation without training is a tool of its own",
+    "eval_only": "vitjax.tools.evaluate evaluates without training",
     "force_eval": "evaluations run again only where their row is missing",
     "fewshot": "big_vision does not read it either; put evaluators under evals",
-    "init_shapes": "the image shape is read off the first op string's result",
-    "init_types": "the image type is read off the first op string's result",
+    "init_shapes": "the image shape is that of input.pp's result",
+    "init_types": "the image type is that of input.pp's result",
     "model_load": "model_init reads every format; dont_load takes regexes",
     "sharding_rules": "logical axis rules are not supported; use sharding_strategy",
     "ocdbt": "orbax writes the checkpoints",
     "ckpt_timeout": "orbax waits for an unfinished checkpoint by itself",
-    "pp_modules": "every op is always known",
+    "pp_modules": "all ops are always available",
     "grad_clip_per_example": "only the norm of the whole gradient is clipped",
 }
 

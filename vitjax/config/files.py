@@ -146,7 +146,7 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         notices.append("input.accum_freq is read as the top-level accum_freq")
     if "pp_modules" in changed:
         del changed.pp_modules
-        notices.append("pp_modules is dropped: every op is always known")
+        notices.append("pp_modules is dropped: all ops are always available")
     if isinstance(changed.get("mixup"), ConfigDict) and "fold_in" in changed.mixup:
         del changed.mixup.fold_in
         notices.append("mixup.fold_in is dropped: big_vision does not read it either")

@@ -19,8 +19,8 @@ def raise_if_any(error: ValueError | None, what: str) -> None:
         failed = multihost_utils.process_allgather(np.array(error is not None))
         if error is None and failed.any():
             error = ValueError(
-                f"{what} is damaged: process {np.argmax(failed)} cannot read it, and its "
-                "log says why"
+                f"{what} is damaged: process {np.argmax(failed)} cannot read it; see its "
+                "log"
             )
     if error is not None:
         raise error

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 # Imports nothing slow: JAX is looked up in sys.modules.
-LESS_MEMORY = "smaller batches take less memory, or another program holds it"
+LESS_MEMORY = "use smaller batches, or end another program that uses the device"
 
 
 def sentence(error: BaseException, less_memory: str = LESS_MEMORY) -> str | None:
@@ -89,14 +89,12 @@ def _no_device(error: BaseException) -> str:
     reason = _first_line(error).split(" (set JAX_PLATFORMS")[0].rstrip(".")
     found = accelerator()
     if found is None:
-        there = (
-            "there are CPUs and no accelerator: unset JAX_PLATFORMS, or set it to cpu"
-        )
+        there = "only CPUs are present: unset JAX_PLATFORMS, or set it to cpu"
     else:
         name, extra = found
-        there = f"{name} is present: {install(extra)} brings JAX's part of it"
+        there = f"{name} is present: run {install(extra)} to install JAX's support"
     return f"JAX_PLATFORMS asks for {asked!r}, which JAX cannot use here ({reason}); {there}"
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or "it has no plugin for it").splitlines()[0]
+    return (str(error).strip() or "it has no plugin for this platform").splitlines()[0]

@@ -31,7 +31,7 @@ def make_mesh(axes: Sequence[tuple[str, int]] = (("data", -1),)) -> Mesh:
     if -1 in sizes or math.prod(sizes) != count:
         raise ValueError(
             f"mesh {list(axes)} does not fit {count} devices: "
-            "expected sizes that multiply to it, at most one of them -1"
+            "expected sizes whose product is that, at most one of them -1"
         )
     return jax.make_mesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * len(names))
 

@@ -65,8 +65,8 @@ def _join(
     first = coordinator_address or "the first process's host"
     alone = (
         f"the processes of this run have not all found each other at {first} within "
-        f"{JOIN_SECONDS} s: see that each of them is started, with the same address and "
-        "number of processes, and can reach it; then start all again"
+        f"{JOIN_SECONDS} s: check that each is started with the same address and number "
+        "of processes and can reach the address, then start all again"
     )
     peers.leave_on_abort(lambda: alone)  # JAX reports a failed join by abort
     try:
@@ -103,9 +103,9 @@ def _cluster_processes() -> int:
         size = int(os.environ["OMPI_COMM_WORLD_SIZE"])
         if size > 1 and "OMPI_MCA_orte_hnp_uri" not in os.environ:
             raise ValueError(
-                "Open MPI 5 does not say where its first process is: add "
-                "--coordinator_address HOST:PORT, of a host of the first process and a "
-                "free port, --num_processes $OMPI_COMM_WORLD_SIZE and --process_id "
+                "Open MPI 5 does not announce the host of its first process: add "
+                "--coordinator_address HOST:PORT (that host and a free port), "
+                "--num_processes $OMPI_COMM_WORLD_SIZE and --process_id "
                 "$OMPI_COMM_WORLD_RANK (mpirun ... sh -c 'python -m vitjax.train ...')"
             )
         return size
@@ -160,7 +160,7 @@ def idle_accelerator() -> str | None:
     name, extra = found
     return (
         f"{name} is present, but JAX sees only CPUs: run {failures.install(extra)}, or "
-        "go on without it with --allow_cpu"
+        "train on the CPUs with --allow_cpu"
     )
 
 
@@ -176,8 +176,8 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "vitjax/xla"))
     elif jax.process_index() == 0:
         absl_logging.warning(
-            "there is no home folder: programs are compiled again at each start; "
-            "XDG_CACHE_HOME or JAX_COMPILATION_CACHE_DIR may name a folder for them"
+            "no home folder: programs are compiled again at each start; set "
+            "XDG_CACHE_HOME or JAX_COMPILATION_CACHE_DIR to a folder to keep them"
         )
 
 

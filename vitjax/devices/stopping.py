@@ -60,7 +60,7 @@ class StopSignal:
         self._asked = True
         text = (
             f"{signal.Signals(number).name}: stopping after this step, with a "
-            "checkpoint (once more: at once, without)\n"
+            "checkpoint (a second signal stops at once, without one)\n"
         )
         # print is not signal-safe, and Ctrl-C may end the reader of a pipe first.
         with contextlib.suppress(OSError):

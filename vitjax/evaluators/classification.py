@@ -62,8 +62,8 @@ class Classification:
             for key in ("image", label_key):
                 if key not in features:
                     raise ValueError(
-                        f"an evaluator looks for the feature {key!r}, but its pp_fn and "
-                        f"device_pp leave {', '.join(sorted(features))}"
+                        f"the evaluator needs the feature {key!r}, but its pp_fn and "
+                        f"device_pp give {', '.join(sorted(features))}"
                     )
             labels: Float[Array, "b k"] = features[label_key]
             logits, _ = predict(state, features["image"])

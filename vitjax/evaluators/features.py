@@ -39,7 +39,7 @@ class Features:
             _, out = predict(state, rows["image"])
             if feature not in out:
                 raise ValueError(
-                    f"feature: the model gives no {feature!r}; it gives "
+                    f"feature: the model has no output {feature!r}, only "
                     f"{', '.join(sorted(out))}"
                 )
             labels = rows[label_key]

@@ -16,11 +16,11 @@ from vitjax.evaluators import EVALUATORS
 
 # Keys of big_vision's evaluators that vitjax refuses, with the reason.
 REFUSED = {
-    "cache": "not supported; the operating system keeps in memory what fits",
-    "cache_final": "not supported; the operating system keeps in memory what fits",
-    "cache_raw": "not supported; the operating system keeps in memory what fits",
+    "cache": "not supported; the operating system caches the files",
+    "cache_final": "not supported; the operating system caches the files",
+    "cache_raw": "not supported; the operating system caches the files",
     "pred": "not supported; the model's logits are evaluated",
-    "prefetch": "not supported; two batches are always made ahead",
+    "prefetch": "not supported; two batches are always prefetched",
 }
 
 # Keys of a section besides the evaluator's arguments and its durations.
@@ -126,8 +126,8 @@ def make_entries(
         arguments.check_types(f"evals.{name}", WHEN, section)
         if section.get("params") == "ema" and not ema:
             raise ValueError(
-                f"evals.{name}: params='ema' needs averaged parameters, and this config "
-                "makes none; set ema, e.g. to dict(decay=0.9999)"
+                f"evals.{name}: params='ema' needs averaged parameters, but this config "
+                "has none; set ema, e.g. to dict(decay=0.9999)"
             )
         section = dict(section)
         required = section.pop("required", True)

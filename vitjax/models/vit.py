@@ -142,8 +142,8 @@ def patch_grid(
         hint = "resize the image, or choose another patch_size"
         if floor_patches is not None:
             hint = (
-                "resize the image, choose another patch_size, or say floor_patches=True "
-                f"to leave {rest[0]} rows and {rest[1]} columns out, as big_vision does"
+                "resize the image, choose another patch_size, or set floor_patches=True "
+                f"to drop {rest[0]} rows and {rest[1]} columns, as big_vision does"
             )
         raise ValueError(
             f"an image of {height}x{width} pixels does not divide into patches of "
@@ -612,7 +612,7 @@ def _check_fused(model: ViT) -> None:
     what = f"attn_impl {model.attn_impl!r}"
     if model.return_attn:
         raise ValueError(
-            f"{what} does not give the attention probabilities; "
+            f"{what} does not return the attention probabilities; "
             "return_attn needs attn_impl='flax'"
         )
     softmax = model.softmax_dtype

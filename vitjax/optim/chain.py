@@ -88,8 +88,8 @@ def make_optimizer(
     for mask, mult in _groups(params, lr_mults or (), "lr_mults"):
         if not mult > 0:
             raise ValueError(
-                f"lr_mults must be above 0, got {mult!r}; to freeze parameters, give "
-                f"them the schedule None"
+                f"lr_mults must be above 0, got {mult!r}; to freeze parameters, set "
+                "their schedule to None"
             )
         chain.append(ox.masked(ox.scale(mult), mask))
     if wd:
@@ -174,7 +174,7 @@ def _schedule_groups(
                 f"schedule must be a section, or None to freeze, got {section!r}"
             )
         if clash := sorted(run.keys() & set(section.keys())):
-            raise ValueError(f"schedule cannot set {clash[0]}: the run has its own")
+            raise ValueError(f"schedule cannot set {clash[0]}: the run sets it")
         arguments.check("schedule", make_schedule, dict(section), run)
         groups.append((mask, make_schedule(**run, **dict(section))))
     return groups

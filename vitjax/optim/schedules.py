@@ -94,8 +94,8 @@ def _stair(
     steps = steps or [round(share * total) for share in percent]
     if len(steps) != len(mults) or list(steps) != sorted(steps):
         raise ValueError(
-            "a stair schedule needs ascending steps (or percent) and one of mults for "
-            f"each, got {list(steps)} and mults={list(mults)}"
+            "a stair schedule needs ascending steps (or percent) and one mult for each, "
+            f"got {list(steps)} and mults={list(mults)}"
         )
     # Runs of 0 or 1 steps are for evaluation and debugging.
     if steps and not percent and steps[-1] >= total > 1:

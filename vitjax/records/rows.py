@@ -158,7 +158,7 @@ class Records:
             except OSError as error:
                 raise ValueError(
                     f"the row of step {step} cannot be written ({error}); {_saved(good)}: "
-                    "make room there, then the same command resumes from it"
+                    "free some space and run the same command again to resume from it"
                 ) from error
 
     def check_finite(self, step: int, metrics: Any) -> None:
@@ -181,8 +181,8 @@ class Records:
         saved = _saved(self._last_good())
         if stuck:
             raise NotFinite(
-                f"{PATIENCE} updates in a row were skipped before step {step}, as their "
-                f"gradients were not finite at any loss scale; {saved}; try a lower lr, "
+                f"{PATIENCE} updates in a row were skipped before step {step}, because "
+                f"their gradients were not finite at any loss scale; {saved}; try a lower lr, "
                 "or dtype_mm='bfloat16'"
             )
         raise NotFinite(
@@ -195,4 +195,4 @@ class Records:
 def _saved(step: int | None) -> str:
     if step is None:
         return "there is no checkpoint"
-    return f"the last good checkpoint is that of step {step}"
+    return f"the last good checkpoint is of step {step}"

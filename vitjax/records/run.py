@@ -97,7 +97,7 @@ def _announce(
     if first_step > total_steps:
         raise ValueError(
             f"the checkpoint is of step {first_step}, but the run ends at step "
-            f"{total_steps}; give a longer one, or another checkpoint"
+            f"{total_steps}; choose a longer run or another checkpoint"
         )
     progress.say(
         f"{count(state.params):,} parameters, {sizes['data_size']:,} examples, "

@@ -91,7 +91,7 @@ class TensorBoardSink:
                     self._file.close()
                 self._file = None
             logging.warning(
-                "TensorBoard's files cannot be written (%s): going on without them; "
+                "TensorBoard's files cannot be written (%s): continuing without them; "
                 "%s has every row",
                 error,
                 JSONL,
@@ -150,7 +150,7 @@ class WandbSink:
         except wandb.errors.Error as error:
             first = str(error).strip().split("\n")[0]
             logging.warning(
-                "wandb cannot be reached (%s): this run is recorded offline; send it "
+                "wandb cannot be reached (%s): this run is recorded offline; upload it "
                 "later with `wandb sync %s`",
                 first,
                 workdir / "wandb" / "offline-run-*",

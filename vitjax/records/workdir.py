@@ -65,13 +65,13 @@ def locked(workdir: Path, force: bool = False) -> Iterator[None]:
         held, _, pid = file.read().strip().rpartition(" ")
         if held not in ("", host) and not force:
             raise ValueError(
-                f"process {pid} of {held} has locked {workdir}: if it is no longer "
-                "at work, add --force"
+                f"process {pid} of {held} has locked {workdir}: if it has ended, add "
+                "--force"
             )
         if held == host and not owned and _alive(pid) and not force:
             raise ValueError(
                 f"{_at_work(workdir, pid, host)} (this file system has no locks: if that "
-                "process is no run of this workdir, add --force)"
+                "process does not use this workdir, add --force)"
             )
         file.truncate(0)
         file.write(f"{host} {os.getpid()}\n")
@@ -86,8 +86,8 @@ def locked(workdir: Path, force: bool = False) -> Iterator[None]:
 
 def _at_work(workdir: Path, pid: str, host: str) -> str:
     return (
-        f"another run, process {pid} of {host}, is at work in {workdir}: stop it first, "
-        "or give another --workdir"
+        f"another run, process {pid} of {host}, uses {workdir}: stop it first, or choose "
+        "another --workdir"
     )
 
 

@@ -67,8 +67,8 @@ def _smooth(logits, labels, label_smoothing):
     """Mix labels with the uniform distribution, by `label_smoothing` in [0, 1]."""
     if logits.shape != labels.shape:
         raise ValueError(
-            f"labels must be rows over the classes, of the logits' shape "
-            f"{logits.shape}, got {labels.shape}; integer labels need onehot first"
+            f"labels must have the logits' shape {logits.shape}, got {labels.shape}; "
+            "integer labels need onehot first"
         )
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")

@@ -30,7 +30,7 @@ def check(*, p: int | float, scope: str = "global") -> tuple[float, str]:
     """
     if not p > 0:
         raise ValueError(
-            f"mixup.p must be positive, got {p}; to turn mixup off give mixup=None"
+            f"mixup.p must be positive, got {p}; set mixup=None to turn mixup off"
         )
     if scope not in SCOPES:
         raise unknown(scope, SCOPES, "mixup.scope")

@@ -174,7 +174,9 @@ def load(
         return unflatten_dict(arrays, sep="/"), told.get("config")
     said = told.get("num_heads") or _heads_beside(file)
     if num_heads and said and num_heads != said:
-        raise ValueError(f"{str(path)!r} is of {said} heads, not of {num_heads}")
+        raise ValueError(
+            f"{str(path)!r} has {said} heads, but num_heads is {num_heads}"
+        )
     formats = FORMATS
     if format is not None:
         formats = {format: lookup(FORMATS, format, "format")}

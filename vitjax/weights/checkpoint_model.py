@@ -37,7 +37,7 @@ def model_of(
     if config is not None:
         name = config.get("model_name", "vit")
         if name != "vit":
-            raise ValueError(f"{str(path)!r} is of a model {name!r}, not of a ViT")
+            raise ValueError(f"{str(path)!r} holds a model {name!r}, expected a ViT")
         return dict(config.get("model") or {})
     given: dict[str, Any] = {"num_heads": num_heads, "pool_type": pool_type}
     # Silent: the caller that loads the parameters reports the choice in the file.
@@ -82,7 +82,7 @@ def unlike(
         if own not in (usual, "quick"):
             yield (
                 f"{path} was probably trained with {key}={usual!r}, but the model has "
-                f"{key}={own!r}: set config.model.{key} unless this is meant"
+                f"{key}={own!r}: set config.model.{key} unless this is intended"
             )
 
 

@@ -107,8 +107,8 @@ def heads_of_width(width: int) -> int:
     heads = {v["num_heads"] for v in vit.VARIANTS.values() if v["width"] == width}
     if len(heads) != 1:
         raise HeadsUnknown(
-            f"a fused matrix does not say how many heads it is for, and no variant has "
-            f"the width {width}: say num_heads"
+            "a fused matrix does not show its number of heads, and no variant has the "
+            f"width {width}: give num_heads"
         )
     return heads.pop()
 

@@ -60,7 +60,9 @@ def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no .npz file, or is damaged: {error}") from None
+        raise ValueError(
+            f"{path} is not an .npz file, or is damaged: {error}"
+        ) from None
     # numpy has no bfloat16 and stores it as untyped two-byte values.
     return {
         name: x.view(BFLOAT16) if x.dtype == np.dtype("V2") else x
@@ -85,7 +87,7 @@ def _opened_safetensors(path: Path) -> Iterator[Any]:
             yield file
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path} is no safetensors file, or is damaged: {error}"
+            f"{path} is not a .safetensors file, or is damaged: {error}"
         ) from None
 
 
@@ -130,12 +132,12 @@ def _read_shards(path: Path) -> tuple[Arrays, dict[str, str]]:
         place_of = dict(json.loads(path.read_text())["weight_map"])
         shards = {path.with_name(name) for name in place_of.values()}
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is no index of shards, or is damaged") from None
+        raise ValueError(f"{path} is not an index of shards, or is damaged") from None
     if path in shards:
         raise ValueError(f"{path} is damaged: it names itself as a shard")
     if missing := sorted(shard.name for shard in shards if not shard.is_file()):
         raise ValueError(
-            f"{path} names {len(shards)} shards, of which {', '.join(missing)} "
+            f"{path} names {len(shards)} shards, but {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing in its folder"
         )
     found: Arrays = {}

@@ -81,7 +81,7 @@ def load_into(
             leaves = {**leaves, KERNEL: fit_channels(kernel, new)}
             if jax.process_index() == 0:
                 logging.warning(
-                    "the embedding of %s is for %d channels: model_init_channels=%r fits "
+                    "the embedding of %s is for %d channels: model_init_channels=%r adapts "
                     "it to %d",
                     path,
                     kernel.shape[2],
@@ -175,7 +175,7 @@ def _skipped(
         found = {name for name in names if re.fullmatch(regex, name)}
         if not found:
             raise ValueError(
-                f"dont_load: {regex!r} matches no parameter, here or in {path!r}"
+                f"dont_load: {regex!r} matches no parameter of the model or of {path!r}"
             )
         skip |= found
     return skip
@@ -188,7 +188,7 @@ def _fresh_head(leaves: Leaves, wanted: Iterable[str], path: str) -> set[str]:
         return set()
     head = {name for name in wanted if name.startswith(heads)}
     if head:
-        weights.warn(f"{path} has no head: the model's own starts fresh")
+        weights.warn(f"{path} has no head: the model's head keeps its initial values")
     return head
 
 
@@ -198,20 +198,20 @@ def _check_fit(
     problems = defaultdict(list)
     for name in sorted((wanted.keys() | leaves.keys()) - skip):
         if name not in leaves:
-            problems["missing there"].append(name)
+            problems["missing in the file"].append(name)
         elif name not in wanted:
-            problems["left over there"].append(name)
+            problems["only in the file"].append(name)
         elif leaves[name].shape != tuple(wanted[name]):
-            shapes = f"shape {leaves[name].shape} there, {tuple(wanted[name])} here"
+            shapes = f"shape {leaves[name].shape} in the file, {tuple(wanted[name])} in the model"
             if name == KERNEL and leaves[name].shape[2:3] != tuple(wanted[name])[2:3]:
-                shapes += ", which model_init_channels='sum' may fit"
+                shapes += ", which model_init_channels='sum' can adapt"
             problems[shapes].append(name)
     if problems:
         words = [f"{what}: {', '.join(_brief(n))}" for what, n in problems.items()]
         raise ValueError(
-            f"model_init {path!r} does not fit the model: the config's model must be "
-            "that one's (dont_load takes regexes of parameters to leave at their initial "
-            f"value): {'; '.join(words)}"
+            f"model_init {path!r} does not fit the model: set config.model as in that "
+            "file, or name parameters to leave at their initial values in dont_load "
+            f"(regexes): {'; '.join(words)}"
         )
 
 

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 # A plain `pip install torch` might replace a CPU build of torch with a CUDA build.
-MATCHING = "in versions made for each other and from where they came"
+MATCHING = "in matching versions and from the same index as before"
 NAMES = ("torch", "torchvision", "timm", "transformers", "triton")
 # Compiled ops that torchvision's modules reference at import. They are for object
 # detection, and vitjax never calls them.

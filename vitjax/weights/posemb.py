@@ -25,8 +25,8 @@ def grid_of(positions: int, grid: Grid | None, what: str) -> tuple[int, int]:
     found = square_grid(positions) if grid is None else (int(grid[0]), int(grid[1]))
     if found is None:
         raise ValueError(
-            f"{what} has {positions} positions, which is no square: say which grid "
-            "(rows, columns) they are of"
+            f"{what} has {positions} positions, which is no square: give their grid "
+            "(rows, columns)"
         )
     if math.prod(found) != positions:
         raise ValueError(
@@ -65,14 +65,14 @@ def of_tokens(
     told = f"{what} has {stored} positions, with or without the {tokens} other tokens"
     if grid is not None:
         if math.prod(grid) not in fits:
-            raise ValueError(f"{told} not of the grid {tuple(grid)}")
+            raise ValueError(f"{told}, which do not fit the grid {tuple(grid)}")
         return fits[math.prod(grid)]
     hint = None if model_grid is None else fits.get(math.prod(model_grid))
     answer = hint if usual is None else usual
     if answer is not None and hint in (None, answer):
         return answer
     raise GridUnknown(
-        f"{told}: say grid=(rows, columns) of the patches (--grid of convert, "
+        f"{told}: give grid=(rows, columns) of the patches (--grid of convert, "
         "--config.model_init_grid of a run)",
         stored,
     )

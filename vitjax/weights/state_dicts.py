@@ -185,7 +185,7 @@ def _with_constant_posemb(
         return leaves
     if posemb is None or (grid is None and fmt.stores_sincos):
         raise ValueError(
-            f"{fmt.title} stores position embeddings, these parameters do not: say "
+            f"{fmt.title} stores position embeddings, these parameters do not: give "
             "posemb='sincos2d' and the grid (rows, columns) of the patches, or "
             "posemb='none'"
         )
@@ -219,9 +219,9 @@ def _with_tokens(
     if pool_type is None:
         if fmt.parts["cls"] == fmt.parts.get("registers"):
             raise ValueError(
-                f"{keys[0]} of {fmt.title} holds {count} tokens, of which the first may "
-                "be the class token: say pool_type='tok' (--pool_type of convert) if it "
-                "is, else 'gap'"
+                f"{keys[0]} of {fmt.title} holds {count} tokens, and the first may be the "
+                "class token: give pool_type='tok' (--pool_type of convert) if it is, "
+                "else 'gap'"
             )
         # A LayerNorm after the pooling means average pooling.
         pool_type = "gap" if parts.pool_norm else "tok"

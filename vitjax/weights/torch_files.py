@@ -80,7 +80,7 @@ SAFE = [
 # Older versions could be made to run code with weights_only=True (CVE-2025-32434), and
 # allowed only names of real objects.
 SAFE_SINCE = "2.6"
-INSTEAD = "torch.save(model.state_dict(), PATH), where it was made, saves what can be"
+INSTEAD = "save it with torch.save(model.state_dict(), PATH) where it was made"
 
 
 def read(path: Path) -> Arrays:
@@ -91,12 +91,12 @@ def read(path: Path) -> Arrays:
     torch = _torch()
     if torch.__version__ < SAFE_SINCE:
         raise ValueError(
-            f"torch {torch.__version__} is too old to read {path} without running what is "
-            f"in it: install torch {SAFE_SINCE} or newer, or use .safetensors"
+            f"torch {torch.__version__} is too old to read {path} without running code "
+            f"from it: install torch {SAFE_SINCE} or newer, or use .safetensors"
         )
     if _is_program(path):
         raise ValueError(
-            f"{path} is a program of TorchScript, which vitjax does not run: {INSTEAD} read"
+            f"{path} is a TorchScript program, which vitjax does not run: {INSTEAD}"
         )
     try:
         with torch.serialization.safe_globals(SAFE), warnings.catch_warnings():
@@ -107,14 +107,16 @@ def read(path: Path) -> Arrays:
     except Exception as error:  # a damaged pickle raises anything
         raise ValueError(_refusal(path, error)) from None
     if not isinstance(stored, Mapping):
-        raise ValueError(f"{path} holds no state dict, but {type(stored).__name__}")
+        raise ValueError(
+            f"{path} must hold a state dict, got a {type(stored).__name__}"
+        )
     found = {
         name: _numpy(torch, x, f"{name} of {path}")
         for name, x in _tensors(torch, stored)
     }
     if not found:
-        other = ", ".join(map(str, list(stored)[:5])) or "it is empty"
-        raise ValueError(f"{path} holds no state dict, no tensors: {other}")
+        other = ", ".join(map(str, list(stored)[:5])) or "an empty dict"
+        raise ValueError(f"{path} holds no state dict: no tensors, only {other}")
     return found
 
 
@@ -159,7 +161,7 @@ def _numpy(torch: Any, tensor: Any, name: str) -> np.ndarray:
         return tensor.numpy()
     except (TypeError, RuntimeError):
         kind = f"{tensor.dtype}, {tensor.layout}, {tensor.device}"
-        raise ValueError(f"{name} cannot become an array of numpy ({kind})") from None
+        raise ValueError(f"{name} cannot be converted to numpy ({kind})") from None
 
 
 def _refusal(path: Path, error: Exception) -> str:
@@ -169,19 +171,19 @@ def _refusal(path: Path, error: Exception) -> str:
     )
     if not name and (protocol := _protocol(path)) > 2:
         return (
-            f"{path} was saved with pickle_protocol={protocol}, and only torch's default, "
-            "2, is read: save it without that argument"
+            f"{path} was saved with pickle_protocol={protocol}, but only torch's default, "
+            "2, can be read: save it without that argument"
         )
     if not name:
-        return f"{path} is no file of torch.save, or is damaged"
+        return f"{path} is not a torch.save file, or is damaged"
     if re.search(rb"ctorch\.nn\.modules\.[\w.]+\n", _pickled(path)):
         return (
-            f"{path} holds a whole module ({name[1]!r}), whose code would have to run, "
-            f"which vitjax never does: {INSTEAD} read"
+            f"{path} holds a whole module ({name[1]!r}), and vitjax does not run its "
+            f"code: {INSTEAD}"
         )
     return (
-        f"{path} holds {name[1]!r}, which is neither a tensor nor one of the plain things "
-        f"that vitjax lets in beside them: {INSTEAD} read"
+        f"{path} holds {name[1]!r}, which is neither a tensor nor one of the plain objects "
+        f"that vitjax accepts: {INSTEAD}"
     )
 
 

@@ -93,12 +93,12 @@ def find(
     if others:
         names = [repr(m.name or "the top") for m in (chosen, *others)]
         said.append(
-            f"the weights are those at {names[0]}; {', '.join(names[1:])} can be asked "
-            f"for, as in {path}:{others[0].name}"
+            f"the weights are those at {names[0]}; {', '.join(names[1:])} can be selected "
+            f"as in {path}:{others[0].name}"
         )
     wrappers = [w for w in WRAPPERS if any(w in key for key in trees[chosen.tree])]
     if off := [repr(word) for word in (prefix, *wrappers) if word]:
-        said.append(f"{' and '.join(off)} taken off its keys")
+        said.append(f"{' and '.join(off)} removed from its keys")
     if left:
         said.append(f"left out: {', '.join(brief(left, prefix))}")
     return state, chosen.format, f"{path}: {'; '.join(said)}" if said else None
@@ -128,7 +128,7 @@ def none_of(
     """Return the error for a state dict that fits none of the formats."""
     first = ", ".join(sorted(keys)[:5])
     return ValueError(
-        f"{what} is of none of the formats {', '.join(formats)}; it has keys like {first}"
+        f"{what} matches none of the formats {', '.join(formats)}; its keys are like {first}"
     )
 
 
@@ -167,12 +167,12 @@ def _choice(
     names = ", ".join(repr(model.name) for model in models if model.name)
     fits = [m for m in models if not asked or m.answers(asked.rstrip("/."))]
     if not fits:
-        there = f"only {names}" if names else "but one state dict at its top"
+        there = f"only {names}" if names else "only one state dict at its top"
         raise ValueError(f"{path} has no model at {asked!r}, {there}")
     first, *others = sorted(fits, key=Model.rank)
     if others and others[0].rank() == first.rank():
         raise ValueError(
-            f"{path} holds more than one model, {names}: say which, as in "
+            f"{path} holds more than one model, {names}: select one, as in "
             f"{path}:{first.name}"
         )
     return first, others

@@ -1,4 +1,4 @@
-"""Checksums see every flipped bit, whatever device an array lies on."""
+"""Checksums detect every flipped bit, on any placement of an array."""
 
 import jax
 import jax.numpy as jnp

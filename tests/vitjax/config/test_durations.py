@@ -51,7 +51,7 @@ def test_units(config, expected):
     assert type(got) is int
 
 
-def test_the_default_stands_in_for_a_missing_duration_only():
+def test_the_default_replaces_a_missing_duration_only():
     assert durations.steps("log", {}, default=7) == 7
     assert durations.steps("log", {"log_steps": None}, default=None) is None
     assert durations.steps("log", {"log_steps": 0}, default=7) == 0

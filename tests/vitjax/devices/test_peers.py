@@ -1,4 +1,4 @@
-"""What is said when another process has died; whole runs are in test_processes.py."""
+"""The message when another process has died; test_processes.py has whole runs."""
 
 import jax
 import pytest

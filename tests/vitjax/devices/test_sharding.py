@@ -1,4 +1,4 @@
-"""Where arrays live."""
+"""The placement of arrays on devices."""
 
 import jax
 import jax.numpy as jnp

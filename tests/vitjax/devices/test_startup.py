@@ -3,7 +3,6 @@
 import os
 import re
 import socket
-import subprocess
 import sys
 
 import jax
@@ -16,23 +15,18 @@ from vitjax.devices.stopping import STATUS
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("path", "extra"),
-    [("/proc/driver/nvidia/version", "cuda13"), ("/dev/nvidia0", "cuda13")],
-)
-def test_an_idle_accelerator_comes_with_a_pip_line_that_pip_accepts(
-    monkeypatch, path, extra
-):
+@pytest.mark.parametrize("path", ["/proc/driver/nvidia/version", "/dev/nvidia0"])
+def test_an_idle_accelerator_comes_with_a_pip_line_that_pip_accepts(monkeypatch, path):
     monkeypatch.setattr(startup.Path, "exists", lambda self: str(self) == path)
     message = startup.idle_accelerator()
     assert message is not None
     command = re.search("`(.*)`", message).group(1)
-    assert command.endswith(f'pip install -e ".[{extra}]"')
+    assert command.endswith('pip install -e ".[cuda13]"')
     assert command.startswith(sys.executable)
     assert "--allow_cpu" in message
 
 
-def test_libtpu_without_a_tpu_is_told_too(monkeypatch):
+def test_libtpu_without_a_tpu_is_named_too(monkeypatch):
     monkeypatch.setattr(startup.Path, "exists", lambda self: False)
     found = {"libtpu": object()}
     monkeypatch.setattr(startup.importlib.util, "find_spec", found.get)
@@ -105,45 +99,44 @@ def test_open_mpi_5_needs_the_flags(calls, monkeypatch):
 def test_an_address_needs_the_other_two_and_they_need_it(calls):
     startup.initialize_distributed("host:1", 2, 0)
     assert calls == [("host:1", 2, 0, ALL)]
-    with pytest.raises(ValueError, match="needs --num_processes"):
-        startup.initialize_distributed("host:1", None, None)
-    with pytest.raises(ValueError, match="need --coordinator_address"):
-        startup.initialize_distributed(None, 2, 1)
-
-
-def test_the_compilation_cache_is_on_by_default_and_where_the_user_says(tmp_path):
-    code = (
-        "import jax; from vitjax.devices import startup; startup.enable_compilation_cache();"
-        "print(jax.config.jax_compilation_cache_dir)"
-    )
-    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    for extra, expected in (
-        ({"XDG_CACHE_HOME": str(tmp_path)}, str(tmp_path / "vitjax" / "xla")),
-        ({"JAX_COMPILATION_CACHE_DIR": "elsewhere"}, "elsewhere"),
+    for arguments, words in (
+        (("host:1", None, None), "needs --num_processes"),
+        ((None, 2, 1), "need --coordinator_address"),
+        (("localhost", 2, 0), "must be HOST:PORT, got 'localhost'"),
     ):
-        out = subprocess.run(
-            [sys.executable, "-c", code],
-            env=env | extra,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert out.stdout.strip() == expected
+        with pytest.raises(ValueError, match=words):
+            startup.initialize_distributed(*arguments)
 
 
-def test_without_a_home_programs_are_not_kept(monkeypatch, caplog):
+@pytest.fixture
+def cache_dir():
+    """A function that returns JAX's folder of programs, which is put back afterwards."""
+    before = jax.config.jax_compilation_cache_dir
+    yield lambda: jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_programs_are_kept_in_the_users_cache_or_where_the_user_says(
+    cache_dir, monkeypatch, tmp_path
+):
+    before = cache_dir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")  # JAX reads it itself
+    startup.enable_compilation_cache()
+    assert cache_dir() == before
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    startup.enable_compilation_cache()
+    assert cache_dir() == str(tmp_path / "vitjax" / "xla")
+
+
+def test_without_a_home_programs_are_not_kept(cache_dir, monkeypatch, caplog):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setattr(startup.home, "cache", lambda: None)
-    before = jax.config.jax_compilation_cache_dir
+    before = cache_dir()
     startup.enable_compilation_cache()
-    assert jax.config.jax_compilation_cache_dir == before
+    assert cache_dir() == before
     [record] = caplog.records
     assert "no home folder: programs are compiled again" in record.getMessage()
-
-
-def test_an_address_without_a_port_is_refused():
-    with pytest.raises(ValueError, match="must be HOST:PORT, got 'localhost'"):
-        startup.initialize_distributed("localhost", 2, 0)
 
 
 def test_a_port_that_is_taken_is_one_sentence():

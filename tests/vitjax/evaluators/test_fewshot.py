@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.vitjax.evaluators.test_classification import make_data
-from tests.vitjax.evaluators.test_svc_probe import classes, predict
+from tests.helpers.evaluators import clouds, make_data, predict
 from vitjax.evaluators import EVALUATORS
 from vitjax.evaluators.fewshot import few_of_each, ridge_accuracy
 
@@ -35,11 +34,8 @@ def test_so_many_of_each_class_by_chance_and_fewer_are_a_part_of_more():
 
 
 def test_more_examples_tell_more(mesh):
-    rows = {"val": classes(300, 1, 2.0), "train": classes(400, 2, 2.0)}
-
-    def make(*, data, **given):
-        return make_data(rows[data["name"]], mesh)(data=data, **given)
-
+    rows = {"val": clouds(300, 1, 2.0), "train": clouds(400, 2, 2.0)}
+    make = make_data(rows, mesh)
     kw = dict(data={"name": "val"}, fit_data={"name": "train"}, batch_size=16)
     evaluator = EVALUATORS["fewshot"](
         predict, make, mesh, **kw, feature="code", shots=(1, 20), l2_reg=1.0

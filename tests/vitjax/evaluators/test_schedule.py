@@ -1,4 +1,4 @@
-"""What an evaluator's section is made of."""
+"""An evaluator's section: what is built from it, and when it is due."""
 
 import pytest
 
@@ -15,10 +15,9 @@ class Norm:
         yield "norm", self.scale * state
 
 
-def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
-    monkeypatch.setitem(schedule.EVALUATORS, "norm", Norm)
-    [entry] = schedule.make_entries(
-        {"mine": {"type": "norm", "scale": 2.0, "log_steps": 3}, "off": None},
+def make_entries(sections, mesh):
+    return schedule.make_entries(
+        sections,
         predict=lambda: None,
         make_data=lambda: None,
         mesh=mesh,
@@ -27,6 +26,12 @@ def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
         missing=KeyError,
         warn=print,
     )
+
+
+def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
+    monkeypatch.setitem(schedule.EVALUATORS, "norm", Norm)
+    mine = {"type": "norm", "scale": 2.0, "log_steps": 3}
+    [entry] = make_entries({"mine": mine, "off": None}, mesh)
     assert [step for step in range(11) if entry.due(step, 10)] == [0, 3, 6, 9, 10]
     row = schedule.run([entry], 21.0)
     assert row.pop("time/mine") >= 0
@@ -46,13 +51,4 @@ def test_an_evaluator_that_takes_no_batch_size_gets_none(mesh, monkeypatch):
 def test_a_wrong_section_is_one_sentence(mesh, monkeypatch, section, words):
     monkeypatch.setitem(schedule.EVALUATORS, "classification", Norm)
     with pytest.raises(ValueError, match=words):
-        schedule.make_entries(
-            {"val": section},
-            predict=lambda: None,
-            make_data=lambda: None,
-            mesh=mesh,
-            sizes={"data_size": 10, "batch_size": 2, "total_steps": 10},
-            batch_size=3,
-            missing=KeyError,
-            warn=print,
-        )
+        make_entries({"val": section}, mesh)

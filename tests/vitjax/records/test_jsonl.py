@@ -99,7 +99,7 @@ def test_a_disk_that_fills_up_later_ends_tensorboard_only(tmp_path, caplog):
 
 
 @pytest.mark.filterwarnings("ignore:::wandb", "ignore::ResourceWarning")
-def test_nobody_waits_for_wandb(tmp_path, monkeypatch, caplog):
+def test_a_run_does_not_wait_for_wandb(tmp_path, monkeypatch, caplog):
     """The start, and rows: only the end waits for a server that is slow to answer."""
     import wandb
 
@@ -169,7 +169,7 @@ def test_wandb_works_offline_and_keeps_its_run_id(tmp_path, wandb_quiet):
 def test_wandb_that_cannot_be_reached_goes_offline_with_one_warning(
     tmp_path, wandb_quiet, monkeypatch, caplog
 ):
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     sink = sinks.WandbSink(tmp_path, {}, project="test", init_timeout=2)
     sink.write(1, {"a": 1.0})

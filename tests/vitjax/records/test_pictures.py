@@ -32,7 +32,7 @@ def test_captions_name_both_classes_of_a_mixed_row():
 
 
 def test_names_are_no_formulas(tmp_path):
-    """matplotlib takes what stands between dollars for a formula, here wrong ones."""
+    """matplotlib reads text between dollars as a formula, here wrong ones."""
     names = ("$5_to_$10", "Ba$$in")
     labels = np.eye(2, dtype=np.float32)
     draw_batch(tmp_path / "a.png", np.zeros((2, 4, 4, 1)), labels, names)

@@ -1,4 +1,4 @@
-"""Rows are fetched one step late; what is not finite stops the run."""
+"""Rows are fetched one step late; a value that is not finite stops the run."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_what_is_not_finite_names_the_steps_and_the_last_good_checkpoint():
     with pytest.raises(NotFinite, match=r"between steps 3 and 4 .*no checkpoint"):
         records.flush()
     assert [step for step, _ in writer.rows] == [2, 4], "the row shows the fault"
-    with pytest.raises(NotFinite, match=r"steps 3 and 5 .*that of step 2"):
+    with pytest.raises(NotFinite, match=r"steps 3 and 5 .*is of step 2"):
         records.check_finite(5, metrics(float("inf")))
 
 
@@ -75,7 +75,7 @@ def test_a_skipped_update_may_have_an_infinite_gradient_and_nothing_else():
 def test_twenty_most_skipped_updates_in_a_row_stop_the_run():
     records = make(Memory(), last_good=lambda: 2)
     records.check_finite(30, {**metrics(), "most_skipped_updates_in_a_row": 19})
-    with pytest.raises(NotFinite, match=r"20 updates in a row.*that of step 2; try"):
+    with pytest.raises(NotFinite, match=r"20 updates in a row.*is of step 2; try"):
         records.check_finite(30, {**metrics(), "most_skipped_updates_in_a_row": 20})
 
 
@@ -126,7 +126,7 @@ def test_a_row_waits_for_the_room_that_a_checkpoint_gives_up():
 def test_no_room_for_a_row_is_one_sentence():
     records = make(FullUntil(), last_good=lambda: 3)
     words = (
-        r"row of step 5 cannot be written \(.*No space left.*that of step 3: make room"
+        r"row of step 5 cannot be written \(.*No space left.*is of step 3: free some"
     )
     with pytest.raises(ValueError, match=words):
         records.write(5, {"loss": 1.0})

@@ -49,7 +49,6 @@ def test_map_pooling_asks_once():
     ("name", "image_shape", "model"),
     [
         ("vit", (224, 224, 3), {"variant": "S/16", "rep_size": True}),
-        ("vit", (224, 224, 3), {"variant": "mu/16"}),
         ("small_cnn", (28, 28, 1), {}),
         ("nanovit", (32, 32, 3), {}),
     ],

@@ -162,7 +162,7 @@ def test_a_resume_takes_more_images_but_no_other_classes(ran, tmp_path, capsys, 
     for where, more in ((copy, []), (tmp_path / "new", [f"--config.resume={workdir}"])):
         assert train_on(moved, evals, where, *more) == 1
         line = capsys.readouterr().err.splitlines()[0]
-        assert "it lacks 'cat' and adds 'animal'; put the classes of" in line
+        assert "it lacks 'cat' and adds 'animal'; restore the classes of" in line
         assert "--config.model_init=" in line
     assert not (tmp_path / "new").exists()
 
@@ -205,7 +205,7 @@ def test_a_resumed_run_keeps_the_order_of_its_classes(tmp_path):
         assert again.class_names == ("0", "10", "2")
         assert labels(again) == {"0": 0, "10": 1, "2": 2}
         order, stored = told
-        assert order == "the classes keep the labels that they have in there"
+        assert order == "the classes keep their labels of there"
         assert "--config.input.data.as_seen=False keeps it so" in stored
     kept = {"class_names": ["0", "2", "10"], "data_size": 9, "data_classes": 3}
     told = []

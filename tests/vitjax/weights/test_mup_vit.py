@@ -1,16 +1,18 @@
-"""mup-vit's model, written from what is known of its files: logits in both directions."""
+"""mup-vit's model, written after its files: our logits equal its own."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tests.helpers import weights_cases
+from tests.helpers import weights_cases as cases
+from tests.helpers.torch_models import assert_logits, drawn
 from vitjax import weights
 from vitjax.models.vit import posemb_sincos_2d
+from vitjax.tools.convert import convert
 from vitjax.weights import files
 
-GRID = weights_cases.SQUARE
+GRID = cases.SQUARE
 
 
 class Block(nn.Module):
@@ -29,20 +31,20 @@ class Block(nn.Module):
 
 
 class Vit(nn.Module):
-    """`register` tokens beside the class token of pool_type "tok", all in `reg`."""
+    """`reg` holds the class token of pool_type "tok", and then the registers."""
 
-    def __init__(self, posemb="sincos2d", pool_type="gap", register=0, mlp_head=0):
+    def __init__(self, posemb, pool_type="gap", registers=0, rep_size=0):
         super().__init__()
-        width, n = weights_cases.WIDTH, GRID[0] * GRID[1]
+        width, n = cases.WIDTH, GRID[0] * GRID[1]
         self.conv_proj = nn.Conv2d(3, width, 4, 4)
         if posemb == "learn":
             self.pos_embedding = nn.Parameter(torch.zeros(1, n, width))
         elif posemb == "sincos2d":
             table = torch.tensor(posemb_sincos_2d(*GRID, width)[0])
-            self.register_buffer("pos_embedding", table.float())
+            self.register_buffer("pos_embedding", table)
         else:
             self.pos_embedding = None
-        self.num_reg = register + (pool_type == "tok")
+        self.num_reg = registers + (pool_type == "tok")
         if self.num_reg == 1:
             self.register_buffer("reg", torch.zeros(1, 1, width))
         elif self.num_reg:
@@ -52,16 +54,14 @@ class Vit(nn.Module):
         self.encoder = nn.Module()
         self.encoder.layers = nn.Sequential()
         for i in range(2):
-            block = Block(width, weights_cases.HEADS, 40)
+            block = Block(width, cases.HEADS, 40)
             self.encoder.layers.add_module(f"encoder_layer_{i}", block)
         self.encoder.ln = nn.LayerNorm(width, eps=1e-6)
         self.heads = nn.Sequential()
-        if mlp_head:
-            self.heads.add_module("pre_logits", nn.Linear(width, mlp_head))
+        if rep_size:
+            self.heads.add_module("pre_logits", nn.Linear(width, rep_size))
             self.heads.add_module("act", nn.Tanh())
-        self.heads.add_module(
-            "head", nn.Linear(mlp_head or width, weights_cases.CLASSES)
-        )
+        self.heads.add_module("head", nn.Linear(rep_size or width, cases.CLASSES))
 
     def forward(self, image):
         x = self.conv_proj(image).flatten(2).transpose(1, 2)
@@ -74,75 +74,40 @@ class Vit(nn.Module):
         return self.heads(x[:, 0] if self.pool_type == "tok" else patches.mean(1))
 
 
-@torch.no_grad()
-def logits(model):
-    image = torch.tensor(weights_cases.image(GRID)).permute(0, 3, 1, 2)
-    return model.double().eval()(image).numpy()
+MUP_VIT = [row[1:3] for row in cases.EXPRESSIBLE if row[0] == "mup_vit"]
 
 
-def arrays(model):
-    return {k: v.numpy() for k, v in model.double().state_dict().items()}
-
-
-CASES = [
-    {"posemb": "sincos2d"},
-    {"posemb": "learn", "mlp_head": 7},
-    {"posemb": "none", "register": 1},
-    {"posemb": "sincos2d", "register": 3, "mlp_head": 7},
-    {"posemb": "learn", "pool_type": "tok"},
-    {"posemb": "sincos2d", "pool_type": "tok", "register": 2},
-]
-
-
-@pytest.mark.parametrize("kw", CASES, ids=weights_cases.label)
-@torch.no_grad()
-def test_logits_are_its_own_in_both_directions(kw):
-    ours = {"posemb": kw["posemb"], "pool_type": kw.get("pool_type", "gap")}
-    ours |= {"registers": kw.get("register", 0), "rep_size": kw.get("mlp_head", False)}
-    # Its weights here.
-    model = Vit(**kw)
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in model.double().state_dict().items():
-        constant = name == "pos_embedding" and kw["posemb"] == "sincos2d"
-        if not constant and not (name == "reg" and tensor.shape[1] == 1):
-            tensor.normal_(std=0.3, generator=generator)
-    say = {"pool_type": ours["pool_type"]}
-    params = weights_cases.read(arrays(model), "mup_vit", say)
-    assert ("pos_embedding" in params) == (kw["posemb"] == "learn")
-    got = weights_cases.logits(params, weights_cases.image(GRID), gelu="exact", **ours)
-    # Its table of sincos2d is of float32.
-    bound = 1e-6 if kw["posemb"] == "sincos2d" else 1e-9
-    np.testing.assert_allclose(logits(model), got, rtol=0, atol=bound)
-    # Ours there: every key, no other, of the same shapes.
-    params = weights_cases.params(GRID, dtype=np.float64, **ours)
-    told = {"posemb": kw["posemb"], "grid": GRID}
-    state = weights.to_state_dict(params, format="mup_vit", **told)
-    assert {k: v.shape for k, v in state.items()} == {
-        k: v.shape for k, v in arrays(model).items()
-    }
+@pytest.mark.parametrize(("kw", "say"), MUP_VIT, ids=cases.label)
+def test_our_keys_and_its_weights(kw, say):
+    """Our state dict fits its class; its weights give our logits."""
+    model = Vit(**kw).double()
+    state = cases.write(cases.params(dtype=np.float64, **kw), "mup_vit", say)
     model.load_state_dict({k: torch.tensor(v) for k, v in state.items()}, strict=True)
-    got = weights_cases.logits(params, weights_cases.image(GRID), gelu="exact", **ours)
-    np.testing.assert_allclose(logits(model), got, rtol=0, atol=1e-9)
-    assert np.abs(got).max() > 0.1
+    # Constant positions, and the zeros of a single token.
+    drawn(model, keep=[name for name, _ in model.named_buffers()])
+    state = {k: v.numpy() for k, v in model.state_dict().items()}
+    params = cases.read(state, "mup_vit", cases.pool(say))
+    assert ("pos_embedding" in params) == (kw["posemb"] == "learn")
+    assert_logits(model, cases.logits(params, cases.image(), gelu="exact", **kw))
 
 
-def test_its_checkpoints_and_what_they_do_not_say(tmp_path):
-    model = Vit("learn", "tok", register=1)
+def test_its_checkpoints_do_not_show_which_token_is_the_class_token(tmp_path):
+    model = Vit("learn", "tok", registers=1)
     kept = {"step": 3, "state_dict": model.state_dict(), "best_acc1": 0.5}
     torch.save({**kept, "optimizer": {}, "scheduler": {}}, tmp_path / "x.pth")
     path = tmp_path / "x.pth"
-    with pytest.raises(ValueError, match=r"reg .* holds 2 tokens.*say pool_type='tok'"):
-        weights.load(path, num_heads=weights_cases.HEADS)
+    with pytest.raises(
+        ValueError, match=r"reg .* holds 2 tokens.*give pool_type='tok'"
+    ):
+        weights.load(path, num_heads=cases.HEADS)
     reg = model.reg.detach().numpy()
-    got, _ = weights.load(path, num_heads=weights_cases.HEADS, pool_type="tok")
+    got, _ = weights.load(path, num_heads=cases.HEADS, pool_type="tok")
     np.testing.assert_array_equal(got["cls"], reg[:, :1])
     np.testing.assert_array_equal(got["registers"], reg[:, 1:])
-    got, _ = weights.load(path, num_heads=weights_cases.HEADS, pool_type="gap")
+    got, _ = weights.load(path, num_heads=cases.HEADS, pool_type="gap")
     np.testing.assert_array_equal(got["registers"], reg)
     # A file of ours remembers it.
-    from vitjax.tools.convert import convert
-
     out = tmp_path / "y.safetensors"
-    convert(path, out, to="mup_vit", num_heads=weights_cases.HEADS, pool_type="tok")
+    convert(path, out, to="mup_vit", num_heads=cases.HEADS, pool_type="tok")
     np.testing.assert_array_equal(weights.load(out)[0]["cls"], reg[:, :1])
     assert files.read(out)[0].keys() == model.state_dict().keys()

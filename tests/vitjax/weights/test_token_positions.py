@@ -1,13 +1,13 @@
-"""Whether positions are the patches' alone: what decides it, and what is asked.
+"""Positions may include the class token's: what decides it, and when it is asked for.
 
-Of 24 patches and a class token there are 25 positions, as many as of 5 x 5 patches.
+24 patches and a class token have 25 positions, as many as 5 x 5 patches.
 """
 
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from tests.helpers import weights_cases
+from tests.helpers import weights_cases as cases
 from vitjax import weights
 from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names
@@ -16,102 +16,108 @@ from vitjax.weights.formats import big_vision
 from vitjax.weights.formats.big_vision import VERY_OLD
 from vitjax.weights.posemb import GridUnknown
 
-TOK = {"posemb": "learn", "pool_type": "tok"}
-ASKED = r"25 positions.*say grid=\(rows, columns\).*--grid.*model_init_grid"
+TOK = cases.TOK
+ASKED = r"25 positions.*give grid=\(rows, columns\).*--grid.*model_init_grid"
 
 
-def with_own(params, key="pos_embedding"):
-    """A file's leaves: the class token's own position first; its token without it."""
+def timm(grid, drop_own=False, **kw):
+    """(params, timm's state dict); without the class token's position on request."""
+    params = cases.params(grid, **TOK, **kw)
+    state = weights.to_state_dict(params, format="timm")
+    if drop_own:
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    return params, state
+
+
+# grid, positions of the class token dropped, positions: no square, or of two readings.
+@pytest.mark.parametrize(
+    ("grid", "drop_own", "stored"),
+    [
+        *((((n, n + 2), False, (n + 1) ** 2)) for n in (1, 4, 5)),
+        ((5, 5), True, 25),  # DeiT-III's: 4 x 6 patches and one would have as many
+    ],
+)
+def test_timm_positions_of_two_readings_are_asked_for(grid, drop_own, stored):
+    params, state = timm(grid, drop_own)
+    assert state["pos_embed"].shape[1] == stored
+    with pytest.raises(GridUnknown, match=rf"{stored} positions"):
+        cases.read(state, "timm", {})
+    for say in ({"grid": grid}, {"model_grid": grid}):
+        cases.assert_same_bits(params, cases.read(state, "timm", say))
+    if drop_own:
+        other = cases.read(state, "timm", {"model_grid": (4, 6)})
+        assert other["pos_embedding"].shape == (1, 24, cases.WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("grid", "kw", "other"),
+    [
+        # With registers, patches alone have positions; 2 x 11 patches and 3 as many.
+        ((5, 5), {"registers": 2}, (2, 11)),
+        # Ten are 3 x 3 and the class token's, also for a model of 2 x 5 patches.
+        ((3, 3), {}, (2, 5)),
+    ],
+)
+def test_timm_positions_of_one_likely_reading(grid, kw, other):
+    params, state = timm(grid, **kw)
+    cases.assert_same_bits(params, cases.read(state, "timm", {}))
+    stored = state["pos_embed"].shape[1]
+    with pytest.raises(GridUnknown, match=f"{stored} positions"):
+        cases.read(state, "timm", {"model_grid": other})
+
+
+def old_npz(grid, key="pos_embedding"):
+    """(a file's leaves with the class token's own position first, what they mean)."""
+    params = cases.params(grid, **TOK)
     leaves = dict(flatten_with_names(params))
-    own = np.random.default_rng(3).standard_normal((1, 1, weights_cases.WIDTH))
-    own = own.astype(np.float32)
-    table = leaves.pop("pos_embedding")
-    return {**leaves, key: np.concatenate([own, table], axis=1)}, own
+    own = np.random.default_rng(3).standard_normal((1, 1, cases.WIDTH), np.float32)
+    leaves[key] = np.concatenate([own, leaves.pop("pos_embedding")], axis=1)
+    return leaves, {**params, "cls": params["cls"] + own}
 
 
-@pytest.mark.parametrize("n", range(1, 6))
-def test_of_timm_no_grid_n_by_n_plus_2_is_taken_for_a_square(n):
-    params = weights_cases.params((n, n + 2), **TOK)
-    state = weights.to_state_dict(params, format="timm")
-    with pytest.raises(GridUnknown, match=rf"{(n + 1) ** 2} positions"):
-        weights_cases.read(state, "timm", {})
-    for say in ({"grid": (n, n + 2)}, {"model_grid": (n, n + 2)}):
-        weights_cases.assert_same_bits(params, weights_cases.read(state, "timm", say))
-
-
-def test_timms_class_without_positions_of_its_class_token():
-    """DeiT-III's: as many positions as 4 x 6 patches and one would have."""
-    params = weights_cases.params((5, 5), **TOK)
-    state = weights.to_state_dict(params, format="timm")
-    assert state["pos_embed"].shape[1] == 26
-    state["pos_embed"] = state["pos_embed"][:, 1:]
-    with pytest.raises(GridUnknown, match=ASKED):
-        weights_cases.read(state, "timm", {})
-    for say in ({"grid": (5, 5)}, {"model_grid": (5, 5)}):
-        weights_cases.assert_same_bits(params, weights_cases.read(state, "timm", say))
-    other = weights_cases.read(state, "timm", {"model_grid": (4, 6)})
-    assert other["pos_embedding"].shape == (1, 24, weights_cases.WIDTH)
-
-
-def test_registers_tell_that_patches_alone_have_positions():
-    params = weights_cases.params((5, 5), registers=2, **TOK)
-    state = weights.to_state_dict(params, format="timm")
-    assert state["pos_embed"].shape[1] == 25
-    weights_cases.assert_same_bits(params, weights_cases.read(state, "timm", {}))
-    with pytest.raises(GridUnknown, match="25 positions"):  # 2 x 11 patches and three
-        weights_cases.read(state, "timm", {"model_grid": (2, 11)})
-
-
-def test_a_square_and_its_class_token_are_not_taken_for_another_grid():
-    """Ten positions are 3 x 3 and one, also for a model of 2 x 5 patches."""
-    params = weights_cases.params((3, 3), **TOK)
-    state = weights.to_state_dict(params, format="timm")
-    weights_cases.assert_same_bits(params, weights_cases.read(state, "timm", {}))
-    with pytest.raises(GridUnknown, match="10 positions"):
-        weights_cases.read(state, "timm", {"model_grid": (2, 5)})
+def assert_read(expected, leaves, **kw):
+    got = unflatten_dict(big_vision.leaves(leaves, **kw), sep="/")
+    cases.assert_same_bits(expected, got)
 
 
 def test_the_name_in_an_npz_tells_the_class_tokens_position(tmp_path):
-    params = weights_cases.params((4, 6), **TOK)
-    leaves, own = with_own(params, VERY_OLD)
-    expected = {**params, "cls": params["cls"] + own}
+    leaves, expected = old_npz((4, 6), VERY_OLD)
     files.write(tmp_path / "old.npz", leaves, {})
-    weights_cases.assert_same_bits(expected, weights.load(tmp_path / "old.npz")[0])
+    cases.assert_same_bits(expected, weights.load(tmp_path / "old.npz")[0])
     # Today's models never had one.
-    today = dict(flatten_with_names(weights_cases.params((5, 5), **TOK)))
-    weights_cases.assert_same_bits(today, big_vision.leaves(today))
-    got = big_vision.leaves(today, model_grid=(7, 7))
-    weights_cases.assert_same_bits(today, got)
+    params = cases.params((5, 5), **TOK)
+    today = dict(flatten_with_names(params))
+    for model_grid in (None, (7, 7)):
+        assert_read(params, today, model_grid=model_grid)
 
 
-def test_what_the_name_in_an_npz_leaves_open_is_asked_for():
-    params = weights_cases.params((4, 6), **TOK)
-    leaves, own = with_own(params)
-    expected = {**params, "cls": params["cls"] + own}
-    got = unflatten_dict(big_vision.leaves(leaves, grid=(4, 6)), sep="/")
-    weights_cases.assert_same_bits(expected, got)
+def test_what_the_name_in_an_npz_leaves_open_is_asked_for(tmp_path):
+    leaves, expected = old_npz((4, 6))
+    assert_read(expected, leaves, grid=(4, 6))
+    files.write(tmp_path / "x.npz", leaves, {})
     with pytest.raises(GridUnknown, match=ASKED):  # old, or today's and to be resampled
-        big_vision.leaves(leaves, model_grid=(4, 6))
-    leaves, own = with_own(params, "Transformer/pos_embedding")
+        weights.load(tmp_path / "x.npz", model_grid=(4, 6))
+    # Positions in the encoder: with or without the class token's.
+    between = "Transformer/pos_embedding"
+    leaves, expected = old_npz((4, 6), between)
     with pytest.raises(GridUnknown, match=ASKED):
         big_vision.leaves(leaves)
-    got = unflatten_dict(big_vision.leaves(leaves, model_grid=(4, 6)), sep="/")
-    weights_cases.assert_same_bits(expected, got)
+    assert_read(expected, leaves, model_grid=(4, 6))
+    params = cases.params((5, 5), **TOK)
+    leaves = dict(flatten_with_names(params))
+    leaves[between] = leaves.pop("pos_embedding")
+    assert_read(params, leaves, grid=(5, 5))
     # 3 x 3 and one under the old name; under today's also 2 x 5.
-    params = weights_cases.params((3, 3), **TOK)
-    leaves, own = with_own(params, "Transformer/pos_embedding")
-    expected = {**params, "cls": params["cls"] + own}
-    got = unflatten_dict(big_vision.leaves(leaves), sep="/")
-    weights_cases.assert_same_bits(expected, got)
-    wide = dict(flatten_with_names(weights_cases.params((2, 5), **TOK)))
+    leaves, expected = old_npz((3, 3), between)
+    assert_read(expected, leaves)
+    params = cases.params((2, 5), **TOK)
+    wide = dict(flatten_with_names(params))
     with pytest.raises(GridUnknown, match="10 positions"):
         big_vision.leaves(wide)
-    weights_cases.assert_same_bits(wide, big_vision.leaves(wide, model_grid=(2, 5)))
+    assert_read(params, wide, model_grid=(2, 5))
     # 197 is no grid but one row.
-    params = weights_cases.params((14, 14), **TOK)
-    leaves, _ = with_own(params)
-    got = big_vision.leaves(leaves)
-    assert got["pos_embedding"].shape == (1, 196, weights_cases.WIDTH)
+    leaves, expected = old_npz((14, 14))
+    assert_read(expected, leaves)
 
 
 CONFIG = """
@@ -126,20 +132,19 @@ def get_config():
 
 
 def test_tools_ask_for_it_and_take_it_from_the_config(tmp_path):
-    """And take the config's word for whether mup-vit's first token is the class token."""
-    (tmp_path / "config.py").write_text(CONFIG)
-    params = weights_cases.params((4, 6), **TOK)
-    state = weights.to_state_dict(params, format="timm")
+    """The config decides too if mup-vit's first token is the class token."""
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG)
+    params, state = timm((4, 6))
     files.write(tmp_path / "x.pth", state, {})
-    config = str(tmp_path / "config.py")
     with pytest.raises(GridUnknown, match=ASKED):
-        open_trained(tmp_path / "x.pth", config=config)
+        open_trained(tmp_path / "x.pth", config=str(config))
     overrides = ["model_init_grid=(4, 6)"]
-    trained = open_trained(tmp_path / "x.pth", config=config, overrides=overrides)
-    weights_cases.assert_same_bits(params, trained.params)
-    params = weights_cases.params(registers=1, **TOK)
+    trained = open_trained(tmp_path / "x.pth", config=str(config), overrides=overrides)
+    cases.assert_same_bits(params, trained.params)
+    params = cases.params(registers=1, **TOK)
     state = weights.to_state_dict(params, format="mup_vit")
     files.write(tmp_path / "y.pth", state, {})
-    trained = open_trained(tmp_path / "y.pth", config=config)
-    weights_cases.assert_same_bits(params, trained.params)
+    trained = open_trained(tmp_path / "y.pth", config=str(config))
+    cases.assert_same_bits(params, trained.params)
     assert (trained.model.pool_type, trained.model.registers) == ("tok", 1)

@@ -141,7 +141,7 @@ def tat_slope(num_maps: int, eta: float | int = 0.9) -> float:
             enough, c = enough + 1, float(c_map(c, 0.0))
         raise ValueError(
             f"{num_maps} leaky ReLUs ({num_maps / 2:g} blocks) cannot reach "
-            f"eta={eta:g}, at most {most:.5f}: take a depth of at least "
+            f"eta={eta:g}, at most {most:.5f}: use a depth of at least "
             f"{math.ceil(enough / 2)} blocks, or an eta of at most "
             f"{math.floor(100 * most) / 100:g}"
         )

@@ -119,8 +119,8 @@ class SmallCnn(nn.Module):
         height, width = image.shape[1:3]
         if min(height, width) < 7:
             raise ValueError(
-                "three 3 x 3 convolutions leave nothing of an image of less than 7 x 7 "
-                f"pixels, got {height} x {width}; resize it"
+                "three 3 x 3 convolutions need an image of at least 7 x 7 pixels, got "
+                f"{height} x {width}; resize it"
             )
         x, out = jnp.asarray(image, jnp.float32), {}
         for i in range(3):
