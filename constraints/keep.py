@@ -1,4 +1,4 @@
-"""Prints a file of constraints, with the torch that is installed in place of the pinned one.
+"""Print a file of constraints, with the installed torch in place of the pinned one.
 
     python -m constraints.keep constraints/python3.13.txt > .venv/constraints.txt
 

@@ -1,4 +1,4 @@
-"""Asks pip which versions it would install for this project; installs nothing."""
+"""Ask pip which versions it would install for this project; install nothing."""
 
 import json
 import re

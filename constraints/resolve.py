@@ -1,4 +1,4 @@
-"""Asks pip whether everything resolves together, for each Python and accelerator.
+"""Ask pip whether everything resolves together, for each Python and accelerator.
 
     python -m constraints.resolve python3.11 python3.13
 

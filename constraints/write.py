@@ -1,4 +1,4 @@
-"""Writes constraints/pythonX.Y.txt with the newest versions, and prints what changed.
+"""Write constraints/pythonX.Y.txt with the newest versions, and print what changed.
 
     python -m constraints.write python3.12 python3.13
 

@@ -1,4 +1,4 @@
-"""Sources of examples. Every source is random access: `read(index)`, in graph.
+"""Sources of examples, each with random access: `read(index)`, in graph.
 
 A config's `data` section is the keyword arguments of one source, plus `kind`, its name
 in SOURCES: `dict(name="imagenet2012", split="train[:99%]")` is a tfds data set, the
