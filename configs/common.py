@@ -74,7 +74,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> Any:
 def _read(name: str, text: str, default: Any) -> Any:
     """Convert `text` to the type of `default`."""
     kind = type(default)
-    words = {
+    booleans = {
         "on": True,
         "true": True,
         "1": True,
@@ -83,7 +83,7 @@ def _read(name: str, text: str, default: Any) -> Any:
         "0": False,
     }
     try:
-        return words[text.lower()] if kind is bool else kind(text)
+        return booleans[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
         expected = "on or off" if kind is bool else f"of type {kind.__name__}"
         raise ValueError(

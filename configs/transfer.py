@@ -145,14 +145,14 @@ def _model(chosen: Any) -> dict[str, Any]:
         found["num_heads"] = chosen.heads
     if chosen.gelu:
         choose("gelu", chosen.gelu, GELUS)
-    said = dict(pool_type=chosen.pool, posemb=chosen.posemb, gelu=chosen.gelu)
-    said |= dict(norm_eps=chosen.eps, dtype_mm=chosen.dtype)
-    found |= {key: value for key, value in said.items() if value}
+    given = dict(pool_type=chosen.pool, posemb=chosen.posemb, gelu=chosen.gelu)
+    given |= dict(norm_eps=chosen.eps, dtype_mm=chosen.dtype)
+    found |= {key: value for key, value in given.items() if value}
     if chosen.mlp_head:
-        words = dict.fromkeys(("on", "true", "1"), True)
-        words |= dict.fromkeys(("off", "false", "0"), False)
-        choose("mlp_head", chosen.mlp_head.lower(), tuple(words))
-        found["rep_size"] = words[chosen.mlp_head.lower()]
+        switches = dict.fromkeys(("on", "true", "1"), True)
+        switches |= dict.fromkeys(("off", "false", "0"), False)
+        choose("mlp_head", chosen.mlp_head.lower(), tuple(switches))
+        found["rep_size"] = switches[chosen.mlp_head.lower()]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Ask pip which versions it would install for this project, without an installation."""
+"""Ask pip which versions it would install for this project; install nothing."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Write constraints/pythonX.Y.txt with the newest versions, and print the changes.
+"""Write constraints/pythonX.Y.txt with the newest versions, and print what changed.
 
     python -m constraints.write python3.12 python3.13
 

@@ -204,13 +204,13 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
         called (or traced), for a missing feature, `seed` included if an op is random.
     """
     calls = spec_lib.parse(spec)
-    steps = [_build(calls, position) for position in range(len(calls))]
+    ops = [_build(calls, position) for position in range(len(calls))]
 
     def preprocess(features: Features) -> Features:
         features, seed = dict(features), features.get("seed")
-        for call, step in zip(calls, steps, strict=True):
+        for call, op in zip(calls, ops, strict=True):
             try:
-                features = step(features, seed)
+                features = op(features, seed)
             except KeyError as e:
                 raise ValueError(
                     f"op {call.text!r} reads feature {e}, which is not among "

@@ -14,13 +14,13 @@ _TILDE = re.compile(r"(?:(?<==)|^)~[\w.-]*(?=[/,]|$)")
 
 
 def expanded(argv: Sequence[str] | None = None) -> list[str]:
-    """Return the words of a command line (None: this process's) with `~` expanded.
+    """Return the arguments of a command line (None: this process's) with `~` expanded.
 
     A shell does not expand it in --ckpt=~/run and configs/transfer.py:ckpt=~/vit.npz.
     It is kept if there is no such home.
     """
-    words = sys.argv[1:] if argv is None else argv
-    return [_TILDE.sub(lambda m: os.path.expanduser(m[0]), word) for word in words]
+    args = sys.argv[1:] if argv is None else argv
+    return [_TILDE.sub(lambda m: os.path.expanduser(m[0]), arg) for arg in args]
 
 
 def cache() -> Path | None:

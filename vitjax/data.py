@@ -114,12 +114,12 @@ def eval_data(
 
 def once(tell: Callable[[str], None]) -> Callable[[str], None]:
     """Wrap `tell` to pass on each text once, and only on the first process."""
-    told: set[str] = set()
+    seen: set[str] = set()
 
     def tell_once(text: str) -> None:
-        if text not in told and jax.process_index() == 0:
+        if text not in seen and jax.process_index() == 0:
             tell(text)
-        told.add(text)
+        seen.add(text)
 
     return tell_once
 

@@ -72,10 +72,10 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
         asked = place[1], batching.chances(preprocess, *seeds, *place)
         try:
             if last:  # in a graph, as in the stream: seconds for randaug
-                pairs = tf.data.Dataset.from_tensors(asked)
-                examples = batching.map_examples(pairs, preprocess, 1, read)
-                told: Any = next(examples.as_numpy_iterator())
-                return told
+                inputs = tf.data.Dataset.from_tensors(asked)
+                examples = batching.map_examples(inputs, preprocess, 1, read)
+                example: Any = next(examples.as_numpy_iterator())
+                return example
             features = batching.example_fn(preprocess, read)(*asked)
             return tf.nest.map_structure(lambda value: value.numpy(), features)
         except tf.errors.OpError as e:

@@ -38,11 +38,11 @@ def inception_crop(
     `sampler` is "tf", "torchvision", "power(p)" or "beta(a, b)": see crop_boxes.py.
     """
     box = _box(area_min, area_max, ratio_min, ratio_max, sampler)
-    pair = None if size is None else pair_of(size)
+    sides = None if size is None else pair_of(size)
 
     def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         crop = _cut(image, box(tf.shape(image), seed))
-        return crop if pair is None else resize_to(crop, pair, method, antialias)
+        return crop if sides is None else resize_to(crop, sides, method, antialias)
 
     return _crop
 
@@ -64,7 +64,7 @@ def decode_jpeg_and_inception_crop(
     name. With precise, the pixels are those of PIL's decoder.
     """
     box = _box(area_min, area_max, ratio_min, ratio_max, sampler)
-    pair = None if size is None else pair_of(size)
+    sides = None if size is None else pair_of(size)
 
     def _fused(data: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         shape = tf.io.extract_jpeg_shape(data)
@@ -91,7 +91,7 @@ def decode_jpeg_and_inception_crop(
             tf.io.is_jpeg(data), lambda: _fused(data, seed), lambda: _whole(data, seed)
         )
         image = tf.ensure_shape(image, [None, None, 3])
-        return image if pair is None else resize_to(image, pair, method, antialias)
+        return image if sides is None else resize_to(image, sides, method, antialias)
 
     return _crop
 
@@ -115,11 +115,11 @@ def random_resized_crop(
             f"1, got {scale} and {ratio}"
         )
     law = sampler_law("torchvision")
-    pair = pair_of(size)
+    sides = pair_of(size)
 
     def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         crop = _cut(image, law(tf.shape(image), seed, scale, ratio))
-        return resize_to(crop, pair, method, antialias, nearest=True)
+        return resize_to(crop, sides, method, antialias, nearest=True)
 
     return _crop
 

@@ -213,7 +213,7 @@ def choice(
     entries, in random order; (low, high) takes low ... high - 1 of them. With fewer_ok
     there may be fewer, and the shape is unknown.
     """
-    pairs = _in_and_out(key, inkey, outkey)
+    keys = _in_and_out(key, inkey, outkey)
     low, high = (1, 2) if n == "single" else (n, n + 1) if isinstance(n, int) else n
     if not 0 < low < high:
         raise ValueError(
@@ -221,7 +221,7 @@ def choice(
         )
 
     def _choice(features: Features, seed: tf.Tensor) -> Features:
-        values = [tf.convert_to_tensor(features[name]) for name, _ in pairs]
+        values = [tf.convert_to_tensor(features[name]) for name, _ in keys]
         have = tf.shape(values[0])[0]
         order_seed, count_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
         order = _shuffled(have, order_seed)
@@ -243,7 +243,7 @@ def choice(
         if n == "single":
             taken = [value[0] for value in taken]
         return features | {
-            name: value for (_, name), value in zip(pairs, taken, strict=True)
+            name: value for (_, name), value in zip(keys, taken, strict=True)
         }
 
     return _choice

@@ -86,8 +86,8 @@ def resize(
     size: Size, method: Method = "bilinear", antialias: bool = False
 ) -> Callable[..., tf.Tensor]:
     """Resize to (height, width), or to a square."""
-    pair = pair_of(size)
-    return lambda image: resize_to(image, pair, method, antialias)
+    sides = pair_of(size)
+    return lambda image: resize_to(image, sides, method, antialias)
 
 
 def _resize_by(
@@ -105,9 +105,9 @@ def _resize_by(
         ratio = tf.cast(goal, tf.float32) / side(hw[0], hw[1])
         size = tf.cast(tf.round(hw * ratio), tf.int32)
         sides = [*tf.unstack(tf.shape(image)[:2]), *tf.unstack(size)]
-        told = tf.strings.format("{} x {} pixels would become {} x {}: too many", sides)
+        text = tf.strings.format("{} x {} pixels would become {} x {}: too many", sides)
         fits = tf.reduce_prod(tf.cast(size, tf.int64)) <= MOST_PIXELS
-        check = tf.debugging.Assert(fits, [told])
+        check = tf.debugging.Assert(fits, [text])
         with tf.control_dependencies([check] if check is not None else []):
             size = tf.identity(size)
         return resize_to(image, size, method, antialias)

@@ -84,8 +84,8 @@ def _warp(
 
         def along(of_x: tf.Tensor, of_y: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
             numbers = tf.stack([of_x, of_y, first + (of_x + of_y) * 0.5])
-            steps = tf.cast(tf.floor(numbers * 65536.0 + 0.5), tf.int32)
-            place = (steps[2] + steps[0] * x) + steps[1] * y
+            fixed = tf.cast(tf.floor(numbers * 65536.0 + 0.5), tf.int32)
+            place = (fixed[2] + fixed[0] * x) + fixed[1] * y
             return tf.bitwise.right_shift(place, 16)
 
         xs, ys = along(a, b, c), along(d, e, f)

@@ -1,4 +1,4 @@
-"""Sources of examples. Every source is random access: `read(index)`, in graph.
+"""Sources of examples, each with random access: `read(index)`, in graph.
 
 A config's `data` section is the keyword arguments of one source, plus `kind`, its name
 in SOURCES: `dict(name="imagenet2012", split="train[:99%]")` is a tfds data set, the
@@ -134,10 +134,10 @@ def _lookup(table: Mapping, name: str, what: str) -> Any:
 def _name(hint: Any) -> str:
     if typing.get_origin(hint) is types.UnionType:
         return " or ".join(map(_name, typing.get_args(hint)))
-    words = {
+    names = {
         str: "a string",
         int: "a whole number",
         bool: "True or False",
         types.NoneType: "None",
     }
-    return words.get(hint, "a list of strings")
+    return names.get(hint, "a list of strings")

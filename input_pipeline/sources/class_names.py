@@ -71,8 +71,8 @@ def synsets(names: Sequence[str]) -> tuple[str, ...]:
     """
     words = _words_of_synsets()
     first = lambda text: text.split(",")[0].strip().lower()
-    pairs = zip(map(first, names), map(first, words.values()), strict=False)
-    if len(names) == len(words) and sum(a == b for a, b in pairs) > 0.9 * len(words):
+    both = zip(map(first, names), map(first, words.values()), strict=False)
+    if len(names) == len(words) and sum(a == b for a, b in both) > 0.9 * len(words):
         return tuple(words)
     known = dict(zip(words.values(), words.keys(), strict=True))
     return tuple(known.get(name, name) for name in names)

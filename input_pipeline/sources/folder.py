@@ -97,9 +97,9 @@ class FolderSource:
     def nbytes(self) -> int:
         """Return the size of the files; asks the disk for each."""
         folders: Any = self._folders.numpy()
-        pairs: Any = zip(self._folder_of.numpy(), self._names.numpy(), strict=True)
+        files: Any = zip(self._folder_of.numpy(), self._names.numpy(), strict=True)
         return sum(
-            os.path.getsize(os.path.join(folders[place], name)) for place, name in pairs
+            os.path.getsize(os.path.join(folders[place], name)) for place, name in files
         )
 
     def _file(self, index: tf.Tensor) -> dict[str, tf.Tensor]:

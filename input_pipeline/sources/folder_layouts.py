@@ -191,11 +191,11 @@ def _in_words(others: Mapping[str, Counter[str]]) -> str:
     )
 
 
-def _some(words: Iterable[str]) -> str:
-    """Return the first few words, and how many more there are."""
-    words = list(words)
-    more = len(words) - _MOST_NAMED
-    return ", ".join(words[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+def _some(names: Iterable[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    names = list(names)
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
@@ -205,9 +205,9 @@ def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
         return in_order(classes)
     synsets = _imagenet_list("labels.txt")
     for name in sorted(folders(root), key=lambda name: (name != "train", name)):
-        beside = folders(os.path.join(root, name))
-        if not set(synsets).isdisjoint(beside):
-            return tuple(beside)
+        classes_there = folders(os.path.join(root, name))
+        if not set(synsets).isdisjoint(classes_there):
+            return tuple(classes_there)
     return tuple(synsets)
 
 

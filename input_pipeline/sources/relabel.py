@@ -74,8 +74,8 @@ def reordered(source: Any, names: Sequence[str]) -> Any:
     place, same = _places(theirs, ours)
     added, gone = _differing(theirs, ours, place)
     if gone or added:
-        pairs = [("lacks", gone), ("adds", added)]
-        parts = [f"{what} {in_short(some)}" for what, some in pairs if some]
+        changes = [("lacks", gone), ("adds", added)]
+        parts = [f"{what} {in_short(some)}" for what, some in changes if some]
         raise OtherClasses(f"it {' and '.join(parts)}")
     return source if same else Relabelled(source, place, ours)
 
@@ -135,12 +135,12 @@ def matched(
             f"{what} has classes that are not known{whose}, {in_short(unknown)} (known: "
             f"{in_short(ours)}): rename or remove them; in this data section {cure}"
         )
-    said = [f"labels of {what} are mapped by name to those of {in_short(ours)}"]
+    sentences = [f"labels of {what} are mapped by name to those of {in_short(ours)}"]
     if unknown:
-        said.append(f"examples of {in_short(unknown)} are left out")
+        sentences.append(f"examples of {in_short(unknown)} are left out")
     if missing:
-        said.append(f"there is no example of {in_short(missing)}")
-    return Relabelled(source, place, ours), "; ".join(said)
+        sentences.append(f"there is no example of {in_short(missing)}")
+    return Relabelled(source, place, ours), "; ".join(sentences)
 
 
 def in_short(names: Sequence[str]) -> str:
@@ -150,9 +150,9 @@ def in_short(names: Sequence[str]) -> str:
 
 
 def _wrong(how: Any) -> str:
-    words = ", ".join(map(repr, WORDS))
+    methods = ", ".join(map(repr, WORDS))
     return (
-        f"match_classes must be one of {words}, a list of names, or None, got {how!r}"
+        f"match_classes must be one of {methods}, a list of names, or None, got {how!r}"
     )
 
 

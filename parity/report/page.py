@@ -171,10 +171,10 @@ def pictures(
             data, format="png", dpi=140, facecolor="white", metadata=nameless
         )
         text = base64.b64encode(data.getvalue()).decode()
-        words = html.escape(caption)
+        label = html.escape(caption)
         parts.append(
-            f'<figure id="{_anchor(caption)}"><figcaption>{words}</figcaption>'
-            f'<img alt="{words}" src="data:image/png;base64,{text}"></figure>'
+            f'<figure id="{_anchor(caption)}"><figcaption>{label}</figcaption>'
+            f'<img alt="{label}" src="data:image/png;base64,{text}"></figure>'
         )
     head = html.escape(title)
     kind = ' class="figures"' if beside else ""
@@ -223,12 +223,12 @@ def _share(comparison: Comparison) -> float:
 def _summary(results: Results, again: str) -> str:
     failed = sum(not c.passed for _, c in results)
     verdict = "FAIL" if failed else "pass"
-    words = f"{failed} of {len(results)} failed" if failed else "all passed"
+    outcome = f"{failed} of {len(results)} failed" if failed else "all passed"
     known = sum(c.name.startswith(KNOWN) for _, c in results)
     listed = ", ".join(f"{name} {version}" for name, version in versions().items())
     python = ".".join(platform.python_version_tuple()[:2])
     return (
-        f'<p class="big"><span class="{verdict}">{words}</span></p>\n'
+        f'<p class="big"><span class="{verdict}">{outcome}</span></p>\n'
         f"<p>{len(results)} comparisons: {len(results) - failed} passed, {failed} "
         f"failed. {known} of them measure a difference that is known and intended; its "
         "bound is the largest that is allowed.</p>\n"

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: its start, its saves and its best state."""
+"""The checkpoints of one run: its start, its saves, and the best of them."""
 
 import contextlib
 from collections.abc import Callable, Mapping

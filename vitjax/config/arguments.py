@@ -138,7 +138,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-    """Return an annotation in words."""
+    """Return an annotation in plain words."""
     args = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is tuple and len(args) == 2 and Ellipsis not in args:
@@ -157,9 +157,9 @@ def _name(hint: Any) -> str:
         return f"a list of {kinds[args[0]]}" if args and args[0] in kinds else "a list"
     if origin in (collections.abc.Mapping, dict) or hint is durations.Section:
         return "a section"
-    words = {int: "a whole number", float: "a number", bool: "True or False"}
-    words |= {str: "a string", types.NoneType: "None", Any: "any value"}
-    return words.get(hint, str(hint))
+    plain = {int: "a whole number", float: "a number", bool: "True or False"}
+    plain |= {str: "a string", types.NoneType: "None", Any: "any value"}
+    return plain.get(hint, str(hint))
 
 
 def check_values(where: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The top-level keys of a config and their defaults."""
+"""The top-level keys of a config, their defaults, and which may change on resuming."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The plain Vision Transformer. Parameter names and shapes are exactly big_vision's.
+"""The plain Vision Transformer, with exactly big_vision's parameter names and shapes.
 
 Shapes: b batch, n tokens, d width, h heads, k head dim, c classes; images are
 (b, height, width, channels).

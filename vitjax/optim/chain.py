@@ -126,8 +126,8 @@ def sharpness_aware(
     return ox.contrib.sam(tx, uphill, opaque_mode=True)
 
 
-def _warn_of_idle(params: Any, pairs: Pairs, what: str) -> None:
-    for pattern, _ in pairs:
+def _warn_of_idle(params: Any, rules: Pairs, what: str) -> None:
+    for pattern, _ in rules:
         (mask,) = trees.match_patterns(params, [pattern], what=what)
         if not any(jax.tree.leaves(mask)):
             logging.warning("%s: %r matches no parameter", what, pattern)
@@ -153,12 +153,12 @@ def _rate(lr: int | float, schedule: Schedule) -> Schedule:
 
 
 def _groups(
-    params: Any, pairs: Pairs, what: str, *, strict: bool = False
+    params: Any, rules: Pairs, what: str, *, strict: bool = False
 ) -> list[tuple[Any, Any]]:
     """Return (mask, value) of each pattern."""
-    patterns = [pattern for pattern, _ in pairs]
+    patterns = [pattern for pattern, _ in rules]
     masks = trees.match_patterns(params, patterns, strict=strict, what=what)
-    return [(mask, value) for mask, (_, value) in zip(masks, pairs, strict=True)]
+    return [(mask, value) for mask, (_, value) in zip(masks, rules, strict=True)]
 
 
 def _schedule_groups(

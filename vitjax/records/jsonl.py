@@ -110,9 +110,9 @@ class MetricWriter:
 
 def series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Return the steps and the finite values of one metric."""
-    pairs = [
+    points = [
         (row["step"], row[name])
         for row in rows
         if isinstance(row.get(name), int | float) and math.isfinite(row[name])
     ]
-    return [step for step, _ in pairs], [value for _, value in pairs]
+    return [step for step, _ in points], [value for _, value in points]

@@ -239,9 +239,9 @@ def make_preview(
 
     def preview(batch: Features, key: Any, step: Any) -> tuple[Array, Array]:
         mix_key, _ = step_keys(key, step)
-        pair, lam = _pair(batch, mix_key, mesh, mix)
+        both, lam = _pair(batch, mix_key, mesh, mix)
         # Cut first: a float copy of the whole batch may not fit in memory.
-        return prepare(jax.tree.map(lambda x: x[:rows], pair), lam)
+        return prepare(jax.tree.map(lambda x: x[:rows], both), lam)
 
     return jax.jit(preview, out_shardings=replicated(mesh))
 

@@ -90,15 +90,15 @@ def convert(
     keep = posemb or (None if to == "big_vision" else "learn")
     params, config = weights.load(source, posemb=keep, grid=grid, **given)
     posemb = posemb or _posemb(params, config)
-    beside = weights.beside(source)
+    meta = weights.beside(source)
     return write(
-        params, beside, target, to=to, posemb=posemb, grid=grid, scan=scan, force=force
+        params, meta, target, to=to, posemb=posemb, grid=grid, scan=scan, force=force
     )
 
 
 def write(
     params: Mapping[str, Any],
-    beside: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     target: str | Path,
     *,
     to: str,
@@ -107,7 +107,7 @@ def write(
     scan: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Convert numpy parameters; `beside` is their metadata (see `weights.beside`)."""
+    """Convert numpy parameters, with `metadata` as `weights.beside` returns it."""
     from vitjax import weights
     from vitjax.models import vit
     from vitjax.trees import count
@@ -127,13 +127,13 @@ def write(
     else:
         arrays = weights.to_state_dict(params, format=to, **options)
     options |= {key: arguments[key] for key in ("num_heads", "pool_type")}
-    words = {
+    header = {
         "format": "pt",  # other readers of .safetensors expect it
-        weights.WORD: json.dumps({**beside, **options}),
+        weights.WORD: json.dumps({**metadata, **options}),
     }
     partial = target.with_name(f".{target.stem}.partial{target.suffix}")
     try:
-        files.write(partial, arrays, words)
+        files.write(partial, arrays, header)
         _verify(partial, arrays, loop_leaves(params), to, options)
         os.replace(partial, target)
     finally:
@@ -189,8 +189,7 @@ def _check_equal(
     expected: Mapping[str, "np.ndarray"], got: Mapping[str, "np.ndarray"], what: str
 ) -> None:
     for name in sorted(expected.keys() | got.keys()):
-        pair = expected.get(name), got.get(name)
-        a, b = pair
+        a, b = expected.get(name), got.get(name)
         if (
             a is None
             or b is None
@@ -240,10 +239,12 @@ def _work(flags: argparse.Namespace) -> None:
     arguments = convert(**vars(flags))
     size = arguments.pop("parameters")
     off = ("pre_norm", "norm_after_pool", "distilled")  # printed only if set
-    said = {k: v for k, v in arguments.items() if v is not None and (v or k not in off)}
-    words = ", ".join(f"{k}={v!r}" for k, v in said.items())
+    shown = {
+        k: v for k, v in arguments.items() if v is not None and (v or k not in off)
+    }
+    listed = ", ".join(f"{k}={v!r}" for k, v in shown.items())
     print(
-        f"{flags.target}: {flags.to}, {size:,} parameters, verified; a ViT of {words}"
+        f"{flags.target}: {flags.to}, {size:,} parameters, verified; a ViT of {listed}"
     )
 
 

@@ -78,8 +78,8 @@ def resized(pp_fn: str, size: Size) -> str:
         kept["method"] = size.method
     elif calls[at[0]].name == "resize" and "method" not in kept:
         kept["method"] = "bilinear"  # resize and resize_small have other defaults
-    words = "".join(f", {k}={v!r}" for k, v in kept.items())
-    new = [f"resize_small({round(resolution / ratio)}{words})"]
+    options = "".join(f", {k}={v!r}" for k, v in kept.items())
+    new = [f"resize_small({round(resolution / ratio)}{options})"]
     new.append(f"central_crop({resolution})")
     before = [_text(c) for c in calls[: at[0]]]
     after = [_text(c) for i, c in enumerate(calls) if i > at[0] and i not in at]

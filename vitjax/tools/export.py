@@ -146,11 +146,12 @@ def _safetensors(trained: Any, out: Path) -> str:
     if out.suffix != ".safetensors":
         raise ValueError(f"safetensors is written as .safetensors, got {str(out)!r}")
     arrays = {k: np.asarray(v) for k, v in flatten_with_names(trained.params)}
-    told = {"names": WORD, **trained.beside()}
-    words = {"format": "pt", WORD: json.dumps(told)}  # "pt": other readers expect it
+    metadata = {"names": WORD, **trained.beside()}
+    # Other readers expect "pt".
+    header = {"format": "pt", WORD: json.dumps(metadata)}
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
     try:
-        files.write(partial, arrays, words)
+        files.write(partial, arrays, header)
         back, _ = files.read(partial)
         for name, x in arrays.items():
             if back[name].tobytes() != x.tobytes():

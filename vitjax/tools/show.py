@@ -92,12 +92,12 @@ def show_one(
     from input_pipeline.look import story
 
     stream, pp = open_train(config, data)
-    told = story.tell(stream, pp, epoch, index)
-    print(story.report(told, epoch, index))
+    example = story.tell(stream, pp, epoch, index)
+    print(story.report(example, epoch, index))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"example_{index}_epoch_{epoch}.png"
-        story.draw_story(path, told, epoch, index)
+        story.draw_story(path, example, epoch, index)
         print(path)
 
 

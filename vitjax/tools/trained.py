@@ -233,9 +233,9 @@ def open_trained(
     )
 
 
-def _known(beside: Mapping[str, Any]) -> dict[str, tuple[Any, ...] | None]:
+def _known(metadata: Mapping[str, Any]) -> dict[str, tuple[Any, ...] | None]:
     """Return `image_shape` and `class_names` of a checkpoint's metadata."""
-    found = {key: beside.get(key) for key in ("image_shape", "class_names")}
+    found = {key: metadata.get(key) for key in ("image_shape", "class_names")}
     return {key: tuple(x) if x else None for key, x in found.items()}
 
 
@@ -253,28 +253,28 @@ def _open_file(
         given = dict(plain.get("model") or {})
     settled = _overridden(plain, overrides).to_dict()
     model = settled.get("model") or {}
-    said: dict[str, Any] = {"grid": settled.get("model_init_grid")}
+    options: dict[str, Any] = {"grid": settled.get("model_init_grid")}
     if model.get("pool_type") == "tok" or model.get("registers"):
-        said["pool_type"] = model.get("pool_type")
+        options["pool_type"] = model.get("pool_type")
     notices: dict[str, None] = {}  # a dict, to log each once if the file is read twice
     try:
-        params, told = _load(
-            path, given.get("num_heads"), say=notices.setdefault, **said
+        params, stored = _load(
+            path, given.get("num_heads"), say=notices.setdefault, **options
         )
     finally:
         for notice in notices:
             logging.warning("%s", notice)
-    if config is None and told is None:
+    if config is None and stored is None:
         raise ValueError(
             f"{path} does not store how images are prepared: give --config, such as "
             "configs/vit_s16_i1k.py"
         )
     if config is None:
-        plain = dict(told or {})
+        plain = dict(stored or {})
         given = dict(plain.get("model") or {})
-    if told is not None and told.get("model_name", "vit") != "vit":
-        own = {key: told[key] for key in ("model_name", "model") if key in told}
-        _check_classes(str(path), told.get("num_classes"), plain)
+    if stored is not None and stored.get("model_name", "vit") != "vit":
+        own = {key: stored[key] for key in ("model_name", "model") if key in stored}
+        _check_classes(str(path), stored.get("num_classes"), plain)
         return _of_file(path, plain | own, params, overrides)
     if plain.get("model_name", "vit") != "vit":
         raise ValueError(
@@ -287,24 +287,24 @@ def _open_file(
     given.pop("variant", None)
     if found["posemb"] == "none":  # constants are not parameters
         found.pop("posemb")
-    if told is None:
+    if stored is None:
         # The config overrides the format's defaults, and config.json overrides both.
-        given = settings_of(path, told, found["pre_norm"]) | given | told_beside(path)
+        given = settings_of(path, stored, found["pre_norm"]) | given | told_beside(path)
     trained = _of_file(path, {**plain, "model": given | found}, params, overrides)
     if isinstance(trained.model, vit.ViT):
-        for notice in unlike(path, told, trained.model):
+        for notice in unlike(path, stored, trained.model):
             logging.warning("%s", notice)
     return trained
 
 
-def _load(path: str | Path, num_heads: int | None, **said: Any) -> tuple[Any, Any]:
+def _load(path: str | Path, num_heads: int | None, **options: Any) -> tuple[Any, Any]:
     """Call `weights.load`, with the config's `num_heads` if the file has none."""
     try:
-        return weights.load(path, **said)
+        return weights.load(path, **options)
     except HeadsUnknown as error:
         if num_heads is None:
             raise ValueError(f"{error} in the model of a --config") from None
-        return weights.load(path, num_heads=num_heads, **said)
+        return weights.load(path, num_heads=num_heads, **options)
 
 
 def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> None:

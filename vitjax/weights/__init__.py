@@ -168,14 +168,14 @@ def load(
 
         return read_params(path)
     file = _inside(file)
-    arrays, words = files.read(file)
-    told = json.loads(words[WORD]) if WORD in words else {}
-    if told.get("names") == WORD:  # vitjax's own names, for any model
-        return unflatten_dict(arrays, sep="/"), told.get("config")
-    said = told.get("num_heads") or _heads_beside(file)
-    if num_heads and said and num_heads != said:
+    arrays, header = files.read(file)
+    metadata = json.loads(header[WORD]) if WORD in header else {}
+    if metadata.get("names") == WORD:  # vitjax's own names, for any model
+        return unflatten_dict(arrays, sep="/"), metadata.get("config")
+    heads = metadata.get("num_heads") or _heads_beside(file)
+    if num_heads and heads and num_heads != heads:
         raise ValueError(
-            f"{str(path)!r} has {said} heads, but num_heads is {num_heads}"
+            f"{str(path)!r} has {heads} heads, but num_heads is {num_heads}"
         )
     formats = FORMATS
     if format is not None:
@@ -186,13 +186,13 @@ def load(
     params = from_state_dict(
         state,
         format=found,
-        num_heads=num_heads or said,
-        posemb=posemb or told.get("posemb"),
-        grid=grid or told.get("grid"),
-        pool_type=pool_type or told.get("pool_type"),
+        num_heads=num_heads or heads,
+        posemb=posemb or metadata.get("posemb"),
+        grid=grid or metadata.get("grid"),
+        pool_type=pool_type or metadata.get("pool_type"),
         model_grid=model_grid,
     )
-    return params, told.get("config")
+    return params, metadata.get("config")
 
 
 def usual_gelu(path: str | Path, config: Mapping[str, Any] | None) -> str:

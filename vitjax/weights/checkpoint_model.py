@@ -43,14 +43,14 @@ def model_of(
     # Silent: the caller that loads the parameters reports the choice in the file.
     given |= {"posemb": "learn", "say": lambda notice: None}
     try:
-        params, told = weights.load(path, **given)
+        params, stored = weights.load(path, **given)
     except posemb.GridUnknown as error:  # the grid affects no argument
-        params, told = weights.load(path, grid=(1, error.stored), **given)
+        params, stored = weights.load(path, grid=(1, error.stored), **given)
     arguments = weights.model_arguments(params)
     del arguments["num_classes"]
     file, _ = files.split(path)
     arguments["posemb"] = _posemb(params, file.suffix == ".npz")
-    return arguments | settings_of(path, told, arguments["pre_norm"])
+    return arguments | settings_of(path, stored, arguments["pre_norm"])
 
 
 def settings_of(

@@ -44,14 +44,14 @@ def read(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def write(
-    path: Path, arrays: Mapping[str, np.ndarray], words: Mapping[str, str]
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Write arrays in the format of the suffix, synced to disk on return.
 
-    Only .safetensors stores `words`, the metadata.
+    Only .safetensors stores `metadata`.
     """
     _, writer = lookup(SUFFIXES, path.suffix, f"kind of weights ({path.name}):")
-    writer(path, arrays, words)
+    writer(path, arrays, metadata)
 
 
 def _read_npz(path: Path) -> tuple[Arrays, dict[str, str]]:
@@ -104,12 +104,12 @@ def _read_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def _write_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray], words: Mapping[str, str]
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     # The library writes the memory of an array as it is, without its strides.
     dense = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     try:
-        data = safetensors_numpy.save(dense, dict(words))
+        data = safetensors_numpy.save(dense, dict(metadata))
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} cannot be written: {error}") from None
     with path.open("wb") as file:

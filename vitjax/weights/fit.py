@@ -63,7 +63,7 @@ def load_into(
         if model.pool_type == "tok" or model.registers:
             pool_type = model.pool_type
     posemb = "learn" if "pos_embedding" in wanted else None
-    stored, told = weights.load(
+    stored, config = weights.load(
         path,
         num_heads=num_heads,
         posemb=posemb,
@@ -72,7 +72,7 @@ def load_into(
         model_grid=grid,
     )
     if isinstance(model, vit.ViT) and jax.process_index() == 0:
-        for notice in unlike(path, told, model):
+        for notice in unlike(path, config, model):
             logging.warning("%s", notice)
     leaves = _in_form_of(stored, wanted, str(path))
     if fit_channels is not None and KERNEL in leaves and KERNEL in wanted:
@@ -207,11 +207,11 @@ def _check_fit(
                 shapes += ", which model_init_channels='sum' can adapt"
             problems[shapes].append(name)
     if problems:
-        words = [f"{what}: {', '.join(_brief(n))}" for what, n in problems.items()]
+        lists = [f"{what}: {', '.join(_brief(n))}" for what, n in problems.items()]
         raise ValueError(
             f"model_init {path!r} does not fit the model: set config.model as in that "
             "file, or name parameters to leave at their initial values in dont_load "
-            f"(regexes): {'; '.join(words)}"
+            f"(regexes): {'; '.join(lists)}"
         )
 
 
@@ -239,5 +239,5 @@ def _ranges(numbers: list[int]) -> str:
             runs[-1].append(n)
         else:
             runs.append([n])
-    words = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs]
-    return words[0] if len(numbers) == 1 else "{" + ",".join(words) + "}"
+    parts = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs]
+    return parts[0] if len(numbers) == 1 else "{" + ",".join(parts) + "}"

@@ -93,11 +93,11 @@ def _broken(name: str, error: BaseException) -> str:
         if error.__cause__ is None:
             break
         error = error.__cause__  # transformers wraps the original error
-    said = (str(error).strip() or "no reason given").splitlines()[0][:300]
+    message = (str(error).strip() or "no reason given").splitlines()[0][:300]
     through |= {"torch": None}  # the others are built against it
     versions = ", ".join(map(_version, through))
     return (
-        f"{name} cannot be imported, {type(error).__name__}: {said} ({versions}); "
+        f"{name} cannot be imported, {type(error).__name__}: {message} ({versions}); "
         f"install {' and '.join(through)} again, {MATCHING}"
     )
 

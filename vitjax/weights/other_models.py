@@ -111,7 +111,7 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
         folder = Path(name)
         config.save_pretrained(folder)
         files.write(folder / "model.safetensors", state, {"format": "pt"})
-        other, told = from_pretrained(
+        other, report = from_pretrained(
             folder,
             local_files_only=True,
             output_loading_info=True,
@@ -119,7 +119,7 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
         )
     # from_pretrained only warns of these, and initialises missing weights at random.
     wrong = [
-        f"{what}: {', '.join(map(str, told[what]))}" for what in WRONG if told[what]
+        f"{what}: {', '.join(map(str, report[what]))}" for what in WRONG if report[what]
     ]
     if wrong:
         raise RuntimeError("; ".join(wrong))

@@ -62,17 +62,19 @@ def of_tokens(
     disagree.
     """
     fits = {stored - n: n for n in (0, tokens)}
-    told = f"{what} has {stored} positions, with or without the {tokens} other tokens"
+    problem = (
+        f"{what} has {stored} positions, with or without the {tokens} other tokens"
+    )
     if grid is not None:
         if math.prod(grid) not in fits:
-            raise ValueError(f"{told}, which do not fit the grid {tuple(grid)}")
+            raise ValueError(f"{problem}, which do not fit the grid {tuple(grid)}")
         return fits[math.prod(grid)]
     hint = None if model_grid is None else fits.get(math.prod(model_grid))
     answer = hint if usual is None else usual
     if answer is not None and hint in (None, answer):
         return answer
     raise GridUnknown(
-        f"{told}: give grid=(rows, columns) of the patches (--grid of convert, "
+        f"{problem}: give grid=(rows, columns) of the patches (--grid of convert, "
         "--config.model_init_grid of a run)",
         stored,
     )

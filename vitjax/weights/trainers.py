@@ -89,19 +89,19 @@ def find(
             left.append(key)
         else:
             state[inner] = arrays[name]
-    said = []
+    parts = []
     if others:
         names = [repr(m.name or "the top") for m in (chosen, *others)]
-        said.append(
+        parts.append(
             f"the weights are those at {names[0]}; {', '.join(names[1:])} can be selected "
             f"as in {path}:{others[0].name}"
         )
     wrappers = [w for w in WRAPPERS if any(w in key for key in trees[chosen.tree])]
     if off := [repr(word) for word in (prefix, *wrappers) if word]:
-        said.append(f"{' and '.join(off)} removed from its keys")
+        parts.append(f"{' and '.join(off)} removed from its keys")
     if left:
-        said.append(f"left out: {', '.join(brief(left, prefix))}")
-    return state, chosen.format, f"{path}: {'; '.join(said)}" if said else None
+        parts.append(f"left out: {', '.join(brief(left, prefix))}")
+    return state, chosen.format, f"{path}: {'; '.join(parts)}" if parts else None
 
 
 def prefixes(keys: Collection[str], formats: Mapping[str, Format]) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _choice(
     return first, others
 
 
-def _rank(words: Sequence[str]) -> int:
-    if not any(words):
+def _rank(names: Sequence[str]) -> int:
+    if not any(names):
         return -1
-    return min((ORDER.index(w) for w in words if w in ORDER), default=len(ORDER))
+    return min((ORDER.index(n) for n in names if n in ORDER), default=len(ORDER))

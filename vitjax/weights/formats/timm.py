@@ -1,4 +1,4 @@
-"""The state dict of timm's VisionTransformer. timm itself is not needed.
+"""The state dict of timm's VisionTransformer; timm itself is not needed.
 
 The timm arguments that match a vitjax model: fc_norm is norm_after_pool, init_values is
 layer_scale, pre_norm is the same, global_pool is "avg", "token" or "map", class_token
