@@ -1,1 +1,1 @@
-"""Commands other than the trainer: `python -m vitjax.tools.NAME`."""
+"""Commands other than the trainer, one module each."""

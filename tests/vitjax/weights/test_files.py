@@ -58,7 +58,9 @@ def test_every_kind_of_file_keeps_every_bit(suffix, tmp_path):
 
 
 def test_safetensors_of_their_own_library(tmp_path):
+    # The library ignores strides, so it would write a turned array wrong.
     made = {k: v for k, v in arrays().items() if v.dtype != BFLOAT16}
+    del made["a/turned"]
     safetensors_numpy.save_file(made, tmp_path / "x.safetensors", {"a": "b"})
     back, words = files.read(tmp_path / "x.safetensors")
     cases.assert_same_bits(made, back)
