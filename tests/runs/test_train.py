@@ -154,7 +154,7 @@ def test_model_init_reads_files(finished, tmp_path, capsys):
     assert values(read_rows(tmp_path / "run"))[0, "val/loss"] == expected
     error = error_of(capsys, tmp_path / "no", *init, "--config.model.mlp_dim=48")
     assert (
-        "shape (16, 32) there, (16, 48) here: Transformer/encoderblock_0/Mlp" in error
+        "shape (16, 32) in the file, (16, 48) in the model: Transformer/encoderblock_0/Mlp" in error
     )
 
 
@@ -369,12 +369,17 @@ def test_default_workdirs_are_named_after_the_config():
 
 
 def test_stdout_of_a_run_is_plain_lines(tmp_path, capsys):
-    assert run(tmp_path) == 0
+    """With the few-shot evaluator, as docs/tools.md writes it."""
+    data = {"kind": "arrays", "name": "digits"}
+    few = {"type": "fewshot", "data": data | {"split": "test"}, "shots": [2]}
+    few |= {"fit_data": data | {"split": "train"}}
+    assert run(tmp_path, f"--config.evals.fewshot={few}") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("devices: 8 x cpu")
     assert any("parameters" in line for line in lines)
     assert any("loss" in line and "ETA" in line and "img/s" in line for line in lines)
     assert any("val/prec@1" in line for line in lines)
+    assert read_rows(tmp_path)[-1]["fewshot/2shot"] > 0.1
 
 
 def test_the_config_file_needs_no_knowledge_of_where_it_lies():

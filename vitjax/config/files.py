@@ -116,7 +116,7 @@ def override(config: ConfigDict, text: str) -> None:
     try:
         value = ast.literal_eval(value_text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        if value_text.strip()[:1] in ("[", "{"):
+        if value_text.strip().startswith(("[", "{", "dict(")):
             raise ValueError(
                 f"cannot read {f'--config.{text}'!r}: expected a Python literal, so "
                 "{'key': 1} and not dict(key=1), strings in quotes"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -14,6 +15,16 @@ from jaxtyping import Array, Float, Int
 from input_pipeline import device_ops
 from vitjax.devices.sharding import replicated
 from vitjax.evaluators.classification import MakeData
+
+
+def _feature(rows: Mapping[str, Array], key: str) -> Array:
+    """Return a feature; ValueError if pp_fn and device_pp do not give it."""
+    if key not in rows:
+        raise ValueError(
+            f"pp_fn and device_pp give {', '.join(sorted(rows))}, but a probe needs "
+            f"{key!r}: end pp_fn with keep('image', 'label')"
+        )
+    return rows[key]
 
 
 class Features:
@@ -29,20 +40,38 @@ class Features:
         pp_fn: str,
         device_pp: str,
         feature: str,
-        label_key: str,
+        label_key: str | None,
     ):
-        """Take the arguments of `Classification`; `feature` names the intermediate."""
+        """Take the arguments of `Classification`; `feature` names the intermediate.
+
+        The classes are those of `label_key`, as numbers or one-hot. None means "label",
+        the data's own numbers, if pp_fn keeps it, and else "labels": a one-hot of the
+        model's classes in device_pp would lose the data's further classes.
+        """
         preprocess = device_ops.get_preprocess_fn(device_pp)
 
         def features(state: Any, batch: Mapping[str, Array]) -> tuple[Array, ...]:
-            rows = preprocess({k: v for k, v in batch.items() if k != "_mask"})
-            _, out = predict(state, rows["image"])
+            given = {k: v for k, v in batch.items() if k != "_mask"}
+            rows = preprocess(given)
+            image = _feature(rows, "image")
+            if not jnp.issubdtype(image.dtype, jnp.floating):
+                raise ValueError(
+                    f"the images reach the model as {image.dtype}, unscaled: add "
+                    "value_range(-1, 1), or what the model was trained with, to pp_fn or "
+                    "device_pp"
+                )
+            _, out = predict(state, image)
             if feature not in out:
                 raise ValueError(
                     f"feature: the model has no output {feature!r}, only "
                     f"{', '.join(sorted(out))}"
                 )
-            labels = rows[label_key]
+            if label_key is None and "label" in given:
+                labels = given["label"]
+            else:
+                labels = _feature(rows, label_key or "labels")
+            if labels.ndim == 1:
+                return out[feature], labels, batch["_mask"]
             seen = batch["_mask"] * (labels.max(axis=1) > 0)
             return out[feature], labels.argmax(axis=1), seen
 

@@ -89,6 +89,25 @@ def _entry(
     )
 
 
+def _fed_as_classifier(
+    section: dict[str, Any], evals: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a probe's section, whose default preprocessing is an evaluator's.
+
+    It is that of "val" if it classifies, else of the first that does.
+    """
+    if "pp_fn" in section or "device_pp" in section:
+        return section
+    for name in sorted(evals, key=lambda name: name != "val"):
+        other = evals[name]
+        if not isinstance(other, Mapping):
+            continue
+        if other.get("type", "classification") == "classification":
+            found = {k: other[k] for k in ("pp_fn", "device_pp") if k in other}
+            return found | section
+    return section
+
+
 def make_entries(
     evals: Mapping[str, Any],
     *,
@@ -110,6 +129,7 @@ def make_entries(
         evaluator with `required=False` is then skipped, and `warn` gets the reason.
       ema: whether the state has averaged parameters, which `params="ema"` evaluates.
 
+    A probe without pp_fn and device_pp gets those of an evaluator that classifies.
     Raises ValueError if a section is wrong.
     """
     given = {"predict": predict, "make_data": make_data, "mesh": mesh}
@@ -134,6 +154,8 @@ def make_entries(
         evaluator = arguments.lookup(
             EVALUATORS, section.pop("type", "classification"), "evaluator"
         )
+        if "fit_data" in inspect.signature(evaluator).parameters:
+            section = _fed_as_classifier(section, evals)
         try:
             entries.append(_entry(name, evaluator, given, sizes, batch_size, section))
         except missing as error:

@@ -30,13 +30,14 @@ class SvcProbe:
         pp_fn: str = "",
         device_pp: str = "",
         feature: str = "pre_logits",
-        label_key: str = "labels",
+        label_key: str | None = None,
     ):
         """Open the data and define the jitted function; nothing runs yet.
 
         Args:
-          predict, make_data, mesh, batch_size, pp_fn, device_pp, label_key: see
-            `Classification`; they apply to both data sets.
+          predict, make_data, mesh, batch_size, pp_fn, device_pp: see `Classification`;
+            they apply to both data sets.
+          label_key: see `Features`.
           data: keyword arguments of the source whose examples are scored.
           fit_data: keyword arguments of the source to fit on; None means `data`. The
             time grows faster than the square of its size: 10,000 examples take seconds.

@@ -52,3 +52,26 @@ def test_a_wrong_section_is_one_sentence(mesh, monkeypatch, section, words):
     monkeypatch.setitem(schedule.EVALUATORS, "classification", Norm)
     with pytest.raises(ValueError, match=words):
         make_entries({"val": section}, mesh)
+
+
+def test_a_probe_is_fed_as_the_evaluator_that_classifies(mesh, monkeypatch):
+    """As "val" if it is there; a pp_fn of its own comes without another's device_pp."""
+
+    class Probe(Norm):
+        def __init__(
+            self, predict, make_data, mesh, *, fit_data, pp_fn="", device_pp=""
+        ):
+            self.fed = fit_data, pp_fn, device_pp
+
+    monkeypatch.setitem(schedule.EVALUATORS, "probe", Probe)
+    data = {"fit_data": 1}
+    first = {"pp_fn": "a", "device_pp": "b", "type": "classification", **data}
+    monkeypatch.setitem(schedule.EVALUATORS, "classification", Probe)
+    evals = {"first": first, "probe": {"type": "probe", **data}}
+    assert make_entries(evals, mesh)[1].evaluator.fed == (1, "a", "b")
+    evals["val"] = first | {"pp_fn": "c"}
+    assert make_entries(evals, mesh)[1].evaluator.fed == (1, "c", "b")
+    evals["probe"] = {"type": "probe", "pp_fn": "own", **data}
+    assert make_entries(evals, mesh)[1].evaluator.fed == (1, "own", "")
+    del evals["first"], evals["val"], evals["probe"]["pp_fn"]
+    assert make_entries(evals, mesh)[0].evaluator.fed == (1, "", "")

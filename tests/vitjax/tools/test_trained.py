@@ -120,7 +120,7 @@ def test_one_of_the_models_in_a_file(tmp_path, caplog):
     assert trained.workdir == tmp_path
     [said] = [record.getMessage() for record in caplog.records]
     assert said.startswith(
-        f"{path}: the weights are those at 'model'; 'ema' can be ask"
+        f"{path}: the weights are those at 'model'; 'ema' can be select"
     )
     assert open_trained(f"{path}:ema", config=QUICKSTART).workdir == tmp_path
     caplog.clear()
