@@ -428,7 +428,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         (["tools.plot", empty, "--out", tmp_path / "a.png"], "no metrics.jsonl"),
         # Another architecture: which keys, which shapes.
         (["tools.convert", net, tmp_path / "a.npz", "--to", "big_vision"],
-         "its keys are like bias, weight"),
+         "its keys include bias, weight"),
         (["train", "--config", QUICKSTART, f"--config.model_init={judge}",
           "--workdir", out], "embedding/kernel"),
         (["tools.attention_rollout", "--ckpt", judge, *own, "--image",

@@ -359,7 +359,7 @@ def test_teachers_of_dino(tmp_path):
     path = tmp_path / "checkpoint.pth"
     torch.save(stored, path)
     left = "'backbone.' removed from its keys; left out: dino_head.* (4)"
-    said = ["at 'teacher/backbone'; 'student/module.backbone' can be asked", left]
+    said = ["at 'teacher/backbone'; 'student/module.backbone' can be selected", left]
     check(teacher.backbone, path, said)
     left = "'module.backbone.' removed from its keys; left out: module.dino_head.* (4)"
     check(student.backbone, f"{path}:student", [left])
