@@ -128,7 +128,7 @@ def none_of(
     """Return the error for a state dict that fits none of the formats."""
     first = ", ".join(sorted(keys)[:5])
     return ValueError(
-        f"{what} matches none of the formats {', '.join(formats)}; its keys are like {first}"
+        f"{what} matches none of the formats {', '.join(formats)}; its keys include {first}"
     )
 
 

@@ -46,7 +46,7 @@ CASES = [
     ("convert tok.npz no/a.pth --to timm", "there is no folder 'no'"),
     ("convert tok.npz a.pth --to timm --posemb none", "have a pos_embedding"),
     ("convert no a.npz --to big_vision", "no checkpoint at"),
-    ("convert net.pth a.npz --to big_vision", "its keys are like bias, weight"),
+    ("convert net.pth a.npz --to big_vision", "its keys include bias, weight"),
     ("evaluate --ckpt run --out new --evals vall", "did you mean 'val'"),
     ("evaluate --ckpt run --out new {val}.data={gone}", "there is no folder /no"),
     ("evaluate --ckpt run --out new --config.evals=None", "nothing to evaluate"),

@@ -145,7 +145,7 @@ def test_positions_of_no_square_need_their_grid():
 
 
 def test_a_state_dict_of_no_known_format():
-    words = r"none of the formats .*keys are like conv1.weight"
+    words = r"none of the formats .*keys include conv1.weight"
     with pytest.raises(ValueError, match=words):
         weights.format_of({"conv1.weight": np.zeros(1)})
     with pytest.raises(ValueError, match="lacks 'class_token'"):
