@@ -25,23 +25,23 @@ def by_page(pages):
 
 
 def prose(page):
-    """The page without its blocks of code."""
+    """Return the page without its blocks of code."""
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
 
 
 def spans(text):
-    """What stands between backticks, line breaks as spaces."""
+    """Return the texts between backticks, with spaces for line breaks."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
 def shell_lines(page):
-    """The lines of the page's blocks of shell, joined where they end in a backslash."""
+    """Yield the lines of the page's shell blocks; a backslash joins two lines."""
     for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.S | re.M):
         yield from block.replace("\\\n", " ").splitlines()
 
 
 def anchors(page):
-    """Of the headings, as GitHub makes them."""
+    """Yield the anchors that GitHub makes of the headings."""
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.M):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
@@ -59,7 +59,7 @@ def test_links_resolve(page):
 
 
 def flags_in(text):
-    """The flags of one command, up to the next one; none of those in quotes."""
+    """Yield the flags of one command, up to the next one; quoted text has none."""
     for word in shlex.split(text, comments=True):
         if word in ("&&", "|", ">"):
             return
@@ -70,7 +70,7 @@ def flags_in(text):
 
 
 def commands(page):
-    """(module, flags) of every `python -m`."""
+    """Yield (module, flags) of every `python -m`."""
     for text in [*shell_lines(page), *spans(prose(page))]:
         for found in re.finditer(r"python3? -m ([\w.]+)(.*)", text):
             if not found[1].endswith("."):  # the head of a table of modules
@@ -78,7 +78,7 @@ def commands(page):
 
 
 def named_tools(page):
-    """(module, flags) of the commands and flags of tools, without `python -m`."""
+    """Yield (tools, flags) of commands and flags without `python -m`."""
     section = []
     for line in prose(page).splitlines():
         if line.startswith("#"):
@@ -92,8 +92,13 @@ def named_tools(page):
                 yield section, list(flags_in(span))
 
 
+COMMANDS = {
+    path.stem for path in TOOLS.glob("*.py") if '"__main__"' in path.read_text()
+}
+
+
 def flags_of(module):
-    """The flags that a module's source names, or that it takes from command.py."""
+    """Return the flags that a module's source names or takes from command.py."""
     path = ROOT.joinpath(*module.split("."))
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     source = file.read_text()
@@ -126,26 +131,16 @@ def test_commands_and_flags_exist(page):
 
 
 def test_the_pages_name_commands():
-    """So that no pattern above misses all of them."""
+    """The patterns above find commands and tools."""
     found = {module for page in PAGES for module, _ in commands(page)}
-    tools = {path.stem for path in TOOLS.glob("*.py")}
-    named = {m.removeprefix("vitjax.tools.") for m in found}
-    assert len(named & tools) == 12
+    assert found >= {f"vitjax.tools.{tool}" for tool in COMMANDS}
     assert found >= {"vitjax.train", "vitjax.benchmark", "parity", "parity.speed"}
 
 
 def test_every_tool_has_a_section():
     text = (ROOT / "docs" / "tools.md").read_text()
-    sections = {
-        w for line in re.findall(r"^## (.+)$", text, re.M) for w in line.split()
-    }
-    tools = {
-        path.stem
-        for path in TOOLS.glob("*.py")
-        if '__name__ == "__main__"' in path.read_text()
-    }
-    assert len(tools) == 12
-    assert tools <= sections
+    assert len(COMMANDS) == 12
+    assert {*" ".join(re.findall(r"^## (.+)$", text, re.M)).split()} >= COMMANDS
 
 
 @by_page(PAGES)
@@ -158,9 +153,7 @@ def test_make_targets_exist(page):
 
 @by_page(PAGES)
 def test_files_of_the_repository_exist(page):
-    tops = (
-        "configs|constraints|docs|input_pipeline|parity|pictures|recipes|tests|vitjax"
-    )
+    tops = "|".join([*OURS, "docs", "pictures", "recipes"])
     for text in [*shell_lines(page), *spans(prose(page))]:
         for name in re.findall(rf"(?<![\w/.-])(?:{tops})/[\w/.-]*\.\w+", text):
             assert (ROOT / name).exists(), name
@@ -180,7 +173,7 @@ def test_arguments_of_configs_are_taken(page):
 
 
 def sentences(page):
-    """Of paragraphs, items and cells of tables, without code."""
+    """Yield the sentences of paragraphs, items and table cells, without code."""
     text = re.sub(r"`[^`]*`", "X", prose(page))
     blocks = re.split(r"\n\n|\n(?=[-|#]|\d\.)|(?<= )\| ", text)
     for block in blocks:
@@ -214,7 +207,7 @@ def test_the_readme_is_short():
 
 
 def row_of(page, start):
-    """The cells of the one table row that begins with this text."""
+    """Return the cells of the one table row that begins with this text."""
     [row] = [x for x in (ROOT / page).read_text().splitlines() if x.startswith(start)]
     return [cell.strip() for cell in row.strip("|").split(" | ")]
 

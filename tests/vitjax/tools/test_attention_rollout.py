@@ -54,7 +54,7 @@ def test_the_photo_is_left_of_its_two_maps(tmp_path):
 
 
 def test_a_photo_is_fed_as_the_evaluation_feeds_it(digits_run, photo):
-    """Its middle, 8 x 8, in grey, from -1 to 1."""
+    """The data set has grey images of 8 x 8; the photo's middle is resized to them."""
     image = photos.feed(photo, open_trained(digits_run).evaluator()[1])
     assert image.shape == (1, 8, 8, 1)
     cat = Image.open(photo)
@@ -93,7 +93,7 @@ TINY = {"patch_size": (4, 4), "width": 16, "num_heads": 2, "mlp_dim": 16, "depth
     ids=str,
 )  # fmt: skip
 def test_every_model_with_attention_has_its_maps(name, model):
-    """The rows of the class token, or the mean of the patches', by hand."""
+    """Computed by hand: the row of the class token, or the mean row of the patches."""
     image = np.random.default_rng(0).random((1, 8, 12, 3), np.float32)
     trained = trained_of(name, image, **model)
     maps = attention_rollout.attention_maps(trained, image)

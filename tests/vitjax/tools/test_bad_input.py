@@ -95,6 +95,9 @@ CASES = [
     ("show --index 0 --config {quickstart} --data '{{1: 2}}'", "--data must be a dict"),
     ("show --index 0 --config {quickstart} --data \"{{'kind': 'tdfs'}}\"",
      "unknown kind of data 'tdfs'"),
+    ("show --index 0 --config {quickstart} --data "
+     "\"{{'name': 'mnist', 'split': 'train', 'data_dir': 'nowhere'}}\"",
+     "'mnist' is not prepared"),
     ("show --index 1438 --config {quickstart}", "0 to 1437"),
     ("show --index 0 --config {quickstart} --out note.pth", "--out must be a folder"),
     ("show --index 0 --config seedless.py", "lacks 'seed': set config.seed"),

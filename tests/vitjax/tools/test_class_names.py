@@ -124,25 +124,6 @@ def test_a_folder_without_a_class_is_counted_right(ran, tmp_path, capsys):
     assert "'ant'" in said[0]
 
 
-def test_a_class_too_many_is_refused_or_left_out_by_name(ran, tmp_path, capsys):
-    workdir = ran[0]
-    names = {name: (name, 4) for name in ("cat", "dog", "ant", "bee")}
-    data = write(tmp_path, "val", {"a dog": names.pop("dog")} | names)
-    flags = ["--ckpt", str(workdir), "--out", str(tmp_path / "out"), "--evals", "val"]
-    flags.append(f"--config.evals.val.data={data!r}")
-    assert evaluate.main(flags) == 1
-    [line] = capsys.readouterr().err.strip().splitlines()
-    assert "not known to the model, 'a dog' (known: 'ant', 'bee', 'cat')" in line
-    assert not (tmp_path / "out").exists()
-    report = report_of(workdir, tmp_path / "out", {**data, "match_classes": "known"})
-    by_hand = counted_by_hand(open_trained(workdir), tmp_path / "val")
-    assert by_hand.pop("a dog")[1] == 0
-    assert report["examples"] == 12
-    right = sum(row[1] for row in by_hand.values()) / 12
-    assert report["prec@1"] == pytest.approx(right)
-    assert right > 0.8
-
-
 def test_a_resume_takes_more_images_but_no_other_classes(ran, tmp_path, capsys, caplog):
     """A warning counts the images; the same holds for a resume of another run."""
     workdir, train, lacks, _ = ran

@@ -52,7 +52,7 @@ def run(name, *flags):
 for name in {[*TOOLS, *PARITY]}:
     status, text = run(name, "--help")
     assert status == 0, name
-    assert f"python -m {{name.removesuffix('.__main__')}} " in text, name
+    assert text.startswith(f"usage: python -m {{name.removesuffix('.__main__')}} "), name
 assert run("vitjax.tools.show", "--config", "nothing.py", "--index", "0") == (1, "")
 """
 
@@ -68,6 +68,9 @@ def test_help_and_a_missing_file_load_nothing_heavy():
     assert done.returncode == 0, done.stderr
     [line] = done.stderr.splitlines()
     assert line.startswith("error: config file 'nothing.py' does not exist")
+    for name in TOOLS:
+        text = (ROOT / name.replace(".", "/")).with_suffix(".py").read_text()
+        assert text.endswith('if __name__ == "__main__":\n    sys.exit(main())\n'), name
 
 
 class Given(Exception):

@@ -59,7 +59,7 @@ def test_the_program_serves_any_batch_of_uint8_images(digits_run, tmp_path, caps
 
 
 def test_what_the_host_does_to_values_is_in_the_program(digits_run, tmp_path, capsys):
-    """As in configs of big_vision's own style, where pp_fn scales the pixels."""
+    """In configs of big_vision's style, pp_fn scales the pixels."""
     out = tmp_path / "x.stablehlo"
     evaluation = "--config.evals.val"
     flags = [f"{evaluation}.device_pp=keep('image', 'labels')"]
@@ -159,6 +159,12 @@ def test_channels_are_read_off_the_parameters(digits_run, name, channels, model)
     assert trained.for_images(8).image_shape == (8, 8, channels)
     with pytest.raises(ValueError, match="does not fit its model and images of 12"):
         trained.for_images(12)
+
+
+def test_image_size_replaces_the_checkpoints(tok_run, tmp_path, capsys):
+    flags = ["--ckpt", str(tok_run), "--to", "timm", str(tmp_path / "x.pth")]
+    assert export.main([*flags, "--image_size", "12"]) == 1
+    assert "does not fit its model and images of 12 x 12 x 3" in capsys.readouterr().err
 
 
 def test_wrong_weights_are_noticed_by_the_other_librarys_logits(

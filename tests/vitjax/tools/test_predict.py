@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ from PIL import Image
 
 from input_pipeline import pipeline, sources
 from input_pipeline.sources import class_names
-from tests.helpers.runs import ROOT
 from vitjax.tools import photos, predict
 from vitjax.tools.trained import open_trained
 
@@ -90,31 +87,23 @@ def test_all_batches_have_one_size(digits_run, folder):
 
 
 def test_a_broken_file_is_named_and_the_others_are_predicted(
-    digits_run, folder, tmp_path
+    digits_run, folder, tmp_path, capfd
 ):
-    """It is a process, because TensorFlow writes to stderr past Python."""
-    broken = tmp_path / "broken.jpg"
+    """capfd also sees the words that TensorFlow writes to stderr past Python."""
+    broken, pictures = tmp_path / "broken.jpg", tmp_path / "pictures"
     broken.write_bytes(b"\xff\xd8\xff\xe0 and no more")
-    pictures = tmp_path / "pictures"
-    command = [
-        sys.executable, "-m", "vitjax.tools.predict", "--ckpt", str(digits_run),
-        str(folder / "00.png"), str(broken), str(tmp_path / "gone.png"),
-        str(folder / "more" / "01.png"), "--pictures", str(pictures),
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    first, second, last = done.stderr.strip().splitlines()
-    assert first.startswith("left out: ")
+    good = [folder / "00.png", folder / "more" / "01.png"]
+    paths = [good[0], broken, tmp_path / "gone.png", good[1]]
+    flags = ["--ckpt", digits_run, *paths, "--pictures", pictures]
+    assert predict.main([*map(str, flags)]) == 1
+    printed = capfd.readouterr()
+    first, second, last = printed.err.strip().splitlines()
+    assert first.startswith(f"left out: '{broken}' is no image that can be decoded")
     assert second.startswith("left out: ")
-    assert "broken.jpg' is no image that can be decoded" in first
     assert "gone.png': No such file" in second
     assert last == "error: 2 of 4 files could not be read; see above"
-    lines = done.stdout.splitlines()
-    assert [lines[0], lines[6]] == [
-        str(folder / "00.png"),
-        str(folder / "more" / "01.png"),
-    ]
+    lines = printed.out.splitlines()
+    assert [lines[0], lines[6]] == [*map(str, good)]
     assert lines[12:] == ["", f"written: 2 pictures in {pictures}"]
     assert lines[1].split()[0].endswith("%")
     assert {p.name for p in pictures.iterdir()} == {"00.png", "01.png"}
@@ -131,27 +120,20 @@ def test_a_photo_that_is_too_small_for_the_crop_is_named(tmp_path):
     assert str(e.value).endswith("pp_fn (offset_width must be >= 0)")
 
 
-def test_names_come_from_the_checkpoint_then_from_the_data(digits_run, monkeypatch):
+def test_names_are_in_words_and_else_the_datas(digits_run):
     trained = open_trained(digits_run)
     assert trained.class_names == tuple("0123456789")
-    names = ("n01440764", "another")
-    kept = dataclasses.replace(trained, class_names=names)
-    assert predict.class_names(kept) == ("tench, Tinca tinca", "another")
-    kept = dataclasses.replace(trained, class_names=None)
-    assert predict.class_names(kept) == tuple("0123456789")
+    named = dataclasses.replace(trained, class_names=("n01440764", "another"))
+    assert predict.class_names(named) == ("tench, Tinca tinca", "another")
+    unnamed = dataclasses.replace(trained, class_names=None)
+    assert predict.class_names(unnamed) == tuple("0123456789")
     # Labels that pp looks up are not the data set's.
     e = trained.experiment
-    looked_up = {**e.input, "pp": f"lookup('a.txt', key='label')|{e.input['pp']}"}
-    other = dataclasses.replace(e, input=looked_up)
-    assert (e.relabels, other.relabels) == (False, True)
-    relabelled = dataclasses.replace(kept, experiment=other)
+    pp = f"lookup('a.txt', key='label')|{e.input['pp']}"
+    looked_up = dataclasses.replace(e, input={**e.input, "pp": pp})
+    assert (e.relabels, looked_up.relabels) == (False, True)
+    relabelled = dataclasses.replace(unnamed, experiment=looked_up)
     assert predict.class_names(relabelled) is None
-    monkeypatch.setattr(sources, "open_source", _nowhere)
-    assert predict.class_names(kept) is None
-
-
-def _nowhere(**data):
-    raise sources.DataNotFound(f"not here: {data}")
 
 
 def test_imagenet_has_its_names_where_it_is_not_prepared(tmp_path):

@@ -19,7 +19,7 @@ from vitjax.weights.libraries import import_torchvision
 
 pytestmark = pytest.mark.slow
 
-IMAGES = 20
+IMAGES = 10
 PIXELS = 224
 
 
@@ -104,5 +104,5 @@ def test_both_are_evaluated_as_numpy_has_it(tmp_path, capsys):
         assert found[name]["prec@1"] == pytest.approx(prec1)
         assert found[name]["prec@5"] == pytest.approx(prec5)
         assert found[name]["loss"] == pytest.approx(loss, rel=1e-4)
-        assert found[name]["examples"] == count == {"real": 16, "v2": 20}[name]
+        assert found[name]["examples"] == count == {"real": 8, "v2": 10}[name]
         assert f"| {name} | {prec1:.4f} | {prec5:.4f} | " in table

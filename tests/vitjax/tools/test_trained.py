@@ -56,18 +56,6 @@ def test_a_step_the_average_and_other_values_of_the_config(scanned_run):
     assert other.experiment.mixup is None
 
 
-def test_attention_can_be_asked_for(scanned_run):
-    """The model is scanned and fused; its logits stay the same."""
-    trained = open_trained(scanned_run)
-    shown = trained.replace(return_attn=True)
-    assert shown.model.attn_impl == "flax"
-    logits, out = shown.apply(IMAGE)
-    np.testing.assert_allclose(logits, trained.apply(IMAGE)[0], atol=1e-5)
-    assert out["encoder"]["block00"]["attn"].shape == (3, 2, 17, 17)
-    with pytest.raises(ValueError, match="model 'vit' has no argument 'return_atn'"):
-        trained.replace(return_atn=True)
-
-
 def test_images_of_another_size_are_one_sentence(scanned_run):
     trained = open_trained(scanned_run, overrides=["model.posemb=learn"])
     with pytest.raises(
