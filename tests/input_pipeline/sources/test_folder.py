@@ -310,7 +310,7 @@ def test_tiny_imagenet_as_it_unpacks(tiny):
     assert len(open_folder(tiny, "train+val[:1]")) == 10
 
 
-def test_tiny_imagenet_whose_validation_somebody_sorted_into_classes(tiny):
+def test_tiny_imagenet_with_a_validation_sorted_into_classes(tiny):
     for name in CLASSES:
         touch(tiny / "val" / name / "a.JPEG")
     (tiny / "val" / "val_annotations.txt").unlink()
