@@ -61,7 +61,7 @@ def pil(data, mode="RGB"):
 
 
 def run(spec, image, **features):
-    """What a spec makes of the feature "image"."""
+    """The feature "image" after a spec."""
     return ops.get_preprocess_fn(spec)({"image": image} | features)["image"].numpy()
 
 

@@ -168,7 +168,7 @@ def test_an_empty_spec_changes_nothing_and_copies_the_dict():
         ("normalize((0,), (0,))", "std must not contain 0"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(spec, message):
+def test_mistakes_are_refused_before_anything_runs(spec, message):
     with pytest.raises(ValueError, match=message):
         device_ops.get_preprocess_fn(spec)
 

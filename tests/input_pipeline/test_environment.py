@@ -68,7 +68,7 @@ def test_each_package_prepares_and_imports_nothing_heavy(package):
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
     reason="triton has no wheel for this machine",
 )
-def test_the_tests_run_beside_triton():
+def test_triton_is_installed_for_these_tests():
     """Without triton the tests below would all be skipped."""
     assert importlib.util.find_spec("triton") is not None
 

@@ -76,7 +76,7 @@ def test_each_iteration_starts_over(digits_stream):
     assert_same(take(stream, 3), digits_stream[:3])
 
 
-def test_rows_are_what_order_and_ops_say(digits_stream):
+def test_rows_follow_order_and_ops(digits_stream):
     """Every index, and some examples, outside tf.data. Batch 29 has two epochs."""
     epoch, index = order.example_at(np.arange(70 * 48), seed=7, size=1438)
     assert set(epoch.numpy()[29 * 48 : 30 * 48]) == {0, 1}
@@ -287,7 +287,7 @@ def test_eval_has_every_example_once(batch_size, process_count):
     assert not ids[359:].any()
 
 
-def test_eval_reads_what_the_source_has(imagenet_dir):
+def test_eval_batches_are_the_examples_of_the_source(imagenet_dir):
     data = imagenet(imagenet_dir, "validation")
     pp = 'decode|resize_small(40)|central_crop(32)|keep("image", "label")'
     stream, steps = pipeline.make_eval(data=data, batch_size=16, pp_fn=pp)

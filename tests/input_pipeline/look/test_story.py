@@ -44,16 +44,16 @@ def open_stream(data, pp, **kwargs):
 @pytest.fixture(scope="module")
 def stories(folder):
     """By the name of the spec: [(story, epoch, index, batch, step, row)]."""
-    told = {}
+    found = {}
     for name, pp in PP.items():
         stream = open_stream(folder, pp)
         batches = list(itertools.islice(stream, 7))
-        told[name] = []
+        found[name] = []
         for epoch, step, row in BORDERS if name == "randaug" else BORDERS[1:]:
             index = int(batches[step]["_id"][row])
             story = steps.tell(stream, pp, epoch, index)
-            told[name].append((story, epoch, index, batches[step], step, row))
-    return told
+            found[name].append((story, epoch, index, batches[step], step, row))
+    return found
 
 
 @pytest.mark.parametrize("name", PP)
@@ -108,8 +108,7 @@ def by_randaug(line, image):
 def test_layers_of_randaug_by_hand(stories):
     seen = set()
     for story, *_ in stories["randaug"]:
-        told = list(images(story))
-        kept, decoded, cropped, flipped, *layers = told
+        kept, decoded, cropped, flipped, *layers = images(story)
         assert kept[3] == kept[2]
         np.testing.assert_array_equal(decoded[3], pil(decoded[2]))
         assert cropped[3].shape == (60, 90, 3)

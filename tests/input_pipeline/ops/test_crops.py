@@ -168,24 +168,3 @@ def test_pad_crop_to_another_size():
         ops.get_preprocess_fn("pad_crop(24, -1)")
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
         run("pad_crop(24, 1)", image, seed=seeds(1)[0])
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("inception_crop(9, area_min=0)", "0 < area_min <= area_max"),
-        ("inception_crop(9, 50, 5)", "0 < area_min <= area_max"),
-        ("inception_crop(9, ratio_min=2)", "ratio_min <= ratio_max"),
-        ("inception_crop(9, sampler='pil')", "sampler cannot be 'pil': use 'tf'"),
-        ("inception_crop(9, sampler='power(0)')", "power\\(0\\).*p must be positive"),
-        ("decode_jpeg_and_inception_crop(9, sampler='pil')", "sampler cannot be"),
-        ("decode_jpeg_and_inception_crop(9, precise=1)", "precise cannot be 1"),
-        ("random_resized_crop(9, (0, 1))", "0 < low <= high"),
-        ("random_resized_crop(9, ratio=(2, 1))", "0 < low <= high"),
-        ("random_resized_crop", "missing .*'size'"),
-        ("random_crop((5, 0))", "sizes must be positive"),
-    ],
-)
-def test_mistakes_are_refused_when_the_function_is_built(spec, message):
-    with pytest.raises(ValueError, match=message):
-        ops.get_preprocess_fn(spec)

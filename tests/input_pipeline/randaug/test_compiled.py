@@ -1,4 +1,4 @@
-"""What XLA makes of the ops does not depend on how hard it optimizes.
+"""The ops compiled by XLA give the same bits at every level of optimization.
 
 The tests of this project run with little optimization, trainings with all of it.
 """

@@ -270,7 +270,7 @@ def test_a_plan_is_the_same_bits_in_numpy_tensorflow_and_jax():
 def test_the_policy_is_the_plan_applied_op_by_op(level, contrast, known):
     image, plans = PHOTOGRAPHS[0], plans_of(60)
     policy = randaug.randaug(2, level, contrast=contrast)
-    # Of known size: compiled by XLA, warps from tables. Of unknown: TensorFlow's ops.
+    # A known size: compiled by XLA, warps from tables. Else TensorFlow's own ops.
     shape = image.shape if known else (None, None, 3)
     images = tf.data.Dataset.from_generator(
         lambda: itertools.repeat(image, len(plans)),
@@ -320,7 +320,7 @@ def test_fill_reaches_the_warps_and_cutout():
     assert values == {9, 50}
 
 
-def test_what_is_drawn_is_what_the_ops_would_draw_for_themselves():
+def test_draws_given_in_advance_are_those_of_the_ops():
     fn = ops.get_preprocess_fn(
         "flip_lr|randaug(2, 10)|copy('image', 'a')|randaug(1, 3)|flip_lr"
     )
@@ -359,7 +359,7 @@ def test_a_plan_that_is_kept_makes_the_image_again():
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8, 1), np.uint8)]
 )
-def test_randaug_refuses_what_is_not_a_uint8_colour_image(image):
+def test_randaug_refuses_other_images_than_uint8_colour(image):
     fn = ops.get_preprocess_fn("randaug(2, 10)")
     with pytest.raises(ValueError, match="takes one uint8 image"):
         fn({"image": tf.constant(image), "seed": tf.constant([0, 0])})

@@ -62,8 +62,8 @@ def enhanced(which):
     return lambda image, factor: which(image).enhance(factor)
 
 
-# What torchvision asks PIL for, on resolved values. Its shears go by the arc tangent of
-# the strength in degrees, and their tangent.
+# PIL's functions that torchvision calls, on resolved values. It shears by the tangent of
+# an angle that is the arc tangent of the strength.
 REFERENCES = {
     "Identity": lambda image: image,
     "ShearX": lambda image, s, **kw: affine(image, (1, s, 0, 0, 1, 0), **kw),

@@ -335,7 +335,7 @@ def test_npz_errors(tmp_path):
 
 
 def fashion_mnist():
-    """Where the real files are, unpacked by `make fashion-mnist` or installed."""
+    """The folder of the real files, unpacked by `make fashion-mnist` or installed."""
     share = "usr/share/datasets/fashion-mnist"
     for folder in (ROOT / "data" / share, Path("/") / share):
         if folder.is_dir():

@@ -61,7 +61,7 @@ def test_a_grey_picture_of_16_bits_in_netpbms_format(largest, shift):
     assert np.abs(found - (values >> shift)).max() <= (0 if largest == 65535 else 1)
 
 
-def test_what_is_refused_says_why():
+def test_a_refused_file_has_a_reason():
     files = refused()
     del files["1 x 20,000.png"]  # it can be decoded
     for name, (data, why) in files.items():
@@ -72,7 +72,7 @@ def test_what_is_refused_says_why():
         assert "\n" not in reason, name
 
 
-def test_as_stored_is_what_tensorflow_gives_and_of_other_files_pil():
+def test_as_stored_keeps_the_bytes_that_tensorflow_reads():
     for data in (
         encode(PHOTO, "JPEG", exif=exif(6)),
         encode(faded(), "PNG", exif=exif(6)),

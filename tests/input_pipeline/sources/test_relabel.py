@@ -176,7 +176,7 @@ def test_the_same_classes_in_another_order_and_others():
 
 
 def write_folders(root, counts, split="val"):
-    """So many images of each class, whose pixels say which one of which class it is."""
+    """Images of each class, as many as `counts` says; pixels number class and image."""
     for k, (name, count) in enumerate(counts.items()):
         folder = root / split / name
         folder.mkdir(parents=True)

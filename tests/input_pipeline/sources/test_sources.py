@@ -27,7 +27,7 @@ def open_imagenet(data_dir, split):
 
 
 def own_examples(data_dir, split, name="imagenet2012", skip="image"):
-    """What tfds itself reads, in the order of the shards, not interleaved."""
+    """The examples by tfds itself, in the order of the shards, not interleaved."""
     dataset = tfds.builder(name, data_dir=data_dir).as_dataset(
         split=split,
         decoders={skip: tfds.decode.SkipDecoding()},
@@ -88,8 +88,7 @@ def test_describe_names_the_file_and_the_place(imagenet_dir):
 
 
 def test_a_label_of_several_numbers(tmp_path):
-    """As imagenet2012_real has: any number of labels, none included."""
-
+    """imagenet2012_real has any number of labels, none included."""
     labels = [[1], [], [2, 0]]
     image = tf.io.encode_jpeg(np.zeros((3, 5, 3), np.uint8)).numpy()
     adhoc(

@@ -93,7 +93,7 @@ def test_example_seeds_do_not_collide():
 
 
 def test_example_seed_is_threefry_of_epoch_and_index():
-    """As JAX's fold_in defines it, for epoch 0: key(seed), stream, index."""
+    """JAX's fold_in is the reference for epoch 0: key(seed), stream, index."""
     seed = order.example_seed([0, 0], [0, 123_456], seed=42).numpy()
     key = jax.random.fold_in(jax.random.key(42), 1)
     alone = order.example_seed(tf.constant(0), tf.constant(123_456), seed=42)
