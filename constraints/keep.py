@@ -2,8 +2,8 @@
 
     python -m constraints.keep constraints/python3.13.txt > .venv/constraints.txt
 
-A torch for CUDA is large, and one for the CPU serves the tests: whoever has installed
-theirs keeps it.
+A torch for CUDA is large, and one for the CPU is enough for the tests, so an installed
+torch stays.
 """
 
 import importlib.metadata
@@ -16,18 +16,18 @@ FAMILY = ("torch", "torchvision", "triton")
 
 
 def find_family() -> dict[str, str]:
-    """The installed versions of torch and of what belongs to it, by name."""
+    """Return the installed versions of torch and its family, by name."""
     found = importlib.metadata.distributions()
     versions = {dist.metadata["Name"]: dist.version for dist in found}
     return {name: versions[name] for name in FAMILY if name in versions}
 
 
 def keep(lines: Collection[str], installed: Mapping[str, str]) -> list[str]:
-    """The constraints, with an installed torch and what belongs to it as they are."""
+    """Return the constraints, with an installed torch and its family as they are."""
     if "torch" not in installed:
         return list(lines)
-    # The pinned torchvision is made for the pinned torch: beside another, pip finds the one
-    # that fits. A torch for CUDA has brought its triton; one for the CPU asks for none.
+    # The pinned torchvision fits the pinned torch only; pip finds the one for another.
+    # A torch for CUDA has installed its triton; one for the CPU needs none.
     replaced = set(installed)
     if f"torch=={installed['torch'].split('+')[0]}" not in lines:
         replaced.add("torchvision")

@@ -87,11 +87,11 @@ def crop_sizes(sampler: str, count: int) -> np.ndarray:
     They have inception_crop's defaults: 5 to 100 % of the area, width / height 0.75 to
     1.33.
     """
-    law = crop_boxes.sampler_law(sampler)
+    sample = crop_boxes.sampler_law(sampler)
     shape = tf.constant([*CROPPED, 3])
 
     def size(seed: tf.Tensor) -> tf.Tensor:
-        _, _, height, width = law(shape, seed, (0.05, 1.0), (0.75, 1.33))
+        _, _, height, width = sample(shape, seed, (0.05, 1.0), (0.75, 1.33))
         return tf.stack([height, width])
 
     return _mapped(_seeds(count), size, count)

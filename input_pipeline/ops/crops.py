@@ -105,7 +105,7 @@ def random_resized_crop(
 ) -> Callable[..., tf.Tensor]:
     """Apply torchvision's RandomResizedCrop, with its defaults; areas as fractions.
 
-    The law is that of inception_crop's sampler="torchvision", with other ranges and
+    The sampler is that of inception_crop's sampler="torchvision", with other ranges and
     antialiasing. As in PIL, uint8 images are rounded to the nearest value; resize
     truncates them.
     """
@@ -113,11 +113,11 @@ def random_resized_crop(
         raise ValueError(
             "0 < low <= high is needed of scale, at most 1, and of ratio, width / height"
         )
-    law = sampler_law("torchvision")
+    sample = sampler_law("torchvision")
     sides = pair_of(size)
 
     def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        crop = _cut(image, law(tf.shape(image), seed, scale, ratio))
+        crop = _cut(image, sample(tf.shape(image), seed, scale, ratio))
         return resize_to(crop, sides, method, antialias, nearest=True)
 
     return _crop
@@ -136,8 +136,8 @@ def _box(
     if not 0 < ratio_min <= ratio_max < math.inf:
         raise ValueError("0 < ratio_min <= ratio_max is needed (width / height)")
     area: Bounds = area_min / 100, area_max / 100
-    law = sampler_law(sampler)
-    return lambda shape, seed: law(shape, seed, area, (ratio_min, ratio_max))
+    sample = sampler_law(sampler)
+    return lambda shape, seed: sample(shape, seed, area, (ratio_min, ratio_max))
 
 
 def _cut(image: tf.Tensor, box: Box) -> tf.Tensor:

@@ -119,8 +119,8 @@ class SkippingTrainData(TrainData):
             spares = np.arange(1, 1 + SPARES)
             if self.shuffle_buffer_size is None:
                 position = self.rows.positions(tf.constant(step, tf.int64))[row]
-                others, fates = self._fate(position + spares)
-                spares = [pair(i, fates, n) for n, i in enumerate(others.numpy())]
+                others, theirs = self._pairs_at(position + spares)
+                spares = [pair(i, theirs, n) for n, i in enumerate(others.numpy())]
             else:
                 others = (indices[row] + spares) % len(self.source)
                 spares = [pair(i, chances, row) for i in others]

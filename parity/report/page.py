@@ -1,6 +1,6 @@
 """The report as one HTML page without scripts or other files.
 
-It says nothing of the computer that made it, so that two pages can be compared.
+It does not name the computer that made it, so that two pages can be compared.
 """
 
 import base64
