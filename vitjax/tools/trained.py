@@ -152,8 +152,8 @@ class Trained:
         )
 
     def beside(self) -> dict[str, Any]:
-        """Return the metadata for a file of the parameters: `vitjax.weights.BESIDE`."""
-        found = {key: getattr(self, key) for key in weights.BESIDE}
+        """Return the metadata for a file of the parameters: `vitjax.weights.METADATA`."""
+        found = {key: getattr(self, key) for key in weights.METADATA}
         return {key: value for key, value in found.items() if value is not None}
 
     def for_images(self, pixels: int) -> "Trained":

@@ -85,7 +85,7 @@ def find(
     fmt, prefix, state, left = formats[chosen.format], chosen.prefix, {}, []
     for key, name in plain[chosen.tree].items():
         inner = key.removeprefix(prefix)
-        if not key.startswith(prefix) or fmt.is_beside(inner):
+        if not key.startswith(prefix) or fmt.ignores(inner):
             left.append(key)
         else:
             state[inner] = arrays[name]
