@@ -23,7 +23,7 @@ from input_pipeline.randaug import randaug, torchvision_policies
 from input_pipeline.tracing import as_written
 
 Features = dict[str, Any]  # feature name -> tensor
-Step = Callable[[Features, Features], Features]  # of features and seeds
+Step = Callable[[Features, Features], Features]  # fn(features, seeds)
 
 
 class Op(NamedTuple):
@@ -190,7 +190,7 @@ class Preprocess:
 class _Draws(NamedTuple):
     """The random draws of one op of a spec, and their description."""
 
-    draw: Callable[[Any], tf.Tensor]  # of seeds int32 [..., 2]
+    draw: Callable[[Any], tf.Tensor]  # takes seeds int32 [..., 2]
     explain: Callable[[np.ndarray], list[str]]
     per_batch: bool = False
 

@@ -66,7 +66,7 @@ def _policy(
     who: str,
     space: Space,
     words: int,
-    steps: Callable[[Any], list[Step]],  # of a plan's words, numbers or arrays
+    steps: Callable[[Any], list[Step]],  # takes a plan's words, numbers or arrays
     fill: int | None,
     interpolation: Interpolation,
     per_batch: bool = False,

@@ -22,7 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM"
 # The formats that PIL may try: some of its others start programs.
 _PIL_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_PRECISE = "INTEGER_ACCURATE"  # as decode(precise=True) has it, in ops.image
+_PRECISE = "INTEGER_ACCURATE"  # the transform of decode(precise=True) in ops.image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
 _RAW_EXIF = "Raw profile type exif"

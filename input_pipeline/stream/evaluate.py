@@ -23,7 +23,7 @@ class EvalData:
     rows: batching.Rows
     threads: int
     prefetch: int
-    notices: tuple[str, ...] = ()  # on how the data set was read and labels were mapped
+    notices: tuple[str, ...] = ()  # how the data set was read and labels were mapped
 
     @property
     def total_examples(self) -> int:

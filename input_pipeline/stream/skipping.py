@@ -66,7 +66,7 @@ class SkippingTrainData(TrainData):
     @property
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each feature of one example, without the batch."""
-        specs: Any = self._batches.element_spec  # of (asked, numbers, features)
+        specs: Any = self._batches.element_spec  # (asked, numbers, features)
         return batching.shapes_of_one(specs[-1])
 
     def skipped(self, start: int, stop: int) -> int:

@@ -45,8 +45,8 @@ class Trained:
     model: nn.Module
     params: Any  # numpy
     source: str  # what `params` are: "params", or "ema", their average
-    image_shape: tuple[int, ...] | None  # of the training images; None: unknown
-    class_names: tuple[str, ...] | None = None  # of the training data; None: unknown
+    image_shape: tuple[int, ...] | None  # the training images'; None: unknown
+    class_names: tuple[str, ...] | None = None  # the training data's; None: unknown
 
     def apply(self, image: Float[Array | np.ndarray, "b y x ch"]) -> Any:
         """Return (logits, intermediates) without dropout; jitted.

@@ -31,7 +31,7 @@ class Model:
     """One of the models in a file."""
 
     tree: str  # the state dict that holds it; "" is the file itself
-    prefix: str  # of its keys in the state dict; ends in a dot
+    prefix: str  # before its keys in the state dict; ends in a dot
     format: str
 
     @property
