@@ -62,12 +62,12 @@ class Case:
         return dataclasses.replace(self, **kw)
 
     def label(self) -> str:
-        """Return the options in a few words."""
+        """Return the options as a short text."""
         head = "mlp" if self.rep_size else "linear"
-        words = [self.posemb, self.pool_type, head]
-        words += [f"registers={self.registers}"] if self.registers else []
-        words += [f"gelu={self.gelu}"] if self.gelu != "tanh" else []
-        return " ".join(words)
+        options = [self.posemb, self.pool_type, head]
+        options += [f"registers={self.registers}"] if self.registers else []
+        options += [f"gelu={self.gelu}"] if self.gelu != "tanh" else []
+        return " ".join(options)
 
 
 @dataclasses.dataclass(frozen=True)
