@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(wildcard $(BIN)/python) python3)
 # Extra packages for an accelerator: make quickstart EXTRAS=cuda13 (or cuda12, tpu).
 EXTRAS ?=
-# Whose constraints `make constraints` writes; those of 3.11 stay as they were tested.
+# The Pythons whose constraints `make constraints` writes; 3.11's stay as tested.
 PYTHONS ?= python3.12 python3.13
 # Test processes at a time; each takes up to 3 GB.
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)

@@ -24,7 +24,7 @@ DATA_DIR = "data/usr/share/datasets/fashion-mnist"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: the document's table, and what it leaves open."""
+    """Return the config; arguments: the document's table, and its open settings."""
     chosen = parse_arg(
         arg,
         model="vit",  # or cnn: the small CNN of the table

@@ -77,8 +77,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         arg,
         step=7,
         data="",  # idx, cifar, tfds, folder, huggingface; empty: the step's first kind
-        data_dir="",  # of the data files; empty: the default of the kind
-        dtype="",  # of the matmuls: float32, bfloat16, float16
+        data_dir="",  # folder of the data files; empty: the kind's default
+        dtype="",  # the matmuls' dtype: float32, bfloat16, float16
         fixed=True,  # off: the document's cosine in steps 4 to 6
     )
     choose("step", str(chosen.step), tuple(map(str, STEPS)))

@@ -191,12 +191,12 @@ def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
         att_bias=True,
         row_norm="correct",  # or original: see models/reproductions/signal_propagation
         init="espa_tat",  # or lecun: neither E-SPA nor TAT
-        eta=0.9,  # of TAT; fewer than 7 blocks only reach less
+        eta=0.9,  # TAT's; fewer than 7 blocks reach only a smaller one
         out_proj=True,
         crop_flip=True,
         sam=False,
         epochs=90.0,
-        source="",  # of CIFAR: cifar (its archive), tfds, folder
+        source="",  # CIFAR's: cifar (its archive), tfds, folder
         data_dir="",  # empty: the source's default
     )
     own = dict(batch=0, lr=0.0, l2=0.0, dropout=0.0, patch=0, dtype="")

@@ -20,9 +20,9 @@ parquet files. Any other `data` is the name of a data set that tfds has prepared
 `schedule=bit` is BiT-HyperRule (https://arxiv.org/abs/1912.11370): SGD with momentum
 0.9, rate 0.003 per 512 examples of a batch, a warm-up of a tenth of the run and of 500
 steps at most, and a tenth of the rate after each of 30, 60 and 90 per cent of the run.
-It takes 500 steps of batch
-512 for fewer than 20,000 examples, 10,000 for fewer than 500,000, else 20,000; from
-20,000 examples on it uses mixup 0.1. `steps`, `batch` and `lr` override these.
+It takes 500 steps of batch 512 for fewer than 20,000 examples, 10,000 for fewer than
+500,000, else 20,000; from 20,000 examples on it uses mixup 0.1. `steps`, `batch` and
+`lr` override these.
 `schedule=cosine` warms up over a tenth of the run, then follows a cosine to 0, as is
 usual when ViTs are fine-tuned. `layer_decay=0.75` gives each block 0.75 times the rate
 of the block after it; the head has the full rate (https://arxiv.org/abs/2106.08254).
@@ -54,14 +54,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
         posemb="",
         gelu="",
         mlp_head="",  # on: tanh layer before the head, as big_vision's flagship has
-        eps=0.0,  # of LayerNorm
-        heads=0,  # of the attention; 0: from the checkpoint
+        eps=0.0,  # LayerNorm's
+        heads=0,  # attention heads; 0: from the checkpoint
         data="folder",
         data_dir="",  # empty: data/photos for files
         train_split="train",
         val_split="",
         classes=10,
-        examples=0,  # in training, which set BiT's steps; 0: fewer than 20,000
+        examples=0,  # training examples, which set BiT's steps; 0: fewer than 20,000
         res=224,
         batch=512,
         schedule="bit",

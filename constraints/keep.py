@@ -3,7 +3,7 @@
     python -m constraints.keep constraints/python3.13.txt > .venv/constraints.txt
 
 A torch for CUDA is large, and one for the CPU is enough for the tests, so an installed
-torch is kept.
+torch stays.
 """
 
 import importlib.metadata
@@ -16,18 +16,18 @@ FAMILY = ("torch", "torchvision", "triton")
 
 
 def find_family() -> dict[str, str]:
-    """Return the installed versions of torch and of its family, by name."""
+    """Return the installed versions of torch and its family, by name."""
     found = importlib.metadata.distributions()
     versions = {dist.metadata["Name"]: dist.version for dist in found}
     return {name: versions[name] for name in FAMILY if name in versions}
 
 
 def keep(lines: Collection[str], installed: Mapping[str, str]) -> list[str]:
-    """Return the constraints, with the installed torch and its family."""
+    """Return the constraints, with an installed torch and its family as they are."""
     if "torch" not in installed:
         return list(lines)
-    # The pinned torchvision needs the pinned torch. For another torch, pip finds the one
-    # that fits. A torch for CUDA has brought its triton; one for the CPU needs none.
+    # The pinned torchvision fits the pinned torch only; pip finds the one for another.
+    # A torch for CUDA has installed its triton; one for the CPU needs none.
     replaced = set(installed)
     if f"torch=={installed['torch'].split('+')[0]}" not in lines:
         replaced.add("torchvision")

@@ -2,7 +2,7 @@
 
     python -m constraints.write python3.12 python3.13
 
-It must run on Linux on x86-64: torch's triton and tensorflow-cpu exist only there.
+Run it on Linux on x86-64: torch's triton and tensorflow-cpu are found only there.
 """
 
 import sys

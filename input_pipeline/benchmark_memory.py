@@ -1,10 +1,10 @@
 """Measure the memory of a stream, and the time to its first batch.
 
-Run `python -m input_pipeline.benchmark_memory`. For data sets of several sizes, it
-measures the host memory that the shuffle takes, and how long the first batch takes at
-step 0 and at step 100,000. Records are those of the benchmark, about 110 KB each. A
-larger data set repeats them under as many indices, and with as many 8-byte entries in
-its offset table, as a real one has.
+Run `python -m input_pipeline.benchmark_memory`. It measures the host memory that the
+shuffle takes for data sets of several sizes, and the time to the first batch at step 0
+and at step 100,000. Records are those of the benchmark, about 110 KB each. A larger
+data set repeats them. It has as many indices, and as many 8-byte entries in its offset
+table, as a real one.
 """
 
 import argparse

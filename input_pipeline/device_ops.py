@@ -6,8 +6,8 @@ this module does not need TensorFlow.
 
 flip_lr reads each example's `seed`, int32 [b, 2], from the batch: pp then ends with
 keep("image", "label", "seed"). The coin is the host's (plans.coin), so the flip of an
-image is a function of (seed, epoch, index), wherever flip_lr is in the specs. With
-flip_lr in both specs an image would be mirrored twice, and so never.
+image is a function of (seed, epoch, index), wherever flip_lr is in the specs. An image
+would be mirrored twice, and so never, with flip_lr in both specs.
 
 Shapes: b batch, c channels or classes; an image batch is [b, h, w, c].
 """

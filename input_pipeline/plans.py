@@ -37,7 +37,7 @@ def threefry2x32(key: tuple, counter: tuple) -> tuple:
 
     `key` and `counter` are pairs of uint32 arrays that broadcast, of numpy, TensorFlow
     or JAX, or of ints below 2**32 together with such arrays: only operators are used.
-    For a fixed key it is a bijection of the counter.
+    It is a bijection of the counter for a fixed key.
     """
     keys = (*key, key[0] ^ key[1] ^ _PARITY)
     x, y = counter[0] + keys[0], counter[1] + keys[1]

@@ -1,11 +1,11 @@
 #!/bin/bash
-# Several hosts that know nothing of one another, by ssh. NOT RUN BY US on real hosts.
+# Several hosts that know nothing of one another, by ssh. NOT RUN on real hosts yet.
 #
 #     HOSTS="node0 node1" recipes/ssh.sh [FLAGS OF vitjax.train ...]
 #
-# Every host has the checkout, with its .venv, under DIR, and sees WORKDIR on a file system
-# of all. The first host must be reached by the others on PORT. Ctrl-C stops all of them
-# after the same step, with a checkpoint; the same command again goes on from it.
+# Every host has the checkout, with its .venv, under DIR, and sees WORKDIR on a shared
+# file system. The others must reach the first host on PORT. Ctrl-C stops all of them
+# after the same step, with a checkpoint; the same command again resumes from it.
 
 set -euo pipefail
 read -r -a hosts <<<"$HOSTS"

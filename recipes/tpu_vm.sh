@@ -1,16 +1,16 @@
 #!/bin/bash
-# Every worker of a Cloud TPU VM. NOT RUN BY US: we have had no TPU yet.
+# Every worker of a Cloud TPU VM. NOT RUN yet: no TPU was available.
 #
 #     recipes/tpu_vm.sh NAME ZONE [FLAGS OF vitjax.train ...]     # from the checkout
 #
 # JAX finds the workers by itself. SHARED is a file system that all of them have mounted
 # (Filestore, say), with the prepared data set in SHARED/tensorflow_datasets; the workdir
-# goes there too. The TPU itself has been made before:
+# is there too. This command creates the TPU first:
 #
 #     gcloud compute tpus tpu-vm create NAME --zone=ZONE \
 #       --accelerator-type=v5litepod-16 --version=v2-alpha-tpuv5-lite
 #
-# The same command again resumes from the newest checkpoint.
+# The same recipe command again resumes from the newest checkpoint.
 
 set -euo pipefail
 NAME=$1

@@ -1,4 +1,4 @@
-"""Measure the speed of the train step: `python -m vitjax.benchmark --model S/16`.
+"""Measure the speed of the training step: `python -m vitjax.benchmark --model S/16`.
 
 The step is the one of configs/vit_s16_i1k.py (uint8 images, device_pp, mixup,
 accumulation, metrics) on synthetic images. It does not need TensorFlow.

@@ -24,7 +24,7 @@ class Program:
     """The compiled functions of a run, and the shapes and shardings of its state."""
 
     model: nn.Module
-    image_shape: tuple[int, ...]  # of one example, at the model's input
+    image_shape: tuple[int, ...]  # one example at the model's input
     tx: optax.GradientTransformation
     lr_fns: list[Callable[[Any], Any]]
     init: Callable[[], step.TrainState]

@@ -16,13 +16,13 @@ from input_pipeline.ops import crop_boxes
 from input_pipeline.stream import order
 from input_pipeline.tracing import as_written
 
-SIDE, SQUARE = 224, 56  # of the calibration grid, pixels
+SIDE, SQUARE = 224, 56  # pixels of the calibration grid
 COLOURS = (192, 64, 64), (64, 192, 192)
 BLACK_AND_WHITE = (0, 0, 0), (255, 255, 255)
-LEVEL = 10  # of the ops; also the magnitude of the spectrum
+LEVEL = 10  # the ops' level; also the magnitude of the spectrum
 SPECTRUM = 200, 2000  # height, width, pixels
 SPECTRUM_IMAGES = 2000
-CROPS = 20_000  # of each sampler
+CROPS = 20_000  # crops per sampler
 SAMPLERS = ("tf", "torchvision", "power(2)", "beta(1, 2)")
 CROPPED = 256, 512  # height, width of the image that is cropped
 
@@ -87,11 +87,11 @@ def crop_sizes(sampler: str, count: int) -> np.ndarray:
     They have inception_crop's defaults: 5 to 100 % of the area, width / height 0.75 to
     1.33.
     """
-    law = crop_boxes.sampler_law(sampler)
+    sample = crop_boxes.sampler_law(sampler)
     shape = tf.constant([*CROPPED, 3])
 
     def size(seed: tf.Tensor) -> tf.Tensor:
-        _, _, height, width = law(shape, seed, (0.05, 1.0), (0.75, 1.33))
+        _, _, height, width = sample(shape, seed, (0.05, 1.0), (0.75, 1.33))
         return tf.stack([height, width])
 
     return _mapped(_seeds(count), size, count)

@@ -71,7 +71,7 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
         place = tf.constant(epoch, tf.int64), tf.constant(index, tf.int64)
         asked = place[1], batching.chances(preprocess, *seeds, *place)
         try:
-            if last:  # in a graph, as in the stream: seconds for randaug
+            if last:  # a graph, as in the stream, takes seconds for randaug
                 inputs = tf.data.Dataset.from_tensors(asked)
                 examples = batching.map_examples(inputs, preprocess, 1, read)
                 example: Any = next(examples.as_numpy_iterator())

@@ -1,8 +1,8 @@
 """Host ops: what a `pp` string does to one example, in TensorFlow.
 
 Ops take and return a feature dict. `seed`, int32 [2], feeds every random op: the op
-folds its position in the spec into it and draws stateless randomness, so equal seeds
-give equal images on any machine, thread or process.
+folds its position in the spec into it and draws with stateless functions, so equal
+seeds give equal images on any machine, thread or process.
 
 To add an op, write a function of its literal arguments, annotated, that returns what
 `Op.takes` names, and list it in `OPS`. Names, arguments and defaults are big_vision's
@@ -23,7 +23,7 @@ from input_pipeline.randaug import randaug, torchvision_policies
 from input_pipeline.tracing import as_written
 
 Features = dict[str, Any]  # feature name -> tensor
-Step = Callable[[Features, Features], Features]  # of features and seeds
+Step = Callable[[Features, Features], Features]  # fn(features, seeds)
 
 
 class Op(NamedTuple):
@@ -93,8 +93,8 @@ class Preprocess:
     def __init__(self, spec: str):
         """Raise ValueError for an unknown op or wrong arguments."""
         self._calls = spec_lib.parse(spec)
-        self._chances: dict[str, _Chance] = {}
-        self._steps = [self._build(at) for at in range(len(self._calls))]
+        self._draws: dict[str, _Draws] = {}
+        self._functions = [self._build(at) for at in range(len(self._calls))]
         self.follows_epochs = any(
             call.name == "choice_no_replacement" for call in self._calls
         )
@@ -116,10 +116,10 @@ class Preprocess:
             for name in ("seed", "batch_seed")
             if name in features
         }
-        seeds |= {name: features[name] for name in self._chances if name in features}
-        for call, step in zip(self._calls, self._steps, strict=True):
+        seeds |= {name: features[name] for name in self._draws if name in features}
+        for call, function in zip(self._calls, self._functions, strict=True):
             try:
-                features = step(features, seeds)
+                features = function(features, seeds)
             except KeyError as e:
                 raise ValueError(
                     f"op {call.text!r} reads feature {e}, which is not among "
@@ -133,15 +133,15 @@ class Preprocess:
         Plans are uint32 [..., words], coins uint32 [...].
         """
         return {
-            name: chance.draw(batch_seed if chance.per_batch else seed)
-            for name, chance in self._chances.items()
+            name: draws.draw(batch_seed if draws.per_batch else seed)
+            for name, draws in self._draws.items()
         }
 
     def explain(self, drawn: Features) -> dict[str, list[str]]:
         """Describe what `draw` returned for one example, one line per step."""
         return {
-            name: chance.explain(np.asarray(drawn[name]))
-            for name, chance in self._chances.items()
+            name: draws.explain(np.asarray(drawn[name]))
+            for name, draws in self._draws.items()
         }
 
     def _build(self, at: int) -> Step:
@@ -164,33 +164,33 @@ class Preprocess:
             nth = sum(earlier.name == call.name for earlier in self._calls[:at])
             name = call.name + ("_plan" if op.takes == "policy" else "_coin")
             name += f"_{nth}" if nth else ""
-            chance = _chance_of_policy(fn, at) if op.takes == "policy" else _coin(nth)
-            self._chances[name] = chance
+            draws = _draws_of_policy(fn, at) if op.takes == "policy" else _coin(nth)
+            self._draws[name] = draws
             use = fn.apply if op.takes == "policy" else fn
 
-            def on_chance(features: Features, seeds: Features) -> Features:
+            def on_draws(features: Features, seeds: Features) -> Features:
                 drawn = seeds.get(name)
                 if drawn is None:
-                    source = "batch_seed" if chance.per_batch else "seed"
-                    drawn = chance.draw(_needed(seeds, source, call))
+                    source = "batch_seed" if draws.per_batch else "seed"
+                    drawn = draws.draw(_needed(seeds, source, call))
                 value = _decoded(features, inkey, call)
                 record = {name: drawn} if name in self.kept else {}
                 return features | {outkey: use(value, drawn)} | record
 
-            return on_chance
+            return on_draws
 
         def on_value(features: Features, seeds: Features) -> Features:
-            chance = (folded(seeds),) if op.takes == "random" else ()
+            seed = (folded(seeds),) if op.takes == "random" else ()
             value = _decoded(features, inkey, call)
-            return features | {outkey: fn(value, *chance)}
+            return features | {outkey: fn(value, *seed)}
 
         return on_value
 
 
-class _Chance(NamedTuple):
-    """The random draws of one op of a spec."""
+class _Draws(NamedTuple):
+    """The random draws of one op of a spec, and their description."""
 
-    draw: Callable[[Any], tf.Tensor]  # of seeds int32 [..., 2]
+    draw: Callable[[Any], tf.Tensor]  # takes seeds int32 [..., 2]
     explain: Callable[[np.ndarray], list[str]]
     per_batch: bool = False
 
@@ -200,16 +200,16 @@ def _words(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
     return first, second
 
 
-def _chance_of_policy(policy: plans.Policy, at: int) -> _Chance:
-    return _Chance(
+def _draws_of_policy(policy: plans.Policy, at: int) -> _Draws:
+    return _Draws(
         lambda seed: tf.stack(plans.draw(_words(seed), at, policy.words), axis=-1),
         policy.explain,
         policy.per_batch,
     )
 
 
-def _coin(nth: int) -> _Chance:
-    return _Chance(
+def _coin(nth: int) -> _Draws:
+    return _Draws(
         lambda seed: plans.coin(_words(seed), nth),
         lambda coin: ["mirrored" if coin else "not mirrored"],
     )

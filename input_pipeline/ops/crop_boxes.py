@@ -1,21 +1,22 @@
-"""The boxes of random resized crops: four laws that share one name, "inception crop".
+"""The boxes of random resized crops: four samplers under one name, "inception crop".
 
-A law is fn(shape, seed, area, ratio) -> (y, x, height, width): the image's shape, int32
-[3], a seed, int32 [2], the bounds of the crop's share of the image's area and
-those of its aspect ratio, width / height. A crop never leaves the image.
+A sampler is fn(shape, seed, area, ratio) -> (y, x, height, width). Its arguments are
+the image's shape, int32 [3], a seed, int32 [2], the bounds of the crop's share of the
+image's area, and those of its aspect ratio, width / height. A crop never leaves the
+image.
 
 - "tf", TensorFlow's and so big_vision's: the ratio is uniform, the height uniform among
   those whose area fits; after 100 attempts the whole image. A crop that is lower or
   narrower than the image never reaches its last row or column.
 - "torchvision", its RandomResizedCrop: the area is uniform, the ratio log-uniform;
   after 10 attempts the largest central crop whose ratio is clipped to the bounds.
-- "power(p)": as torchvision, but area ** (1 / p) is uniform. p=1 is torchvision's law;
+- "power(p)": as torchvision, but area ** (1 / p) is uniform. p=1 is torchvision;
   p=2 is near TensorFlow's: heights are then uniform.
 - "beta(a, b)": as torchvision, but the area is at a Beta(a, b) share of its range;
   beta(1, 1) is uniform.
 
-The last two are the branches inception-power and beta-crop of EIFY/mup-vit. Only laws
-are reproduced, not the random bits of any library.
+The last two are the branches inception-power and beta-crop of EIFY/mup-vit. The
+distributions are reproduced, not the random bits of any library.
 """
 
 import math
@@ -39,7 +40,7 @@ ATTEMPTS_TORCHVISION = 10
 def tf_law() -> Law:
     """Return TensorFlow's sampler."""
 
-    def law(shape: tf.Tensor, seed: tf.Tensor, area: Bounds, ratio: Bounds) -> Box:
+    def sample(shape: tf.Tensor, seed: tf.Tensor, area: Bounds, ratio: Bounds) -> Box:
         begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
             shape,
             tf.zeros([0, 0, 4], tf.float32),
@@ -52,7 +53,7 @@ def tf_law() -> Law:
         )
         return begin[0], begin[1], size[0], size[1]
 
-    return law
+    return sample
 
 
 def power(p: float = 1.0) -> Law:
@@ -90,7 +91,7 @@ def beta(a: float, b: float) -> Law:
 
 
 def _torchvision_law(areas: Areas) -> Law:
-    def law(shape: tf.Tensor, seed: tf.Tensor, area: Bounds, ratio: Bounds) -> Box:
+    def sample(shape: tf.Tensor, seed: tf.Tensor, area: Bounds, ratio: Bounds) -> Box:
         h, w = shape[0], shape[1]
         height, width = tf.cast(h, tf.float32), tf.cast(w, tf.float32)
         u = tf.random.stateless_uniform([4, ATTEMPTS_TORCHVISION], seed, alg="philox")
@@ -115,7 +116,7 @@ def _torchvision_law(areas: Areas) -> Law:
         y, x = place(u[2, first], h - out_h), place(u[3, first], w - out_w)
         return y, x, out_h, out_w
 
-    return law
+    return sample
 
 
 def torchvision() -> Law:
@@ -132,7 +133,7 @@ SAMPLERS: dict[str, Callable[..., Law]] = {
 
 
 def sampler_law(sampler: str) -> Law:
-    """Return the law of a sampler's text, such as "tf" or "beta(1, 2)".
+    """Return the sampler that a text names, such as "tf" or "beta(1, 2)".
 
     Raises:
       ValueError: an unknown sampler, or wrong arguments; names the samplers, or the

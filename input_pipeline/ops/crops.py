@@ -105,7 +105,7 @@ def random_resized_crop(
 ) -> Callable[..., tf.Tensor]:
     """Apply torchvision's RandomResizedCrop, with its defaults; areas as fractions.
 
-    The law is that of inception_crop's sampler="torchvision", with other ranges and
+    The sampler is that of inception_crop's sampler="torchvision", with other ranges and
     antialiasing. As in PIL, uint8 images are rounded to the nearest value; resize
     truncates them.
     """
@@ -114,11 +114,11 @@ def random_resized_crop(
             "scale and ratio must be (low, high) with 0 < low <= high, and scale at most "
             f"1, got {scale} and {ratio}"
         )
-    law = sampler_law("torchvision")
+    sample = sampler_law("torchvision")
     sides = pair_of(size)
 
     def _crop(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        crop = _cut(image, law(tf.shape(image), seed, scale, ratio))
+        crop = _cut(image, sample(tf.shape(image), seed, scale, ratio))
         return resize_to(crop, sides, method, antialias, nearest=True)
 
     return _crop
@@ -143,8 +143,8 @@ def _box(
             f"{ratio_min} and {ratio_max}"
         )
     area: Bounds = area_min / 100, area_max / 100
-    law = sampler_law(sampler)
-    return lambda shape, seed: law(shape, seed, area, (ratio_min, ratio_max))
+    sample = sampler_law(sampler)
+    return lambda shape, seed: sample(shape, seed, area, (ratio_min, ratio_max))
 
 
 def _cut(image: tf.Tensor, box: Box) -> tf.Tensor:

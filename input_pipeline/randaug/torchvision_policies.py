@@ -8,7 +8,7 @@ are fair. Pixels outside the image are `fill`, by default black.
 Sources of the numbers: torchvision 0.28 transforms/autoaugment.py for op sets, tables
 and their rounding; Cubuk et al. 2019 (arXiv:1805.09501, Table 7) for CIFAR-10's
 sub-policies; Cubuk et al. 2020 (arXiv:1909.13719); Mueller and Hutter 2021
-(arXiv:2103.10158). The laws are torchvision's, the random bits are not.
+(arXiv:2103.10158). The distributions are torchvision's, the random bits are not.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def _policy(
     who: str,
     space: Space,
     words: int,
-    steps: Callable[[Any], list[Step]],  # of a plan's words, numbers or arrays
+    steps: Callable[[Any], list[Step]],  # takes a plan's words, numbers or arrays
     fill: int | None,
     interpolation: Interpolation,
     per_batch: bool = False,

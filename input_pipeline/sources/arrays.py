@@ -33,7 +33,7 @@ class ArraySource:
         self.class_names = tuple(class_names) if class_names is not None else None
         self.num_classes = len(class_names) if class_names else num_classes
         check_labels(labels, self.num_classes, what)
-        if self.num_classes is None:  # at least those seen
+        if self.num_classes is None:  # count at least the classes that occur
             self.num_classes = int(np.max(labels)) + 1
         with tf.device("CPU"):
             self._images = tf.constant(images, tf.uint8)

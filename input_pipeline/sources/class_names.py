@@ -38,8 +38,8 @@ def of_run(
       data: the section of its training data, read if the checkpoint has no names.
       relabels: whether its labels differ from those of that data.
       file_classes: the number of classes of a file of weights, which another program may
-        have trained on other data. The names of `data` are then its names only if there
-        are as many of them, and folders only if all programs sort them alike.
+        have trained on other data. The names of `data` count only if their number is
+        equal, and names of folders only if all programs sort them alike.
     """
     if kept is not None or relabels:
         return None if kept is None else tuple(kept)

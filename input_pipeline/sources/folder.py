@@ -120,7 +120,7 @@ class _Files:
     """The images of a split as arrays."""
 
     folders: list[str]
-    names: np.ndarray  # of bytes, one per image, as the next two
+    names: np.ndarray  # bytes, one entry per image, as in the next two
     folder_of: np.ndarray  # int32: index into folders
     labels: np.ndarray  # int32
 

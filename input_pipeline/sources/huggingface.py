@@ -23,8 +23,9 @@ class HuggingFaceSource:
     """A split of a Hugging Face data set; see `sources.Source` for the interface.
 
     Needs the package `datasets`. Parquet files and the hub's data sets are converted
-    once to Arrow files in Hugging Face's cache (HF_HOME), which takes their size in
-    disk space again. A part of a split is a part of one fixed random order of its rows.
+    once to Arrow files in Hugging Face's cache (HF_HOME), which need as
+    much disk space again. A part of a split is a part of one fixed random order of its
+    rows.
 
     Args:
       split: "train", or parts such as "train[:99%]".
@@ -78,7 +79,7 @@ class HuggingFaceSource:
         self.num_classes = len(names) if names else None
         for column in () if self._label_of else columns:
             check_labels(column, self.num_classes, self._what)
-            if not names:  # at least those seen
+            if not names:  # count at least the classes that occur
                 largest = int(column.max(initial=-1))
                 self.num_classes = max(self.num_classes or 0, largest + 1)
         self._keys = (image, label)

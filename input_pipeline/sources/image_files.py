@@ -1,6 +1,6 @@
 """Convert image files of common formats to bytes that the decoders of the ops read.
 
-Most files are plain JPEGs or PNGs. They are recognized by their first bytes, in graph,
+Most files are plain JPEGs or PNGs. They are recognised by their first bytes, in graph,
 and go to those decoders unchanged. Every other file is inspected in Python, where one
 thread runs at a time, and if necessary rewritten as an uncompressed PNG: a file that
 EXIF says is turned, one with transparent pixels, and whatever TensorFlow refuses or
@@ -22,7 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM"
 # The formats that PIL may try: some of its others start programs.
 _PIL_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_PRECISE = "INTEGER_ACCURATE"  # as decode(precise=True) has it, in ops.image
+_PRECISE = "INTEGER_ACCURATE"  # the transform of decode(precise=True) in ops.image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
 _RAW_EXIF = "Raw profile type exif"
@@ -340,7 +340,7 @@ def _eight_bits(photo: Any, as_seen: bool) -> np.ndarray:
 
 
 def _unknown(data: bytes) -> str:
-    """Return why PIL does not recognize a file."""
+    """Return why PIL does not recognise a file."""
     brand = data[8:12] if data[4:8] == b"ftyp" else b""
     if not data:
         return "it is empty"

@@ -15,7 +15,7 @@ from input_pipeline.sources.folder import FolderSource
 from input_pipeline.sources.folder_layouts import whole_numbers
 from input_pipeline.tracing import as_written
 
-WORDS = ("name", "number", "known")
+METHODS = ("name", "number", "known")
 Names = tuple[str, ...]
 
 
@@ -104,7 +104,7 @@ def matched(
     cure = "match_classes='number' keeps its label numbers"
     whose = " to the model"
     if isinstance(how, str):
-        if how not in WORDS:
+        if how not in METHODS:
             raise ValueError(_wrong(how))
         leave = "match_classes='known' leaves their examples out of the count, "
         cure = f"{leave}and {cure}"
@@ -150,7 +150,7 @@ def in_short(names: Sequence[str]) -> str:
 
 
 def _wrong(how: Any) -> str:
-    methods = ", ".join(map(repr, WORDS))
+    methods = ", ".join(map(repr, METHODS))
     return (
         f"match_classes must be one of {methods}, a list of names, or None, got {how!r}"
     )

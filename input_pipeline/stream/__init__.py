@@ -1,5 +1,5 @@
 """The order of examples, their batches, and damaged examples.
 
-Start with `order`, the shuffle; `batching` makes batches of it. May import sources and
-ops.
+Start with `order`, the shuffle; `batching` makes batches of it. This package may import
+sources and ops.
 """

@@ -1,4 +1,4 @@
-"""The steps that training and evaluation share: a process's rows, map, check, batch."""
+"""Functions that training and evaluation share: a process's rows, map, check, batch."""
 
 import dataclasses
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class Rows:
 
 
 def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], dict]:
-    """Return the function (input of `read`, `chances`) -> one preprocessed example."""
+    """Return the function (input of `read`, chance) -> one preprocessed example."""
 
     # Without autograph, an op's own error message reaches the user unchanged.
     @as_written
@@ -67,7 +67,7 @@ def example_fn(preprocess: Preprocess, read: Callable) -> Callable[[Any, Any], d
 def chances(
     preprocess: Preprocess, seed: Any, batch_seed: Any, epoch: Any, index: Any
 ) -> dict[str, Any]:
-    """Return the random inputs of examples: seeds int32 [..., 2], and the ops' draws.
+    """Return the chance of examples: seeds int32 [..., 2], and the ops' random draws.
 
     Drawing for a whole batch is many times faster than each op for each example. The
     epoch and index, int64 [...], are included if an op asks for them.

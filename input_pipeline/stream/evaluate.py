@@ -23,7 +23,7 @@ class EvalData:
     rows: batching.Rows
     threads: int
     prefetch: int
-    notices: tuple[str, ...] = ()  # on how the data set was read and labels were mapped
+    notices: tuple[str, ...] = ()  # how the data set was read and labels were mapped
 
     @property
     def total_examples(self) -> int:
@@ -72,7 +72,7 @@ class EvalData:
         """Return pairs (index, chance) of this process's rows, the padding's too."""
 
         @as_written
-        def plan(step):
+        def of_step(step):
             index = self.rows.positions(step)
             seed = order.example_seed(0, index, seed=_EVAL_SEED)
             batch_seed = order.batch_seed(tf.fill(index.shape, step), seed=_EVAL_SEED)
@@ -81,7 +81,7 @@ class EvalData:
                 self.preprocess, seed, batch_seed, epoch, index
             )
 
-        return tf.data.Dataset.range(start_step, self.steps).map(plan).unbatch()
+        return tf.data.Dataset.range(start_step, self.steps).map(of_step).unbatch()
 
     def _examples(self, pairs: tf.data.Dataset) -> tf.data.Dataset:
         return batching.map_examples(

@@ -5,8 +5,8 @@ example `permutation[epoch](p mod n)` of epoch `p // n`. The permutation and eac
 example's seed depend on (seed, epoch, index) alone. A run can thus resume from any
 position without stored state, and processes need not communicate.
 
-Seeds come from threefry-2x32 (plans.py). For a fixed key it is a bijection of its
-64-bit counter, here (epoch, index), so no two examples of a run share a seed. Orders,
+Seeds come from threefry-2x32 (plans.py). It is a bijection of its 64-bit counter for a
+fixed key. The counter is (epoch, index), so no two examples of a run share a seed. Orders,
 examples and batches have separate keys, which keep their streams apart.
 """
 
@@ -17,7 +17,7 @@ from input_pipeline.plans import threefry2x32
 
 _WORD = 0xFFFFFFFF
 _ORDER, _EXAMPLE, _BATCH = 0, 1, 2  # the streams
-_ROUNDS = 12  # of the shuffle's block cipher; 0.2 us per index
+_ROUNDS = 12  # rounds of the shuffle's block cipher; 0.2 us per index
 
 
 def _key(seed: int, stream: int) -> tuple[int, int]:

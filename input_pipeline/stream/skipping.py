@@ -66,7 +66,7 @@ class SkippingTrainData(TrainData):
     @property
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each feature of one example, without the batch."""
-        specs: Any = self._batches.element_spec  # of (asked, numbers, features)
+        specs: Any = self._batches.element_spec  # (asked, numbers, features)
         return batching.shapes_of_one(specs[-1])
 
     def skipped(self, start: int, stop: int) -> int:
@@ -119,8 +119,8 @@ class SkippingTrainData(TrainData):
             spares = np.arange(1, 1 + SPARES)
             if self.shuffle_buffer_size is None:
                 position = self.rows.positions(tf.constant(step, tf.int64))[row]
-                others, fates = self._fate(position + spares)
-                spares = [pair(i, fates, n) for n, i in enumerate(others.numpy())]
+                others, theirs = self._pairs_at(position + spares)
+                spares = [pair(i, theirs, n) for n, i in enumerate(others.numpy())]
             else:
                 others = (indices[row] + spares) % len(self.source)
                 spares = [pair(i, chances, row) for i in others]

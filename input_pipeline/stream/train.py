@@ -105,7 +105,7 @@ class TrainData:
             return item
         return tf.cast(item["_id"], tf.int64)
 
-    def _fate(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def _pairs_at(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Return (index, chance) of each position."""
         epoch, index = order.example_at(
             positions, seed=self.seed, size=len(self.source)
@@ -126,11 +126,11 @@ class TrainData:
         """Return pairs (index, chance) in the order of order.example_at."""
 
         @as_written
-        def plan(step):
-            return self._fate(self.rows.positions(step))
+        def of_step(step):
+            return self._pairs_at(self.rows.positions(step))
 
-        # Plan a whole batch at once: a plan is a hundred tiny operations.
-        return tf.data.Dataset.range(self.start_step, _ENDLESS).map(plan).unbatch()
+        # A whole batch at once, because a step is a hundred tiny operations.
+        return tf.data.Dataset.range(self.start_step, _ENDLESS).map(of_step).unbatch()
 
     @property
     def _part(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
 """Planted faults, and the test that parity notices each.
 
-Begin with `self_test`. May import rungs, sides and reference.
+Start with `self_test`. This package may import rungs, sides and reference.
 """

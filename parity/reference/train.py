@@ -75,9 +75,9 @@ def decayed(model: nn.Module) -> list[nn.Parameter]:
 def l2_norm(tensors, by_halves: bool = False) -> torch.Tensor:
     """Return the norm of all tensors as one vector.
 
-    `by_halves` adds up the squares as torch.sum does, in pairs of pairs. For the
-    millions of float32 squares of a ViT-S/16, the measured error of torch's norm, which
-    keeps a few running sums, is 4e-6, and that of this one less than 1e-7.
+    `by_halves` adds up the squares as torch.sum does, by pairwise summation. torch's
+    norm keeps a few running sums: its measured error is 4e-6 for the millions of
+    float32 squares of a ViT-S/16. The pairwise error is less than 1e-7.
     """
     if not by_halves:
         return torch.nn.utils.get_total_norm(list(tensors))
@@ -138,8 +138,8 @@ class ReorderedAdamW(torch.optim.AdamW):
 def bias_correction(b: float, step: int, dtype: torch.dtype) -> float:
     """Return 1 - b ** step with `b`, power and difference rounded to `dtype`.
 
-    `step` is 1, 2, ... In float32, as in optax, 0.999 is off by up to 2^-25, and
-    therefore 1 - 0.999 by up to 3e-5 of itself. torch computes in float64.
+    `step` is 1, 2, ... The rounding of 0.999 to float32, as in optax, is up to 2^-25,
+    and the relative error of 1 - 0.999 therefore up to 3e-5. torch computes in float64.
     """
     # Round once: torch's float32 power also rounds intermediate products.
     power = torch.tensor(b, dtype=dtype).double() ** step
@@ -224,10 +224,10 @@ class Trainer:
     def _step(self) -> None:
         """Take AdamW's step, with the bias corrections in their dtype.
 
-        torch divides by its own corrections, c1 and c2, instead of d1 and d2. To
-        compute mu / d1 / (sqrt(nu / d2) + eps) with r = sqrt(c2 / d2), eps is divided
-        by r and lr multiplied by c1 / (d1 r). torch multiplies the decay by lr, so the
-        decay is divided by the factor of lr.
+        torch divides by its own corrections, c1 and c2, instead of d1 and d2. With
+        r = sqrt(c2 / d2), dividing eps by r and multiplying lr by c1 / (d1 r) gives
+        mu / d1 / (sqrt(nu / d2) + eps). torch multiplies the decay by lr, so the decay
+        is divided by the factor of lr.
         """
         if self.bias_correction_dtype is None:
             self.optimizer.step()

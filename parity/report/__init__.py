@@ -1,4 +1,4 @@
 """The presentation of a run of parity: its page, curves and pictures.
 
-Begin with `run`. May import everything else in parity.
+Start with `run`. This package may import everything else in parity.
 """

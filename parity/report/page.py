@@ -1,6 +1,6 @@
 """The report as one HTML page without scripts or other files.
 
-It says nothing of the computer that made it, so that two pages can be compared.
+It does not name the computer that made it, so that two pages can be compared.
 """
 
 import base64
@@ -154,12 +154,12 @@ def versions() -> dict[str, str]:
 
 
 def pictures(
-    figures: Mapping[str, Figure], title: str = "Pictures", beside: bool = True
+    figures: Mapping[str, Figure], title: str = "Pictures", side_by_side: bool = True
 ) -> str:
     """Return a section with every figure as a PNG inside the page; "" without figures.
 
-    `beside` puts them side by side where there is room; otherwise each is as wide as
-    the page.
+    With `side_by_side` a row holds as many as fit; otherwise each is as wide as the
+    page.
     """
     if not figures:
         return ""
@@ -177,7 +177,7 @@ def pictures(
             f'<img alt="{label}" src="data:image/png;base64,{text}"></figure>'
         )
     head = html.escape(title)
-    kind = ' class="figures"' if beside else ""
+    kind = ' class="figures"' if side_by_side else ""
     return f"<h2>{head}</h2>\n<div{kind}>\n" + "\n".join(parts) + "\n</div>"
 
 

@@ -20,7 +20,7 @@ from parity.sides.others_pixels import FILL, PIL_OPS, to_numpy, to_torch
 from parity.sides.samples import Image
 
 LEVEL = 10
-CENTRE = (112, 60)  # of Cutout
+CENTRE = (112, 60)  # Cutout's
 SPECTRUM = 70, 1000  # height, width, in pixels
 SPECTRUM_IMAGES = 1000
 CROPPED = (256, 512)

@@ -1,5 +1,5 @@
 """The comparisons, rung by rung, from initialisation to training.
 
-Begin with `comparison`; `ladder` lists the rungs in order. May import sides and
-reference.
+Start with `comparison`; `ladder` lists the rungs in order. This package may import
+sides and reference.
 """

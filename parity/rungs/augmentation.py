@@ -19,9 +19,9 @@ from parity.sides.others_pixels import PIL_OPS, TORCHVISION_OPS, to_numpy, to_to
 from parity.sides.samples import Image
 
 LEVELS = (1, 4, 10, 15, 20)
-CENTRES = ((100, 7), (0, 150), (111, 112))  # of Cutout, (y, x); two cross an edge
-ONE = 1.0  # in grey levels
-ARGUMENTS = 1e-9  # of degrees, factors, pixels, in float64; bits are integers
+CENTRES = ((100, 7), (0, 150), (111, 112))  # Cutout's, (y, x); two cross an edge
+ONE = 1.0  # grey level
+ARGUMENTS = 1e-9  # bound of degrees, factors, pixels in float64; bits are integers
 # In pixels. A position this close to the border between two pixels may be on either
 # side: PIL computes positions in units of 1/65536, over at most 256 pixels.
 TIE = 2 * 256 / 65536

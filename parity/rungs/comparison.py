@@ -5,8 +5,8 @@ fault that parity.faults.self_test plants exceeds 1e-6. In float32 and bfloat16 
 bound is measured: four times the change of the reference when it sums in another order.
 The change is the reference's, so that bad rounding in vitjax does not loosen its bound.
 
-The control changes nothing else. Where vitjax computes by another formula or in another
-dtype than torch by default, an argument makes the reference do the same (Adam's bias
+The control changes nothing else. vitjax and torch sometimes differ by default in formula
+or dtype; an argument then makes the reference do the same as vitjax (Adam's bias
 corrections in float32, as in optax). A line "known: ..." measures the effect of that
 argument, against a bound that is derived and not measured.
 """

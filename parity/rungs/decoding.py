@@ -15,7 +15,7 @@ from parity.sides.samples import Image
 EQUAL = 0.5
 # A known difference may grow to this multiple of its measured value.
 PINNED = 1.5
-SMALLEST_SIDE = 30  # of files that are cropped
+SMALLEST_SIDE = 30  # smaller files are not cropped
 CROPS = 3  # per file
 
 REASONS = {

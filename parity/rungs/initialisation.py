@@ -100,9 +100,9 @@ def _limit_lines(case: Case) -> Iterator[Comparison]:
         found = limit(name, leaf.shape)
         if found is None:
             continue
-        law, most = found
+        distribution, most = found
         kind = _kind(name)
-        draws = case.num_seeds * math.prod(leaf.shape) * DENSITIES[law]
+        draws = case.num_seeds * math.prod(leaf.shape) * DENSITIES[distribution]
         for side, statistics in sides.items():
             top = _largest(statistics, name) / most
             beyond[f"{name}, {side}"] = max(top - 1, 0.0)

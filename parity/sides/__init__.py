@@ -1,4 +1,4 @@
 """Both sides of a comparison, vitjax's and PyTorch's, in the same terms.
 
-Begin with `cases`, the inputs of both sides. May import reference.
+Start with `cases`, the inputs of both sides. This package may import reference.
 """

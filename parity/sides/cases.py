@@ -33,10 +33,10 @@ class Case:
     head_zeroinit: bool = True
     num_classes: int = 10
     batch_size: int = 8
-    precision: str = "float64"  # of both sides; bfloat16 is for matmuls only
-    num_seeds: int = 64  # for the statistics of the initialisation
-    num_steps: int = 200  # of the trajectory
-    num_examples: int = 1797  # of the evaluation: all of scikit-learn's digits
+    precision: str = "float64"  # both sides'; bfloat16 is for matmuls only
+    num_seeds: int = 64  # seeds per side for the statistics of the initialisation
+    num_steps: int = 200  # steps of the trajectory
+    num_examples: int = 1797  # the evaluation's: all of scikit-learn's digits
     eval_batch_size: int = 128
 
     def model_kwargs(self) -> dict[str, Any]:
@@ -62,12 +62,12 @@ class Case:
         return dataclasses.replace(self, **kw)
 
     def label(self) -> str:
-        """Return the options in a few words."""
+        """Return the options as a short text."""
         head = "mlp" if self.rep_size else "linear"
-        words = [self.posemb, self.pool_type, head]
-        words += [f"registers={self.registers}"] if self.registers else []
-        words += [f"gelu={self.gelu}"] if self.gelu != "tanh" else []
-        return " ".join(words)
+        options = [self.posemb, self.pool_type, head]
+        options += [f"registers={self.registers}"] if self.registers else []
+        options += [f"gelu={self.gelu}"] if self.gelu != "tanh" else []
+        return " ".join(options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,9 +146,9 @@ def make_trainer(
     """Build the reference trainer of a recipe, with vitjax's own schedule.
 
     vitjax computes the schedule in float32 in every precision. The schedule is compared
-    separately, so the rest can be held to float64's bound here. Among float32
-    operations XLA omits intermediate roundings to bfloat16, as of b1 times mu.
-    `mu_product_dtype` is therefore set in float64 only.
+    separately, so the rest can be held to float64's bound here. XLA omits
+    intermediate roundings to bfloat16 between float32 operations, such as that of b1
+    times mu. `mu_product_dtype` is therefore set in float64 only.
 
     In float32 the trainer has Adam's bias corrections in float32, as optax does. The
     line "known: bias corrections in float32" of the rung update measures how these

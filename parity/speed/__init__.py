@@ -1,4 +1,4 @@
 """The speed of both sides, step by step: `python -m parity.speed`.
 
-Begin with `__main__`. May import sides and reference.
+Start with `__main__`. This package may import sides and reference.
 """

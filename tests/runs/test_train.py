@@ -154,7 +154,8 @@ def test_model_init_reads_files(finished, tmp_path, capsys):
     assert values(read_rows(tmp_path / "run"))[0, "val/loss"] == expected
     error = error_of(capsys, tmp_path / "no", *init, "--config.model.mlp_dim=48")
     assert (
-        "shape (16, 32) in the file, (16, 48) in the model: Transformer/encoderblock_0/Mlp" in error
+        "shape (16, 32) in the file, (16, 48) in the model: Transformer/encoderblock_0/Mlp"
+        in error
     )
 
 

@@ -1,5 +1,5 @@
 """Checkpoints of a run, their checksums, and the best checkpoint by a metric.
 
-Start reading at `checkpointer`, which writes and restores; `best` keeps the best one.
-This package may import config, devices, trees and files.
+Start with `checkpointer`, which writes and restores; `best` keeps the best one. This
+package may import config, devices, trees and files.
 """

@@ -1,6 +1,6 @@
 """Configuration of a run: config files, overrides, and the checks of every section.
 
-Start reading at `experiment`, the fields of a run. `files` reads a config; `arguments`
-checks a section against the function that takes it. This package may import the
-standard library and ml_collections.
+Start with `experiment`, the fields of a run. `files` reads a config; `arguments` checks
+a section against the function that takes it. This package may import the standard
+library and ml_collections.
 """

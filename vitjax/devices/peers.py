@@ -89,8 +89,8 @@ def done(status: int) -> None:
     """Let an abort end this process with `status` from now on; call this last.
 
     At exit, JAX's processes wait for each other, then the first one stops the service.
-    A process that notices the stop before the end of the wait takes the first process
-    for dead, and JAX prints a report and aborts it, although its run is over.
+    A process that notices the stop before the end of its wait takes the first process
+    for dead. JAX then prints a report and aborts that process, although its run is over.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()

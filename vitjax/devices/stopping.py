@@ -1,4 +1,4 @@
-"""Stop a run in order at a signal of SLURM, Kubernetes, a spot machine or Ctrl-C."""
+"""Stop a run cleanly at a signal of SLURM, Kubernetes, a spot machine or Ctrl-C."""
 
 import contextlib
 import ctypes

@@ -108,7 +108,7 @@ class BlockConfig:
     num_heads: int
     dropout: float | int
     deterministic: bool
-    dtype: np.dtype  # of the matmuls
+    dtype: np.dtype  # the matmuls'
     residual_dtype: np.dtype
     softmax_dtype: np.dtype
     gelu: str

@@ -1,5 +1,5 @@
 """The records of a run: rows of metrics, pictures, progress, and its workdir.
 
-Start reading at `rows`, which collects a step's metrics; `jsonl` and `sinks` write
-them. This package may import config, devices, trees and files.
+Start with `rows`, which collects a step's metrics; `jsonl` and `sinks` write them. This
+package may import config, devices, trees and files.
 """

@@ -1,8 +1,8 @@
 """The training state, and the compiled functions that advance or evaluate it.
 
-Start reading at `make_train_step` in `train_step`; `losses`, `mixup`, `ema` and
-`loss_scale` are its parts. This package may import config, devices.sharding and trees;
-models and optimizers are passed in.
+Start with `make_train_step` in `train_step`; `losses`, `mixup`, `ema` and `loss_scale`
+are its parts. This package may import config, devices.sharding and trees; models and
+optimizers are passed in.
 """
 
 from vitjax.step.accumulate import check_batch_size

@@ -1,6 +1,6 @@
-"""The train step and the evaluation step: pure functions of state, batch and key.
+"""The training step and the evaluation step: pure functions of state, batch and key.
 
-One jitted train step pairs the rows for mixup (on the uint8 batch), splits them into
+One jitted training step pairs the rows for mixup (on the uint8 batch), splits them into
 microbatches, computes device_pp -> mix -> forward -> backward for each microbatch, and
 makes one update.
 

@@ -1,1 +1,4 @@
-"""Commands other than the trainer, one module each."""
+"""Commands other than the trainer, one file each.
+
+Run one as `python -m vitjax.tools.NAME`.
+"""

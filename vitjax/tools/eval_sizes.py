@@ -16,7 +16,7 @@ class Size(NamedTuple):
 
     resolution: int | None  # pixels per side of the model's input
     crop_ratio: float | None  # resolution / smaller side after resizing
-    method: str | None  # of tf.image.resize
+    method: str | None  # a method of tf.image.resize
 
     def __str__(self) -> str:
         return ",".join(str(x) for x in self if x is not None)

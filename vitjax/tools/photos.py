@@ -43,9 +43,9 @@ class Feed:
     """Preprocess photos with an evaluator's pp_fn and device_pp.
 
     Files are read with the `as_seen` of the evaluator's data set, by default True: EXIF
-    and transparency are applied. If pp_fn has no decode op, because the data set holds
-    arrays, the photo's central square is first resized to the size and converted to the
-    channels of the data set's images.
+    and transparency are applied. If the data set holds arrays, pp_fn has no decode op.
+    The photo's central square then first gets the size and the channels of the data
+    set's images.
     """
 
     def __init__(self, section: Mapping[str, Any]):

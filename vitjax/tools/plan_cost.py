@@ -28,7 +28,7 @@ MEMORY_GIB = {
     "TPU v5": 16,
     "TPU v4": 32,
 }
-USABLE = 0.9  # of an accelerator's memory; runtime and compiler workspace use the rest
+USABLE = 0.9  # share of an accelerator's memory; runtime and compiler use the rest
 # Resident host MB for a small data set, measured by
 # `python -m input_pipeline.benchmark_memory`, and bytes for each further example: its
 # position, or its name and position.

@@ -45,8 +45,8 @@ class Trained:
     model: nn.Module
     params: Any  # numpy
     source: str  # what `params` are: "params", or "ema", their average
-    image_shape: tuple[int, ...] | None  # of the training images; None: unknown
-    class_names: tuple[str, ...] | None = None  # of the training data; None: unknown
+    image_shape: tuple[int, ...] | None  # the training images'; None: unknown
+    class_names: tuple[str, ...] | None = None  # the training data's; None: unknown
 
     def apply(self, image: Float[Array | np.ndarray, "b y x ch"]) -> Any:
         """Return (logits, intermediates) without dropout; jitted.
@@ -152,8 +152,8 @@ class Trained:
         )
 
     def beside(self) -> dict[str, Any]:
-        """Return the metadata for a file of the parameters: `vitjax.weights.BESIDE`."""
-        found = {key: getattr(self, key) for key in weights.BESIDE}
+        """Return the metadata for a file of the parameters: `vitjax.weights.METADATA`."""
+        found = {key: getattr(self, key) for key in weights.METADATA}
         return {key: value for key, value in found.items() if value is not None}
 
     def for_images(self, pixels: int) -> "Trained":

@@ -41,7 +41,7 @@ FORMATS = {
 }
 # The metadata key of a .safetensors file for what a state dict does not contain.
 WORD = "vitjax"
-BESIDE = ("config", "image_shape", "class_names")
+METADATA = ("config", "image_shape", "class_names")
 # The names of the weight files in a Hugging Face model's folder.
 FOLDERS = tuple(
     name + end
@@ -172,7 +172,7 @@ def load(
     metadata = json.loads(header[WORD]) if WORD in header else {}
     if metadata.get("names") == WORD:  # vitjax's own names, for any model
         return unflatten_dict(arrays, sep="/"), metadata.get("config")
-    heads = metadata.get("num_heads") or _heads_beside(file)
+    heads = metadata.get("num_heads") or _heads_in_config(file)
     if num_heads and heads and num_heads != heads:
         raise ValueError(
             f"{str(path)!r} has {heads} heads, but num_heads is {num_heads}"
@@ -222,8 +222,8 @@ def beside(path: str | Path) -> dict[str, Any]:
 
         kept = read_meta(path)
     if not kept:
-        kept = {"class_names": _names_beside(file)}
-    return {key: kept[key] for key in BESIDE if kept.get(key) is not None}
+        kept = {"class_names": _names_in_config(file)}
+    return {key: kept[key] for key in METADATA if kept.get(key) is not None}
 
 
 def is_file(path: str | Path) -> bool:
@@ -248,7 +248,7 @@ def _inside(path: Path) -> Path:
     return path
 
 
-def _names_beside(path: Path) -> list[str] | None:
+def _names_in_config(path: Path) -> list[str] | None:
     """Return `id2label` of a Hugging Face config.json; None if it has only LABEL_i."""
     labels = huggingface.config_beside(path).get("id2label")
     if not isinstance(labels, dict):
@@ -258,6 +258,6 @@ def _names_beside(path: Path) -> list[str] | None:
     return None if counted else names
 
 
-def _heads_beside(path: Path) -> int | None:
+def _heads_in_config(path: Path) -> int | None:
     """Return num_attention_heads of a Hugging Face config.json, else None."""
     return huggingface.config_beside(path).get("num_attention_heads")

@@ -20,7 +20,7 @@ HIDDEN_ACTS = {
     "gelu_fast": "tanh",
     "quick_gelu": "quick",
 }
-CLIP_EPS = 1e-5  # of timm's models with pre_norm
+CLIP_EPS = 1e-5  # LayerNorm eps of timm's models with pre_norm
 
 
 def model_of(

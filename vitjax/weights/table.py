@@ -54,7 +54,7 @@ class Parts:
 
 
 # The name of each part in error messages.
-WORDS = {
+NAMES = {
     "cls": "a class token (pool_type 'tok')",
     "registers": "registers",
     "map_head": "attention pooling (pool_type 'map')",
@@ -107,8 +107,8 @@ class Format:
       sincos_batch: True if those are (1, n, d), False if (n, d).
       square: True if grid and patches must be square.
       bare: the signature of a model without its head, if its keys differ.
-      beside: regexes of keys, under this version's names, that such files may have but
-        a classifier does not use, such as a decoder that was trained with it.
+      ignored: regexes of keys, under this version's names, that such files may have but
+        a classifier does not use, such as those of a decoder.
     """
 
     title: str
@@ -129,11 +129,11 @@ class Format:
     sincos_batch: bool = True
     square: bool = False
     bare: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
-    def is_beside(self, key: str) -> bool:
+    def ignores(self, key: str) -> bool:
         """Return True if a key is not part of a classifier."""
-        return any(re.search(regex, self.renamed(key)) for regex in self.beside)
+        return any(re.search(regex, self.renamed(key)) for regex in self.ignored)
 
     def renamed(self, key: str) -> str:
         """Return a key under this version's name."""
@@ -180,12 +180,12 @@ class Format:
         """Raise ValueError, in one sentence, if the format cannot express the parts."""
         for part in sorted(parts.has() - self.parts.keys()):
             raise ValueError(
-                f"{self.title} cannot express {WORDS[part]}, which these parameters have"
+                f"{self.title} cannot express {NAMES[part]}, which these parameters have"
             )
         for part in self.always:
             if part not in parts.has():
                 raise ValueError(
-                    f"{self.title} always has {WORDS[part]}, "
+                    f"{self.title} always has {NAMES[part]}, "
                     "which these parameters do not have"
                 )
 

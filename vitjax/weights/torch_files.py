@@ -21,7 +21,7 @@ from vitjax.weights.libraries import importing
 
 Arrays = dict[str, np.ndarray]
 BFLOAT16 = np.dtype(jnp.bfloat16)
-DEPTH = 4  # of nested containers that are searched; a container may contain itself
+DEPTH = 4  # nested containers are searched to here; one may contain itself
 
 
 class _StandIn:
@@ -191,7 +191,7 @@ def _protocol(path: Path) -> int:
     """Return the protocol of the file's pickle, 0 if there is none."""
     try:
         start = _pickled(path)[:2]
-    except Exception:  # of a damaged archive
+    except Exception:  # a damaged archive
         return 0
     return start[1] if len(start) == 2 and start[0] == 0x80 else 0
 

@@ -31,7 +31,7 @@ class Model:
     """One of the models in a file."""
 
     tree: str  # the state dict that holds it; "" is the file itself
-    prefix: str  # of its keys in the state dict; ends in a dot
+    prefix: str  # before its keys in the state dict; ends in a dot
     format: str
 
     @property
@@ -85,7 +85,7 @@ def find(
     fmt, prefix, state, left = formats[chosen.format], chosen.prefix, {}, []
     for key, name in plain[chosen.tree].items():
         inner = key.removeprefix(prefix)
-        if not key.startswith(prefix) or fmt.is_beside(inner):
+        if not key.startswith(prefix) or fmt.ignores(inner):
             left.append(key)
         else:
             state[inner] = arrays[name]

@@ -1,5 +1,5 @@
 """One table per library that maps its tensors to vitjax's parameters.
 
-Begin with `timm`; `vitjax.weights.table` defines the tables. May import
+Start with `timm`; `vitjax.weights.table` defines the tables. This package may import
 `vitjax.weights.table`.
 """

@@ -63,7 +63,7 @@ FORMAT = Format(
     signature=(f"{EMBEDDINGS}.patch_embeddings.projection.weight",),
     bare=("embeddings.patch_embeddings.projection.weight",),
     # A ViTModel's tanh layer, which ViTForImageClassification omits too; other heads.
-    beside=(
+    ignored=(
         r"^vit\.pooler\.",
         r"^vit\.embeddings\.mask_token$",
         r"^(?!vit\.|classifier\.)",

@@ -102,7 +102,7 @@ FORMAT = Format(
     adapt=_adapt,
     positions="either",
     # The token for masked patches (MAE, DINOv2), and the decoder that paints them.
-    beside=(r"^mask_token$", r"^decoder_"),
+    ignored=(r"^mask_token$", r"^decoder_"),
     unlike=(
         (r"\.[qk]_norm\.", "vitjax has no normalization of queries and keys (qk_norm)"),
     ),
