@@ -37,7 +37,6 @@ def nano(depth, width, patch, num_heads=4):
         ("simplest_vit", {"patch_size": (8, 8)}, (64, 64, 3), 200, 19_652_168),
         ("simplest_vit", {"patch_size": (16, 16)}, (224, 224, 3), 1000, 20_181_352),
         ("simplest_vit", {"att_bias": False}, (32, 32, 3), 10, 19_523_722 - 13_824),
-        ("simplest_vit", {"depth": 64}, (32, 32, 3), 10, 104_028_298),
         ("nanovit", nano(8, 1024, 8, 8), (32, 32, 3), 10, 101_000_586),
         ("nanovit", nano(4, 512, 4), (32, 32, 3), 10, 12_675_690),
         ("nanovit", nano(4, 768, 4), (28, 28, 1), 10, 28_414_506),
@@ -117,8 +116,15 @@ def test_nanovits_dropout_follows_the_mlps_second_layer_only(random_params):
     np.testing.assert_array_equal(block["+mlp"], block["+sa"] + a)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["simple_vit", "simplest_vit", "nanovit"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("simple_vit", "bfloat16"),
+        ("simplest_vit", "bfloat16"),
+        ("nanovit", "bfloat16"),
+        ("nanovit", "float16"),
+    ],
+)
 def test_half_precision_is_the_matmuls_only(name, dtype, random_params):
     params = {"params": random_params(make(name), IMAGE)}
     expected, _ = make(name).apply(params, IMAGE)
