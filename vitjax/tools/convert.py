@@ -90,7 +90,7 @@ def convert(
     keep = posemb or (None if to == "big_vision" else "learn")
     params, config = weights.load(source, posemb=keep, grid=grid, **given)
     posemb = posemb or _posemb(params, config)
-    meta = weights.beside(source)
+    meta = weights.metadata(source)
     return write(
         params, meta, target, to=to, posemb=posemb, grid=grid, scan=scan, force=force
     )
@@ -107,7 +107,7 @@ def write(
     scan: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Convert numpy parameters, with `metadata` as `weights.beside` returns it."""
+    """Convert numpy parameters, with `metadata` as `weights.metadata` returns it."""
     from vitjax import weights
     from vitjax.models import vit
     from vitjax.trees import count

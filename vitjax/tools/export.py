@@ -88,7 +88,7 @@ def _state_dict(trained: Any, to: str, out: Path) -> str:
     rows, columns = trained.model.patch_size
     convert.write(
         trained.params,
-        trained.beside(),
+        trained.metadata(),
         out,
         to=to,
         posemb=trained.model.posemb,
@@ -146,7 +146,7 @@ def _safetensors(trained: Any, out: Path) -> str:
     if out.suffix != ".safetensors":
         raise ValueError(f"safetensors is written as .safetensors, got {str(out)!r}")
     arrays = {k: np.asarray(v) for k, v in flatten_with_names(trained.params)}
-    metadata = {"names": WORD, **trained.beside()}
+    metadata = {"names": WORD, **trained.metadata()}
     # Other readers expect "pt".
     header = {"format": "pt", WORD: json.dumps(metadata)}
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")

@@ -29,7 +29,7 @@ from vitjax.config.arguments import lookup
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
-from vitjax.weights.checkpoint_model import settings_of, told_beside, unlike
+from vitjax.weights.checkpoint_model import from_config_json, settings_of, unlike
 from vitjax.weights.describe import HeadsUnknown
 
 
@@ -151,7 +151,7 @@ class Trained:
             file_classes=e.num_classes if self.step is None else None,
         )
 
-    def beside(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return the metadata for a file of the parameters: `vitjax.weights.METADATA`."""
         found = {key: getattr(self, key) for key in weights.METADATA}
         return {key: value for key, value in found.items() if value is not None}
@@ -289,7 +289,11 @@ def _open_file(
         found.pop("posemb")
     if stored is None:
         # The config overrides the format's defaults, and config.json overrides both.
-        given = settings_of(path, stored, found["pre_norm"]) | given | told_beside(path)
+        given = (
+            settings_of(path, stored, found["pre_norm"])
+            | given
+            | from_config_json(path)
+        )
     trained = _of_file(path, {**plain, "model": given | found}, params, overrides)
     if isinstance(trained.model, vit.ViT):
         for notice in unlike(path, stored, trained.model):
@@ -323,7 +327,7 @@ def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> Non
 def _of_file(
     path: str | Path, plain: dict[str, Any], params: Any, overrides: Sequence[str]
 ) -> Trained:
-    known = _known(weights.beside(path))
+    known = _known(weights.metadata(path))
     if len(known["class_names"] or ()) != plain.get("num_classes"):
         known["class_names"] = None  # the names belong to another head
     return _made(

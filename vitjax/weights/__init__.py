@@ -206,7 +206,7 @@ def usual_gelu(path: str | Path, config: Mapping[str, Any] | None) -> str:
     return "tanh" if files.split(path)[0].suffix == ".npz" else "exact"
 
 
-def beside(path: str | Path) -> dict[str, Any]:
+def metadata(path: str | Path) -> dict[str, Any]:
     """Return the metadata stored with a checkpoint; missing keys are left out.
 
     Runs, and .safetensors that vitjax wrote, have "config", "image_shape" (the model's
@@ -250,7 +250,7 @@ def _inside(path: Path) -> Path:
 
 def _names_in_config(path: Path) -> list[str] | None:
     """Return `id2label` of a Hugging Face config.json; None if it has only LABEL_i."""
-    labels = huggingface.config_beside(path).get("id2label")
+    labels = huggingface.config_json(path).get("id2label")
     if not isinstance(labels, dict):
         return None
     names = [name for _, name in sorted(labels.items(), key=lambda x: int(x[0]))]
@@ -260,4 +260,4 @@ def _names_in_config(path: Path) -> list[str] | None:
 
 def _heads_in_config(path: Path) -> int | None:
     """Return num_attention_heads of a Hugging Face config.json, else None."""
-    return huggingface.config_beside(path).get("num_attention_heads")
+    return huggingface.config_json(path).get("num_attention_heads")

@@ -33,7 +33,7 @@ def model_of(
     use sincos2d, and the GELU is the format's usual one. `num_heads` and `pool_type`
     are as in `load`. Raises ValueError as `load` does, and if the model is not a ViT.
     """
-    config = weights.beside(path).get("config")
+    config = weights.metadata(path).get("config")
     if config is not None:
         name = config.get("model_name", "vit")
         if name != "vit":
@@ -67,7 +67,7 @@ def settings_of(
         return found
     if pre_norm:
         found["norm_eps"] = CLIP_EPS
-    return found | told_beside(path)
+    return found | from_config_json(path)
 
 
 def unlike(
@@ -86,9 +86,9 @@ def unlike(
             )
 
 
-def told_beside(path: str | Path) -> dict[str, Any]:
+def from_config_json(path: str | Path) -> dict[str, Any]:
     """Return the GELU and eps in the config.json next to Hugging Face weights."""
-    config = huggingface.config_beside(files.split(path)[0])
+    config = huggingface.config_json(files.split(path)[0])
     found = {}
     if "hidden_act" in config:
         found["gelu"] = lookup(

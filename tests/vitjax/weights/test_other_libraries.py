@@ -160,12 +160,12 @@ def test_huggingface(tmp_path):
     model.save_pretrained(tmp_path / "again")
     cases.assert_same_bits(params, weights.load(tmp_path / "again")[0])
     # LABEL_i is no name; names are in the order of their numbers, not of the text.
-    assert weights.beside(tmp_path) == {}
+    assert weights.metadata(tmp_path) == {}
     told = json.loads((tmp_path / "config.json").read_text())
     told["id2label"] = {k: f"class {k}, or so" for k in sorted(map(str, range(12)))}
     (tmp_path / "config.json").write_text(json.dumps(told))
     names = [f"class {k}, or so" for k in range(12)]
-    assert weights.beside(tmp_path) == {"class_names": names}
+    assert weights.metadata(tmp_path) == {"class_names": names}
     told["hidden_act"] = "relu"
     (tmp_path / "config.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"unknown hidden_act of config\.json 'relu'"):

@@ -80,7 +80,7 @@ FORMAT = Format(
 )
 
 
-def config_beside(path: Path) -> dict[str, Any]:
+def config_json(path: Path) -> dict[str, Any]:
     """Read the config.json of a model's folder, or of a file's folder; {} if none.
 
     Raises ValueError if it is not JSON.
