@@ -156,7 +156,7 @@ def as_before(
                 f"the data has other classes than {where} was trained on: {error}; {cure}"
             ) from None
         if relabelled.source is not data.source:
-            tell(f"the classes keep their labels of {where}")
+            tell(f"the classes keep their labels from {where}")
             data = relabelled
     before, now = kept.get("data_classes"), data.num_classes
     if None not in (before, now) and before != now:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.vitjax.step.test_train_step import FSDP, MIXUP, host_batch, make, submesh
+from tests.helpers.steps import FSDP, MIXUP, host_batch, make, submesh
 from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.devices.sharding import batch_sharding
 

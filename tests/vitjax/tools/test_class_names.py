@@ -186,7 +186,7 @@ def test_a_resumed_run_keeps_the_order_of_its_classes(tmp_path):
         assert again.class_names == ("0", "10", "2")
         assert labels(again) == {"0": 0, "10": 1, "2": 2}
         order, stored = told
-        assert order == "the classes keep their labels of there"
+        assert order == "the classes keep their labels from there"
         assert "--config.input.data.as_seen=False does the same" in stored
     kept = {"class_names": ["0", "2", "10"], "data_size": 9, "data_classes": 3}
     told = []
