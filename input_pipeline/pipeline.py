@@ -81,7 +81,7 @@ def make_train(
     elif cache_raw:
         logging.warning(
             "cache_raw has no effect on the global shuffle, which reads any example at "
-            "any time; the operating system keeps in memory what fits"
+            "any time; the operating system caches the files"
         )
     source = sources.open_source(**_section(data))
     if process_index == 0:
