@@ -256,12 +256,11 @@ def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         image = photos.feed(flags.image, section)
         maps = attention_maps(trained, image)
         best = int(maps["logits"].argmax())
-        title = (
-            f"{flags.image.name}, prepared as for evals.{name}: class {best} for "
-            f"{trained.name}"
-        )
+        names = trained.names_in_words()
+        label = f"class {best}" if names is None else f"{names[best]} (class {best})"
+        title = f"{flags.image.name}, prepared as for evals.{name}: {label} for {trained.name}"
         draw(flags.out, np.asarray(image[0]), maps, title)
-        print(f"{flags.out}: class {best}")
+        print(f"{flags.out}: {label}")
 
 
 if __name__ == "__main__":

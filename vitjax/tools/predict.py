@@ -100,17 +100,6 @@ def top(logits: Any, names: Sequence[str] | None, k: int) -> list[Row]:
     ]
 
 
-def class_names(trained: Any) -> Sequence[str] | None:
-    """Return the names of a run's classes in words; None if they are unknown.
-
-    They come from the checkpoint, else from the training data.
-    """
-    from input_pipeline.sources.class_names import in_words
-
-    names = trained.known_names()
-    return None if names is None else in_words(names)
-
-
 def table(rows: Sequence[Row]) -> str:
     """Format one line per class, below the name of its file."""
     lines = []
@@ -198,7 +187,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     trained = open_trained(
         flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
     )
-    names = class_names(trained)
+    names = trained.names_in_words()
     if names is None:
         print("note: class names are unknown; numbers are printed", file=sys.stderr)
     of = trained.name

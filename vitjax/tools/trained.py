@@ -151,6 +151,13 @@ class Trained:
             file_classes=e.num_classes if self.step is None else None,
         )
 
+    def names_in_words(self) -> tuple[str, ...] | None:
+        """Return `known_names` as people read them: a synset of ImageNet in words."""
+        from input_pipeline.sources.class_names import in_words  # imports TensorFlow
+
+        names = self.known_names()
+        return None if names is None else tuple(in_words(names))
+
     def metadata(self) -> dict[str, Any]:
         """Return the metadata for a file of the parameters: `vitjax.weights.METADATA`."""
         found = {key: getattr(self, key) for key in weights.METADATA}

@@ -30,7 +30,8 @@ def test_both_pictures_are_drawn(tok_run, photo, tmp_path, capsys):
     logits, _ = open_trained(tok_run).apply(
         photos.feed(photo, open_trained(tok_run).evaluator()[1])
     )
-    assert f"{out}: class {logits[0].argmax()}" in capsys.readouterr().out
+    best = logits[0].argmax()  # digits are their own names
+    assert f"{out}: {best} (class {best})" in capsys.readouterr().out
     for path in (out, posemb):
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB")).astype(int)

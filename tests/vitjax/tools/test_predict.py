@@ -124,16 +124,16 @@ def test_names_are_in_words_and_else_the_datas(digits_run):
     trained = open_trained(digits_run)
     assert trained.class_names == tuple("0123456789")
     named = dataclasses.replace(trained, class_names=("n01440764", "another"))
-    assert predict.class_names(named) == ("tench, Tinca tinca", "another")
+    assert named.names_in_words() == ("tench, Tinca tinca", "another")
     unnamed = dataclasses.replace(trained, class_names=None)
-    assert predict.class_names(unnamed) == tuple("0123456789")
+    assert unnamed.names_in_words() == tuple("0123456789")
     # Labels that pp looks up are not the data set's.
     e = trained.experiment
     pp = f"lookup('a.txt', key='label')|{e.input['pp']}"
     looked_up = dataclasses.replace(e, input={**e.input, "pp": pp})
     assert (e.relabels, looked_up.relabels) == (False, True)
     relabelled = dataclasses.replace(unnamed, experiment=looked_up)
-    assert predict.class_names(relabelled) is None
+    assert relabelled.names_in_words() is None
 
 
 def test_imagenet_has_its_names_where_it_is_not_prepared(tmp_path):
