@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from vitjax.devices import failures
@@ -20,6 +20,9 @@ from jaxtyping import Float
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import write_picture
 from vitjax.tools import command
+
+if TYPE_CHECKING:
+    from vitjax.tools.trained import Trained
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
@@ -86,7 +89,7 @@ def cosine_similarity(table: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n
     return unit @ unit.T
 
 
-def attention_maps(trained: Any, image: Any) -> dict[str, Any]:
+def attention_maps(trained: "Trained", image: Any) -> dict[str, Any]:
     """Return the model's attention maps for a preprocessed image (1, y, x, ch).
 
     "rollout" and "last" are maps (rows, columns of patches) whose values are shares of
@@ -172,7 +175,7 @@ def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
     write_picture(path, figure, dpi=110)
 
 
-def draw_posemb(path: Path, trained: Any) -> None:
+def draw_posemb(path: Path, trained: "Trained") -> None:
     """Draw the position embeddings' similarity; ValueError if none are learned."""
     from matplotlib.figure import Figure
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from vitjax.devices import failures
@@ -18,6 +18,9 @@ if __name__ == "__main__":
 
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
+
+if TYPE_CHECKING:
+    from vitjax.tools.trained import Trained
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
@@ -53,7 +56,7 @@ SHOWN = ("prec@1", "prec@5", "loss", "ece", "macro_f1", "examples")  # in report
 
 
 def evaluate(
-    trained: Any,
+    trained: "Trained",
     names: Sequence[str],
     out: Path,
     *,
@@ -93,7 +96,7 @@ def evaluate(
 
 
 def _opened(
-    trained: Any, names: Sequence[str], sizes: Sequence[Any]
+    trained: "Trained", names: Sequence[str], sizes: Sequence[Any]
 ) -> dict[str, tuple[Any, ...]]:
     """Open the evaluator of each row of the report, by the row's name."""
     from vitjax import data as data_lib
@@ -126,7 +129,11 @@ def tell(out: Path) -> None:
 
 
 def _draw(
-    folder: Path, row: str, trained: Any, predictions: Any, samples: tuple[Any, Any]
+    folder: Path,
+    row: str,
+    trained: "Trained",
+    predictions: Any,
+    samples: tuple[Any, Any],
 ) -> None:
     """Draw the two pictures of one evaluator."""
     from vitjax.files import or_without
@@ -141,7 +148,7 @@ def _draw(
         prediction_pictures.draw_samples(folder / f"{row}_samples.png", *samples)
 
 
-def _classifiers(trained: Any) -> list[str]:
+def _classifiers(trained: "Trained") -> list[str]:
     return [
         name
         for name, section in trained.experiment.evals.items()
@@ -151,7 +158,11 @@ def _classifiers(trained: Any) -> list[str]:
 
 
 def _open(
-    trained: Any, name: str, size: Any, eval_data: Callable[..., Any], required: bool
+    trained: "Trained",
+    name: str,
+    size: Any,
+    eval_data: Callable[..., Any],
+    required: bool,
 ) -> Any:
     """Return (parameters, evaluator, data, loss name, mesh); None if it is left out.
 
@@ -263,7 +274,9 @@ def _save_logits(path: Path, predictions: Any) -> None:
         np.savez_compressed(file, logits=predictions.logits, labels=predictions.labels)
 
 
-def _write(folder: Path, trained: Any, results: Mapping[str, Any]) -> dict[str, Any]:
+def _write(
+    folder: Path, trained: "Trained", results: Mapping[str, Any]
+) -> dict[str, Any]:
     """Write report.json and report.md; return the content of report.json."""
     report = {
         "checkpoint": trained.name,

@@ -3,10 +3,11 @@
 `python -m vitjax.tools.export --ckpt runs/vit_s16_i1k --to timm vit.safetensors`
 """
 
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from vitjax.devices import failures
@@ -15,6 +16,9 @@ if __name__ == "__main__":
 
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
+
+if TYPE_CHECKING:
+    from vitjax.tools.trained import Trained
 
 # Only light imports here, so that --help is fast.
 FORMATS = (
@@ -42,7 +46,7 @@ EXAMPLES = (
 TOLERANCE = 2e-4  # relative to the largest logit: float32, other summation order
 
 
-def export(trained: Any, to: str, out: Path) -> str:
+def export(trained: "Trained", to: str, out: Path) -> str:
     """Write and check `trained`, a `vitjax.tools.trained.Trained`.
 
     Returns a description of the check. Raises ValueError, and leaves no file behind, if
@@ -58,12 +62,13 @@ def export(trained: Any, to: str, out: Path) -> str:
     return _state_dict(trained, to, out)
 
 
-def _size(trained: Any) -> tuple[int, int, int]:
+def _size(trained: "Trained") -> tuple[int, int, int]:
     if trained.image_shape is None:
         raise ValueError(
             f"{trained.name} does not store the size of its images: give --image_size"
         )
-    return trained.image_shape
+    height, width, channels = trained.image_shape
+    return height, width, channels
 
 
 def _images(shape: Sequence[int], count: int) -> Any:
@@ -73,11 +78,11 @@ def _images(shape: Sequence[int], count: int) -> Any:
     return rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
 
 
-def _state_dict(trained: Any, to: str, out: Path) -> str:
+def _state_dict(trained: "Trained", to: str, out: Path) -> str:
     """Write a state dict by vitjax.tools.convert, and compare the library's logits."""
     from vitjax.models.vit import ViT
     from vitjax.tools import convert
-    from vitjax.weights import files
+    from vitjax.weights import files, other_models
 
     if not isinstance(trained.model, ViT):
         raise ValueError(
@@ -97,23 +102,31 @@ def _state_dict(trained: Any, to: str, out: Path) -> str:
     if to in ("big_vision", "mup_vit"):
         return "read back and compared to the bit"
     try:
-        return _compared(trained, to, files.read(out)[0], (height, width, channels))
+        theirs = functools.partial(
+            other_models.logits, to, trained.model, files.read(out)[0]
+        )
+        return _compared(trained, to, theirs, (height, width, channels))
     except BaseException:  # Ctrl-C too: no file stays that was not compared
         out.unlink()
         raise
 
 
-def _compared(trained: Any, to: str, state: Any, shape: tuple[int, int, int]) -> str:
-    """Compare both libraries' logits for random images, and describe the result."""
+def _compared(
+    trained: "Trained",
+    to: str,
+    other: Callable[[Any], Any],
+    shape: tuple[int, int, int],
+) -> str:
+    """Compare the logits with the library's own, `other(images)`, and describe it."""
     import jax
     import numpy as np
 
-    from vitjax.weights import libraries, other_models
+    from vitjax.weights import libraries
 
     read = "read back and compared to the bit; "
     images = _images(shape, 2)
     try:
-        theirs = other_models.logits(to, trained.model, state, images)
+        theirs = other(images)
     except libraries.Unusable as error:  # the file is still correct
         return f"{read}not tried in {to}, as {error}"
     except RuntimeError as error:
@@ -135,7 +148,7 @@ def _compared(trained: Any, to: str, state: Any, shape: tuple[int, int, int]) ->
     )
 
 
-def _safetensors(trained: Any, out: Path) -> str:
+def _safetensors(trained: "Trained", out: Path) -> str:
     import json
 
     import numpy as np
@@ -186,7 +199,7 @@ def _pixels_to_input(section: Mapping[str, Any]) -> str:
     return "|".join(filter(None, [*(c.text for c in moved), section.get("device_pp")]))
 
 
-def _stablehlo(trained: Any, out: Path) -> str:
+def _stablehlo(trained: "Trained", out: Path) -> str:
     """Export with a symbolic batch size; run and compare for two sizes."""
     import jax
     import jax.numpy as jnp

@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from vitjax.devices import failures
@@ -20,6 +20,9 @@ if __name__ == "__main__":
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture
 from vitjax.tools import command
+
+if TYPE_CHECKING:
+    from vitjax.config.experiment import Experiment
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
@@ -59,7 +62,7 @@ def table(rows: Sequence[Row]) -> None:
     say(command.table(("", ""), rows) + "\n")
 
 
-def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
+def outline(e: "Experiment", examples: int | None, image_size: int | None) -> Any:
     """Return a `look.outline.Outline` of the training stream, even without its data."""
     from input_pipeline import pipeline, sources
     from input_pipeline.look import outline as outline_lib
@@ -76,7 +79,7 @@ def outline(e: Any, examples: int | None, image_size: int | None) -> Any:
     return dataclasses.replace(found, examples=examples or found.examples)
 
 
-def choices(e: Any, flags: argparse.Namespace, devices: int) -> list[Any]:
+def choices(e: "Experiment", flags: argparse.Namespace, devices: int) -> list[Any]:
     """Return the experiment with each requested accum_freq and remat_policy."""
     import jax
 
@@ -184,7 +187,9 @@ def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float,
     return rate, f"{name} at an MFU of {flags.mfu:g} of its {peak} bfloat16 TFLOP/s"
 
 
-def facts(e: Any, data: Any, built: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
+def facts(
+    e: "Experiment", data: Any, built: Any, sizes: Mapping[str, int]
+) -> dict[str, Any]:
     """Compute figures without a compiler: sizes, parameters, FLOPs, host memory."""
     from input_pipeline.stream.memory import available
     from vitjax.devices import startup
@@ -233,7 +238,7 @@ def pace(data: Any, images: int, rate: float, source: str) -> dict[str, Any]:
     }
 
 
-def plan(e: Any, flags: argparse.Namespace) -> dict[str, Any]:
+def plan(e: "Experiment", flags: argparse.Namespace) -> dict[str, Any]:
     """Print the plan of an experiment and return its figures."""
     import jax
 

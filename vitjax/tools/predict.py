@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from vitjax.devices import failures
@@ -17,6 +17,9 @@ if __name__ == "__main__":
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture
 from vitjax.tools import command
+
+if TYPE_CHECKING:
+    from vitjax.tools.trained import Trained
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
@@ -41,7 +44,7 @@ Row = dict[str, Any]  # the result for one photo
 
 
 def predict(
-    trained: Any, paths: Sequence[Path], batch_size: int, broken: dict[Path, str]
+    trained: "Trained", paths: Sequence[Path], batch_size: int, broken: dict[Path, str]
 ) -> Iterator[tuple[Path, Any, Any]]:
     """Yield (path, image as fed (y, x, ch), logits (c,)) for each readable photo.
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from vitjax.devices import failures
@@ -19,6 +19,9 @@ if __name__ == "__main__":
 
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
+
+if TYPE_CHECKING:
+    from vitjax.config.experiment import Experiment
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
@@ -89,7 +92,7 @@ def per_call(work: Callable[[], Any], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def profile(e: Any, steps: int, out: Path) -> tuple[Timing, int]:
+def profile(e: "Experiment", steps: int, out: Path) -> tuple[Timing, int]:
     """Return (timing, global batch size) of an experiment, and write the trace."""
     import jax
 
