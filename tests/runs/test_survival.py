@@ -218,7 +218,7 @@ def test_the_best_checkpoint_stays(tmp_path, capsys):
     assert first["val/loss"] == losses[lowest]
     for value, word in (
         ("{'metric': 'vall/loss'}", "'vall/loss' is not a metric of this run's"),
-        ("{'metric': 'val/los'}", "no metric 'val/los', but there are val/loss,"),
+        ("{'metric': 'val/los'}", "no metric 'val/los', only val/loss,"),
         ("{'metric': 'val/loss', 'mode': 'least'}", "mode"),
     ):
         line = error_of(capsys, tmp_path / "new", f"--config.ckpt_best={value}")

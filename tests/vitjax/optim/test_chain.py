@@ -12,7 +12,8 @@ import optax as ox
 import pytest
 from ml_collections import ConfigDict
 
-from vitjax import trees
+from vitjax import step, trees
+from vitjax.models import vit
 from vitjax.optim import make_optimizer
 
 RUN = {"total_steps": 100, "batch_size": 8, "data_size": 80}
@@ -125,6 +126,18 @@ def test_which_parameters_decay(kw, mults):
     p = named(tiny())
     for name, update in first_update(tiny(), zeros(), **{"wd": 0.5, **kw}).items():
         np.testing.assert_allclose(update, -0.5 * mults.get(name, 0) * p[name])
+
+
+def test_the_kernels_of_s16_decay():
+    """The default mask, on ones of the shapes: 75 kernels of 22,060,032 numbers."""
+    model = vit.Model(1000, variant="S/16", pool_type="gap", posemb="sincos2d")
+    shapes = step.param_shapes(model, (224, 224, 3))
+    ones = jax.tree.map(lambda x: np.ones((), np.float32), shapes)
+    tx, _ = make_optimizer(ones, **BARE, wd=1.0)
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, ones), tx.init(ones), ones)
+    decayed = jax.tree.map(lambda x, u: -float(u) * x.size, shapes, updates)
+    sizes = [x for x in jax.tree.leaves(decayed) if x]
+    assert (len(sizes), sum(sizes)) == (75, 22_060_032)
 
 
 def test_a_pattern_that_matches_nothing_is_warned_of(caplog):
