@@ -18,6 +18,12 @@ from vitjax.optim import make_optimizer
 
 RUN = {"total_steps": 100, "batch_size": 8, "data_size": 80}
 BARE = {**RUN, "lr": 1.0, "optax_name": "identity"}
+FLAGSHIP = {
+    "variant": "S/16",
+    "pool_type": "gap",
+    "posemb": "sincos2d",
+    "rep_size": True,
+}
 ADAM = {**RUN, "lr": 1e-3, "optax_name": "scale_by_adam"}
 ADAFACTOR = {**BARE, "optax_name": "big_vision.scale_by_adafactor"}
 
@@ -130,7 +136,7 @@ def test_which_parameters_decay(kw, mults):
 
 def test_the_kernels_of_s16_decay():
     """The default mask, on ones of the shapes: 75 kernels of 22,060,032 numbers."""
-    model = vit.Model(1000, variant="S/16", pool_type="gap", posemb="sincos2d")
+    model = vit.Model(1000, **FLAGSHIP)
     shapes = step.param_shapes(model, (224, 224, 3))
     ones = jax.tree.map(lambda x: np.ones((), np.float32), shapes)
     tx, _ = make_optimizer(ones, **BARE, wd=1.0)
