@@ -1,4 +1,4 @@
-"""Show what the training stream does: to one example step by step, or to a batch."""
+"""Show what the training stream does: to one example op by op, or to a batch."""
 
 import inspect
 from pathlib import Path
@@ -20,11 +20,11 @@ LAYERED = {"randaug": "num_layers", "randaug_tv": "num_ops"}
 
 
 class Shown(NamedTuple):
-    """One step of an example: an op, or a layer of an op."""
+    """One part of an example's story: an op, or a layer of an op."""
 
     op: str
     lines: list[str]  # the random draws
-    features: dict[str, Any]  # after the step
+    features: dict[str, Any]  # after it
 
 
 class Story(NamedTuple):
@@ -33,7 +33,7 @@ class Story(NamedTuple):
     name: str  # what the source calls it
     place: str  # its position in the stream
     raw: dict[str, Any]
-    steps: list[Shown]
+    parts: list[Shown]
 
 
 def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
@@ -129,7 +129,7 @@ def report(story: Story, epoch: int, index: int) -> str:
     """Return the story as lines of text."""
     lines = [f"example {index} in epoch {epoch}: {story.name}", story.place, ""]
     lines += [f"as read: {_sizes(story.raw)}"]
-    for number, shown in enumerate(story.steps, start=1):
+    for number, shown in enumerate(story.parts, start=1):
         lines.append(f"{number}. {shown.op}")
         lines += [f"     {line}" for line in shown.lines]
         lines.append(f"   -> {_sizes(shown.features)}")
@@ -157,24 +157,24 @@ def _size(value: Any) -> str:
 
 
 def panels(story: Story) -> list[tuple[str, str, np.ndarray]]:
-    """Return (title, text, image) of each step after which there is an image.
+    """Return (title, text, image) of each part after which there is an image.
 
     Steps that neither change the image nor draw for it, such as keep, are left out.
     """
     shown: list[tuple[str, str, np.ndarray]] = []
     first = story.raw.get("image")
-    decoded = any(step.op.split("(")[0] == "decode" for step in story.steps)
+    decoded = any(part.op.split("(")[0] == "decode" for part in story.parts)
     if isinstance(first, bytes) and not decoded:  # to compare with its crop
         first = Preprocess("decode")({"image": first})["image"].numpy()
     if _is_image(first):
         shown.append(("as read", "", first))
-    for step in story.steps:
-        image = step.features.get("image")
+    for part in story.parts:
+        image = part.features.get("image")
         if not _is_image(image):
             continue
         same = shown and np.array_equal(shown[-1][2], image)
-        if not same or step.lines:
-            shown.append((step.op, "\n".join(step.lines), image))
+        if not same or part.lines:
+            shown.append((part.op, "\n".join(part.lines), image))
     return shown
 
 
@@ -186,7 +186,7 @@ def _is_image(value: Any) -> TypeGuard[np.ndarray]:
 
 
 def draw_story(path: Path, story: Story, epoch: int, index: int) -> None:
-    """Draw the image after each step. Raise ValueError if there never is one."""
+    """Draw the image after each part. Raise ValueError if there never is one."""
     images = panels(story)
     if not images:
         raise ValueError("the preprocessing leaves no image to draw: leave out --out")

@@ -2,7 +2,7 @@
 
 big_vision's randaug has other levels, signs, fill and ops: magnitude 10 is level 10 of
 10 there and bin 10 of 0 ... 30 here, a third of the largest strength. A policy reads
-its plan as steps (op, bin, sign). An op's strength comes from its table by bin; signs
+its plan as layers (op, bin, sign). An op's strength comes from its table by bin; signs
 are fair. Pixels outside the image are `fill`, by default black.
 
 Sources of the numbers: torchvision 0.28 transforms/autoaugment.py for op sets, tables
@@ -20,10 +20,10 @@ import tensorflow as tf
 
 from input_pipeline.plans import Policy, uniform
 from input_pipeline.randaug.geometry import Interpolation
-from input_pipeline.randaug.torchvision_steps import (
+from input_pipeline.randaug.torchvision_layers import (
     FOURTEEN,
+    Layer,
     Space,
-    Step,
     line,
     randaugment_space,
     run,
@@ -58,7 +58,7 @@ CIFAR10 = (
     (("Equalize", 8, 0), ("Invert", 1, 0)),
     (("TranslateY", 7, 9), ("AutoContrast", 9, 0)),
 )
-# A step that does not happen becomes Identity, number 0, which no sub-policy names.
+# A layer that does not happen becomes Identity, number 0, which no sub-policy names.
 CIFAR10_OPS = ("Identity", *sorted({name for pair in CIFAR10 for name, *_ in pair}))
 
 
@@ -66,7 +66,7 @@ def _policy(
     who: str,
     space: Space,
     words: int,
-    steps: Callable[[Any], list[Step]],  # takes a plan's words, numbers or arrays
+    layers: Callable[[Any], list[Layer]],  # takes a plan's words, numbers or arrays
     fill: int | None,
     interpolation: Interpolation,
     per_batch: bool = False,
@@ -89,19 +89,19 @@ def _policy(
                 f"{image.dtype.name} {shape}: put it after decode and before "
                 "value_range"
             )
-        for step in steps(tf.unstack(plan, num=words)):
+        for layer in layers(tf.unstack(plan, num=words)):
             branches = [
-                partial(run, name, image, step, space, black_or_fill, interpolation)
+                partial(run, name, image, layer, space, black_or_fill, interpolation)
                 for name in space.names
             ]
-            image = tf.switch_case(tf.cast(step.op, tf.int32), branches)
+            image = tf.switch_case(tf.cast(layer.op, tf.int32), branches)
             image = tf.ensure_shape(image, shape)
         return image
 
     def explain(plan: np.ndarray) -> list[str]:
         # Python integers do not overflow.
         numbers = [int(word) for word in plan]
-        return [line(Step(*map(int, step)), space) for step in steps(numbers)]
+        return [line(Layer(*map(int, layer)), space) for layer in layers(numbers)]
 
     return Policy(words, apply, explain, per_batch)
 
@@ -126,16 +126,16 @@ def randaug_tv(
         "randaug_tv",
         randaugment_space(num_magnitude_bins),
         max(num_ops, 1),
-        lambda plan: randaug_tv_steps(plan[:num_ops], magnitude),
+        lambda plan: randaug_tv_layers(plan[:num_ops], magnitude),
         fill,
         interpolation,
     )
 
 
-def randaug_tv_steps(plan: Any, magnitude: int) -> list[Step]:
-    """Return a step per word: op in bits 0 to 15, sign in bit 16."""
+def randaug_tv_layers(plan: Any, magnitude: int) -> list[Layer]:
+    """Return a layer per word: op in bits 0 to 15, sign in bit 16."""
     return [
-        Step(uniform(word, len(FOURTEEN), 0), magnitude, uniform(word, 2, 16, bits=1))
+        Layer(uniform(word, len(FOURTEEN), 0), magnitude, uniform(word, 2, 16, bits=1))
         for word in plan
     ]
 
@@ -157,18 +157,18 @@ def trivial_augment_wide(
         "trivial_augment_wide",
         wide_space(num_magnitude_bins),
         2,
-        partial(trivial_augment_wide_steps, bins=num_magnitude_bins),
+        partial(trivial_augment_wide_layers, bins=num_magnitude_bins),
         fill,
         interpolation,
         per_batch,
     )
 
 
-def trivial_augment_wide_steps(plan: Any, bins: int) -> list[Step]:
-    """Return one step: op and sign as in randaug_tv, the bin from the second word."""
+def trivial_augment_wide_layers(plan: Any, bins: int) -> list[Layer]:
+    """Return one layer: op and sign as in randaug_tv, the bin from the second word."""
     word, other = plan
     return [
-        Step(
+        Layer(
             uniform(word, len(FOURTEEN), 0),
             uniform(other, bins, 0),
             uniform(word, 2, 16, bits=1),
@@ -185,26 +185,26 @@ def autoaugment_cifar10(
     """
     space = randaugment_space(10, CIFAR10_OPS)
     return _policy(
-        "autoaugment_cifar10", space, 2, autoaugment_steps, fill, interpolation
+        "autoaugment_cifar10", space, 2, autoaugment_layers, fill, interpolation
     )
 
 
-def autoaugment_steps(plan: Any) -> list[Step]:
-    """Return two steps: sub-policy in bits 0 to 15 of word 0, signs in bits 16 and 17.
+def autoaugment_layers(plan: Any) -> list[Layer]:
+    """Return two layers: sub-policy in bits 0 to 15 of word 0, signs in bits 16 and 17.
 
     The lower and the upper half of word 1 decide which of them happen.
     """
     word, other = plan
     chosen = uniform(word, len(CIFAR10), 0)
-    steps = []
+    layers = []
     for place in range(2):
         names, tenths, bins = zip(*(pair[place] for pair in CIFAR10), strict=True)
         # 1 with probability tenths / 10, else 0.
         happens = (_at(tenths, chosen) + 9 - uniform(other, 10, 16 * place)) // 10
         op = _at([CIFAR10_OPS.index(name) for name in names], chosen)
         negative = uniform(word, 2, 16 + place, bits=1)
-        steps.append(Step(op * happens, _at(bins, chosen), negative))
-    return steps
+        layers.append(Layer(op * happens, _at(bins, chosen), negative))
+    return layers
 
 
 def _at(table: Any, index: Any) -> Any:

@@ -61,7 +61,7 @@ def test_the_end_is_the_row_of_the_stream_that_is_named(stories, name):
     for story, epoch, index, batch, step, row in stories[name]:
         assert step * BATCH + row in (epoch * SIZE + SIZE - 1, epoch * SIZE)
         assert story.place.startswith(f"row {row} of the batch of step {step},")
-        last = story.steps[-1].features
+        last = story.parts[-1].features
         assert last.keys() == batch.keys()
         assert last["_id"] == index
         for feature, value in batch.items():
@@ -72,7 +72,7 @@ def test_the_end_is_the_row_of_the_stream_that_is_named(stories, name):
 def images(story):
     """(op, lines, image before, image after) of each step."""
     before = story.raw["image"]
-    for op, lines, features in story.steps:
+    for op, lines, features in story.parts:
         yield op, lines, before, features["image"]
         before = features["image"]
 
@@ -138,7 +138,7 @@ def test_torchvisions_policies_do_what_the_kept_plan_says(folder, op, policy):
     pp = f"decode|resize(40)|{op}|keep('image', '{name}_plan')"
     story = steps.tell(open_stream(folder, pp), pp, 3, 1)
     _, _, *shown, kept = images(story)
-    features = story.steps[-1].features
+    features = story.parts[-1].features
     assert set(features) == {"image", f"{name}_plan"}
     words = features[f"{name}_plan"]
     assert [line for _, lines, *_ in shown for line in lines] == policy.explain(words)
@@ -154,7 +154,7 @@ def test_torchvisions_policies_do_what_the_kept_plan_says(folder, op, policy):
 def test_crops_are_windows_of_the_image_before_them(stories):
     """So is a choice of rows. Comparing the last step with the stream proves the rest."""
     for story, *_ in stories["per_batch"]:
-        rows = {s.op.split("(")[0]: s.features.get("rows") for s in story.steps}
+        rows = {s.op.split("(")[0]: s.features.get("rows") for s in story.parts}
         whole = rows["copy"]
         chosen = [np.flatnonzero((whole == row).all((1, 2))) for row in rows["choice"]]
         assert len(chosen) == 7
@@ -176,7 +176,7 @@ def test_the_report_names_what_was_done(stories):
     assert lines[1] == "row 3 of the batch of step 6, both counted from 0"
     assert "image " in text
     assert " bytes" in lines[3]
-    for number, step in enumerate(story.steps, start=1):
+    for number, step in enumerate(story.parts, start=1):
         at = lines.index(f"{number}. {step.op}")
         assert lines[at + 1 : at + 1 + len(step.lines)] == [
             f"     {line}" for line in step.lines
@@ -194,7 +194,7 @@ def test_a_long_op_is_shown_in_full(folder):
         "precise=False, sampler='torchvision')|keep('image')"
     )
     story = steps.tell(open_stream(folder, pp), pp, 0, 0)
-    assert story.steps[0].op == pp.split("|")[0]
+    assert story.parts[0].op == pp.split("|")[0]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_panels_begin_with_the_whole_image_and_leave_out_what_did_nothing(
     assert seen == titles.split()
     whole = pil(story.raw["image"]).astype(int)
     np.testing.assert_allclose(panels[0][2], whole, atol=40)  # another decoder's
-    np.testing.assert_array_equal(panels[-1][2], story.steps[-1].features["image"])
+    np.testing.assert_array_equal(panels[-1][2], story.parts[-1].features["image"])
     for title, text, _ in panels:
         assert bool(text) == title.startswith(("flip", "randaug", "trivial"))
 

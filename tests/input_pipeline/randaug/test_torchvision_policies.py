@@ -12,9 +12,9 @@ import skimage.data
 import tensorflow as tf
 
 from input_pipeline import plans
+from input_pipeline.randaug import torchvision_layers as layers
 from input_pipeline.randaug import torchvision_ops as ops
 from input_pipeline.randaug import torchvision_policies as policies
-from input_pipeline.randaug import torchvision_steps as steps
 from vitjax.weights.libraries import import_torchvision
 
 POLICIES = {
@@ -81,7 +81,7 @@ REFERENCES = {
     "Equalize": PIL.ImageOps.equalize,
     "Invert": PIL.ImageOps.invert,
 }
-OPS = {**steps.PLAIN, **steps.SIGNED, **steps.UNSIGNED}
+OPS = {**layers.PLAIN, **layers.SIGNED, **layers.UNSIGNED}
 FACTORS = (0.01, 0.37, 0.97, 1.0, 1.3, 1.66, 1.99)
 SHEARS = (0.0, 0.033, 0.3, 0.66, 0.99)
 VALUES = {
@@ -144,7 +144,7 @@ def test_bilinear_is_pils_but_for_the_last_bits_of_a_cosine(name):
                 assert difference.max() == 0
 
 
-@pytest.mark.parametrize("name", ["ShearX", "ShearY", "Rotate", *steps.TRANSLATIONS])
+@pytest.mark.parametrize("name", ["ShearX", "ShearY", "Rotate", *layers.TRANSLATIONS])
 def test_fill_is_pils(name):
     for image in IMAGES:
         value = {"Rotate": 30, "TranslateX": 9, "TranslateY": -9}.get(name, 0.3)
@@ -180,17 +180,19 @@ def close(value):
 def pixels_of(space, name, bin, shape):
     """How far an op moves: looked up where a white image's fill begins."""
     white = tf.fill((*shape, 1), tf.constant(255, tf.uint8))
-    moved = steps.run(name, white, steps.Step(0, bin, 0), space, 0, "nearest").numpy()
+    moved = layers.run(
+        name, white, layers.Layer(0, bin, 0), space, 0, "nearest"
+    ).numpy()
     axis = 1 if name == "TranslateX" else 0
     return int((moved.max(1 - axis) == 0).sum())
 
 
 def test_randaugment_bin_ten_in_numbers():
-    space = steps.randaugment_space(31)
+    space = layers.randaugment_space(31)
     strength = {name: table[10] for name, table in space.tables.items()}
     assert strength["ShearX"] == strength["ShearY"] == close(0.1)
     assert strength["Rotate"] == 10.0
-    for name in steps.ENHANCEMENTS:
+    for name in layers.ENHANCEMENTS:
         assert strength[name] == close(0.3)
     assert strength["Posterize"] == 7
     assert strength["Solarize"] == 170
@@ -201,10 +203,10 @@ def test_randaugment_bin_ten_in_numbers():
 
 
 def test_wide_strengths_in_numbers():
-    tables = steps.wide_space(31).tables
+    tables = layers.wide_space(31).tables
     assert tables["ShearX"][30] == tables["ShearY"][30] == close(0.99)
     assert tables["Rotate"][[0, 10, 20, 30]].tolist() == [0, 45, 90, 135]
-    for name in steps.ENHANCEMENTS:
+    for name in layers.ENHANCEMENTS:
         assert tables[name][30] == close(0.99)
         assert tables[name][10] == close(0.33)
     # i / 5 rounds up at 3, 8, 13, 18, 23 and 28.
@@ -220,7 +222,7 @@ def test_wide_strengths_in_numbers():
 
 
 def test_autoaugment_strengths_in_numbers():
-    tables = steps.randaugment_space(10).tables
+    tables = layers.randaugment_space(10).tables
     assert tables["Posterize"].tolist() == [8, 8, 7, 7, 6, 6, 5, 5, 4, 4]
     solarize = tables["Solarize"][[0, 2, 3, 5, 8, 9]]
     assert solarize.tolist() == [255, 199, 170, 114, 29, 0]
@@ -234,19 +236,19 @@ def test_autoaugment_strengths_in_numbers():
 def test_linspace_rounds_once_from_the_nearer_end(bins):
     f = np.float32
     for start, stop in [(0.0, 0.3), (0.0, 0.99), (0.0, 32.0), (255.0, 0.0)]:
-        got = steps.linspace(start, stop, bins)
-        step = f((f(stop) - f(start)) / f(bins - 1))
+        got = layers.linspace(start, stop, bins)
+        spacing = f((f(stop) - f(start)) / f(bins - 1))
         for i in range(bins):
             # In fractions; the conversion to float rounds, then again to float32,
             # which for products of two float32 is the same as once.
-            up = Fraction(float(step)) * i + Fraction(start)
-            down = Fraction(float(f(stop))) - Fraction(float(step)) * (bins - 1 - i)
+            up = Fraction(float(spacing)) * i + Fraction(start)
+            down = Fraction(float(f(stop))) - Fraction(float(spacing)) * (bins - 1 - i)
             assert got[i] == f(float(up if i < bins // 2 else down))
 
 
 def test_the_fourteen_and_the_cifar_ops():
-    assert len(set(steps.FOURTEEN)) == 14
-    assert {*steps.FOURTEEN, "Invert"} == set(REFERENCES)
+    assert len(set(layers.FOURTEEN)) == 14
+    assert {*layers.FOURTEEN, "Invert"} == set(REFERENCES)
     assert set(policies.CIFAR10_OPS) == set(REFERENCES) - {"ShearX"}
     assert policies.CIFAR10_OPS[0] == "Identity"
     assert len(policies.CIFAR10) == 25
@@ -283,24 +285,24 @@ def table(*columns):
 
 
 def test_randaug_tv_draws_ops_and_signs_uniformly_and_independently():
-    drawn = policies.randaug_tv_steps(words(50_000, 2), 9)
-    assert [step.bin for step in drawn] == [9, 9]
+    drawn = policies.randaug_tv_layers(words(50_000, 2), 9)
+    assert [layer.bin for layer in drawn] == [9, 9]
     columns = [(s.op, 14) for s in drawn] + [(s.negative, 2) for s in drawn]
     assert_law(table(*columns), np.full(784, 1 / 784))
 
 
 def test_trivial_augment_draws_ops_bins_and_signs_uniformly_and_independently():
-    (step,) = policies.trivial_augment_wide_steps(words(50_000, 2), 31)
-    counts = table((step.op, 14), (step.bin, 31), (step.negative, 2))
+    (layer,) = policies.trivial_augment_wide_layers(words(50_000, 2), 31)
+    counts = table((layer.op, 14), (layer.bin, 31), (layer.negative, 2))
     assert_law(counts, np.full(868, 1 / 868))
 
 
 def test_autoaugment_draws_sub_policies_with_their_own_probabilities():
     n = 200_000
-    drawn = policies.autoaugment_steps(words(n, 2))
+    drawn = policies.autoaugment_layers(words(n, 2))
     names, bins = policies.CIFAR10_OPS, 10
     counts = table(
-        *[(step.op, 14) for step in drawn], *[(step.bin, bins) for step in drawn]
+        *[(layer.op, 14) for layer in drawn], *[(layer.bin, bins) for layer in drawn]
     )
     want = np.zeros((14, 14, bins, bins))
     for (first, p, i), (second, q, j) in policies.CIFAR10:
@@ -310,7 +312,7 @@ def test_autoaugment_draws_sub_policies_with_their_own_probabilities():
         want[0, b, i, j] += (1 - p) * q / 25
         want[0, 0, i, j] += (1 - p) * (1 - q) / 25
     assert_law(counts, want.ravel())
-    first, second = (step.negative for step in drawn)
+    first, second = (layer.negative for layer in drawn)
     assert_law(table((first, 2), (second, 2)), np.full(4, 1 / 4))
     # Signs are independent of the ops.
     assert_law(
@@ -324,7 +326,7 @@ def test_the_cifar_table_is_torchvisions():
     theirs = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10).policies
     ours = [
         tuple(
-            (name, tenths / 10, None if name in steps.PLAIN else bin)
+            (name, tenths / 10, None if name in layers.PLAIN else bin)
             for name, tenths, bin in pair
         )
         for pair in policies.CIFAR10
@@ -344,29 +346,29 @@ def shown(policy, image, plan):
 @pytest.mark.parametrize("name", POLICIES)
 def test_apply_is_its_steps_one_by_one_in_pil(name):
     policy, image = POLICIES[name](), IMAGES[3]
-    cifar = steps.randaugment_space(10, policies.CIFAR10_OPS)
+    cifar = layers.randaugment_space(10, policies.CIFAR10_OPS)
     space, read, *numbers = {
-        "randaug_tv": (steps.randaugment_space(31), policies.randaug_tv_steps, 9),
+        "randaug_tv": (layers.randaugment_space(31), policies.randaug_tv_layers, 9),
         "trivial_augment_wide": (
-            steps.wide_space(31), policies.trivial_augment_wide_steps, 31,
+            layers.wide_space(31), policies.trivial_augment_wide_layers, 31,
         ),
-        "autoaugment_cifar10": (cifar, policies.autoaugment_steps),
+        "autoaugment_cifar10": (cifar, policies.autoaugment_layers),
     }[name]  # fmt: skip
     graph = tf.function(policy.apply, autograph=False)
     for i, plan in enumerate(np.stack(words(60, policy.words), axis=1)):
         want = image
-        for step in read(plan, *numbers):
-            op = space.names[int(step.op)]
-            strength, sign = int(step.bin), -1 if step.negative else 1
-            if op in steps.PLAIN:
+        for layer in read(plan, *numbers):
+            op = space.names[int(layer.op)]
+            strength, sign = int(layer.bin), -1 if layer.negative else 1
+            if op in layers.PLAIN:
                 args = ()
-            elif op in steps.TRANSLATIONS and op not in space.tables:
+            elif op in layers.TRANSLATIONS and op not in space.tables:
                 share = Fraction(150, 331) * strength / (space.bins - 1)
                 args = (sign * int(share * 32),)
             else:
                 value = space.tables[op][strength].item()
-                value = value * sign if op in steps.SIGNED else value
-                args = (1 + value if op in steps.ENHANCEMENTS else value,)
+                value = value * sign if op in layers.SIGNED else value
+                args = (1 + value if op in layers.ENHANCEMENTS else value,)
             want = expected(op, want, *args)
         np.testing.assert_array_equal(graph(image, plan), want)
         if i < 10:
@@ -375,7 +377,7 @@ def test_apply_is_its_steps_one_by_one_in_pil(name):
 
 def test_explanations():
     wide = policies.trivial_augment_wide()
-    op = {name: i for i, name in enumerate(steps.FOURTEEN)}
+    op = {name: i for i, name in enumerate(layers.FOURTEEN)}
 
     def says(name, bin, negative=0):
         # The smallest word that reads as the op, with its sign, and as the bin.

@@ -1,4 +1,4 @@
-"""One step of torchvision's random policies: an op, a bin and a sign, on an image.
+"""One layer of torchvision's random policies: an op, a bin and a sign, on an image.
 
 An op's strength comes from its table by bin. Source of the tables and of their
 rounding: torchvision 0.28, transforms/autoaugment.py.
@@ -48,8 +48,8 @@ FOURTEEN = (
 )
 
 
-class Step(NamedTuple):
-    """The random draws of one step, in numbers or arrays of one shape."""
+class Layer(NamedTuple):
+    """The random draws of one layer, in numbers or arrays of one shape."""
 
     op: Any  # index into a policy's ops
     bin: Any
@@ -75,9 +75,9 @@ def linspace(start: float, stop: float, bins: int) -> np.ndarray:
     which torchvision continues.
     """
     start, stop = float(np.float32(start)), float(np.float32(stop))
-    step = float(np.float32(stop - start) / np.float32(bins - 1))
+    spacing = float(np.float32(stop - start) / np.float32(bins - 1))
     up = np.arange(bins)
-    values = np.where(up < bins // 2, start + step * up, stop - step * up[::-1])
+    values = np.where(up < bins // 2, start + spacing * up, stop - spacing * up[::-1])
     return values.astype(np.float32).astype(np.float64)
 
 
@@ -115,19 +115,19 @@ def wide_space(bins: int) -> Space:
 def run(
     name: str,
     image: tf.Tensor,
-    step: Step,
+    layer: Layer,
     space: Space,
     fill: int,
     interpolation: Interpolation,
 ) -> tf.Tensor:
-    """Apply one op, whose name is known, with the bin and sign of a step."""
+    """Apply one op, whose name is known, with the bin and sign of a layer."""
 
     def signed(value: tf.Tensor) -> tf.Tensor:
-        return tf.where(tf.cast(step.negative, tf.bool), -value, value)
+        return tf.where(tf.cast(layer.negative, tf.bool), -value, value)
 
     if name in PLAIN:
         return PLAIN[name](image)
-    bin = tf.cast(step.bin, tf.int32)
+    bin = tf.cast(layer.bin, tf.int32)
     if name in TRANSLATIONS and name not in space.tables:
         most, parts = LARGEST_SHIFT
         side = tf.shape(image)[1 if name == "TranslateX" else 0]
@@ -143,20 +143,20 @@ def run(
     return WARPS[name](image, signed(value), fill, interpolation)
 
 
-def line(step: Step, space: Space) -> str:
-    """Describe a step of numbers in words."""
-    name = space.names[step.op]
-    sign = "-" if step.negative else "+"
+def line(layer: Layer, space: Space) -> str:
+    """Describe a layer of numbers in words."""
+    name = space.names[layer.op]
+    sign = "-" if layer.negative else "+"
     if name in PLAIN:
         return name
     if name in TRANSLATIONS and name not in space.tables:
         most, parts = LARGEST_SHIFT
-        share = 100 * most * step.bin / (parts * (space.bins - 1))
+        share = 100 * most * layer.bin / (parts * (space.bins - 1))
         side = "width" if name == "TranslateX" else "height"
         return f"{name} {sign}{share:.1f} % of the {side}"
-    value = space.tables[name][step.bin]
+    value = space.tables[name][layer.bin]
     if name in ENHANCEMENTS:
-        return f"{name} times {1.0 - value if step.negative else 1.0 + value:.2f}"
+        return f"{name} times {1.0 - value if layer.negative else 1.0 + value:.2f}"
     return {
         "ShearX": f"ShearX {sign}{value:.3f}",
         "ShearY": f"ShearY {sign}{value:.3f}",
