@@ -208,9 +208,10 @@ def test_recipes_that_differ_and_recipes_that_do_not(tmp_path):
     for (what, a, b), verdict in verdicts.items():
         expected = "loss" in what and "c" in (a, b)
         assert verdict == ("differ" if expected else "no difference shown")
-    for line in lines:
-        if line.what == "training loss, last 10 %" and line.b == "c":
-            assert line.test.difference == pytest.approx(0.2, abs=0.02)
+    for what, _, b, difference, p, corrected, _ in rows:
+        if what == "training loss, last 10 %" and b[0] == "c":
+            assert float(difference.split(" ± ")[0]) == pytest.approx(0.2, abs=0.02)
+        assert float(p) <= float(corrected) <= 1
 
 
 def test_a_note_names_everything_that_is_left_out():
