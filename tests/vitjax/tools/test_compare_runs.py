@@ -202,7 +202,7 @@ def test_recipes_that_differ_and_recipes_that_do_not(tmp_path):
             runs.append(write_run(folder, rows))
     lines, notes = compare(read(runs), ["training_loss", "val/prec@1"], 0.05)
     assert notes == []
-    _, rows = table(lines, 0.05)
+    _, rows = table(lines, 0.1)  # one p is 0.09, but 0.45 after Holm's correction
     verdicts = {(r[0], r[1][0], r[2][0]): r[-1] for r in rows}
     assert len(verdicts) == 9
     for (what, a, b), verdict in verdicts.items():
