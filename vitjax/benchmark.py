@@ -50,22 +50,19 @@ PEAK_TFLOPS = {
 def flagship(
     variant: str,
     *,
-    num_classes: int = 1000,
     accum_freq: int = 1,
     model: dict[str, Any] | None = None,
     sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),),
 ) -> Experiment:
     """Return the experiment of configs/vit_s16_i1k.py, as far as its step needs it.
 
-    A test compares the two compiled programs.
+    A test compares the two programs.
     """
     return Experiment(
         input={},
-        num_classes=num_classes,
-        device_pp=(
-            f"value_range(-1, 1)|onehot({num_classes}, key='label', "
-            "key_result='labels')|keep('image', 'labels')"
-        ),
+        num_classes=1000,
+        device_pp="value_range(-1, 1)|onehot(1000, key='label', key_result='labels')"
+        "|keep('image', 'labels')",
         model={
             "variant": variant,
             "rep_size": True,

@@ -26,8 +26,9 @@ def compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
 
     XLA makes one pass over the pixels where TensorFlow makes one for each operation,
     and looks values up in tables ten times as fast. It may contract a * b + c to one
-    operation with one rounding, so no function here has a product of floats in a sum,
-    and the bits are the same. One compilation serves all calls with the same sizes and Python arguments.
+    operation with one rounding, so `function` must not add a product of floats; then
+    the bits are the same. One compilation serves all calls with the same sizes and
+    Python arguments.
     """
     by_xla = tf.function(function, jit_compile=True, autograph=False)
 

@@ -94,7 +94,7 @@ def write(
 
     Args:
       results: every comparison with the name of its rung, in the order of the table.
-      figures: by caption; drawn in this order, side by side where there is room.
+      figures: by caption; drawn in this order, as many in a row as fit.
       arguments: the arguments of the command. The page repeats it without `--out`.
       about: one sentence on each rung, by name.
       reasons: the reason of a known difference, by its name up to the comma.
@@ -153,13 +153,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def pictures(
-    figures: Mapping[str, Figure], title: str = "Pictures", side_by_side: bool = True
-) -> str:
+def pictures(figures: Mapping[str, Figure]) -> str:
     """Return a section with every figure as a PNG inside the page; "" without figures.
 
-    With `side_by_side` a row holds as many as fit; otherwise each is as wide as the
-    page.
+    A row holds as many as fit.
     """
     if not figures:
         return ""
@@ -176,9 +173,8 @@ def pictures(
             f'<figure id="{_anchor(caption)}"><figcaption>{label}</figcaption>'
             f'<img alt="{label}" src="data:image/png;base64,{text}"></figure>'
         )
-    head = html.escape(title)
-    kind = ' class="figures"' if side_by_side else ""
-    return f"<h2>{head}</h2>\n<div{kind}>\n" + "\n".join(parts) + "\n</div>"
+    inner = "\n".join(parts)
+    return f'<h2>Pictures</h2>\n<div class="figures">\n{inner}\n</div>'
 
 
 def rows(

@@ -65,8 +65,9 @@ def coordinates(height: int, width: int) -> Image:
     return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.uint8)
 
 
-def zone_plate(side: int = 448) -> Image:
+def zone_plate() -> Image:
     """Return rings that grow finer outwards, to a period of 2 pixels at the edges."""
+    side = 448
     place = np.arange(side) - (side - 1) / 2
     radius2 = place[:, None] ** 2 + place**2
     rings = np.cos(np.pi * radius2 / side)

@@ -80,8 +80,6 @@ def make_optimizer(
         chain.append(ox.masked(ox.clip_by_global_norm(grad_clip_norm), trained))
     if l2:
         for mask, mult in _groups(params, l2_mults, "l2_mults"):
-            # An optimizer may combine all parameters, so frozen ones must get no decay.
-            mask = jax.tree.map(operator.and_, mask, trained)
             chain.append(ox.add_decayed_weights(l2 * mult, mask))
     chain.append(_transform(optax_name, dict(optax or {}), params, trained))
     chain.append(ox.scale(lr))

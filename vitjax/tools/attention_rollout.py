@@ -125,7 +125,6 @@ def attention_maps(trained: "Trained", image: Any) -> dict[str, Any]:
 def draw(path: Path, image: Any, maps: dict[str, Any], title: str) -> None:
     """Draw the image (y, x, ch) as fed to the model, alone and under each map."""
     import jax
-    import numpy as np
     from matplotlib.figure import Figure
 
     from vitjax.records.pictures import shown
@@ -242,8 +241,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    import numpy as np
-
     from vitjax.tools.trained import open_trained
 
     trained = open_trained(

@@ -89,6 +89,9 @@ def test_the_mean_of_checkpoints_is_their_mean_and_is_evaluated(
     # The same command again does not write over it.
     assert average_checkpoints.main(flags) == 1
     assert "has checkpoints already" in capsys.readouterr().err
+    flags = [str(workdir), "--steps", "20:", "--no_evaluation"]
+    assert average_checkpoints.main(flags) == 0
+    assert [p.name for p in (workdir / "averaged-20").iterdir()] == ["checkpoints"]
 
 
 @pytest.mark.parametrize(
