@@ -1,4 +1,4 @@
-"""What every test shares: 8 CPU devices and strict rank promotion, set before JAX starts."""
+"""Set-up of all tests: 8 CPU devices and strict rank promotion, set before JAX starts."""
 
 import contextlib
 import os

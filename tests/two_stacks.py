@@ -3,7 +3,7 @@
 A and B are Python interpreters, each with vitjax's dependencies, such as
 .venv/bin/python and .venv-3.13/bin/python. The flagship's config is trained in each, on
 a small ImageNet that tfds' own builder prepares: ViT-S/16, 224 x 224 pixels, randaug,
-mixup, bfloat16 moments; shortened to 6 steps of 8 images. Then each goes on from the
+mixup, bfloat16 moments; shortened to 6 steps of 8 images. Then each resumes from the
 checkpoint that the other wrote after step 3; vitjax verifies its checksums at restore.
 
 The batches, and a checkpoint of step 3 as each reads it, must be equal to the bit, and
@@ -107,7 +107,7 @@ def _train(python, data, run, *more):
 
 
 def _side(python, data, run, folder):
-    """What an interpreter reads of a run: versions, batches, arrays by step and name."""
+    """One interpreter's reading of a run: versions, batches, arrays by step and name."""
     out = folder / f"{len(list(folder.iterdir()))}.npz"
     subprocess.run(
         [python, "-m", "tests.two_stacks", "--side", str(run), str(out)],
@@ -165,7 +165,7 @@ def _of_step(side, start):
 
 
 def _equal(what, a, b, step, prefix="", must=False):
-    """Whether two sides have the same arrays of a step, to the bit; said in one line."""
+    """Compare the arrays of a step to the bit, and print one line."""
     one, other = (_of_step(side, f"{step} {prefix}") for side in (a, b))
     assert one.keys() == other.keys(), one.keys() ^ other.keys()
     unequal = [name for name, x in one.items() if not np.array_equal(x, other[name])]

@@ -1,7 +1,7 @@
-"""Real processes for the tests, started cheaply: what is slow to import is imported once.
+"""Real processes for the tests, started cheaply: slow imports happen once.
 
 multiprocessing's fork server imports this module; every process is a fork of it, with a
-log of its own, and starts JAX anew.
+log of its own, and starts its own JAX.
 """
 
 import atexit
@@ -156,7 +156,7 @@ def float64_curve(argv, out, steps):
 
 
 def agree():
-    """Whether the processes that JAX finds by itself add up their numbers."""
+    """Print the sum over the processes that JAX finds by itself."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec

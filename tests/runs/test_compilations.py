@@ -1,4 +1,4 @@
-"""Every program is compiled once, in a run that begins and in one that goes on."""
+"""Every program is compiled once, in a new run and in a resumed one."""
 
 import collections
 import shutil
@@ -66,7 +66,7 @@ def test_nothing_is_compiled_twice_nor_late(tmp_path, compiled):
     assert all(step is None or step <= LAST for _, step in compiled.found)
     first = {"create": 1, "preview": 1, "train_step": 1, "sums": 2, "_sums": 1}
     assert compiled.ours() == first  # sums: one for each evaluator
-    # A run that goes on has a step and evaluators of its own. In this process the
+    # A resumed run has a step and evaluators of its own. In this process the
     # checksums are compiled; one that fits no more would show that its state is unlike.
     shutil.rmtree(workdir / "checkpoints" / "12")
     assert run(workdir, *flags) == 0

@@ -37,7 +37,7 @@ MODELS = [name for name, rung in ladder.RUNGS.items() if not rung.pixels]
 
 @pytest.fixture(scope="module")
 def lines():
-    """What --self_test prints; all of it from one run, as imports are slow."""
+    """The output of --self_test, from one run, since imports are slow."""
     done = python("-m", "parity", "--self_test", "--only", ",".join(MODELS))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
@@ -95,7 +95,7 @@ def test_every_rung_passes_in_its_precisions(lines):
 
 
 def test_float64_bounds_are_not_loose(lines):
-    """Whatever is not the schedule, a statistic or a known difference is held to 1e-9."""
+    """All but the schedule, statistics and known differences has the bound 1e-9."""
     loose = [
         line
         for line in passed_in(lines, "float64")
@@ -238,7 +238,7 @@ def test_a_missed_fault_is_counted(capsys):
 
 
 def test_a_child_that_dies_is_an_error(monkeypatch):
-    """And not an endless wait, nor a report that lacks half of its lines."""
+    """It is neither an endless wait nor a report without half of its lines."""
     monkeypatch.setattr(report, "setup", lambda case, float64: None)
     monkeypatch.setattr(report, "results", lambda *args: iter(()))
     monkeypatch.setattr(report, "_send", _die)

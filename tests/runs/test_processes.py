@@ -60,7 +60,7 @@ def values(workdir):
 
 
 def assert_curves_agree(got, expected, last_step=30):
-    """To 1e-5 in float32, of which the first steps of big gradients have more."""
+    """The bound is 1e-5 in float32; the first steps, of big gradients, have more."""
     assert got.keys() == expected.keys()
     for (k, name), value in expected.items():
         if k <= last_step:
@@ -183,7 +183,7 @@ def assert_float64_curves_agree(got, expected):
 def test_1_and_2_processes_go_on_from_each_other_and_agree_in_float64(
     one, two, tmp_path
 ):
-    """Without dropout the loss goes on to float32 rounding."""
+    """Without dropout, losses after the resume differ by float32 rounding."""
     curves = {}
     for number, before in ((1, two[0]), (2, one)):
         argv = [*TINY, f"--config.resume={before}/checkpoints/30"]
@@ -207,7 +207,7 @@ def test_four_processes_train_and_evaluate_like_one(tmp_path):
 
 @pytest.mark.soak
 def test_four_processes_agree_with_one_in_float64(tmp_path):
-    """Two minutes of CPU, most of which four processes on two cores wait."""
+    """It takes two minutes of CPU; four processes on two cores mostly wait."""
     argv = [*TINY, "--config.total_steps=10", "--config.evals=None"]
     _, one = run_then_float64(1, argv, tmp_path / "one")
     _, four = run_then_float64(4, argv, tmp_path / "four")
@@ -293,7 +293,7 @@ def test_who_has_finished_does_not_miss_the_others(tmp_path):
 
 
 def test_a_checkpoint_damaged_for_one_process_is_damaged_for_both(tmp_path):
-    """Both go on from the one before; the second's log says what is wrong."""
+    """Both resume from the one before; the second's log gives the reason."""
     workdir = tmp_path / "run"
     forks = start(
         2,
@@ -339,7 +339,7 @@ def test_a_second_signal_ends_a_process_of_several_at_once(tmp_path):
     assert len(said) == 1, "both at the same step"
 
 
-def test_an_error_that_nobody_expects_ends_both(tmp_path):
+def test_an_unexpected_error_ends_both(tmp_path):
     """It keeps its traceback, and the other process says that a peer is gone."""
     forks = start(
         2,
@@ -414,7 +414,7 @@ def test_recipes_are_bash(recipe):
 
 
 def test_fsdp_leaves_an_eighth_of_parameters_and_moments_on_a_device(mesh):
-    """Of ViT-B/16; shapes and shardings suffice, of which a small state is the proof."""
+    """Shapes and shardings of ViT-B/16 suffice; a small state shows that they hold."""
     # Arrays under 1 MiB stay whole; at big_vision's 4, the attention's would.
     strategy = [(".*", 'fsdp("data", 1)')]
     model = vit.Model(1000, variant="B/16", pool_type="gap")

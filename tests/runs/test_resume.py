@@ -257,7 +257,7 @@ class Wandb(types.ModuleType):
         module = self
 
         class Run:
-            # As the real one: of a run that goes on, the step after the last.
+            # As the real one: the step after the last of a resumed run.
             step = module.sent[-1][0] + 1 if module.sent else 0
 
             def log(self, row, step):

@@ -1,4 +1,4 @@
-"""What a run survives: signals, and a second run on its workdir."""
+"""Runs survive signals, and a second run on their workdir."""
 
 import dataclasses
 import errno

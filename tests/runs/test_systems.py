@@ -71,7 +71,7 @@ def test_tower_vits_learn_by_momentum_at_a_constant_rate(
 
 
 def test_nanovit_learns_in_float16_with_a_scaled_loss(tmp_path):
-    """And keeps an average of its parameters, which is evaluated beside them."""
+    """It also keeps an average of its parameters, which is evaluated too."""
     average = {
         "type": "classification",
         "params": "ema",

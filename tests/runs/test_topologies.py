@@ -1,4 +1,4 @@
-"""A run goes on somewhere else: other devices, another placement, other microbatches."""
+"""A run resumes on other devices, with another placement or other microbatches."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""An evaluator's section: what is built from it, and when it is due."""
+"""An evaluator's section: the evaluator, and the steps at which it is due."""
 
 import pytest
 
