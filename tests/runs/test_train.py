@@ -365,6 +365,12 @@ def test_help_is_for_people():
 
 def test_default_workdirs_are_named_after_the_config():
     assert files.default_workdir("configs/a.py") == os.path.join("runs", "a")
+    long = "configs/a.py:" + ",".join(f"argument_{i}={i}" for i in range(20))
+    names = [files.default_workdir(spec) for spec in (long, f"{long}1")]
+    assert names[0] != names[1]
+    for name in [*names, files.default_workdir("a.py:ckpt=runs/b/best,data_dir=~/x")]:
+        assert os.path.dirname(name) == "runs"
+        assert len(name) < 90
     name = files.default_workdir("configs/a.py:preset=fixed")
     assert name == os.path.join("runs", "a-preset=fixed")
 

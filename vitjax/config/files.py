@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import hashlib
 import importlib.util
 import inspect
 import sys
@@ -13,6 +14,8 @@ from ml_collections import ConfigDict
 
 from input_pipeline import home
 from vitjax.config import arguments, durations
+
+_LONGEST = 80  # characters of a default workdir's name
 
 
 def split_spec(spec: str) -> tuple[Path, str | None]:
@@ -191,6 +194,16 @@ def parse_with_overrides(
 
 
 def default_workdir(config_spec: str) -> str:
-    """Return "runs/NAME" for configs/NAME.py, or "runs/NAME-ARG" with an argument."""
+    """Return "runs/NAME" for configs/NAME.py, or "runs/NAME-ARG" with an argument.
+
+    It is one folder: slashes of ARG become "_", and the end of a long ARG its hash.
+    """
     path, arg = split_spec(config_spec)
-    return f"runs/{'-'.join(filter(None, [path.stem, arg]))}"
+    name = "-".join(filter(None, [path.stem, arg]))
+    if Path("runs", name).is_dir():  # earlier versions made folders in folders
+        return f"runs/{name}"
+    name = name.replace("/", "_")
+    if len(name) > _LONGEST:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name[: _LONGEST - 9]}-{digest}"
+    return f"runs/{name}"
