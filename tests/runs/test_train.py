@@ -229,6 +229,7 @@ def test_another_config_in_the_workdir_is_refused(finished, capsys):
     before = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
     message = error_of(capsys, finished, "--config.lr=0.5", "--config.seed=7")
     assert "lr: 0.003 -> 0.5; seed: 0 -> 7" in message
+    assert f"--config.resume={finished} to continue" in message
     assert before == sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 from absl import logging
 
 from vitjax.checkpoints.checkpointer import Checkpointer
@@ -101,8 +102,13 @@ def best_of(
 ) -> Iterator[Best | None]:
     """Open the keeper for the config section `ckpt_best`; None without the section.
 
-    Raises ValueError if its metric belongs to none of these evaluators.
+    It is None without evaluators too, with a warning. Raises ValueError if its metric
+    belongs to none of these evaluators.
     """
+    if section is not None and not evaluators:
+        if jax.process_index() == 0:
+            logging.warning("ckpt_best has no effect: this run has no evaluators")
+        section = None
     if section is None:
         yield None
         return
@@ -110,7 +116,7 @@ def best_of(
     if section["metric"].split("/")[0] not in evaluators:
         raise ValueError(
             f"ckpt_best: {section['metric']!r} is not a metric of this run's evaluators "
-            f"({', '.join(evaluators) or 'there are none'}): choose another, or set "
+            f"({', '.join(evaluators)}): choose another, or set "
             "ckpt_best=None"
         )
     with contextlib.closing(best):

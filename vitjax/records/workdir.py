@@ -36,7 +36,8 @@ def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
     if changed:
         raise ValueError(
             f"workdir {str(workdir)!r} was written by a different config "
-            f"({'; '.join(changed)}); give another --workdir or the same config"
+            f"({'; '.join(changed)}); give the same config, or another --workdir, with "
+            f"--config.resume={workdir} to continue from this one"
         )
 
 

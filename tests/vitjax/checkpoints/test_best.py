@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.checkpoints import make_state
 from tests.helpers.runs import run
-from vitjax.checkpoints.best import Best
+from vitjax.checkpoints.best import Best, best_of
 from vitjax.checkpoints.checkpointer import Checkpointer
 
 pytestmark = pytest.mark.slow
@@ -101,3 +101,12 @@ def test_a_damaged_best_one_is_set_aside(tmp_path, caplog):
         assert kept(tmp_path) == []
         assert [p.name for p in (tmp_path / "best" / "damaged").iterdir()] == ["3-0"]
         assert offer(4, 2.0) == ["4"]
+
+
+def test_without_evaluators_there_is_none(tmp_path, caplog):
+    """As with --config.evals=None."""
+    with best_of({"metric": "val/loss"}, tmp_path, []) as best:
+        assert best is None
+    [notice] = caplog.messages
+    assert "has no effect" in notice
+    assert not list(tmp_path.iterdir())
