@@ -39,9 +39,10 @@ def rows(batches, count):
 def few_shot(mesh, **section):
     """Return few-shot's reader of images, with their pixels as features."""
     return Features(
-        lambda state, image: (image, {"pixels": image.reshape(len(image), -1) / 1.0}),
+        lambda state, image: (image, {"pixels": image.reshape(len(image), -1)}),
         lambda **given: pipeline.make_eval(**given),
-        mesh, device_pp="", feature="pixels", label_key="labels", **section,
+        mesh, device_pp="value_range(0, 1, 0, 1)",  # to float
+        feature="pixels", label_key="labels", **section,
     )  # fmt: skip
 
 
