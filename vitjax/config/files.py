@@ -5,6 +5,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -200,7 +201,7 @@ def default_workdir(config_spec: str) -> str:
     """
     path, arg = split_spec(config_spec)
     name = "-".join(filter(None, [path.stem, arg]))
-    if Path("runs", name).is_dir():  # earlier versions made folders in folders
+    if os.path.isdir(f"runs/{name}"):  # earlier versions made folders in folders
         return f"runs/{name}"
     name = name.replace("/", "_")
     if len(name) > _LONGEST:
