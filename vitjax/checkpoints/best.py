@@ -105,11 +105,9 @@ def best_of(
     It is None without evaluators too, with a warning. Raises ValueError if its metric
     belongs to none of these evaluators.
     """
-    if section is not None and not evaluators:
-        if jax.process_index() == 0:
+    if section is None or not evaluators:
+        if section is not None and jax.process_index() == 0:
             logging.warning("ckpt_best has no effect: this run has no evaluators")
-        section = None
-    if section is None:
         yield None
         return
     best = arguments.call("ckpt_best", Best, section, workdir=workdir)

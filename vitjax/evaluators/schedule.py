@@ -89,23 +89,32 @@ def _entry(
     )
 
 
+def classifiers(evals: Mapping[str, Any]) -> list[str]:
+    """Return the names of the evaluators that classify, in their order."""
+    return [
+        name
+        for name, section in evals.items()
+        if isinstance(section, Mapping)
+        and section.get("type", "classification") == "classification"
+    ]
+
+
+def default_classifier(evals: Mapping[str, Any]) -> str | None:
+    """Return "val" if it classifies, else the first evaluator that does, else None."""
+    names = classifiers(evals)
+    return "val" if "val" in names else next(iter(names), None)
+
+
 def _fed_as_classifier(
     section: dict[str, Any], evals: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a probe's section, whose default preprocessing is an evaluator's.
-
-    It is that of "val" if it classifies, else of the first that does.
-    """
-    if "pp_fn" in section or "device_pp" in section:
+    """Return a probe's section, with `default_classifier`'s preprocessing if it has none."""
+    name = default_classifier(evals)
+    if name is None or "pp_fn" in section or "device_pp" in section:
         return section
-    for name in sorted(evals, key=lambda name: name != "val"):
-        other = evals[name]
-        if not isinstance(other, Mapping):
-            continue
-        if other.get("type", "classification") == "classification":
-            found = {k: other[k] for k in ("pp_fn", "device_pp") if k in other}
-            return found | section
-    return section
+    return {
+        k: x for k, x in evals[name].items() if k in ("pp_fn", "device_pp")
+    } | section
 
 
 def make_entries(

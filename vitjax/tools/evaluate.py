@@ -100,6 +100,7 @@ def _opened(
 ) -> dict[str, tuple[Any, ...]]:
     """Open the evaluator of each row of the report, by the row's name."""
     from vitjax import data as data_lib
+    from vitjax.evaluators import schedule
     from vitjax.tools.eval_sizes import Size
 
     e = trained.experiment
@@ -110,7 +111,7 @@ def _opened(
         tell=data_lib.once(lambda text: print(f"note: {text}", file=sys.stderr)),
     )
     opened = {}
-    for name in names or _classifiers(trained):
+    for name in names or schedule.classifiers(e.evals):
         for size in sizes or [Size(None, None, None)]:
             parts = _open(trained, name, size, eval_data, required=bool(names))
             if parts is not None:
@@ -146,15 +147,6 @@ def _draw(
         prediction_pictures.draw_report(folder / f"{row}.png", predictions, of)
     with or_without(f"{row}_samples.png"):
         prediction_pictures.draw_samples(folder / f"{row}_samples.png", *samples)
-
-
-def _classifiers(trained: "Trained") -> list[str]:
-    return [
-        name
-        for name, section in trained.experiment.evals.items()
-        if section is not None
-        and section.get("type", "classification") == "classification"
-    ]
 
 
 def _open(

@@ -26,6 +26,7 @@ from vitjax.checkpoints.read import locate, read_meta, read_params
 from vitjax.config import experiment as experiment_lib
 from vitjax.config import files as config_files
 from vitjax.config.arguments import lookup
+from vitjax.evaluators import schedule
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
@@ -94,9 +95,9 @@ class Trained:
         evals = {k: v for k, v in self.experiment.evals.items() if v is not None}
         if name is not None:
             return name, lookup(evals, name, "evaluator of the run")
-        for key in sorted(evals, key=lambda key: key != "val"):
-            if evals[key].get("type", "classification") == "classification":
-                return key, evals[key]
+        default = schedule.default_classifier(evals)
+        if default is not None:
+            return default, evals[default]
         raise ValueError(
             f"the config of {self.name} has no evaluator of the type 'classification', "
             "whose pp_fn and device_pp prepare the model's images; give one, as in "
