@@ -13,6 +13,11 @@ start, also when a run resumes. All parameters are loaded except the head, which
 at zero; position embeddings are resampled to `res`. The first CLIP weights need
 `gelu=quick`, which no file records.
 
+Images are normalised as in the checkpoint's training: as in the config of its run, in
+timm's config.json or Hugging Face's preprocessor_config.json beside the file, and as
+torchvision and big_vision always do. Other files need `norm`: half (-1 to 1, as timm's
+augreg models and Google's ViTs), imagenet (DeiT, DINO, most of timm) or clip.
+
 `data=folder` is data_dir/{train,val}/CLASS/*.jpg (`train_split` and `val_split` name
 other splits). With `data=huggingface`, data_dir is a folder of `save_to_disk` or of
 parquet files. Any other `data` is the name of a data set that tfds has prepared.
@@ -55,6 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         gelu="",
         mlp_head="",  # on: tanh layer before the head, as big_vision's flagship has
         eps=0.0,  # LayerNorm's
+        norm="",  # half, imagenet or clip; empty: as in the checkpoint's training
         heads=0,  # attention heads; 0: from the checkpoint
         data="folder",
         data_dir="",  # empty: data/photos for files
@@ -73,14 +79,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     choose("schedule", chosen.schedule, ("bit", "cosine"))
     choose("freeze", chosen.freeze, ("none", "backbone"))
-    config: Any = ConfigDict()
-    config.seed = 0
+    config: Any = ConfigDict(dict(seed=0))
     config.total_steps = chosen.steps or _bit_steps(chosen.examples)
     config.num_classes = chosen.classes
     config.loss = "softmax_xent"
     if chosen.examples >= FEW:
         config.mixup = dict(p=0.1)
 
+    model = _model(chosen)
     train, val = _data(chosen)
     config.input = ConfigDict()
     config.input.data = train
@@ -88,12 +94,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     keep = "keep('image', 'label')"
     config.input.pp = f"decode_jpeg_and_inception_crop({chosen.res})|flip_lr|{keep}"
     config.device_pp = (
-        f"value_range(-1, 1)|onehot({chosen.classes}, key='label', "
+        f"{_value_op(chosen)}|onehot({chosen.classes}, key='label', "
         "key_result='labels')|keep('image', 'labels')"
     )
 
     config.model_name = "vit"
-    model = _model(chosen)
     if chosen.layer_decay != 1.0:
         model["scan"] = False  # scan stacks the blocks: one parameter, one rate
     config.model = model
@@ -177,6 +182,15 @@ def _of_checkpoint(chosen: Any) -> dict[str, Any]:
         for key, value in found.items()
         if key in ALWAYS or key not in defaults or value != defaults[key]
     }
+
+
+def _value_op(chosen: Any) -> str:
+    """Return the op that normalises images."""
+    from vitjax.weights import normalisation
+
+    if chosen.norm or not chosen.ckpt:
+        return normalisation.named(chosen.norm or "half").op
+    return normalisation.trained_with(chosen.ckpt).op
 
 
 def _bit_steps(examples: int) -> int:

@@ -24,13 +24,16 @@ from input_pipeline import spec as spec_lib
 
 Features = dict[str, Any]  # feature name -> array [b, ...]
 
+# Mean and deviation of the images that CLIP was trained on, scaled to 0 ... 1.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 # Names of host ops, for messages only: importing `ops` needs TensorFlow.
 _HOST_OPS = frozenset(
     {
         "central_crop",
         "choice",
         "choice_no_replacement",
-        "clip_value_range",
         "concat",
         "decode",
         "decode_jpeg_and_inception_crop",
@@ -120,6 +123,11 @@ def normalize(
     return _normalize
 
 
+def clip_value_range() -> Callable[..., jax.Array]:
+    """Normalize as CLIP: (image / 255 - mean) / std of its training data, float32."""
+    return normalize(CLIP_MEAN, CLIP_STD)
+
+
 def flip_lr() -> Callable[..., jax.Array]:
     """Mirror left and right where the coin is 1, half of the time."""
 
@@ -183,6 +191,7 @@ class Op(NamedTuple):
 
 
 OPS = {
+    "clip_value_range": Op(clip_value_range, "value"),
     "copy": Op(copy, "features"),
     "drop": Op(drop, "features"),
     "flip_lr": Op(flip_lr, "coin"),

@@ -41,12 +41,12 @@ def parse(spec: Any) -> list[OpCall]:
         return []
     return [
         _parse_op(text.strip(), position)
-        for position, text in enumerate(_split(spec), start=1)
+        for position, text in enumerate(split(spec), start=1)
     ]
 
 
-def _split(spec: str) -> list[str]:
-    """Split at every "|" outside quotes."""
+def split(spec: str) -> list[str]:
+    """Split at every "|" outside quotes, into the text of each op."""
     parts, start, quote, escaped = [], 0, "", False
     for i, char in enumerate(spec):
         if escaped:

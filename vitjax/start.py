@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 
+from vitjax import weights
 from vitjax.checkpoints import run as checkpoints
 from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.config.experiment import Experiment
 from vitjax.program import Program
 from vitjax.step import copied
+from vitjax.weights import normalisation
 from vitjax.weights.fit import load_into
 
 
@@ -54,6 +56,9 @@ def first_state(
         return found
     state = program.init()
     if e.model_init is not None:
+        other = normalisation.unlike(e.model_init, e.input.get("pp") or "", e.device_pp)
+        if other is not None:
+            weights.warn(other)
         params = load_into(
             e.model_init,
             shapes.params,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
+from input_pipeline.device_ops import CLIP_MEAN, CLIP_STD
 from input_pipeline.randaug.geometry import Interpolation, affine, project
 
 Method = Literal["bilinear", "area", "nearest", "bicubic", "lanczos3", "lanczos5"]
@@ -235,9 +236,7 @@ def normalize(
 
 def clip_value_range() -> Callable[..., tf.Tensor]:
     """Normalize as CLIP: (image / 255 - mean) / std of its training data, float32."""
-    return normalize(
-        (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    )
+    return normalize(CLIP_MEAN, CLIP_STD)
 
 
 def grayscale_to_rgb() -> Callable[..., tf.Tensor]:

@@ -60,7 +60,11 @@ FENCES = {
     "tensorboardX": ("vitjax.records.sinks",),
     "input_pipeline.device_ops": (
         "input_pipeline", "vitjax.program", "vitjax.evaluators", "vitjax.benchmark",
-        "vitjax.train", "vitjax.tools", "parity",
+        "vitjax.start", "vitjax.train", "vitjax.tools", "parity",
+        "vitjax.weights.normalisation",
+    ),
+    "input_pipeline.spec": (
+        "input_pipeline", "vitjax.tools", "vitjax.weights.normalisation", "parity",
     ),
     "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline": (

@@ -107,12 +107,12 @@ def stored(path, form=None, say=(), **kw):
     [
         ("x.npz", None, {"pool_type": "map", "rep_size": 7, "posemb": "sincos2d"}, "",
          {}),
-        ("x.pth", "timm", TOK | {"layer_scale": 1e-5, "registers": 2}, ",heads=3",
+        ("x.pth", "timm", TOK | {"layer_scale": 1e-5, "registers": 2}, ",heads=3,norm=half",
          {"gelu": "exact"}),
-        ("x.pth", "timm", TOK | {"registers": 1, "distilled": True}, ",heads=3,eps=1e-3",
+        ("x.pth", "timm", TOK | {"registers": 1, "distilled": True}, ",heads=3,eps=1e-3,norm=imagenet",
          {"gelu": "exact", "norm_eps": 1e-3}),
         ("x.pth", "timm", {"posemb": "learn", "norm_after_pool": True, "pre_norm": True},
-         ",heads=3,gelu=quick", {"gelu": "quick", "norm_eps": 1e-5}),
+         ",heads=3,gelu=quick,norm=clip", {"gelu": "quick", "norm_eps": 1e-5}),
         ("x.pth", "mup_vit", TOK | {"registers": 1}, ",heads=3,pool=tok",
          {"gelu": "exact"}),
     ],
@@ -147,15 +147,17 @@ def test_facts_that_no_file_contains_are_arguments(tmp_path):
         transfer.get_config(f"ckpt={path}")
     # Positions that leave their grid open leave no argument open.
     path = stored(tmp_path / "y.pth", "timm", grid=(4, 6), **TOK)
-    model = transfer.get_config(f"ckpt={path},heads=3").model
+    model = transfer.get_config(f"ckpt={path},heads=3,norm=half").model
     assert (model.pool_type, model.posemb) == ("tok", "learn")
     say = {"posemb": "sincos2d", "grid": cases.SQUARE}
     path = stored(tmp_path / "z.pth", "timm", say, posemb="sincos2d")
-    assert transfer.get_config(f"ckpt={path},heads=3").model.posemb == "sincos2d"
+    assert (
+        transfer.get_config(f"ckpt={path},heads=3,norm=half").model.posemb == "sincos2d"
+    )
     with pytest.raises(ValueError, match="there is no file"):
         transfer.get_config("ckpt=nowhere.npz")
     model = transfer.get_config(
-        f"ckpt={path},variant=S/8,mlp_head,dtype=bfloat16"
+        f"ckpt={path},variant=S/8,mlp_head,dtype=bfloat16,norm=half"
     ).model
     assert (model.variant, model.rep_size, model.dtype_mm) == ("S/8", True, "bfloat16")
     assert "width" not in model
@@ -169,7 +171,7 @@ def test_hugging_faces_config_tells_gelu_and_eps(tmp_path):
         "layer_norm_eps": 1e-12,
     }
     (tmp_path / "config.json").write_text(json.dumps(told))
-    model = transfer.get_config(f"ckpt={tmp_path}").model
+    model = transfer.get_config(f"ckpt={tmp_path},norm=half").model
     assert (model.gelu, model.norm_eps, model.num_heads) == ("quick", 1e-12, 3)
     config = (
         "from configs import vit_s16_i1k\n"
@@ -190,7 +192,7 @@ def test_a_run_is_read_before_any_device(tmp_path):
         checkpointer.finish()
     code = (
         "from configs import transfer\n"
-        f"model = transfer.get_config('ckpt={tmp_path}').model\n"
+        f"model = transfer.get_config('ckpt={tmp_path},norm=half').model\n"
         "assert model.width == 32\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()\n"

@@ -209,6 +209,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line into (flags, config overrides)."""
     parser = command.parser("attention_rollout", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
+    command.add_norm(parser)
     add = parser.add_argument
     add("--image", type=Path, metavar="FILE",
         help="the photo: JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF")  # fmt: skip
@@ -244,7 +245,11 @@ def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     from vitjax.tools.trained import open_trained
 
     trained = open_trained(
-        flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+        flags.ckpt,
+        config=flags.config,
+        overrides=overrides,
+        ema=flags.ema,
+        norm=flags.norm,
     )
     if flags.posemb is not None:
         draw_posemb(flags.posemb, trained)

@@ -53,6 +53,15 @@ def add_ckpt(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_norm(parser: argparse.ArgumentParser) -> None:
+    """Add --norm, the normalisation of images, for weights that do not tell it."""
+    parser.add_argument(
+        "--norm", default="", metavar="NAME",
+        help="normalise images as the weights' training did: half (-1 to 1), imagenet "
+        "or clip; needed by files of weights that do not tell it",
+    )  # fmt: skip
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add --config, required: the config of a run that does not exist yet."""
     parser.add_argument(

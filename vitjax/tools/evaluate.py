@@ -304,6 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("evaluate", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
+    command.add_norm(parser)
     command.add_evals(parser)
     command.add_out(parser, "DIR", "the report", "WORKDIR/evaluation-STEP")
     command.add_json(parser)
@@ -328,7 +329,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         chosen = sizes(flags.resolution, flags.crop_ratio, flags.resize_method)
         trained = open_trained(
-            flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+            flags.ckpt,
+            config=flags.config,
+            overrides=overrides,
+            ema=flags.ema,
+            norm=flags.norm,
         )
         file, asked = files.split(flags.ckpt)
         of = "-".join(filter(None, (file.stem, *asked.split("/"))))

@@ -251,6 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("export", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
+    command.add_norm(parser)
     add = parser.add_argument
     add("--to", required=True, choices=FORMATS, metavar="FORMAT",
         help=f"format of OUT: {', '.join(FORMATS)}")  # fmt: skip
@@ -269,7 +270,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vitjax.tools.trained import open_trained
 
         trained = open_trained(
-            flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+            flags.ckpt,
+            config=flags.config,
+            overrides=overrides,
+            ema=flags.ema,
+            norm=flags.norm,
         )
         if flags.image_size is not None:
             trained = trained.for_images(flags.image_size)

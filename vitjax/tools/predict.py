@@ -159,6 +159,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line into (flags, config overrides)."""
     parser = command.parser("predict", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
+    command.add_norm(parser)
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="a photo, or a folder")
     add("--top", type=int, default=5, metavar="K",
@@ -188,7 +189,11 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     command.check_folder("--pictures", flags.pictures)
     paths = photos.find(flags.paths)
     trained = open_trained(
-        flags.ckpt, config=flags.config, overrides=overrides, ema=flags.ema
+        flags.ckpt,
+        config=flags.config,
+        overrides=overrides,
+        ema=flags.ema,
+        norm=flags.norm,
     )
     names = trained.names_in_words()
     if names is None:

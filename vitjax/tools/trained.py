@@ -28,6 +28,7 @@ from vitjax.config import files as config_files
 from vitjax.config.arguments import lookup
 from vitjax.evaluators import schedule
 from vitjax.models import vit
+from vitjax.tools import file_config
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
 from vitjax.weights.checkpoint_model import from_config_json, settings_of, unlike
@@ -201,6 +202,7 @@ def open_trained(
     config: str | None = None,
     overrides: Sequence[str] = (),
     ema: bool = False,
+    norm: str = "",
 ) -> Trained:
     """Open the model and the parameters of a checkpoint.
 
@@ -210,15 +212,19 @@ def open_trained(
       config: "FILE[:ARG]", used instead of the checkpoint's config, except that the
         model remains the checkpoint's. A weight file's model is inferred from its
         shapes; the config supplies what they do not show (GELU, dtypes, constant
-        positions).
+        positions). A file that stores none does without it for images of its own size;
+        its evaluator is "val".
       overrides: "a.b=VALUE" each, applied to that config.
       ema: use the averaged parameters of a run with `ema`, not the last ones.
+      norm: a name of `vitjax.weights.normalisation.NAMES`, used for the images in place
+        of the config's normalisation. A file without a config needs it if nothing next
+        to the file tells it.
 
     Raises ValueError, in one sentence, if there is no checkpoint, it is damaged, or it
     does not fit the config's model.
     """
     if weights.is_file(path):
-        return _open_file(path, config, overrides, ema)
+        return _open_file(path, config, overrides, ema, norm)
     workdir, step = locate(path)
     source = "ema" if ema else "params"
     meta, (params, kept) = read_meta(path), read_params(path, source)
@@ -229,6 +235,8 @@ def open_trained(
         own = {key: kept[key] for key in ("model_name", "model") if key in kept}
         plain = {**_loaded(config), "model_name": "vit", **own}
         _check_classes(str(path), kept.get("num_classes"), plain)
+    if norm:
+        plain = file_config.normalised(plain, path, norm, overrides)
     return _made(
         plain,
         overrides,
@@ -248,7 +256,11 @@ def _known(metadata: Mapping[str, Any]) -> dict[str, tuple[Any, ...] | None]:
 
 
 def _open_file(
-    path: str | Path, config: str | None, overrides: Sequence[str], ema: bool
+    path: str | Path,
+    config: str | None,
+    overrides: Sequence[str],
+    ema: bool,
+    norm: str,
 ) -> Trained:
     if ema:
         raise ValueError(
@@ -267,19 +279,18 @@ def _open_file(
     notices: dict[str, None] = {}  # a dict, to log each once if the file is read twice
     try:
         params, stored = _load(
-            path, given.get("num_heads"), say=notices.setdefault, **options
+            path, model.get("num_heads"), say=notices.setdefault, **options
         )
     finally:
         for notice in notices:
             logging.warning("%s", notice)
-    if config is None and stored is None:
-        raise ValueError(
-            f"{path} does not store how images are prepared: give --config, such as "
-            "configs/vit_s16_i1k.py"
-        )
     if config is None:
-        plain = dict(stored or {})
+        plain = dict(
+            file_config.of_file(path, params, norm) if stored is None else stored
+        )
         given = dict(plain.get("model") or {})
+    if norm or (config is not None and stored is None):
+        plain = file_config.normalised(plain, path, norm, overrides)
     if stored is not None and stored.get("model_name", "vit") != "vit":
         own = {key: stored[key] for key in ("model_name", "model") if key in stored}
         _check_classes(str(path), stored.get("num_classes"), plain)
@@ -315,7 +326,7 @@ def _load(path: str | Path, num_heads: int | None, **options: Any) -> tuple[Any,
         return weights.load(path, **options)
     except HeadsUnknown as error:
         if num_heads is None:
-            raise ValueError(f"{error} in the model of a --config") from None
+            raise ValueError(f"{error}, as --config.model.num_heads=N") from None
         return weights.load(path, num_heads=num_heads, **options)
 
 

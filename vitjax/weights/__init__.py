@@ -167,7 +167,7 @@ def load(
         from vitjax.checkpoints.read import read_params
 
         return read_params(path)
-    file = _inside(file)
+    file = file_in(file)
     arrays, header = files.read(file)
     metadata = json.loads(header[WORD]) if WORD in header else {}
     if metadata.get("names") == WORD:  # vitjax's own names, for any model
@@ -213,7 +213,7 @@ def metadata(path: str | Path) -> dict[str, Any]:
     height, width, channels) and "class_names". A Hugging Face model's folder has
     "class_names" only.
     """
-    file = _inside(files.split(path)[0])
+    file = file_in(files.split(path)[0])
     kept: dict[str, Any] = {}
     if file.suffix == ".safetensors":
         kept = json.loads(files.safetensors_metadata(file).get(WORD, "{}"))
@@ -228,7 +228,7 @@ def metadata(path: str | Path) -> dict[str, Any]:
 
 def is_file(path: str | Path) -> bool:
     """Return True if a path names a weight file (existing or not), False for a run."""
-    file = _inside(files.split(path)[0])
+    file = file_in(files.split(path)[0])
     return file.is_file() or (file.suffix in files.SUFFIXES and not file.is_dir())
 
 
@@ -240,7 +240,7 @@ def format_of(state: Mapping[str, Any]) -> str:
     return found
 
 
-def _inside(path: Path) -> Path:
+def file_in(path: Path) -> Path:
     """Return the weight file in a Hugging Face model's folder, else the path itself."""
     for name in FOLDERS:
         if (path / name).is_file():

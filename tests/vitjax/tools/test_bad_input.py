@@ -58,7 +58,7 @@ CASES = [
     ("evaluate --ckpt run --out new --crop_ratio 1.5", "--crop_ratio must be above 0"),
     ("evaluate --ckpt timm.pth --out new --config {quickstart}",
      "is for 5 classes, but the config has num_classes=10"),
-    ("evaluate --ckpt timm.pth --out new", "num_heads in the model of a --config"),
+    ("evaluate --ckpt timm.pth --out new", "give num_heads, as --config.model.num_heads=N"),
     ("evaluate --ckpt run --out note.pth", "--out must be a folder"),
     ("export --ckpt note.pth --to timm a.pth",
      "note.pth is not a torch.save file, or is damaged"),

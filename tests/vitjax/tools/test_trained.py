@@ -102,7 +102,7 @@ def test_one_of_the_models_in_a_file(tmp_path, caplog):
     several = {f"{name}.{k}": x for name in ("model", "ema") for k, x in state.items()}
     path = tmp_path / "x.safetensors"
     files.write(path, several, {})
-    trained = open_trained(path, config=QUICKSTART)
+    trained = open_trained(path, config=QUICKSTART, norm="half")
     assert trained.params["head"]["bias"].shape == (10,)
     assert trained.model.num_heads == 4
     assert trained.workdir == tmp_path
@@ -114,7 +114,7 @@ def test_one_of_the_models_in_a_file(tmp_path, caplog):
     caplog.clear()
     files.write(path, several | {"model.rest.bias": np.ones(1)}, {})
     with pytest.raises(ValueError, match=r"rest\.bias"):
-        open_trained(path, config=QUICKSTART)
+        open_trained(path, config=QUICKSTART, norm="half")
     # The notice says which of the models does not fit.
     assert [record.getMessage() for record in caplog.records] == [said]
     headless = {k: x for k, x in state.items() if not k.startswith("head.")}
@@ -130,15 +130,18 @@ def test_a_gelu_of_the_config_that_is_not_the_files_is_said(tmp_path, caplog):
     path = tmp_path / "x.safetensors"
     files.write(path, state, {})
     transfer = f"configs/transfer.py:data_dir={tmp_path},classes=10"
-    assert open_trained(path, config=f"{transfer},heads=4").model.gelu == "tanh"
+    assert (
+        open_trained(path, config=f"{transfer},heads=4", norm="half").model.gelu
+        == "tanh"
+    )
     [said] = [record.getMessage() for record in caplog.records]
     assert f"{path} was probably trained with gelu='exact'" in said
     assert "the model has gelu='tanh': set config.model.gelu" in said
     caplog.clear()
-    own = f"{transfer},ckpt={path},heads=4"
+    own = f"{transfer},ckpt={path},heads=4,norm=half"
     assert open_trained(path, config=own).model.gelu == "exact"
     given = f"{transfer},heads=4,gelu=exact"
-    assert open_trained(path, config=given).model.gelu == "exact"
+    assert open_trained(path, config=given, norm="half").model.gelu == "exact"
     assert not caplog.records
 
 

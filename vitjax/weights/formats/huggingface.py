@@ -81,15 +81,20 @@ FORMAT = Format(
 
 
 def config_json(path: Path) -> dict[str, Any]:
-    """Read the config.json of a model's folder, or of a file's folder; {} if none.
+    """Read the config.json of a model's folder, or of a file's folder; {} if none."""
+    return beside(path, "config.json")
+
+
+def beside(path: Path, name: str) -> dict[str, Any]:
+    """Read the JSON object `name` in a model's folder, or next to a file; {} if none.
 
     Raises ValueError if it is not JSON.
     """
-    file = (path if path.is_dir() else path.parent) / "config.json"
+    file = (path if path.is_dir() else path.parent) / name
     if not file.is_file():
         return {}
     try:
-        config = json.loads(file.read_text())
+        found = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
-    return config if isinstance(config, dict) else {}
+    return found if isinstance(found, dict) else {}
