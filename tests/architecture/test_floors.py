@@ -31,6 +31,7 @@ ROOMS = {
         ("loop start benchmark", ALL),
         ("train", ALL),
         ("tools", ALL),
+        ("library", ALL),
     ],
     "input_pipeline": [
         ("environment home spec plans prefetch tracing", ()),
@@ -138,7 +139,7 @@ MAY_IMPORT = _may_import()
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_import_is_allowed(name):
-    for imported, _ in _imports(MODULES[name]):
+    for imported, top in _imports(MODULES[name]):
         fence = _longest(imported, FENCES)
         if fence is not None:
             allowed = FENCES[fence]
@@ -155,8 +156,8 @@ def test_every_import_is_allowed(name):
             assert not _under(imported, "parity") or _under(
                 imported, "parity.reference"
             ), (name, imported)
-        if name in PREPARED_BY:  # nothing else happens at their import
-            assert imported == PREPARED_BY[name]
+        if name in PREPARED_BY and top:  # nothing else happens at their import
+            assert imported in (PREPARED_BY[name], "typing.TYPE_CHECKING", "typing.Any")
 
 
 def test_every_module_is_in_a_room():
@@ -177,7 +178,9 @@ def test_importing_the_trainer_loads_nothing_heavy_and_touches_no_device():
     """test_command.py shows the same of the tools."""
     heavy = {"torch", "sklearn", "matplotlib", "wandb", "tensorflow", "tensorboardX"}
     run(
-        "import sys, vitjax.train, vitjax.benchmark\n"
+        "import sys, vitjax\nassert not {'jax', 'flax'} & sys.modules.keys()\n"
+        "vitjax.load, vitjax.create_model\n"
+        "import vitjax.train, vitjax.benchmark\n"
         f"assert not {heavy} & sys.modules.keys(), {heavy} & sys.modules.keys()\n"
         "from absl import flags\n"
         "assert 'config' not in flags.FLAGS and 'workdir' not in flags.FLAGS\n"

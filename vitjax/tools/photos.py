@@ -77,6 +77,10 @@ class Feed:
             content = Path(path).read_bytes()
         except OSError as error:
             raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        return self.of_bytes(content, path)
+
+    def of_bytes(self, content: bytes, path: str | Path) -> dict[str, np.ndarray]:
+        """Return the example of an image file's content; `path` is for messages."""
         try:
             data: Any = image_files.readable(content, as_seen=self._as_seen).numpy()
             pixels = self._pixels(data)
