@@ -26,6 +26,7 @@ ORIGINS = {
     "cifar100_folder": "put the images of CIFAR-100 into data_dir/{train,test}/CLASS/*.png, "
     "or take its archive (kind cifar)",
 }
+FILES = ("folder", "huggingface")  # kinds of data that are files of one's own
 CIFAR_KINDS = ("cifar", "tfds", "folder")
 
 
@@ -47,6 +48,28 @@ def cifar_data(kind: str, data_dir: str, name: str = "cifar10") -> tuple[dict, s
         data["data_dir"] = data_dir
     # A file's size is unknown before it is read; resize(32) keeps 32 x 32 pixels as is.
     return data, "" if kind == "cifar" else "decode(channels=3)|resize(32)|"
+
+
+def own_data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the data sections of training and evaluation for one's own images.
+
+    `chosen` has data (folder, huggingface, or the name of a tfds data set), data_dir,
+    train_split and val_split.
+    """
+    files = chosen.data in FILES
+    data = dict(kind=chosen.data) if files else dict(name=chosen.data)
+    if chosen.data_dir or files:
+        data["data_dir"] = chosen.data_dir or "data/photos"
+    val = chosen.val_split or ("val" if chosen.data == "folder" else "test")
+    return dict(data, split=chosen.train_split), dict(data, split=val)
+
+
+def finished_on_device(classes: int, values: str) -> str:
+    """Return the device_pp of integer labels, and of images that the op `values` maps."""
+    return (
+        f"{values}|onehot({classes}, key='label', key_result='labels')"
+        "|keep('image', 'labels')"
+    )
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> Any:

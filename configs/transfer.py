@@ -1,8 +1,12 @@
-"""Fine-tune any ViT checkpoint on any image data set.
+"""Fine-tune any ViT checkpoint on any image data set, by BiT's recipe of big_vision.
 
     python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,data_dir=~/pets,classes=37
     python -m vitjax.train --config configs/transfer.py:ckpt=runs/vit_s16_i1k,data=cifar10,classes=10
     python -m vitjax.train --config configs/transfer.py:ckpt=vit.npz,...,freeze=backbone
+
+This is the recipe to compare with big_vision, at its batch of 512. Its rate falls with
+the batch: at batch=32 SGD has 1.9e-4 and barely learns in 500 steps. For your own images,
+and for any other batch, take configs/finetune.py.
 
 The model is inferred from the checkpoint: sizes, pooling, positions, head, registers
 and LayerScale. The GELU and the LayerNorm eps come from the config of its run, or else
@@ -33,20 +37,14 @@ usual when ViTs are fine-tuned. `layer_decay=0.75` gives each block 0.75 times t
 of the block after it; the head has the full rate (https://arxiv.org/abs/2106.08254).
 """
 
-import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import choose, parse_arg
+from configs import pretrained
+from configs.common import choose, finished_on_device, own_data, parse_arg
 
-DEPTHS = {"mu": 1, "Ti": 12, "S": 12, "M": 12, "B": 12, "L": 24, "So400m": 27, "H": 32}
-# The model arguments that a variant sets.
-SIZES = ("width", "depth", "mlp_dim", "num_heads", "patch_size", "variant")
-ALWAYS = (*SIZES, "pool_type", "posemb", "gelu", "rep_size")  # kept even at defaults
-HEADS = "head(_dist)?/.*"  # a distilled model has two
 FEW = 20_000  # examples; below it BiT-HyperRule trains for 500 steps, without mixup
-GELUS = ("tanh", "exact", "quick")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -54,14 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     chosen = parse_arg(
         arg,
         ckpt="",  # a run, or a file: see model_init. Empty: from scratch
-        variant="",  # from here to eps, empty or 0: the checkpoint's
-        pool="",
-        posemb="",
-        gelu="",
-        mlp_head="",  # on: tanh layer before the head, as big_vision's flagship has
-        eps=0.0,  # LayerNorm's
-        norm="",  # half, imagenet or clip; empty: as in the checkpoint's training
-        heads=0,  # attention heads; 0: from the checkpoint
+        **pretrained.ARGUMENTS,
         data="folder",
         data_dir="",  # empty: data/photos for files
         train_split="train",
@@ -75,7 +66,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         lr=0.0,
         layer_decay=1.0,
         freeze="none",
-        dtype="",  # empty: the checkpoint's, or float32
     )
     choose("schedule", chosen.schedule, ("bit", "cosine"))
     choose("freeze", chosen.freeze, ("none", "backbone"))
@@ -86,23 +76,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if chosen.examples >= FEW:
         config.mixup = dict(p=0.1)
 
-    model = _model(chosen)
-    train, val = _data(chosen)
+    model = pretrained.model(chosen)
+    train, val = own_data(chosen)
     config.input = ConfigDict()
     config.input.data = train
     config.input.batch_size = chosen.batch
     keep = "keep('image', 'label')"
     config.input.pp = f"decode_jpeg_and_inception_crop({chosen.res})|flip_lr|{keep}"
-    config.device_pp = (
-        f"{_value_op(chosen)}|onehot({chosen.classes}, key='label', "
-        "key_result='labels')|keep('image', 'labels')"
-    )
+    config.device_pp = finished_on_device(chosen.classes, pretrained.value_op(chosen))
 
     config.model_name = "vit"
     if chosen.layer_decay != 1.0:
-        model["scan"] = False  # scan stacks the blocks: one parameter, one rate
+        model, config.lr_mults = pretrained.with_layer_decay(model, chosen.layer_decay)
     config.model = model
-    heads = HEADS if model.get("distilled") else "head/.*"
+    heads = pretrained.heads(model)
     if chosen.ckpt:
         config.model_init = chosen.ckpt
         config.dont_load = (heads,)
@@ -112,8 +99,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.lr = chosen.lr or 0.003 * chosen.batch / 512
     config.wd = None
     config.schedule = _schedule(chosen, config.total_steps, heads)
-    if chosen.layer_decay != 1.0:
-        config.lr_mults = _lr_mults(model, chosen.layer_decay)
 
     config.log_training_percent = 0.01
     config.ckpt_percent = 0.2
@@ -131,81 +116,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def _model(chosen: Any) -> dict[str, Any]:
-    """Return the checkpoint's or the flagship's model section, with overrides."""
-    found: dict[str, Any] = dict(
-        variant="S/16",
-        pool_type="gap",
-        posemb="sincos2d",
-        gelu="tanh",
-        rep_size=False,
-        dtype_mm="float32",
-    )
-    if chosen.ckpt:
-        found = {"dtype_mm": "float32", **_of_checkpoint(chosen)}
-    if chosen.variant:
-        found = {k: v for k, v in found.items() if k not in SIZES}
-        found["variant"] = chosen.variant
-    if chosen.heads:
-        found["num_heads"] = chosen.heads
-    if chosen.gelu:
-        choose("gelu", chosen.gelu, GELUS)
-    given = dict(pool_type=chosen.pool, posemb=chosen.posemb, gelu=chosen.gelu)
-    given |= dict(norm_eps=chosen.eps, dtype_mm=chosen.dtype)
-    found |= {key: value for key, value in given.items() if value}
-    if chosen.mlp_head:
-        switches = dict.fromkeys(("on", "true", "1"), True)
-        switches |= dict.fromkeys(("off", "false", "0"), False)
-        choose("mlp_head", chosen.mlp_head.lower(), tuple(switches))
-        found["rep_size"] = switches[chosen.mlp_head.lower()]
-    return found
-
-
-def _of_checkpoint(chosen: Any) -> dict[str, Any]:
-    """Return the checkpoint's model arguments, completed by the config's arguments."""
-    from vitjax.models.vit import VARIANTS, ViT
-    from vitjax.weights.checkpoint_model import model_of
-    from vitjax.weights.describe import HeadsUnknown
-
-    sizes = VARIANTS.get(chosen.variant.partition("/")[0], {})
-    num_heads = chosen.heads or sizes.get("num_heads")
-    try:
-        found = model_of(
-            chosen.ckpt, num_heads=num_heads, pool_type=chosen.pool or None
-        )
-    except HeadsUnknown as error:
-        raise ValueError(f"{error}, as the config argument heads=N") from None
-    # An extra key, even at its default, would change the config of a started run.
-    defaults = {field.name: field.default for field in dataclasses.fields(ViT)}
-    return {
-        key: value
-        for key, value in found.items()
-        if key in ALWAYS or key not in defaults or value != defaults[key]
-    }
-
-
-def _value_op(chosen: Any) -> str:
-    """Return the op that normalises images."""
-    from vitjax.weights import normalisation
-
-    if chosen.norm or not chosen.ckpt:
-        return normalisation.named(chosen.norm or "half").op
-    return normalisation.trained_with(chosen.ckpt).op
-
-
 def _bit_steps(examples: int) -> int:
     """Return the number of updates by BiT-HyperRule."""
     return 500 if examples < FEW else 10_000 if examples < 500_000 else 20_000
-
-
-def _data(chosen: Any) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the data sections of training and evaluation."""
-    files = chosen.data in ("folder", "huggingface")
-    data = dict(kind=chosen.data) if files else dict(name=chosen.data)
-    if chosen.data_dir or files:
-        data["data_dir"] = chosen.data_dir or "data/photos"
-    val = chosen.val_split or ("val" if chosen.data == "folder" else "test")
-    return dict(data, split=chosen.train_split), dict(data, split=val)
 
 
 def _schedule(chosen: Any, total: int, heads: str) -> Any:
@@ -223,22 +136,3 @@ def _schedule(chosen: Any, total: int, heads: str) -> Any:
     if chosen.freeze == "backbone":
         return ((heads, section), (".*", None))
     return section
-
-
-def _lr_mults(model: dict[str, Any], decay: float) -> tuple[tuple[str, float], ...]:
-    """Return decay^(n - i) for block i of n, decay^(n + 1) for what precedes them."""
-    variant = model.get("variant", "")
-    depth = model.get("depth") or DEPTHS.get(variant.partition("/")[0])
-    if depth is None:
-        raise ValueError(
-            f"layer_decay needs a variant of known depth ({', '.join(DEPTHS)}), got "
-            f"{variant!r}: set lr_mults instead"
-        )
-    blocks = (
-        (f"Transformer/encoderblock_{i}/.*", decay ** (depth - i)) for i in range(depth)
-    )
-    first = (
-        "(embedding/.*|pos_embedding|cls|registers|pre_norm/.*)",
-        decay ** (depth + 1),
-    )
-    return (first, *blocks)

@@ -70,9 +70,10 @@ FENCES = {
     "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline": (
         "input_pipeline", "vitjax.train", "vitjax.data", "vitjax.tools", "parity",
+        "configs.everyday",
     ),
     "configs": ("configs", "vitjax.train", "vitjax.tools", "parity"),
-    "vitjax": ("vitjax", "parity", "configs.transfer"),
+    "vitjax": ("vitjax", "parity", "configs.pretrained"),
 }  # fmt: skip
 WITHOUT_TENSORFLOW = (
     "input_pipeline.spec",

@@ -14,14 +14,13 @@ from sklearn.datasets import load_digits
 from configs import transfer
 from tests.helpers import weights_cases as cases
 from tests.helpers.weights_cases import TOK
-from vitjax import step, train, weights
+from vitjax import step, train
 from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.models import MODELS
 from vitjax.optim import make_optimizer
 from vitjax.records.jsonl import read_rows
 from vitjax.tools.trained import open_trained
 from vitjax.trees import flatten_with_names, match_patterns
-from vitjax.weights import files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,16 +91,6 @@ def test_freezing_leaves_the_head():
     )  # fmt: skip
 
 
-def stored(path, form=None, say=(), **kw):
-    """A small model's parameters as a file."""
-    params = cases.params(**kw)
-    leaves = dict(flatten_with_names(params))
-    if form is not None:
-        leaves = weights.to_state_dict(params, format=form, **dict(say))
-    files.write(path, leaves, {})
-    return path
-
-
 @pytest.mark.parametrize(
     ("name", "form", "kw", "arg", "other"),
     [
@@ -119,7 +108,7 @@ def stored(path, form=None, say=(), **kw):
     ids=["npz", "dinov2", "deit", "clip", "mup_vit"],
 )  # fmt: skip
 def test_the_model_is_the_checkpoints(tmp_path, name, form, kw, arg, other):
-    path = stored(tmp_path / name, form, **kw)
+    path = cases.stored(tmp_path / name, form, **kw)
     c = transfer.get_config(f"ckpt={path}{arg},classes=5")
     made = MODELS["vit"](num_classes=5, **c.model.to_dict())
     assert made == cases.model(**kw, **other)
@@ -140,17 +129,17 @@ def test_the_model_is_the_checkpoints(tmp_path, name, form, kw, arg, other):
 
 
 def test_facts_that_no_file_contains_are_arguments(tmp_path):
-    path = stored(tmp_path / "x.pth", "timm", **TOK)
+    path = cases.stored(tmp_path / "x.pth", "timm", **TOK)
     with pytest.raises(
         ValueError, match="give num_heads, as the config argument heads"
     ):
         transfer.get_config(f"ckpt={path}")
     # Positions that leave their grid open leave no argument open.
-    path = stored(tmp_path / "y.pth", "timm", grid=(4, 6), **TOK)
+    path = cases.stored(tmp_path / "y.pth", "timm", grid=(4, 6), **TOK)
     model = transfer.get_config(f"ckpt={path},heads=3,norm=half").model
     assert (model.pool_type, model.posemb) == ("tok", "learn")
     say = {"posemb": "sincos2d", "grid": cases.SQUARE}
-    path = stored(tmp_path / "z.pth", "timm", say, posemb="sincos2d")
+    path = cases.stored(tmp_path / "z.pth", "timm", say, posemb="sincos2d")
     assert (
         transfer.get_config(f"ckpt={path},heads=3,norm=half").model.posemb == "sincos2d"
     )
@@ -164,7 +153,7 @@ def test_facts_that_no_file_contains_are_arguments(tmp_path):
 
 
 def test_hugging_faces_config_tells_gelu_and_eps(tmp_path):
-    stored(tmp_path / "model.safetensors", "huggingface", **TOK)
+    cases.stored(tmp_path / "model.safetensors", "huggingface", **TOK)
     told = {
         "num_attention_heads": 3,
         "hidden_act": "quick_gelu",

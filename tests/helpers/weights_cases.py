@@ -9,6 +9,7 @@ from flax.traverse_util import unflatten_dict
 from vitjax import weights
 from vitjax.models import vit
 from vitjax.trees import flatten_with_names
+from vitjax.weights import files
 
 WIDTH, HEADS, CLASSES = 24, 3, 5
 SQUARE, WIDE = (3, 3), (2, 3)
@@ -42,6 +43,16 @@ def params(grid=SQUARE, dtype=np.float32, seed=0, patch_size=(4, 4), **kw):
             value /= np.sqrt(WIDTH)
         leaves[name] = value.astype(dtype)
     return unflatten_dict(leaves, sep="/")
+
+
+def stored(path, form=None, say=(), **kw):
+    """A small model's parameters as a file."""
+    tree = params(**kw)
+    leaves = dict(flatten_with_names(tree))
+    if form is not None:
+        leaves = weights.to_state_dict(tree, format=form, **dict(say))
+    files.write(path, leaves, {})
+    return path
 
 
 def image(grid=SQUARE, patch_size=(4, 4)):
@@ -120,7 +131,7 @@ def label(value):
 def write(params, form, say):
     """to_state_dict with the arguments that it needs."""
     say = {k: v for k, v in say.items() if k != "pool_type"}
-    return weights.to_state_dict(params, format=form, **say)
+    return weights.to_state_dict(tree, format=form, **say)
 
 
 def pool(say):
