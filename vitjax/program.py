@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from input_pipeline import device_ops
-from vitjax import optim, step
+from vitjax import optim, step, trees
 from vitjax.config import arguments
 from vitjax.config.experiment import Experiment
 from vitjax.devices.sharding import replicated
@@ -25,6 +25,7 @@ class Program:
 
     model: nn.Module
     image_shape: tuple[int, ...]  # one example at the model's input
+    trainable: int  # scalars of the parameters that `schedule` does not freeze
     tx: optax.GradientTransformation
     lr_fns: list[Callable[[Any], Any]]
     init: Callable[[], step.TrainState]
@@ -101,6 +102,7 @@ def build(
         )
     model = make_model(e)
     params = step.param_shapes(model, image.shape[1:])
+    frozen = optim.frozen_mask(params, e.optimizer.get("schedule"))
     tx, lr_fns = optim.make_optimizer(
         params,
         total_steps=total_steps,
@@ -132,13 +134,16 @@ def build(
         accum_freq=e.accum_freq,
         device_pp=device_pp,
         label_smoothing=e.label_smoothing,
-        frozen=optim.frozen_mask(params, e.optimizer.get("schedule")),
+        frozen=frozen,
         ema=e.ema,
         state_sharding=shardings,
     )
     return Program(
         model=model,
         image_shape=image.shape[1:],
+        trainable=trees.count(
+            jax.tree.map(lambda f, p: None if f else p, frozen, params)
+        ),
         tx=tx,
         lr_fns=lr_fns,
         init=init,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from input_pipeline import device_ops
 from vitjax.config.arguments import lookup
 from vitjax.devices.sharding import replicated
+from vitjax.step import check_scaled
 from vitjax.step.losses import LOSSES
 
 MakeData = Callable[..., tuple[Iterable[Mapping[str, Array]], int]]
@@ -65,6 +66,7 @@ class Classification:
                         f"the evaluator needs the feature {key!r}, but its pp_fn and "
                         f"device_pp give {', '.join(sorted(features))}"
                     )
+            check_scaled(features["image"], "pp_fn or device_pp")
             labels: Float[Array, "b k"] = features[label_key]
             logits, _ = predict(state, features["image"])
             seen = mask * (labels.max(axis=1) > 0) > 0

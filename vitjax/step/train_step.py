@@ -33,6 +33,20 @@ from vitjax.step.state import TrainState
 Features = dict[str, Any]  # feature name -> array
 
 
+def check_scaled(image: Array, where: str) -> None:
+    """Raise ValueError if images reach the model as integers, such as pixels 0 to 255.
+
+    `where` names the op strings that make them. A model that needs such numbers gets
+    the same ones as floats from value_range(0, 255).
+    """
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"the images reach the model as {image.dtype}, unscaled: add "
+            f"value_range(-1, 1), or what the model was trained with, to {where} "
+            "(value_range(0, 255) keeps the pixels' numbers)"
+        )
+
+
 def make_prepare(
     device_pp: Callable[[Features], Features] | None,
 ) -> Callable[[Any, Any], tuple[Array, Array]]:
@@ -40,7 +54,7 @@ def make_prepare(
 
     `device_pp` maps a feature dict to one with float "image" (b h w c) and "labels"
     (b k); None keeps the features. If lambda is None, nothing is mixed. `prepare`
-    raises ValueError if a feature is missing.
+    raises ValueError if a feature is missing, or if the images are integers.
     """
     preprocess = device_pp or (lambda features: features)
 
@@ -53,6 +67,7 @@ def make_prepare(
                     "make it in input.pp or in device_pp, e.g. with "
                     "onehot(num_classes, key='label', key_result='labels')"
                 )
+        check_scaled(features["image"], "input.pp or device_pp")
         return features["image"], features["labels"]
 
     def prepare(rows: Any, lam: Any) -> tuple[Array, Array]:

@@ -86,15 +86,22 @@ def test_device_pp_makes_the_labels(mesh):
 
 
 @pytest.mark.parametrize(
-    ("kw", "labels", "words"),
+    ("kw", "labels", "dtype", "words"),
     [
-        ({}, 0, "no example with a label"),
-        ({"loss_name": "softmax"}, 1, "'softmax_xent'"),
-        ({"label_key": "lable"}, 1, r"feature 'lable', but .* give image, labels"),
+        ({}, 0, float, "no example with a label"),
+        ({"loss_name": "softmax"}, 1, float, "'softmax_xent'"),
+        (
+            {"label_key": "lable"},
+            1,
+            float,
+            "feature 'lable', but .* give image, labels",
+        ),
+        ({}, 1, np.uint8, "reach the model as uint8, unscaled: add value_range"),
     ],
 )
-def test_what_is_wrong_is_named(mesh, kw, labels, words):
+def test_what_is_wrong_is_named(mesh, kw, labels, dtype, words):
     rows = rows_of(8)
     rows["labels"] *= labels
+    rows["image"] = rows["image"].astype(dtype)
     with pytest.raises(ValueError, match=words):
         list(make(rows, mesh, **kw).run(jnp.float32(1)))

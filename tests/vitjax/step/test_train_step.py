@@ -202,8 +202,11 @@ def test_a_batch_that_does_not_divide_is_refused(mesh, batch_size, accum):
         step_lib.check_batch_size(batch_size, mesh, accum)
 
 
-def test_a_missing_feature_and_an_unknown_loss_are_named(mesh):
+def test_a_missing_feature_bytes_and_an_unknown_loss_are_named(mesh):
     prepare = step_lib.make_prepare(None)
+    rows = {"image": jnp.zeros((1, 2, 2, 3), np.uint8), "labels": jnp.zeros((1, 2))}
+    with pytest.raises(ValueError, match=r"as uint8, unscaled: add value_range\(-1, 1"):
+        prepare((rows, rows), 0.5)  # mixing would make floats of them
     with pytest.raises(ValueError, match="needs a feature 'labels'"):
         prepare(({"image": jnp.zeros((1, 2, 2, 3))}, None), None)
     with pytest.raises(ValueError, match="softmax_xent"):
