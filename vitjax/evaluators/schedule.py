@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from vitjax.config import arguments, durations
 from vitjax.evaluators import EVALUATORS
 
-# Keys of big_vision's evaluators that vitjax refuses, with the reason.
+# Keys of other trainers' evaluators that vitjax refuses, with the reason.
 REFUSED = {
     "cache": "not supported; the operating system caches the files",
     "cache_final": "not supported; the operating system caches the files",
     "cache_raw": "not supported; the operating system caches the files",
     "pred": "not supported; the model's logits are evaluated",
+    "use_ema": "params='ema' evaluates the averaged parameters",
     "prefetch": "not supported; two batches are always prefetched",
 }
 
