@@ -58,6 +58,24 @@ def _batch(
     }
 
 
+def _image_shape(
+    e: Experiment, device_pp: Callable[..., Any], batch: dict[str, jax.ShapeDtypeStruct]
+) -> tuple[int, int, int]:
+    """Return the shape of one image of a batch at the model's input.
+
+    Raises ValueError if `device_pp` does not make images and labels of it.
+    """
+    prepare = step.make_prepare(device_pp)
+    image, labels = jax.eval_shape(prepare, (batch, None), None)
+    if labels.shape != (image.shape[0], e.num_classes):
+        raise ValueError(
+            f"labels have shape {labels.shape[1:]}, but num_classes is "
+            f"{e.num_classes}; change onehot(...) in input.pp or device_pp"
+        )
+    _, height, width, channels = image.shape
+    return height, width, channels
+
+
 def _check_sections(e: Experiment) -> None:
     optim.check_section(e.optimizer)
     if e.mixup is not None:
@@ -92,16 +110,9 @@ def build(
     step.check_batch_size(batch_size, mesh, e.accum_freq)
     _check_sections(e)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
-    image, labels = jax.eval_shape(
-        step.make_prepare(device_pp), (_batch(element_spec, batch_size), None), None
-    )
-    if labels.shape != (batch_size, e.num_classes):
-        raise ValueError(
-            f"labels have shape {labels.shape[1:]}, but num_classes is "
-            f"{e.num_classes}; change onehot(...) in input.pp or device_pp"
-        )
+    image_shape = _image_shape(e, device_pp, _batch(element_spec, batch_size))
     model = make_model(e)
-    params = step.param_shapes(model, image.shape[1:])
+    params = step.param_shapes(model, image_shape)
     frozen = optim.frozen_mask(params, e.optimizer.get("schedule"))
     tx, lr_fns = optim.make_optimizer(
         params,
@@ -119,7 +130,7 @@ def build(
         model,
         tx,
         init_key,
-        image.shape[1:],
+        image_shape,
         mesh=mesh,
         sharding_strategy=e.sharding_strategy,
         ema=e.ema is not None,
@@ -140,7 +151,7 @@ def build(
     )
     return Program(
         model=model,
-        image_shape=image.shape[1:],
+        image_shape=image_shape,
         trainable=trees.count(
             jax.tree.map(lambda f, p: None if f else p, frozen, params)
         ),

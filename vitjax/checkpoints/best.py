@@ -58,7 +58,7 @@ class Best:
         """
         evaluator = self._metric.split("/")[0]
         names = sorted(name for name in row if name.startswith(f"{evaluator}/"))
-        if step == 0 or not names:
+        if not names:
             return
         if self._metric not in names:
             raise ValueError(
@@ -66,7 +66,7 @@ class Best:
                 "choose one of these"
             )
         value = float(row[self._metric])
-        if not math.isfinite(value):
+        if step == 0 or not math.isfinite(value):
             return
         self.settle()
         if self._value is not None:

@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.evaluators import CLASSES, make_data, predict, rows_of
 from vitjax.devices.sharding import replicated
 from vitjax.evaluators import EVALUATORS
+from vitjax.tools.predictions import Predictions, summary
 
 
 def make(rows, mesh, batch_size=8, predict=predict, **kw):
@@ -63,6 +64,24 @@ def test_examples_are_the_rows_of_the_set_in_order(mesh):
         else:
             assert set(row.values()) == {0}
     assert all((x[4:] == 0).all() for x in found[2].values())
+
+
+@pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
+def test_there_is_no_prec_5_of_five_classes(mesh, classes, there):
+    """It would always be 1."""
+
+    def few(state, image):
+        logits, out = predict(state, image)
+        return logits[:, :classes], out
+
+    rows = rows_of(60)
+    rows["labels"] = rows["labels"][:, :classes]
+    found = dict(make(rows, mesh, 16, few).run(jnp.float32(1.0)))
+    assert ("prec@5" in found) is there
+    assert len(found) == 2 + there
+    some = Predictions(rows["image"].reshape(60, -1)[:, :classes], rows["labels"], None)
+    shown = summary(some, "sigmoid_xent")
+    assert ("prec@5" in shown) is there
 
 
 def test_padded_rows_may_give_losses_that_are_not_finite(mesh):
