@@ -72,8 +72,8 @@ def _image_shape(
             f"labels have shape {labels.shape[1:]}, but num_classes is "
             f"{e.num_classes}; change onehot(...) in input.pp or device_pp"
         )
-    _, height, width, channels = image.shape
-    return height, width, channels
+    shape: Any = image.shape[1:]
+    return shape
 
 
 def _check_sections(e: Experiment) -> None:

@@ -213,6 +213,10 @@ class Schedule:
             if entry.due(step, self._total_steps) and entry.name not in done
         ]
 
+    def not_due(self, step: int) -> list[Entry]:
+        """Return the entries that are not due after `step`, for a run that ends there."""
+        return [e for e in self._entries if not e.due(step, self._total_steps)]
+
 
 def run(entries: Sequence[Entry], state: Any) -> dict[str, float]:
     """Run evaluators on a state, and return one row of "name/metric" values.
