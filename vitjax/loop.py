@@ -41,15 +41,7 @@ def run(
     clock = records.clock
     first_step, total_steps = int(state.step), clock.total_steps
 
-    def evaluate(step: int, due: Sequence[schedule.Entry]) -> None:
-        if due:
-            records.flush()
-            row = schedule.run(due, state)
-            records.evaluation(step, row)
-            checkpoints.offer(step, row, state)
-
-    evaluate(first_step, evals.due(first_step))
-    over = checkpoints.over() if first_step < total_steps else None
+    over = _evaluate(first_step, state, evals, records, checkpoints)
     if over:
         records.progress.say(
             f"already stopped early: {over}; a larger ckpt_best.patience goes on"
@@ -82,10 +74,7 @@ def run(
                 clock.pause(step)
                 records.flush()
                 records.check_finite(step, step_metrics)
-                evaluate(step, evals.due(step))
-                over = checkpoints.over() if step < total_steps else None
-                if over:
-                    evaluate(step, evals.not_due(step))
+                over = _evaluate(step, state, evals, records, checkpoints)
                 if stops or saves or over:
                     records.flush()
                     checkpoints.save(step, state)
@@ -99,3 +88,29 @@ def run(
         records.progress.say(f"stopped early after step {step}: {over}")
     if stopped:
         raise Stopped(step)
+
+
+def _evaluate(
+    step: int,
+    state: Any,
+    evals: schedule.Schedule,
+    records: Records,
+    checkpoints: Checkpoints,
+) -> str | None:
+    """Run the evaluators that are due. Return why the run ends here early, or None.
+
+    In that case the other evaluators run too, as at the end of every run.
+    """
+
+    def evaluate(entries: Sequence[schedule.Entry]) -> None:
+        if entries:
+            records.flush()
+            row = schedule.run(entries, state)
+            records.evaluation(step, row)
+            checkpoints.offer(step, row, state)
+
+    evaluate(evals.due(step))
+    over = checkpoints.over() if step < records.clock.total_steps else None
+    if over:
+        evaluate(evals.not_due(step))
+    return over

@@ -31,7 +31,7 @@ class Patience:
         self, metric: str, mode: str, limit: int, kept: Mapping[str, Any] | None
     ):
         self._limit = limit
-        self._state = {"metric": metric, "mode": mode}
+        self._state: dict[str, Any] = {"metric": metric, "mode": mode}
         self._state |= {"value": None, "at": 0, "since": 0, "step": 0}
         if kept is not None and all(
             kept[k] == self._state[k] for k in ("metric", "mode")

@@ -206,16 +206,15 @@ class Schedule:
 
     def due(self, step: int) -> list[Entry]:
         """Return the entries to run after `step`."""
-        done = self._done if step == self._first_step else ()
-        return [
-            entry
-            for entry in self._entries
-            if entry.due(step, self._total_steps) and entry.name not in done
-        ]
+        return [x for x in self._left(step) if x.due(step, self._total_steps)]
 
     def not_due(self, step: int) -> list[Entry]:
-        """Return the entries that are not due after `step`, for a run that ends there."""
-        return [e for e in self._entries if not e.due(step, self._total_steps)]
+        """Return the others, which run after `step` too if the run ends there early."""
+        return [x for x in self._left(step) if not x.due(step, self._total_steps)]
+
+    def _left(self, step: int) -> list[Entry]:
+        done = self._done if step == self._first_step else ()
+        return [entry for entry in self._entries if entry.name not in done]
 
 
 def run(entries: Sequence[Entry], state: Any) -> dict[str, float]:
