@@ -14,6 +14,7 @@ from absl import logging
 
 from input_pipeline import ops, sources
 from input_pipeline.sources import relabel
+from input_pipeline.spec import did_you_mean
 from input_pipeline.stream import batching, memory, skipping
 from input_pipeline.stream.evaluate import EvalData
 from input_pipeline.stream.train import TrainData
@@ -32,6 +33,7 @@ def make_train(
     seed: int,
     pp: str = "",
     start_step: int = 0,
+    sampling: str | None = None,
     shuffle_buffer_size: int | None = None,
     cache_raw: bool = False,
     skip_errors: bool = False,
@@ -49,6 +51,9 @@ def make_train(
       seed: of orders and augmentations.
       pp: the preprocessing of one example, in the language of `ops`.
       start_step: the step whose batch comes first; see also `TrainData.from_step`.
+      sampling: None has every example once in an epoch. "balanced" has every class
+        equally often, and each example of a class once before one comes again; an epoch
+        remains as many examples as the data has. The source must know the labels.
       shuffle_buffer_size: None shuffles globally. A number selects big_vision's method:
         each process reads its part in order through a shuffle buffer of that many
         undecoded examples; such a stream cannot resume where it was.
@@ -71,6 +76,16 @@ def make_train(
     _check_numbers(num_parallel_calls, prefetch, shuffle_buffer_size)
     rows = batching.Rows(batch_size, process_index, process_count)
     preprocess = ops.get_preprocess_fn(pp)
+    if sampling not in (None, "balanced"):
+        hint = did_you_mean(sampling, ["balanced"])
+        raise ValueError(
+            f"unknown sampling {sampling!r}{hint} (known: None, 'balanced')"
+        )
+    if sampling is not None and shuffle_buffer_size is not None:
+        raise ValueError(
+            f"sampling={sampling!r} chooses examples by their index, which "
+            "shuffle_buffer_size, a sequential read, does not: leave out one of them"
+        )
     if shuffle_buffer_size is not None:
         logging.warning(
             "shuffle_buffer_size=%d reads and shuffles as big_vision does, so a "
@@ -89,12 +104,15 @@ def make_train(
             logging.warning("%s", notice)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
+    if sampling is not None:
+        sources.labels_of(source)  # or an error
     stream = TrainData(
         source=source,
         preprocess=preprocess,
         rows=rows,
         seed=seed,
         start_step=start_step,
+        sampling=sampling,
         shuffle_buffer_size=shuffle_buffer_size,
         cache_raw=cache_raw,
         threads=_threads(num_parallel_calls),

@@ -16,7 +16,7 @@ import tensorflow as tf
 from input_pipeline.plans import threefry2x32
 
 _WORD = 0xFFFFFFFF
-_ORDER, _EXAMPLE, _BATCH = 0, 1, 2  # the streams
+_ORDER, _EXAMPLE, _BATCH, CLASSES, MEMBERS = range(5)  # the streams
 _ROUNDS = 12  # rounds of the shuffle's block cipher; 0.2 us per index
 
 
@@ -40,19 +40,34 @@ def example_at(position, *, seed: int, size: int) -> tuple[tf.Tensor, tf.Tensor]
     """
     position = tf.convert_to_tensor(position, tf.int64)
     epoch = tf.math.floordiv(position, size)
-    words = threefry2x32(_key(seed, _ORDER), _words(epoch, tf.zeros_like(epoch)))
+    index = shuffled(
+        tf.math.floormod(position, size),
+        _ORDER,
+        (epoch, tf.zeros_like(epoch)),
+        seed=seed,
+        size=tf.constant(size, tf.int64),
+    )
+    return epoch, index
+
+
+def shuffled(place, stream: int, counter, *, seed: int, size) -> tf.Tensor:
+    """Return the elements at places of random permutations, each an int64[n].
+
+    The permutation of a place is that of its `counter`, a pair of int64[n]; `size` is
+    the number of elements of one permutation, int64[n], or of all, a scalar.
+    """
+    words = threefry2x32(_key(seed, stream), _words(*counter))
     # The op behind tf.random.experimental.index_shuffle. That function fixes the number
     # of rounds at 4, with which neighbours in the order correlated (0.05 at ImageNet's
     # size). It also pads the seed with the word used here, but along the wrong axis if
     # there are several seeds.
-    pad = tf.fill(tf.shape(epoch), tf.constant(498247692, tf.uint32))
-    index = tf.raw_ops.RandomIndexShuffle(
-        index=tf.math.floormod(position, size),
+    pad = tf.fill(tf.shape(place), tf.constant(498247692, tf.uint32))
+    return tf.raw_ops.RandomIndexShuffle(
+        index=place,
         seed=tf.stack([pad, *words], axis=-1),
-        max_index=tf.constant(size - 1, tf.int64),
+        max_index=size - 1,
         rounds=_ROUNDS,
     )
-    return epoch, index
 
 
 def example_seed(epoch, index, *, seed: int) -> tf.Tensor:
