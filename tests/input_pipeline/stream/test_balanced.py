@@ -49,7 +49,7 @@ def test_no_two_positions_share_a_seed(stream):
 
 def test_a_position_alone_and_in_a_graph_is_the_same(stream):
     balanced = Balanced(LABELS, 3)
-    found = tf.function(balanced.example_at)([5, 1234])  # the first call is in a graph
+    found = tf.function(balanced.example_at)([5, 1234])
     again = balanced.example_at([1234])
     for all_of, two, one in zip(stream, found, again, strict=False):
         assert two.numpy().tolist() == all_of[[5, 1234]].tolist()
