@@ -1,7 +1,7 @@
 """Build the compiled parts of a run from a config: model, optimizer, state, steps."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from vitjax.config.experiment import Experiment
 from vitjax.devices.sharding import replicated
 from vitjax.models import MODELS
 from vitjax.step import ema, loss_scale, mixup
+from vitjax.step.losses import balanced_weights, check_class_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,25 @@ def _image_shape(
     return shape
 
 
+def _class_weights(
+    e: Experiment, labels: Callable[[], np.ndarray] | None
+) -> Sequence[float] | None:
+    """Return the weights of the classes in the loss. ValueError if they are wrong."""
+    weights = e.class_weights
+    if weights == "balanced":
+        if e.relabels:
+            raise ValueError(
+                "class_weights='balanced' counts the labels of the data, which lookup in "
+                "input.pp changes: give class_weights as a list"
+            )
+        return None if labels is None else balanced_weights(labels(), e.num_classes)
+    if isinstance(weights, str):
+        raise arguments.unknown(weights, ["balanced"], "class_weights")
+    if weights is not None:
+        check_class_weights(weights, e.num_classes)
+    return weights
+
+
 def _check_sections(e: Experiment) -> None:
     optim.check_section(e.optimizer)
     if e.mixup is not None:
@@ -99,6 +119,7 @@ def build(
     batch_size: int,
     total_steps: int,
     data_size: int,
+    labels: Callable[[], np.ndarray] | None = None,
 ) -> Program:
     """Build the program of the experiment `e`. Allocates only the keys.
 
@@ -106,9 +127,12 @@ def build(
       element_spec: shape and dtype of each feature of one example, from the host.
       batch_size: the global batch size.
       total_steps: length of the run. data_size: examples per epoch.
+      labels: returns the label of every training example, for class_weights="balanced".
+        None plans a program without its data, with equal weights.
     """
     step.check_batch_size(batch_size, mesh, e.accum_freq)
     _check_sections(e)
+    weights = _class_weights(e, labels)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image_shape = _image_shape(e, device_pp, _batch(element_spec, batch_size))
     model = make_model(e)
@@ -145,6 +169,7 @@ def build(
         accum_freq=e.accum_freq,
         device_pp=device_pp,
         label_smoothing=e.label_smoothing,
+        class_weights=weights,
         frozen=frozen,
         ema=e.ema,
         state_sharding=shardings,

@@ -58,7 +58,9 @@ def train_and_evaluate(
     warn = data_lib.once(logging.warning)
     data = data_lib.as_before(data, *checkpoints.kept(newest, e.resume), warn)
     data_lib.check_classes(data.num_classes, e)
-    program = program_lib.build(e, mesh, element_spec=data.element_spec, **sizes)
+    program = program_lib.build(
+        e, mesh, element_spec=data.element_spec, **sizes, labels=data.labels
+    )
     entries = _open_evals(e, program, data, mesh, sizes, warn)
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context

@@ -58,6 +58,10 @@ class TrainData:
         """Shape and dtype of each feature of one example, without the batch."""
         return batching.shapes_of_one(self._batches.element_spec)
 
+    def labels(self) -> np.ndarray:
+        """Return the label of every example, int64[n]; see `sources.labels_of`."""
+        return sources.labels_of(self.source)
+
     def skipped(self, start: int, stop: int) -> int:
         """Return how many rows of steps start to stop - 1 hold a replacement.
 
@@ -95,7 +99,7 @@ class TrainData:
         """The order of sampling="balanced"; made late, since labels may be reordered."""
         if self.sampling is None:
             return None
-        return balanced.Balanced(sources.labels_of(self.source), self.seed)
+        return balanced.Balanced(self.labels(), self.seed)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return damaged.batches(self._batches, self.start_step, self._explain)

@@ -145,10 +145,12 @@ def test_no_float_copy_of_the_whole_batch_exists():
     assert ours < float_batch < theirs
 
 
-def test_mixup_smoothing_and_the_preview_against_numpy(mesh):
+def test_mixup_smoothing_weights_and_the_preview_against_numpy(mesh):
     """Rows meet their neighbours after device_pp, with the step's one lambda."""
     mixup = {"p": 5.0}  # lambdas well below 1
     kw = {"model": Linear(), "mixup": mixup, "label_smoothing": 0.1}
+    weights = np.arange(NUM_CLASSES) / 3
+    kw["class_weights"] = weights.tolist()
     state, train_step, key = make(mesh, accum_freq=2, **kw)
     preview = step_lib.make_preview(
         mesh=mesh, mixup=mixup, device_pp=device_pp, rows=BATCH
@@ -169,7 +171,7 @@ def test_mixup_smoothing_and_the_preview_against_numpy(mesh):
     np.testing.assert_allclose(labels, y, atol=1e-6)
     logits = x.reshape(BATCH, -1) @ w
     logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    loss = -(0.9 * (y * logp).sum(1) + 0.1 * logp.mean(1)).mean()
+    loss = -(weights * (0.9 * y + 0.1 / NUM_CLASSES) * logp).sum(1).mean()
     np.testing.assert_allclose(metrics["training_loss"], loss, rtol=1e-5)
     # A float batch from the host, without device_pp, is the same.
     state, train_step, key = make(mesh, device_pp=None, **kw)
