@@ -14,6 +14,7 @@ from absl import logging
 
 from input_pipeline import ops, sources
 from input_pipeline.sources import relabel
+from input_pipeline.spec import did_you_mean
 from input_pipeline.stream import batching, memory, skipping
 from input_pipeline.stream.evaluate import EvalData
 from input_pipeline.stream.train import TrainData
@@ -32,6 +33,7 @@ def make_train(
     seed: int,
     pp: str = "",
     start_step: int = 0,
+    sampling: str | None = None,
     shuffle_buffer_size: int | None = None,
     cache_raw: bool = False,
     skip_errors: bool = False,
@@ -49,6 +51,8 @@ def make_train(
       seed: of orders and augmentations.
       pp: the preprocessing of one example, in the language of `ops`.
       start_step: the step whose batch comes first; see also `TrainData.from_step`.
+      sampling: None has every example once in an epoch. "balanced" has every class
+        equally often; an epoch remains as many examples. See `stream.balanced`.
       shuffle_buffer_size: None shuffles globally. A number selects big_vision's method:
         each process reads its part in order through a shuffle buffer of that many
         undecoded examples; such a stream cannot resume where it was.
@@ -71,6 +75,7 @@ def make_train(
     _check_numbers(num_parallel_calls, prefetch, shuffle_buffer_size)
     rows = batching.Rows(batch_size, process_index, process_count)
     preprocess = ops.get_preprocess_fn(pp)
+    _check_sampling(sampling, shuffle_buffer_size)
     if shuffle_buffer_size is not None:
         logging.warning(
             "shuffle_buffer_size=%d reads and shuffles as big_vision does, so a "
@@ -83,10 +88,7 @@ def make_train(
             "cache_raw has no effect on the global shuffle, which reads any example at "
             "any time; the operating system caches the files"
         )
-    source = sources.open_source(**_section(data))
-    if process_index == 0:
-        for notice in source.notices:
-            logging.warning("%s", notice)
+    source = _open(data, sampling, tell=process_index == 0)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
     stream = TrainData(
@@ -95,6 +97,7 @@ def make_train(
         rows=rows,
         seed=seed,
         start_step=start_step,
+        sampling=sampling,
         shuffle_buffer_size=shuffle_buffer_size,
         cache_raw=cache_raw,
         threads=_threads(num_parallel_calls),
@@ -157,6 +160,16 @@ def make_eval(
     return stream, stream.steps
 
 
+def _open(data: Any, sampling: str | None, *, tell: bool) -> sources.Source:
+    """Open the source of training. ValueError if it lacks labels for the sampling."""
+    source = sources.open_source(**_section(data))
+    for notice in source.notices if tell else ():
+        logging.warning("%s", notice)
+    if sampling is not None:
+        sources.labels_of(source)
+    return source
+
+
 def _section(data: Any) -> Any:
     if not hasattr(data, "keys"):  # a ConfigDict is no Mapping
         raise ValueError(
@@ -164,6 +177,20 @@ def _section(data: Any) -> Any:
             f"got {data!r}"
         )
     return data
+
+
+def _check_sampling(sampling: str | None, shuffle_buffer_size: int | None) -> None:
+    """Raise ValueError on an unknown sampling, and on one beside a shuffle buffer."""
+    if sampling not in (None, "balanced"):
+        hint = did_you_mean(sampling, ["balanced"])
+        raise ValueError(
+            f"unknown sampling {sampling!r}{hint} (known: None, 'balanced')"
+        )
+    if sampling is not None and shuffle_buffer_size is not None:
+        raise ValueError(
+            f"sampling={sampling!r} chooses examples by their index, which "
+            "shuffle_buffer_size, a sequential read, does not: leave out one of them"
+        )
 
 
 def _check_numbers(

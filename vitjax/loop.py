@@ -1,6 +1,6 @@
 """The training loop: train, record, evaluate, checkpoint, stop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,8 @@ def run(
 ) -> None:
     """Run the remaining steps. The rows of a step are on disk before its checkpoint.
 
+    A run whose `checkpoints` are over ends early, with every evaluation and a checkpoint.
+
     Args:
       batches: the batches of the remaining steps, on the devices.
       log_steps, ckpt_steps: steps between two rows, and between two checkpoints.
@@ -39,15 +41,12 @@ def run(
     clock = records.clock
     first_step, total_steps = int(state.step), clock.total_steps
 
-    def evaluate(step: int) -> None:
-        due = evals.due(step)
-        if due:
-            records.flush()
-            row = schedule.run(due, state)
-            records.evaluation(step, row)
-            checkpoints.offer(step, row, state)
-
-    evaluate(first_step)
+    over = _evaluate(first_step, state, evals, records, checkpoints)
+    if over:
+        records.progress.say(
+            f"already stopped early: {over}; a larger ckpt_best.patience goes on"
+        )
+        total_steps = first_step
     if signal.due(first_step) and first_step < total_steps:
         records.flush()
         raise Stopped(first_step, saved=False)
@@ -75,15 +74,43 @@ def run(
                 clock.pause(step)
                 records.flush()
                 records.check_finite(step, step_metrics)
-                evaluate(step)
-                if stops or saves:
+                over = _evaluate(step, state, evals, records, checkpoints)
+                if stops or saves or over:
                     records.flush()
                     checkpoints.save(step, state)
                 clock.begin(step)
-            stopped = stops and step < total_steps
-            if stopped:
+            stopped = stops and step < total_steps and not over
+            if stopped or over:
                 break
         records.flush()
         checkpoints.finish()
+    if over and step > first_step:
+        records.progress.say(f"stopped early after step {step}: {over}")
     if stopped:
         raise Stopped(step)
+
+
+def _evaluate(
+    step: int,
+    state: Any,
+    evals: schedule.Schedule,
+    records: Records,
+    checkpoints: Checkpoints,
+) -> str | None:
+    """Run the evaluators that are due. Return why the run ends here early, or None.
+
+    In that case the other evaluators run too, as at the end of every run.
+    """
+
+    def evaluate(entries: Sequence[schedule.Entry]) -> None:
+        if entries:
+            records.flush()
+            row = schedule.run(entries, state)
+            records.evaluation(step, row)
+            checkpoints.offer(step, row, state)
+
+    evaluate(evals.due(step))
+    over = checkpoints.over() if step < records.clock.total_steps else None
+    if over:
+        evaluate(evals.not_due(step))
+    return over

@@ -1,7 +1,7 @@
 """Build the compiled parts of a run from a config: model, optimizer, state, steps."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,12 +11,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from input_pipeline import device_ops
-from vitjax import optim, step
+from vitjax import optim, step, trees
 from vitjax.config import arguments
 from vitjax.config.experiment import Experiment
 from vitjax.devices.sharding import replicated
 from vitjax.models import MODELS
 from vitjax.step import ema, loss_scale, mixup
+from vitjax.step.losses import balanced_weights, check_class_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Program:
 
     model: nn.Module
     image_shape: tuple[int, ...]  # one example at the model's input
+    trainable: int  # scalars of the parameters that `schedule` does not freeze
     tx: optax.GradientTransformation
     lr_fns: list[Callable[[Any], Any]]
     init: Callable[[], step.TrainState]
@@ -57,6 +59,43 @@ def _batch(
     }
 
 
+def _image_shape(
+    e: Experiment, device_pp: Callable[..., Any], batch: dict[str, jax.ShapeDtypeStruct]
+) -> tuple[int, int, int]:
+    """Return the shape of one image of a batch at the model's input.
+
+    Raises ValueError if `device_pp` does not make images and labels of it.
+    """
+    prepare = step.make_prepare(device_pp)
+    image, labels = jax.eval_shape(prepare, (batch, None), None)
+    if labels.shape != (image.shape[0], e.num_classes):
+        raise ValueError(
+            f"labels have shape {labels.shape[1:]}, but num_classes is "
+            f"{e.num_classes}; change onehot(...) in input.pp or device_pp"
+        )
+    shape: Any = image.shape[1:]
+    return shape
+
+
+def _class_weights(
+    e: Experiment, labels: Callable[[], np.ndarray] | None
+) -> Sequence[float] | None:
+    """Return the weights of the classes in the loss. ValueError if they are wrong."""
+    weights = e.class_weights
+    if weights == "balanced":
+        if e.relabels:
+            raise ValueError(
+                "class_weights='balanced' counts the labels of the data, which lookup in "
+                "input.pp changes: give class_weights as a list"
+            )
+        return None if labels is None else balanced_weights(labels(), e.num_classes)
+    if isinstance(weights, str):
+        raise arguments.unknown(weights, ["balanced"], "class_weights")
+    if weights is not None:
+        check_class_weights(weights, e.num_classes)
+    return weights
+
+
 def _check_sections(e: Experiment) -> None:
     optim.check_section(e.optimizer)
     if e.mixup is not None:
@@ -80,6 +119,7 @@ def build(
     batch_size: int,
     total_steps: int,
     data_size: int,
+    labels: Callable[[], np.ndarray] | None = None,
 ) -> Program:
     """Build the program of the experiment `e`. Allocates only the keys.
 
@@ -87,20 +127,17 @@ def build(
       element_spec: shape and dtype of each feature of one example, from the host.
       batch_size: the global batch size.
       total_steps: length of the run. data_size: examples per epoch.
+      labels: returns the label of every training example, for class_weights="balanced".
+        None plans a program without its data, with equal weights.
     """
     step.check_batch_size(batch_size, mesh, e.accum_freq)
     _check_sections(e)
+    weights = _class_weights(e, labels)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
-    image, labels = jax.eval_shape(
-        step.make_prepare(device_pp), (_batch(element_spec, batch_size), None), None
-    )
-    if labels.shape != (batch_size, e.num_classes):
-        raise ValueError(
-            f"labels have shape {labels.shape[1:]}, but num_classes is "
-            f"{e.num_classes}; change onehot(...) in input.pp or device_pp"
-        )
+    image_shape = _image_shape(e, device_pp, _batch(element_spec, batch_size))
     model = make_model(e)
-    params = step.param_shapes(model, image.shape[1:])
+    params = step.param_shapes(model, image_shape)
+    frozen = optim.frozen_mask(params, e.optimizer.get("schedule"))
     tx, lr_fns = optim.make_optimizer(
         params,
         total_steps=total_steps,
@@ -117,7 +154,7 @@ def build(
         model,
         tx,
         init_key,
-        image.shape[1:],
+        image_shape,
         mesh=mesh,
         sharding_strategy=e.sharding_strategy,
         ema=e.ema is not None,
@@ -132,13 +169,17 @@ def build(
         accum_freq=e.accum_freq,
         device_pp=device_pp,
         label_smoothing=e.label_smoothing,
-        frozen=optim.frozen_mask(params, e.optimizer.get("schedule")),
+        class_weights=weights,
+        frozen=frozen,
         ema=e.ema,
         state_sharding=shardings,
     )
     return Program(
         model=model,
-        image_shape=image.shape[1:],
+        image_shape=image_shape,
+        trainable=trees.count(
+            jax.tree.map(lambda f, p: None if f else p, frozen, params)
+        ),
         tx=tx,
         lr_fns=lr_fns,
         init=init,

@@ -22,6 +22,7 @@ from vitjax import loop, start
 from vitjax import program as program_lib
 from vitjax.checkpoints import run as checkpoints
 from vitjax.checkpoints.best import best_of
+from vitjax.checkpoints.best import check as check_best
 from vitjax.config import experiment, files
 from vitjax.devices import failures, peers, sharding, startup
 from vitjax.devices.stopping import STATUS, Stopped, StopSignal
@@ -46,6 +47,7 @@ def train_and_evaluate(
     e = experiment.from_config(config.to_dict())
     refuse_other_config(workdir, settings)
     sinks.check_wandb(e.wandb)
+    check_best(e.ckpt_best)
     mesh = sharding.make_mesh(e.mesh)
     data, sizes = data_lib.open_train(e)
     every = {
@@ -56,7 +58,9 @@ def train_and_evaluate(
     warn = data_lib.once(logging.warning)
     data = data_lib.as_before(data, *checkpoints.kept(newest, e.resume), warn)
     data_lib.check_classes(data.num_classes, e)
-    program = program_lib.build(e, mesh, element_spec=data.element_spec, **sizes)
+    program = program_lib.build(
+        e, mesh, element_spec=data.element_spec, **sizes, labels=data.labels
+    )
     entries = _open_evals(e, program, data, mesh, sizes, warn)
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
@@ -66,7 +70,8 @@ def train_and_evaluate(
             newest.remove_partial()
         enter(contextlib.closing(newest))
         state, kept = start.first_state(e, program, newest, settings)
-        best = enter(best_of(e.ckpt_best, workdir, [entry.name for entry in entries]))
+        names = [entry.name for entry in entries]
+        best = enter(best_of(e.ckpt_best, workdir, names, kept))
         records = enter(
             open_records(
                 e, workdir, settings, program, data, state, sizes, kept, newest

@@ -91,6 +91,7 @@ def guess(
         rows=batching.Rows(batch_size, 0, 1),
         seed=0,
         start_step=0,
+        sampling=None,
         shuffle_buffer_size=None,
         cache_raw=False,
         threads=1,

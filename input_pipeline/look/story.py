@@ -50,9 +50,9 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
         )
     if not 0 <= epoch < 2**32:
         raise ValueError(f"the epoch is counted from 0, but it is {epoch}")
-    numbers = tf.range(epoch * size, (epoch + 1) * size, dtype=tf.int64)
-    _, indices = order.example_at(numbers, seed=data.seed, size=size)
-    position = epoch * size + int(np.flatnonzero(indices.numpy() == index)[0])
+    start, stop = data.span(epoch, index)
+    _, indices = data.example_at(tf.range(start, stop, dtype=tf.int64))
+    position = start + int(np.flatnonzero(indices.numpy() == index)[0])
     step, row = divmod(position, data.rows.batch_size)
     place = f"row {row} of the batch of step {step}, both counted from 0"
     if data.shuffle_buffer_size is not None:

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import tensorflow as tf
 
 from input_pipeline.sources import array_files
@@ -22,7 +23,7 @@ from input_pipeline.sources.splits import DataNotFound
 from input_pipeline.sources.tfds import TfdsSource
 from input_pipeline.spec import did_you_mean, fit
 
-__all__ = ["SOURCES", "DataNotFound", "Source", "arrays", "open_source"]
+__all__ = ["SOURCES", "DataNotFound", "Source", "arrays", "labels_of", "open_source"]
 
 
 @runtime_checkable
@@ -36,6 +37,8 @@ class Source(Protocol):
     notices: tuple[str, ...]
     """User-facing sentences on how the data set was read, if any."""
     # The optional tuple `label_keys` names the features with labels; else ("label",).
+    # The optional method `labels()` returns the label of every example, an int64[n],
+    # without reading the examples: see `labels_of`.
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -122,6 +125,21 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
             raise
         raise DataNotFound(f"{error}; the data set: {origin}") from None
     return opened
+
+
+def labels_of(source: Any) -> np.ndarray:
+    """Return the label of every example, int64[n].
+
+    Raises ValueError for a source that would have to read every example for them.
+    """
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        raise ValueError(
+            "sampling='balanced' and class_weights='balanced' need the label of every "
+            "example, which data of the kind 'tfds' keeps within the examples: use another "
+            "kind (folder, huggingface, npz), or give class_weights as a list"
+        )
+    return labels()
 
 
 def _lookup(table: Mapping, name: str, what: str) -> Any:

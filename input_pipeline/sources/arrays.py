@@ -50,6 +50,11 @@ class ArraySource:
             "_id": tf.cast(index, tf.int32),
         }
 
+    def labels(self) -> np.ndarray:
+        """Return the label of every example, int64[n]."""
+        labels: Any = self._labels.numpy()
+        return labels
+
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Return examples start to stop in order."""
         return tf.data.Dataset.range(start, stop).map(as_written(self.read))

@@ -78,6 +78,11 @@ class FolderSource:
         """Return example `index`: image (undecoded), label, file_name and `_id`."""
         return self.finish(self._file(index))
 
+    def labels(self) -> np.ndarray:
+        """Return the label of every example, int64[n]."""
+        labels: Any = self._labels.numpy()
+        return labels.astype(np.int64)
+
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Return the files of examples start to stop in order, several at a time."""
         return tf.data.Dataset.range(start, stop).map(

@@ -93,6 +93,17 @@ class HuggingFaceSource:
         """Return example `index`: image (undecoded), label int64, `_id` int32."""
         return self.finish(self._row(index))
 
+    def labels(self) -> np.ndarray:
+        """Return the label of every example, int64[n]; reads the column of labels."""
+        parts = np.split(self._rows, self._ends[:-1])
+        found = []
+        for table, rows in zip(self._tables, parts, strict=True):
+            column = _labels(table, self._keys[1], self._what)[rows]
+            if self._label_of is not None:
+                column = [self._label_of[name] for name in column]
+            found.append(np.asarray(column, np.int64))
+        return np.concatenate(found)
+
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Return the rows of examples start to stop in order."""
         return tf.data.Dataset.range(start, stop).map(as_written(self._row))

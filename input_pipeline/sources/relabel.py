@@ -8,6 +8,7 @@ the classes: one side has none, or merely counts (tfds names unnamed classes "0"
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from input_pipeline.sources.class_names import synsets
@@ -37,6 +38,8 @@ class Relabelled:
         self.num_classes = len(class_names)
         self.describe, self.nbytes = source.describe, source.nbytes
         self.finish, self.notices = source.finish, source.notices
+        if hasattr(source, "labels"):
+            self.labels = lambda: np.asarray(table, np.int64)[source.labels()]
         self.as_seen = getattr(source, "as_seen", False)
         self._source = source
         self._keys = getattr(source, "label_keys", ("label",))

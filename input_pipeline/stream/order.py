@@ -16,11 +16,11 @@ import tensorflow as tf
 from input_pipeline.plans import threefry2x32
 
 _WORD = 0xFFFFFFFF
-_ORDER, _EXAMPLE, _BATCH = 0, 1, 2  # the streams
+_ORDER, _EXAMPLE, _BATCH, CLASSES, MEMBERS = range(5)  # the streams
 _ROUNDS = 12  # rounds of the shuffle's block cipher; 0.2 us per index
 
 
-def _key(seed: int, stream: int) -> tuple[int, int]:
+def stream_key(seed: int, stream: int) -> tuple[int, int]:
     """Return the key of one stream; `seed` is any Python int, taken modulo 2**64."""
     high, low, zero, stream_word = np.array(
         [[(seed >> 32) & _WORD], [seed & _WORD], [0], [stream]], np.uint32
@@ -40,7 +40,7 @@ def example_at(position, *, seed: int, size: int) -> tuple[tf.Tensor, tf.Tensor]
     """
     position = tf.convert_to_tensor(position, tf.int64)
     epoch = tf.math.floordiv(position, size)
-    words = threefry2x32(_key(seed, _ORDER), _words(epoch, tf.zeros_like(epoch)))
+    words = threefry2x32(stream_key(seed, _ORDER), _words(epoch, tf.zeros_like(epoch)))
     # The op behind tf.random.experimental.index_shuffle. That function fixes the number
     # of rounds at 4, with which neighbours in the order correlated (0.05 at ImageNet's
     # size). It also pads the seed with the word used here, but along the wrong axis if
@@ -60,7 +60,7 @@ def example_seed(epoch, index, *, seed: int) -> tf.Tensor:
 
     `epoch` and `index` are int64[n] below 2**32; for scalars, the seed is an int32[2].
     """
-    words = threefry2x32(_key(seed, _EXAMPLE), _words(epoch, index))
+    words = threefry2x32(stream_key(seed, _EXAMPLE), _words(epoch, index))
     return tf.bitcast(tf.stack(words, axis=-1), tf.int32)
 
 
@@ -70,7 +70,7 @@ def batch_seed(step, *, seed: int) -> tf.Tensor:
     `step` is an int64[n]; for a scalar, the seed is an int32[2].
     """
     words = _words(tf.math.floordiv(step, 2**32), tf.math.floormod(step, 2**32))
-    words = threefry2x32(_key(seed, _BATCH), words)
+    words = threefry2x32(stream_key(seed, _BATCH), words)
     return tf.bitcast(tf.stack(words, axis=-1), tf.int32)
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from input_pipeline import ops, sources
 from input_pipeline.sources import relabel
-from input_pipeline.stream import batching, damaged, order
+from input_pipeline.stream import balanced, batching, damaged, order
 from input_pipeline.tracing import as_written
 
 _ENDLESS = 2**48
@@ -32,6 +32,7 @@ class TrainData:
     rows: batching.Rows
     seed: int
     start_step: int
+    sampling: str | None
     shuffle_buffer_size: int | None
     cache_raw: bool
     threads: int
@@ -57,6 +58,10 @@ class TrainData:
         """Shape and dtype of each feature of one example, without the batch."""
         return batching.shapes_of_one(self._batches.element_spec)
 
+    def labels(self) -> np.ndarray:
+        """Return the label of every example, int64[n]; see `sources.labels_of`."""
+        return sources.labels_of(self.source)
+
     def skipped(self, start: int, stop: int) -> int:
         """Return how many rows of steps start to stop - 1 hold a replacement.
 
@@ -76,6 +81,25 @@ class TrainData:
         """
         source = relabel.reordered(self.source, class_names)
         return dataclasses.replace(self, source=source)
+
+    def example_at(self, positions) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return (epoch, index) of positions in the stream, each an int64[n]."""
+        if self._balanced is not None:
+            return self._balanced.example_at(positions)
+        return order.example_at(positions, seed=self.seed, size=len(self.source))
+
+    def span(self, epoch: int, index: int) -> tuple[int, int]:
+        """Return the range of positions in which example `index` has this epoch."""
+        if self._balanced is not None:
+            return self._balanced.span(epoch, index)
+        return epoch * len(self.source), (epoch + 1) * len(self.source)
+
+    @functools.cached_property
+    def _balanced(self) -> balanced.Balanced | None:
+        """The order of sampling="balanced"; made late, since labels may be reordered."""
+        if self.sampling is None:
+            return None
+        return balanced.Balanced(self.labels(), self.seed)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return damaged.batches(self._batches, self.start_step, self._explain)
@@ -107,9 +131,7 @@ class TrainData:
 
     def _pairs_at(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Return (index, chance) of each position."""
-        epoch, index = order.example_at(
-            positions, seed=self.seed, size=len(self.source)
-        )
+        epoch, index = self.example_at(positions)
         step = tf.math.floordiv(positions, self.rows.batch_size)
         return index, self._chance(epoch, index, step)
 
@@ -123,7 +145,7 @@ class TrainData:
         return batching.chances(self.preprocess, seed, batch_seed, epoch, index)
 
     def _global_shuffle(self) -> tf.data.Dataset:
-        """Return pairs (index, chance) in the order of order.example_at."""
+        """Return pairs (index, chance) in the order of `example_at`."""
 
         @as_written
         def of_step(step):

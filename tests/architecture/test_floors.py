@@ -27,7 +27,7 @@ ROOMS = {
         ("data", ("config", "devices")),
         ("weights", ("config", "models", "checkpoints", "trees", "files")),
         ("evaluators", ("config", "step", "devices")),
-        ("program", ("config", "models", "optim", "step", "devices")),
+        ("program", ("config", "models", "optim", "step", "devices", "trees")),
         ("loop start benchmark", ALL),
         ("train", ALL),
         ("tools", ALL),

@@ -70,6 +70,35 @@ def test_resume_is_the_uninterrupted_stream(digits_stream):
     assert_same(take(train(start_step=66), 4), digits_stream[66:])
 
 
+def test_a_balanced_stream_resumes_and_is_split_like_any_other(tmp_path):
+    """It also keeps its order if the labels get other numbers and are mapped back."""
+    path, rng = tmp_path / "few.npz", np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [30, 5, 2])
+    np.savez(path, x=rng.integers(0, 256, (37, 8, 8, 1), np.uint8), y=labels)
+    data = {"kind": "npz", "path": str(path), "images": "x", "labels": "y"}
+    data |= {"split": "all", "class_names": ["a", "b", "c"]}
+    given = {"data": data, "batch_size": 6, "sampling": "balanced"}
+    whole = take(train(**given), 12)
+    for batch in whole:
+        assert np.bincount(batch["label"], minlength=3).tolist() == [2, 2, 2]
+    assert_same(take(train(**given, start_step=9), 3), whole[9:])
+    parts = [take(train(**given, process_index=i, process_count=2), 12) for i in (0, 1)]
+    assert_same(joined(parts), whole)
+    turned = train(**given).labelled_as(["c", "a", "b"])
+    before = train(**given).source.labels()
+    assert turned.source.labels().tolist() == ((before + 1) % 3).tolist()
+    assert_same(take(turned.labelled_as(["a", "b", "c"]), 12), whole)
+
+
+def test_balanced_sampling_that_cannot_be(imagenet_dir):
+    with pytest.raises(ValueError, match="unknown sampling 'balance'; did you mean"):
+        train(sampling="balance")
+    with pytest.raises(ValueError, match="leave out one of them"):
+        train(sampling="balanced", shuffle_buffer_size=9)
+    with pytest.raises(ValueError, match="kind 'tfds' keeps within the examples"):
+        train(sampling="balanced", data=imagenet(imagenet_dir, "train"))
+
+
 def test_each_iteration_starts_over(digits_stream):
     stream = train()
     assert_same(take(stream, 2), digits_stream[:2])

@@ -379,14 +379,15 @@ def test_default_workdirs_are_named_after_the_config(tmp_path, monkeypatch):
 
 
 def test_stdout_of_a_run_is_plain_lines(tmp_path, capsys):
-    """With the few-shot evaluator, as docs/tools.md writes it."""
+    """With the few-shot evaluator, as docs/tools.md writes it; only the head learns."""
     data = {"kind": "arrays", "name": "digits"}
     few = {"type": "fewshot", "data": data | {"split": "test"}, "shots": [2]}
     few |= {"fit_data": data | {"split": "train"}}
-    assert run(tmp_path, f"--config.evals.fewshot={few}") == 0
+    head = "--config.schedule=[('head/.*', {}), ('.*', None)]"
+    assert run(tmp_path, head, f"--config.evals.fewshot={few}") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("devices: 8 x cpu")
-    assert any("parameters" in line for line in lines)
+    assert any(f"parameters ({16 * 10 + 10} trainable), " in line for line in lines)
     assert any("loss" in line and "ETA" in line and "img/s" in line for line in lines)
     assert any("val/prec@1" in line for line in lines)
     assert read_rows(tmp_path)[-1]["fewshot/2shot"] > 0.1

@@ -1,7 +1,6 @@
-"""Keep the checkpoint with the best value of one metric."""
+"""Keep the checkpoint with the best value of one metric, and stop without a better one."""
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ import jax
 from absl import logging
 
 from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.checkpoints.patience import Patience, better
 from vitjax.config import arguments
 from vitjax.devices import agreement
 
@@ -21,13 +21,28 @@ class Best:
     """
 
     def __init__(
-        self, *, workdir: Path, metric: str, mode: Literal["max", "min"] = "max"
+        self,
+        *,
+        workdir: Path,
+        metric: str,
+        mode: Literal["max", "min"] = "max",
+        patience: int | None = None,
+        kept: Mapping[str, Any] | None = None,
     ):
         """Watch `metric` of the evaluations, such as "val/prec@1".
 
         A resumed run compares with the value that is stored there.
+
+        Args:
+          patience: `over` holds after so many evaluations in a row without a better
+            value; None: never.
+          kept: the JSON item of the checkpoint that the run starts from, if any.
         """
         self._metric, self._mode = metric, mode
+        self._patience = None
+        if patience is not None:
+            counted = (kept or {}).get("early_stop")
+            self._patience = Patience(metric, mode, patience, counted)
         self._checkpointer = Checkpointer(Path(workdir) / "best", max_to_keep=1)
         self._checkpointer.remove_partial()
         self._value = self._kept_value()
@@ -50,7 +65,7 @@ class Best:
     def offer(
         self, step: int, row: Mapping[str, float], state: Any, meta: dict[str, Any]
     ) -> None:
-        """Keep the state of `step` if its metric is better than all before it.
+        """Keep the state of `step` if its metric is better than all before it; count it.
 
         Step 0, a row without the metric's evaluator and a value that is not finite are
         ignored. If the state cannot be written, there is a warning. Raises ValueError
@@ -58,7 +73,7 @@ class Best:
         """
         evaluator = self._metric.split("/")[0]
         names = sorted(name for name in row if name.startswith(f"{evaluator}/"))
-        if step == 0 or not names:
+        if not names:
             return
         if self._metric not in names:
             raise ValueError(
@@ -66,13 +81,13 @@ class Best:
                 "choose one of these"
             )
         value = float(row[self._metric])
-        if not math.isfinite(value):
+        if step == 0:
             return
+        if self._patience is not None:
+            self._patience.count(step, value)
         self.settle()
-        if self._value is not None:
-            gain = value - self._value if self._mode == "max" else self._value - value
-            if not gain > 0:
-                return
+        if not better(self._mode, value, self._value):
+            return
         self._offered = value
         with contextlib.suppress(
             ValueError
@@ -91,18 +106,42 @@ class Best:
                 self._value = self._offered
         self._offered = None
 
+    def over(self) -> str | None:
+        """Return why the run should stop early, or None if it should not."""
+        return None if self._patience is None else self._patience.over()
+
+    def counters(self) -> dict[str, Any]:
+        """Return what a resumed run's `kept` needs, as JSON values."""
+        return {} if self._patience is None else {"early_stop": self._patience.state()}
+
     def close(self) -> None:
         """Wait, then end orbax's threads."""
         self._checkpointer.close()
 
 
+def check(section: Mapping[str, Any] | None) -> None:
+    """Raise ValueError if the config section `ckpt_best` is wrong in itself."""
+    if section is None:
+        return
+    arguments.check("ckpt_best", Best, section, ("workdir", "kept"))
+    patience = section.get("patience")
+    if patience is not None and patience < 1:
+        raise ValueError(
+            "ckpt_best.patience must be at least 1, or None never to stop early, got "
+            f"{patience}"
+        )
+
+
 @contextlib.contextmanager
 def best_of(
-    section: Mapping[str, Any] | None, workdir: Path, evaluators: Sequence[str]
+    section: Mapping[str, Any] | None,
+    workdir: Path,
+    evaluators: Sequence[str],
+    kept: Mapping[str, Any] | None = None,
 ) -> Iterator[Best | None]:
     """Open the keeper for the config section `ckpt_best`; None without the section.
 
-    It is None without evaluators too, with a warning. Raises ValueError if its metric
+    It is None without evaluators too, with a warning. `kept` is that of `Best`. Raises ValueError if its metric
     belongs to none of these evaluators.
     """
     if section is None or not evaluators:
@@ -110,7 +149,7 @@ def best_of(
             logging.warning("ckpt_best has no effect: this run has no evaluators")
         yield None
         return
-    best = arguments.call("ckpt_best", Best, section, workdir=workdir)
+    best = arguments.call("ckpt_best", Best, section, workdir=workdir, kept=kept)
     if section["metric"].split("/")[0] not in evaluators:
         raise ValueError(
             f"ckpt_best: {section['metric']!r} is not a metric of this run's evaluators "

@@ -46,6 +46,10 @@ class Checkpoints:
                 self._best.settle()
             self._newest.save(step, state, self._meta_at(step))
 
+    def over(self) -> str | None:
+        """Return why the run should stop early, or None if it should not."""
+        return None if self._best is None else self._best.over()
+
     def poll(self) -> None:
         """Warn if a checkpoint failed. Raises ValueError after several in a row."""
         self._newest.poll()
@@ -57,7 +61,8 @@ class Checkpoints:
             self._best.settle()
 
     def _meta_at(self, step: int) -> dict[str, Any]:
-        return {**self._meta, **self._counters(step)}
+        counted = {} if self._best is None else self._best.counters()
+        return {**self._meta, **self._counters(step), **counted}
 
 
 def newest(workdir: Path, e: Experiment, sizes: Mapping[str, int]) -> Checkpointer:

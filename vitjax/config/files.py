@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import home
 from vitjax.config import arguments, durations
+from vitjax.config.like import is_like, read_like
 
 _LONGEST = 80  # characters of a default workdir's name
 
@@ -96,7 +97,9 @@ def override(config: ConfigDict, text: str) -> None:
     """Apply "a.b=VALUE" to an unlocked config, which may lack the key.
 
     VALUE is read as a Python literal, or kept as a string if it is none. The value None
-    removes a section; for any other key it is an ordinary value.
+    removes a section; for any other key it is an ordinary value. `like('NAME', k=v)` is
+    a copy of the section NAME beside this key, with k set to the literal v; as on the
+    command line, a duration replaces that of another unit.
     """
     dotted, equals, value_text = text.partition("=")
     keys = dotted.split(".")
@@ -117,21 +120,38 @@ def override(config: ConfigDict, text: str) -> None:
                 "section"
             )
         section = section.unlock()
+    if is_like(value_text):
+        copied, changes = read_like(value_text, section, ".".join(keys[:-1]))
+        for key, changed in changes.items():
+            _drop_other_units(copied, [key])
+            _set(copied, key, changed, f"{dotted}.{key}")
+        value = copied.to_dict()
+    else:
+        value = _literal(text, value_text)
+    _set(section, keys[-1], value, dotted)
+
+
+def _literal(text: str, value_text: str) -> Any:
+    """Return the value of the override `text`: a Python literal, else a string."""
     try:
-        value = ast.literal_eval(value_text.strip())
+        return ast.literal_eval(value_text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         if value_text.strip().startswith(("[", "{", "dict(")):
             raise ValueError(
                 f"cannot read {f'--config.{text}'!r}: expected a Python literal, so "
                 "{'key': 1} and not dict(key=1), strings in quotes"
             ) from None
-        value = value_text
+        return value_text
+
+
+def _set(section: ConfigDict, key: str, value: Any, dotted: str) -> None:
+    """Set a key; None removes a section."""
     arguments.check_values(dotted, value)
     with section.ignore_type():
-        if value is None and isinstance(section.get(keys[-1]), ConfigDict):
-            del section[keys[-1]]
+        if value is None and isinstance(section.get(key), ConfigDict):
+            del section[key]
         else:
-            section[keys[-1]] = value
+            section[key] = value
 
 
 def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from input_pipeline import device_ops
 from vitjax.config.arguments import lookup
 from vitjax.devices.sharding import replicated
+from vitjax.step import check_scaled
 from vitjax.step.losses import LOSSES
 
 MakeData = Callable[..., tuple[Iterable[Mapping[str, Array]], int]]
@@ -25,7 +26,8 @@ class Classification:
 
     A row counts if its `_mask` is 1 and it has a label. It is a hit at 1 if the class
     of its largest logit is one of its labels, and at 5 if that holds for one of the
-    five largest.
+    five largest. Hits at 5 are counted for more than five classes only: with fewer,
+    every row is one.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Classification:
                         f"the evaluator needs the feature {key!r}, but its pp_fn and "
                         f"device_pp give {', '.join(sorted(features))}"
                     )
+            check_scaled(features["image"], "pp_fn or device_pp")
             labels: Float[Array, "b k"] = features[label_key]
             logits, _ = predict(state, features["image"])
             seen = mask * (labels.max(axis=1) > 0) > 0
@@ -78,9 +81,10 @@ class Classification:
             hit = jnp.take_along_axis(labels, top, axis=1) > 0
             loss = loss_of(logits=logits, labels=labels, reduction=False)
             one = lambda x: jnp.where(seen, x, 0).astype(jnp.int32)
+            at_5 = {"prec@5": one(hit.any(axis=1))} if logits.shape[-1] > 5 else {}
             return {
                 "prec@1": one(hit[:, 0]),
-                "prec@5": one(hit.any(axis=1)),
+                **at_5,
                 # where, not times: the loss of a padded row may not be finite.
                 "loss": jnp.where(seen, loss, 0.0),
                 "seen": one(jnp.ones_like(seen)),
@@ -99,6 +103,8 @@ class Classification:
     def run(self, state: Any) -> Iterator[tuple[str, float]]:
         """Yield ("prec@1", x), ("prec@5", x) and ("loss", x), means over the examples.
 
+        There is no prec@5 for five classes or fewer.
+
         Raises ValueError if no example has a label.
         """
         # Sums stay on the device until the end, so that no batch waits for the host.
@@ -107,10 +113,12 @@ class Classification:
         for batch in self._batches:
             parts.append(self._sums(state, batch))
             jax.block_until_ready(parts[max(0, len(parts) - 3)])
-        totals = {"prec@1": 0.0, "prec@5": 0.0, "loss": 0.0, "seen": 0.0}
-        for part in jax.device_get(parts):
-            for name, value in part.items():
-                totals[name] += value.item()
+        fetched = jax.device_get(parts)
+        totals = {
+            name: sum(part[name].item() for part in fetched)
+            for name in ("prec@1", "prec@5", "loss", "seen")
+            if name in fetched[0]
+        }
         seen = totals.pop("seen")
         if not seen:
             raise ValueError("the evaluation set has no example with a label")
@@ -120,7 +128,7 @@ class Classification:
     def examples(self, state: Any) -> Iterator[dict[str, np.ndarray]]:
         """Yield the summands of `run` for each batch, as arrays (b,).
 
-        "prec@1" and "prec@5" are 1 for a hit, "loss" is the row's loss, and "seen" is 1
+        "prec@1" and "prec@5" are 1 for a hit (the latter if `run` yields it), "loss" is the row's loss, and "seen" is 1
         for a row that counts. All are 0 for a row that does not count.
         """
         for batch in self._batches:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from input_pipeline import device_ops
 from vitjax.devices.sharding import replicated
 from vitjax.evaluators.classification import MakeData
+from vitjax.step import check_scaled
 
 
 def _feature(rows: Mapping[str, Array], key: str) -> Array:
@@ -54,12 +54,7 @@ class Features:
             given = {k: v for k, v in batch.items() if k != "_mask"}
             rows = preprocess(given)
             image = _feature(rows, "image")
-            if not jnp.issubdtype(image.dtype, jnp.floating):
-                raise ValueError(
-                    f"the images reach the model as {image.dtype}, unscaled: add "
-                    "value_range(-1, 1), or what the model was trained with, to pp_fn or "
-                    "device_pp"
-                )
+            check_scaled(image, "pp_fn or device_pp")
             _, out = predict(state, image)
             if feature not in out:
                 raise ValueError(

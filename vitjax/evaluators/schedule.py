@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from vitjax.config import arguments, durations
 from vitjax.evaluators import EVALUATORS
 
-# Keys of big_vision's evaluators that vitjax refuses, with the reason.
+# Keys of other trainers' evaluators that vitjax refuses, with the reason.
 REFUSED = {
     "cache": "not supported; the operating system caches the files",
     "cache_final": "not supported; the operating system caches the files",
     "cache_raw": "not supported; the operating system caches the files",
     "pred": "not supported; the model's logits are evaluated",
+    "use_ema": "params='ema' evaluates the averaged parameters",
     "prefetch": "not supported; two batches are always prefetched",
 }
 
@@ -205,12 +206,15 @@ class Schedule:
 
     def due(self, step: int) -> list[Entry]:
         """Return the entries to run after `step`."""
+        return [x for x in self._left(step) if x.due(step, self._total_steps)]
+
+    def not_due(self, step: int) -> list[Entry]:
+        """Return the others, which run after `step` too if the run ends there early."""
+        return [x for x in self._left(step) if not x.due(step, self._total_steps)]
+
+    def _left(self, step: int) -> list[Entry]:
         done = self._done if step == self._first_step else ()
-        return [
-            entry
-            for entry in self._entries
-            if entry.due(step, self._total_steps) and entry.name not in done
-        ]
+        return [entry for entry in self._entries if entry.name not in done]
 
 
 def run(entries: Sequence[Entry], state: Any) -> dict[str, float]:

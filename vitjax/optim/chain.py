@@ -6,6 +6,9 @@
 An update is -schedule * (lr * adam + wd * params): weight decay is multiplied by the
 schedule but not by the learning rate, so torch's AdamW needs weight_decay = wd / lr.
 `l2` is the coupled decay that torch's Adam calls weight_decay; big_vision has none.
+This holds for every optimizer, also by its usual name: "adam" and "adamw" are the same.
+LAMB's paper has the decay inside the trust ratio r, so there it is
+-schedule * lr_mult * r * (lr * adam + wd * params).
 Parameters with the schedule None are frozen: they get a zero update, have no optimizer
 state and do not count in the norm that is clipped (big_vision optax.py:78-149).
 """
@@ -14,10 +17,9 @@ import contextlib
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import optax as ox
 from absl import logging
 
@@ -25,7 +27,7 @@ from vitjax import trees
 from vitjax.config import arguments
 from vitjax.config.durations import Section
 from vitjax.optim.schedules import Schedule, make_schedule
-from vitjax.optim.shampoo import scale_by_shampoo
+from vitjax.optim.transforms import NAMED, OURS
 
 Pairs: TypeAlias = Sequence[tuple[str, Any]]
 Mults: TypeAlias = Sequence[tuple[str, int | float]]
@@ -52,14 +54,14 @@ def make_optimizer(
     """Make the transform, and the rate lr * schedule of each group that is trained.
 
     `params` is a tree of arrays or of their shapes. `optax_name` names a transform of
-    optax ("scale_by_adam", "contrib.scale_by_ademamix") or one of `OURS`; `optax` is
-    its keyword arguments. `schedule` is the keyword arguments of `make_schedule` for
-    all parameters, or a list of pairs (pattern, such a section or None to freeze) that
-    covers all parameters; None means a constant rate. `lr_mults`, `wd_mults` and
-    `l2_mults` are lists of pairs (pattern, factor); they do not apply to parameters
-    without a match. In every list a pattern must match the whole name, and the first
-    match counts. Gradients whose global norm is at least `grad_clip_norm` are scaled
-    down to that norm.
+    optax ("scale_by_adam", "contrib.scale_by_ademamix") or one of `transforms.OURS`,
+    such as "adamw"; `optax` is its keyword arguments. `schedule` is the keyword
+    arguments of `make_schedule` for all parameters, or a list of pairs (pattern, such a
+    section or None to freeze) that covers all parameters; None means a constant rate.
+    `lr_mults`, `wd_mults` and `l2_mults` are lists of pairs (pattern, factor); they do
+    not apply to parameters without a match. In every list a pattern must match the
+    whole name, and the first match counts. Gradients whose global norm is at least
+    `grad_clip_norm` are scaled down to that norm.
 
     `sam` is the keyword arguments of `sharpness_aware`. The transform's update then
     needs `grad_fn(params, i)`, which `vitjax.step` passes.
@@ -82,6 +84,14 @@ def make_optimizer(
         for mask, mult in _groups(params, l2_mults, "l2_mults"):
             chain.append(ox.add_decayed_weights(l2 * mult, mask))
     chain.append(_transform(optax_name, dict(optax or {}), params, trained))
+    decay = [
+        (mask, wd * mult)
+        for mask, mult in (_groups(params, wd_mults, "wd_mults") if wd else ())
+    ]
+    if optax_name == "lamb":
+        for mask, rate in decay if lr else ():
+            chain.append(ox.add_decayed_weights(rate / lr, mask))
+        chain.append(ox.masked(ox.scale_by_trust_ratio(), trained))
     chain.append(ox.scale(lr))
     for mask, mult in _groups(params, lr_mults or (), "lr_mults"):
         if not mult > 0:
@@ -90,9 +100,9 @@ def make_optimizer(
                 "their schedule to None"
             )
         chain.append(ox.masked(ox.scale(mult), mask))
-    if wd:
-        for mask, mult in _groups(params, wd_mults, "wd_mults"):
-            chain.append(ox.add_decayed_weights(wd * mult, mask))
+    if optax_name != "lamb":
+        for mask, rate in decay:
+            chain.append(ox.add_decayed_weights(rate, mask))
     for mask, fn in groups:
         chain.append(ox.masked(ox.scale_by_schedule(fn), mask))
     # Weight decay applies to frozen parameters too, so zero their updates after it.
@@ -187,8 +197,9 @@ def _transform(
     if "learning_rate" in parameters:
         # Such a factory scales by -learning_rate; the chain's -1 would undo the sign.
         raise ValueError(
-            f"optax_name={name!r} is a whole optimizer with its own learning rate; "
-            f'name the transform within it, like "scale_by_adam" for "adam"'
+            f"optax_name={name!r} is a whole optimizer of optax with its own learning "
+            'rate; name the transform within it, like "scale_by_rms" for "rmsprop", or '
+            f"one of {', '.join(NAMED)}"
         )
     if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
         for key in kwargs:
@@ -228,6 +239,9 @@ def _factory(name: str) -> Callable[..., Any]:
     except AttributeError:
         factory = None
     if not callable(factory):
+        usual = name.removeprefix("scale_by_")
+        if usual in NAMED:
+            raise ValueError(f"unknown optax_name {name!r}; did you mean {usual!r}?")
         modules = {"": ox, "contrib.": ox.contrib}
         scalers = [
             prefix + key
@@ -238,60 +252,3 @@ def _factory(name: str) -> Callable[..., Any]:
         known = [*OURS, *scalers, "ema", "identity", "trace"]
         raise arguments.unknown(name, known, "optax_name")
     return factory
-
-
-def scale_by_adafactor(
-    *,
-    min_dim_size_to_factor: int = 32,
-    decay_rate: float = 0.8,
-    decay_offset: int = 0,
-    beta2_cap: float = 0.999,
-    clipping_threshold: float | None = None,
-    momentum: float | None = 0.9,
-    dtype_momentum: Any = "bfloat16",
-    eps: float = 1e-30,
-) -> ox.GradientTransformation:
-    """Make big_vision's Adafactor (arXiv 2106.04560, section 3.4; optax.py:187-214).
-
-    Second moments are factored over the two largest dims if both have at least
-    `min_dim_size_to_factor`; their decay at step t = 1, 2, ... is
-    min(beta2_cap, 1 - t ** -decay_rate). A lower cap (0.95) cures instabilities.
-    Momentum is an average without bias correction. If the root mean square of a
-    parameter's update is above `clipping_threshold`, the update is scaled down to it.
-    """
-
-    def decay(count: Any, exponent: Any) -> Any:
-        t = jnp.asarray(count + 1, jnp.float32)
-        return jnp.minimum(beta2_cap, 1.0 - t**-exponent)
-
-    chain = [
-        ox.scale_by_factored_rms(
-            decay_rate=decay_rate,
-            step_offset=decay_offset,
-            min_dim_size_to_factor=min_dim_size_to_factor,
-            epsilon=eps,
-            decay_rate_fn=decay,
-        )
-    ]
-    if clipping_threshold:
-        chain.append(ox.clip_by_block_rms(clipping_threshold))
-    if momentum:
-        chain.append(ox.ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
-    return ox.chain(*chain)
-
-
-def momentum_hp(
-    *, momentum: float = 0.9, dtype: Any = "bfloat16", nesterov: bool = False
-) -> ox.GradientTransformation:
-    """Make SGD momentum with an accumulator in half precision."""
-    return ox.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=dtype)
-
-
-BIG_VISION: Final[Mapping[str, Callable[..., ox.GradientTransformation]]] = {
-    "big_vision.momentum_hp": momentum_hp,
-    "big_vision.scale_by_adafactor": scale_by_adafactor,
-}
-OURS: Final[Mapping[str, Callable[..., ox.GradientTransformation]]] = {
-    **BIG_VISION,
-    "vitjax.scale_by_shampoo": scale_by_shampoo,
-}

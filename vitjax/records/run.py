@@ -55,7 +55,7 @@ def open_records(
             sizes["total_steps"], first_step, show=jax.process_index() == 0
         )
         stack.enter_context(contextlib.closing(progress))
-        _announce(progress, state, sizes, workdir)
+        _announce(progress, state, program.trainable, sizes, workdir)
         yield Records(
             writer,
             clock,
@@ -90,7 +90,11 @@ def _open_writer(
 
 
 def _announce(
-    progress: Progress, state: Any, sizes: Mapping[str, int], workdir: Path
+    progress: Progress,
+    state: Any,
+    trainable: int,
+    sizes: Mapping[str, int],
+    workdir: Path,
 ) -> None:
     """Print what runs, from which step. Raises ValueError if the run is over."""
     first_step, total_steps = int(state.step), sizes["total_steps"]
@@ -100,7 +104,8 @@ def _announce(
             f"{total_steps}; choose a longer run or another checkpoint"
         )
     progress.say(
-        f"{count(state.params):,} parameters, {sizes['data_size']:,} examples, "
+        f"{count(state.params):,} parameters ({trainable:,} trainable), "
+        f"{sizes['data_size']:,} examples, "
         f"{total_steps:,} steps of {sizes['batch_size']}, records in {workdir}"
     )
     if first_step == total_steps:

@@ -8,6 +8,7 @@ optimizers are passed in.
 from vitjax.step.accumulate import check_batch_size
 from vitjax.step.state import TrainState, copied, init_state, param_shapes
 from vitjax.step.train_step import (
+    check_scaled,
     make_eval_step,
     make_prepare,
     make_preview,
@@ -18,6 +19,7 @@ from vitjax.step.train_step import (
 __all__ = [
     "TrainState",
     "check_batch_size",
+    "check_scaled",
     "copied",
     "init_state",
     "make_eval_step",

@@ -1,11 +1,18 @@
 """Losses over (possibly soft) label distributions.
 
+`class_weights` multiply each class's term, after smoothing. A mean is over the examples:
+it is not divided by the weights, so that a batch in parts has the loss of the whole.
+
 Shapes: b leading (batch) dims, c classes; labels have the shape of the logits.
 """
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
 
 
 def softmax_xent(
@@ -14,6 +21,7 @@ def softmax_xent(
     labels: Num[Array, "..."],
     reduction: bool = True,
     label_smoothing: float | int = 0.0,
+    class_weights: Sequence[int | float] | None = None,
 ) -> Float[Array, "..."]:
     """Return the cross-entropy -sum(labels * log_softmax(logits)), in nats.
 
@@ -21,7 +29,8 @@ def softmax_xent(
     Returns the mean over the batch, or one value per example if not `reduction`.
     """
     labels = _smooth(logits, labels, label_smoothing)
-    xent = -jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1)
+    terms = _weighted(labels * jax.nn.log_softmax(logits), class_weights)
+    xent = -jnp.sum(terms, axis=-1)
     return jnp.mean(xent) if reduction else xent
 
 
@@ -31,6 +40,7 @@ def sigmoid_xent(
     labels: Num[Array, "..."],
     reduction: bool = True,
     label_smoothing: float | int = 0.0,
+    class_weights: Sequence[int | float] | None = None,
 ) -> Float[Array, "..."]:
     """Return the binary cross-entropy of each class, summed over the classes.
 
@@ -40,7 +50,8 @@ def sigmoid_xent(
     labels = _smooth(logits, labels, label_smoothing)
     log_p = jax.nn.log_sigmoid(logits)
     log_not_p = jax.nn.log_sigmoid(-logits)
-    xent = -jnp.sum(labels * log_p + (1 - labels) * log_not_p, axis=-1)
+    terms = labels * log_p + (1 - labels) * log_not_p
+    xent = -jnp.sum(_weighted(terms, class_weights), axis=-1)
     return jnp.mean(xent) if reduction else xent
 
 
@@ -50,17 +61,26 @@ def mse(
     labels: Num[Array, "..."],
     reduction: bool = True,
     label_smoothing: float | int = 0.0,
+    class_weights: Sequence[int | float] | None = None,
 ) -> Float[Array, "..."]:
     """Return the squared difference of logits and labels, averaged over the classes.
 
     Returns the mean over the batch, or one value per example if not `reduction`.
     """
     labels = _smooth(logits, labels, label_smoothing)
-    error = jnp.mean(jnp.square(logits - labels), axis=-1)
+    terms = jnp.square(logits - labels)
+    error = jnp.mean(_weighted(terms, class_weights), axis=-1)
     return jnp.mean(error) if reduction else error
 
 
 LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent, "mse": mse}
+
+
+def _weighted(terms, class_weights):
+    if class_weights is None:
+        return terms
+    weights = np.asarray(class_weights, terms.dtype)
+    return terms * weights.reshape((1,) * (terms.ndim - 1) + (-1,))
 
 
 def _smooth(logits, labels, label_smoothing):
@@ -75,3 +95,23 @@ def _smooth(logits, labels, label_smoothing):
     if not label_smoothing:
         return labels
     return (1 - label_smoothing) * labels + label_smoothing / labels.shape[-1]
+
+
+def check_class_weights(weights: Sequence[int | float], num_classes: int) -> None:
+    """Raise ValueError unless there is one finite weight, at least 0, for each class."""
+    good = all(math.isfinite(x) and x >= 0 for x in weights) and any(weights)
+    if len(weights) != num_classes or not good:
+        raise ValueError(
+            f"class_weights must be 'balanced' or a list of {num_classes} numbers, one "
+            f"for each class, at least 0 and not all 0, got {list(weights)}"
+        )
+
+
+def balanced_weights(labels: Int[np.ndarray, " n"], num_classes: int) -> list[float]:
+    """Return the weights n / (classes that occur * examples of the class).
+
+    Their mean over the examples is 1. A class without examples has the weight 1.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    occur = np.count_nonzero(counts)
+    return np.where(counts, len(labels) / (occur * np.maximum(counts, 1)), 1.0).tolist()

@@ -8,7 +8,8 @@ Shapes: b rows of the global batch, h w c image, k classes.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +34,20 @@ from vitjax.step.state import TrainState
 Features = dict[str, Any]  # feature name -> array
 
 
+def check_scaled(image: Array, where: str) -> None:
+    """Raise ValueError if images reach the model as integers, such as pixels 0 to 255.
+
+    `where` names the op strings that make them. A model that needs such numbers gets
+    the same ones as floats from value_range(0, 255).
+    """
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"the images reach the model as {image.dtype}, unscaled: add "
+            f"value_range(-1, 1), or what the model was trained with, to {where} "
+            "(value_range(0, 255) keeps the pixels' numbers)"
+        )
+
+
 def make_prepare(
     device_pp: Callable[[Features], Features] | None,
 ) -> Callable[[Any, Any], tuple[Array, Array]]:
@@ -40,7 +55,7 @@ def make_prepare(
 
     `device_pp` maps a feature dict to one with float "image" (b h w c) and "labels"
     (b k); None keeps the features. If lambda is None, nothing is mixed. `prepare`
-    raises ValueError if a feature is missing.
+    raises ValueError if a feature is missing, or if the images are integers.
     """
     preprocess = device_pp or (lambda features: features)
 
@@ -53,6 +68,7 @@ def make_prepare(
                     "make it in input.pp or in device_pp, e.g. with "
                     "onehot(num_classes, key='label', key_result='labels')"
                 )
+        check_scaled(features["image"], "input.pp or device_pp")
         return features["image"], features["labels"]
 
     def prepare(rows: Any, lam: Any) -> tuple[Array, Array]:
@@ -151,6 +167,7 @@ def make_train_step(
     accum_freq: int = 1,
     device_pp: Callable[[Features], Features] | None = None,
     label_smoothing: int | float = 0.0,
+    class_weights: Sequence[int | float] | None = None,
     frozen: Any = None,
     ema: Mapping[str, Any] | None = None,
     state_sharding: Any = None,
@@ -158,21 +175,21 @@ def make_train_step(
     """Make the jitted step(state, batch, key) -> (state, metrics). It donates `state`.
 
     Args:
-      loss: a name of `vitjax.step.losses.LOSSES`; `label_smoothing` is passed to it.
+      loss: a name of `LOSSES`, which gets `label_smoothing` and `class_weights`.
       mesh: the batch is split over all its axes.
       mixup: keyword arguments of `vitjax.step.mixup.check`, or None.
       accum_freq: microbatches per device and update.
       device_pp: see `make_prepare`; it runs inside the step, once per microbatch.
       frozen: tree of bools; gradients of True leaves are set to zero, also in l2_grads.
       ema: keyword arguments of `vitjax.step.ema.make_update`, or None.
-      state_sharding: NamedShardings of the state from `init_state`; None means
-        replicated.
+      state_sharding: NamedShardings from `init_state`; None means replicated.
 
     The metrics are big_vision's: training_loss (of the mixed batch), l2_grads (before
     clipping), l2_params (after the update), l2_updates (signed, with rate and decay). A
     state with a loss_scale adds `LossScale.metrics` and update_skipped (0 or 1).
     """
-    loss_of = lookup(LOSSES, loss, "loss")
+    how = dict(label_smoothing=label_smoothing, class_weights=class_weights)
+    loss_of = functools.partial(lookup(LOSSES, loss, "loss"), **how)
     mix = mixup_lib.check(**mixup) if mixup else None
     average = ema_lib.make_update(**ema) if ema is not None else None
     prepare = make_prepare(device_pp)
@@ -182,10 +199,9 @@ def make_train_step(
 
     def loss_fn(params: Any, rows: Any, key: Any, lam: Any) -> Float[Array, ""]:
         image, labels = prepare(rows, lam)
-        logits, _ = model.apply(
-            {"params": params}, image, train=True, rngs={"dropout": key}
-        )
-        return loss_of(logits=logits, labels=labels, label_smoothing=label_smoothing)
+        rngs = {"dropout": key}
+        logits, _ = model.apply({"params": params}, image, train=True, rngs=rngs)
+        return loss_of(logits=logits, labels=labels)
 
     def train_step(
         state: TrainState, batch: Features, key: Key[Array, ""]

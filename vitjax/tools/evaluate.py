@@ -277,13 +277,16 @@ def _write(
         "evals": results,
     }
     (folder / "report.json").write_text(command.as_json(report) + "\n")
+    columns = [
+        key for key in SHOWN if any(key in result for result in results.values())
+    ]
     shown = [
-        (name, *(_number(result[key]) for key in SHOWN))
+        (name, *(_number(result[key]) for key in columns))
         for name, result in results.items()
     ]
     parts = [
         f"{trained.name}, {trained.source}",
-        command.table(("evaluator", *SHOWN), shown),
+        command.table(("evaluator", *columns), shown),
     ]
     for name, result in results.items():
         rows = [r for r in result["per_class"] if r["accuracy"] is not None]

@@ -211,6 +211,7 @@ def facts(
         "batch_size": sizes["batch_size"],
         "image_shape": list(built.image_shape),
         "parameters": count(built.shapes.params),
+        "trainable parameters": built.trainable,
         "FLOPs per image": flops,
         "FLOPs from": "3 x the forward pass's products, 2 a multiply-add",
         "FLOPs per run": flops * images,

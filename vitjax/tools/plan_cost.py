@@ -52,7 +52,7 @@ def build(
 ) -> program.Program:
     """Build the program of an experiment; ValueError if that is impossible."""
     mesh = sharding.make_mesh(e.mesh)
-    return program.build(e, mesh, element_spec=spec, **sizes)
+    return program.build(e, mesh, element_spec=spec, **sizes, labels=None)
 
 
 def device_memory(
@@ -64,7 +64,7 @@ def device_memory(
     """
     mesh = sharding.make_mesh(e.mesh)
     check_batch_size(sizes["batch_size"], mesh, e.accum_freq)
-    built = program.build(e, mesh, element_spec=spec, **sizes)
+    built = program.build(e, mesh, element_spec=spec, **sizes, labels=None)
     home = sharding.batch_sharding(mesh)
     rows = sizes["batch_size"]
     batch = {

@@ -66,13 +66,17 @@ class Predictions:
 
 
 def summary(predictions: Predictions, loss_name: str) -> dict[str, float]:
-    """Compute prec@1, prec@5, loss, ece, macro_f1 and the number of examples."""
+    """Compute prec@1, prec@5, loss, ece, macro_f1 and the number of examples.
+
+    There is no prec@5 for five classes or fewer, where it is always 1.
+    """
     loss_of = lookup(LOSSES, loss_name, "loss")
     logits, labels = (jnp.asarray(x) for x in (predictions.logits, predictions.labels))
     report = classification_report(predictions)
+    several = predictions.logits.shape[1] > 5
     return {
         "prec@1": float(predictions.hits(1).mean()),
-        "prec@5": float(predictions.hits(5).mean()),
+        **({"prec@5": float(predictions.hits(5).mean())} if several else {}),
         "loss": float(loss_of(logits=logits, labels=labels)),
         "ece": calibration(predictions)[0],
         "macro_f1": report["macro avg"]["f1-score"],

@@ -109,7 +109,9 @@ def profile(e: "Experiment", steps: int, out: Path) -> tuple[Timing, int]:
     )  # fmt: skip
     sizes = {"data_size": data_size, "batch_size": e.input["batch_size"]}
     sizes["total_steps"] = e.steps("total", **sizes)
-    run = program.build(e, mesh, element_spec=data.element_spec, **sizes)
+    run = program.build(
+        e, mesh, element_spec=data.element_spec, **sizes, labels=data.labels
+    )
     home = sharding.batch_sharding(mesh)
 
     host_batches = iter(data)

@@ -1,19 +1,25 @@
 """The best checkpoint, among the others and after failures."""
 
 import contextlib
+import shutil
 
 import pytest
 
 from tests.helpers.checkpoints import make_state
-from tests.helpers.runs import run
+from tests.helpers.runs import error_of, run, values
 from vitjax.checkpoints.best import Best, best_of
 from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.records.jsonl import read_rows
 
 pytestmark = pytest.mark.slow
 
 
 def kept(workdir):
     return [path.name for path in (workdir / "best" / "checkpoints").glob("*")]
+
+
+def newest(workdir):
+    return max(int(path.name) for path in (workdir / "checkpoints").glob("*"))
 
 
 @contextlib.contextmanager
@@ -101,6 +107,47 @@ def test_a_damaged_best_one_is_set_aside(tmp_path, caplog):
         assert kept(tmp_path) == []
         assert [p.name for p in (tmp_path / "best" / "damaged").iterdir()] == ["3-0"]
         assert offer(4, 2.0) == ["4"]
+
+
+def test_a_run_stops_early_wherever_it_was_killed(tmp_path, monkeypatch, capsys):
+    """After two evaluations without a better one; all evaluators have the last word."""
+    losses = {0: 0.1, 2: 0.9, 4: 0.8, 6: 0.85, 8: float("nan"), 10: 0.1, 12: 0.0}
+
+    def evaluate(entries, state):
+        names = [entry.name for entry in entries]
+        return {f"{name}/loss": losses[int(state.step)] for name in names}
+
+    monkeypatch.setattr("vitjax.evaluators.schedule.run", evaluate)
+    flags = ["--config.evals.val.log_steps=2", "--config.tensorboard=False"]
+    flags += ["--config.max_to_keep=None"]
+    flags += ["--config.evals.end=like('val', log_steps=99, skip_first=True)"]
+    best = "--config.ckpt_best={'metric': 'val/loss', 'mode': 'min', 'patience': %d}"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole, *flags, best % 2) == 0
+    said = "val/loss was not better in the last 2 evaluations than the 0.8000 of step 4"
+    assert f"stopped early after step 8: {said}" in capsys.readouterr().out
+    assert newest(whole) == 8
+    assert kept(whole) == ["4"]
+    assert (whole / "curves.png").exists()
+    # The best one is of step 4, and the run resumes from step 1.
+    shutil.copytree(whole, killed)
+    for step in (5, 8):
+        shutil.rmtree(killed / "checkpoints" / str(step))
+    assert run(killed, *flags, best % 2) == 0
+    assert values(read_rows(killed)) == values(read_rows(whole))
+    assert {(8, "val/loss"), (8, "end/loss")} <= values(read_rows(whole)).keys()
+    capsys.readouterr()
+    assert run(whole, *flags, best % 2) == 0
+    assert f"already stopped early: {said}" in capsys.readouterr().out
+    assert newest(whole) == 8
+    assert run(whole, *flags, best % 3) == 0
+    assert newest(whole) == 12
+
+
+def test_patience_is_checked_before_anything_is_opened(tmp_path, capsys):
+    best = "--config.ckpt_best={'metric': 'val/loss', 'patience': 0}"
+    gone = "--config.input.data={'kind': 'folder', 'data_dir': '/no', 'split': 'a'}"
+    assert "patience must be at least 1" in error_of(capsys, tmp_path, best, gone)
 
 
 def test_without_evaluators_there_is_none(tmp_path, caplog):

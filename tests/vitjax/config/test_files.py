@@ -60,6 +60,22 @@ def test_any_key_can_be_set_from_the_command_line(path, text, get, expected):
     assert get(load(path, [text])) == expected
 
 
+def test_a_section_may_be_like_another(path):
+    """A copy, with its keys changed; later overrides reach into it."""
+    like = "like('val', params='ema', log_steps=7, data={'name': 'b', 'split': 'c'})"
+    later = ["evals.new.data.split=d", "evals.val.log_epochs=2"]
+    changed = ["evals.val.log_epochs=1", f"evals.new={like}", *later]
+    evals = load(path, changed).evals.to_dict()
+    assert evals["val"] == {
+        "type": "classification", "data": {"name": "imagenet2012"}, "log_epochs": 2,
+    }  # fmt: skip
+    assert evals["new"] == {
+        "type": "classification", "data": {"name": "b", "split": "d"},
+        "params": "ema", "log_steps": 7,
+    }  # fmt: skip
+    assert "data" not in load(path, ["evals.new=like('val', data=None)"]).evals.new
+
+
 def test_overrides_apply_in_order(path):
     config = load(path, ["mixup=None", "mixup.p=0.5", "seed=1", "seed=2"])
     assert config.mixup.to_dict() == {"p": 0.5}
@@ -74,6 +90,16 @@ def test_overrides_apply_in_order(path):
         ("a..b=3", "--config.key=VALUE"),
         ("seed.x=3", "'seed' is a value, not a section"),
         ("model={1: 2, 'a': 3}", "keys of config section model must be strings, got 1"),
+        ("evals.x=like('vall')", "section of evals in .*'vall'; did you mean 'val'"),
+        ("x=like('seed')", "unknown section in like.'seed'.: 'seed'"),  # a value
+        ("evals.x=like(val)", r"expected like\('NAME', key=value\), with the name"),
+        ("evals.x=like('val', **{'a': 1})", "expected like"),
+        ("evals.x=like('val'", "expected like"),
+        (
+            "evals.x=like('val', a=open('b'))",
+            "cannot read a in .*: expected a Python l",
+        ),
+        ("evals.x=like('val', a={1, 2})", "evals.x.a must be a number, a string"),
         ("seed=99999999999999999999", "seed must be of at most 64 bits, got 0x5"),
         ("seed={1, 2}", "seed must be a number, a string, .*, got {1, 2}"),
     ],

@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.evaluators import CLASSES, make_data, predict, rows_of
 from vitjax.devices.sharding import replicated
 from vitjax.evaluators import EVALUATORS
+from vitjax.tools.predictions import Predictions, summary
 
 
 def make(rows, mesh, batch_size=8, predict=predict, **kw):
@@ -65,6 +66,24 @@ def test_examples_are_the_rows_of_the_set_in_order(mesh):
     assert all((x[4:] == 0).all() for x in found[2].values())
 
 
+@pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
+def test_there_is_no_prec_5_of_five_classes(mesh, classes, there):
+    """It would always be 1."""
+
+    def few(state, image):
+        logits, out = predict(state, image)
+        return logits[:, :classes], out
+
+    rows = rows_of(60)
+    rows["labels"] = rows["labels"][:, :classes]
+    found = dict(make(rows, mesh, 16, few).run(jnp.float32(1.0)))
+    assert ("prec@5" in found) is there
+    assert len(found) == 2 + there
+    some = Predictions(rows["image"].reshape(60, -1)[:, :classes], rows["labels"], None)
+    shown = summary(some, "sigmoid_xent")
+    assert ("prec@5" in shown) is there
+
+
 def test_padded_rows_may_give_losses_that_are_not_finite(mesh):
     def dividing(state, image):
         logits, out = predict(state, image)
@@ -86,15 +105,22 @@ def test_device_pp_makes_the_labels(mesh):
 
 
 @pytest.mark.parametrize(
-    ("kw", "labels", "words"),
+    ("kw", "labels", "dtype", "words"),
     [
-        ({}, 0, "no example with a label"),
-        ({"loss_name": "softmax"}, 1, "'softmax_xent'"),
-        ({"label_key": "lable"}, 1, r"feature 'lable', but .* give image, labels"),
+        ({}, 0, float, "no example with a label"),
+        ({"loss_name": "softmax"}, 1, float, "'softmax_xent'"),
+        (
+            {"label_key": "lable"},
+            1,
+            float,
+            "feature 'lable', but .* give image, labels",
+        ),
+        ({}, 1, np.uint8, "reach the model as uint8, unscaled: add value_range"),
     ],
 )
-def test_what_is_wrong_is_named(mesh, kw, labels, words):
+def test_what_is_wrong_is_named(mesh, kw, labels, dtype, words):
     rows = rows_of(8)
     rows["labels"] *= labels
+    rows["image"] = rows["image"].astype(dtype)
     with pytest.raises(ValueError, match=words):
         list(make(rows, mesh, **kw).run(jnp.float32(1)))

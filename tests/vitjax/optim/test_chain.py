@@ -241,7 +241,9 @@ def test_adafactor_by_hand(cap, threshold, momentum):
     params = {k: jnp.zeros(s) for k, s in shapes.items()}
     section = {"beta2_cap": cap, "clipping_threshold": threshold, "momentum": momentum}
     section["dtype_momentum"] = "float32"
-    tx, _ = make_optimizer(params, **ADAFACTOR, optax=section)
+    tx, _ = make_optimizer(
+        params, **{**ADAFACTOR, "optax_name": "adafactor"}, optax=section
+    )
     got, state = run(tx, params, grads)
     stored = {x.shape for x in jax.tree.leaves(ox.tree.get(state, "v"))}
     assert stored == {(1,), (64, 31), (64,)}
@@ -297,6 +299,48 @@ def test_momentum_hp(nesterov):
     assert dtypes == {jnp.dtype(jnp.bfloat16)}
 
 
+MOMENTUM = {"momentum": 0.9, "nesterov": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "whole", "decays"),
+    [
+        ("sgd", {}, ox.sgd, False),
+        ("sgd", MOMENTUM, lambda lr: ox.sgd(lr, **MOMENTUM), False),
+        ("adam", {"b2": 0.95}, lambda lr: ox.adam(lr, b2=0.95), False),
+        ("adamw", {"b2": 0.95}, lambda lr, **kw: ox.adamw(lr, b2=0.95, **kw), True),
+        ("adam", {}, ox.adamw, True),  # the decay is wd, whatever the name
+        ("lion", {}, ox.lion, True),
+        ("lamb", {}, ox.lamb, True),
+    ],
+)
+def test_an_optimizer_by_its_name_is_optaxs(name, section, whole, decays):
+    """optax multiplies its decay by the rate, so it gets wd / lr."""
+    lr, wd = 0.01, 0.002 if decays else None
+    kw = {"wd": wd, "schedule": {"decay_type": "linear", "warmup_steps": 2}}
+    section = {"lr": lr, "optax_name": name, "optax": section, **kw}
+    tx, [rate] = make_optimizer(tiny(), **{**RUN, **section})
+    kernels = {k: {"kernel": True, "bias": False} for k in ("body", "head")}
+    theirs = whole(
+        rate, **({"weight_decay": wd / lr, "mask": kernels} if decays else {})
+    )
+    grads = [tiny(i) for i in range(1, 7)]
+    (ours, _), (expected, _) = (run(t, tiny(), grads) for t in (tx, theirs))
+    for a, b in zip(ours, expected, strict=True):
+        for key, x in named(b).items():
+            np.testing.assert_allclose(named(a)[key], x, rtol=2e-5, atol=1e-9)
+
+
+def test_a_frozen_parameter_has_no_part_in_lamb():
+    schedule = [("body/.*", None), (".*", {})]
+    lamb = {"optax_name": "lamb", "wd": 0.1, "lr": 0.5, "schedule": schedule}
+    update = first_update(tiny(), tiny(1), **lamb)
+    assert not update["body/kernel"].any()
+    alone = first_update({"head": tiny()["head"]}, {"head": tiny(1)["head"]},
+                         **lamb | {"schedule": None})  # fmt: skip
+    np.testing.assert_allclose(update["head/kernel"], alone["head/kernel"], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "section"),
     [
@@ -317,7 +361,10 @@ def test_any_transform_of_optax_by_name(name, section):
         ({"optax_name": "scale_by_adm"}, "optax_name.*did you mean 'scale_by_adam'"),
         ({"optax_name": "big_vision.scale_by_adafactr"}, "scale_by_adafactor'"),
         ({"optax_name": "contrib"}, "unknown optax_name 'contrib'"),
-        ({"optax_name": "adamw"}, "'adamw' is a whole optimizer"),
+        ({"optax_name": "rmsprop"}, "'rmsprop' is a whole optimizer.* sgd, shampoo"),
+        ({"optax_name": "scale_by_sgd"}, "unknown optax_name .*; did you mean 'sgd'"),
+        ({"optax_name": "Adamw"}, "did you mean 'adamw'"),
+        ({"optax_name": "sgd", "optax": {"decay": 0.9}}, "for sgd 'decay'.*momentum"),
         ({"optax_name": "contrib.muon"}, "'contrib.muon' is a whole optimizer"),
         ({"optax_name": "global_norm"}, "optax_name='global_norm' with"),
         ({"optax_name": "EmptyState"}, "must make a gradient transformation"),

@@ -145,10 +145,12 @@ def test_no_float_copy_of_the_whole_batch_exists():
     assert ours < float_batch < theirs
 
 
-def test_mixup_smoothing_and_the_preview_against_numpy(mesh):
+def test_mixup_smoothing_weights_and_the_preview_against_numpy(mesh):
     """Rows meet their neighbours after device_pp, with the step's one lambda."""
     mixup = {"p": 5.0}  # lambdas well below 1
     kw = {"model": Linear(), "mixup": mixup, "label_smoothing": 0.1}
+    weights = np.arange(NUM_CLASSES) / 3
+    kw["class_weights"] = weights.tolist()
     state, train_step, key = make(mesh, accum_freq=2, **kw)
     preview = step_lib.make_preview(
         mesh=mesh, mixup=mixup, device_pp=device_pp, rows=BATCH
@@ -169,7 +171,7 @@ def test_mixup_smoothing_and_the_preview_against_numpy(mesh):
     np.testing.assert_allclose(labels, y, atol=1e-6)
     logits = x.reshape(BATCH, -1) @ w
     logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    loss = -(0.9 * (y * logp).sum(1) + 0.1 * logp.mean(1)).mean()
+    loss = -(weights * (0.9 * y + 0.1 / NUM_CLASSES) * logp).sum(1).mean()
     np.testing.assert_allclose(metrics["training_loss"], loss, rtol=1e-5)
     # A float batch from the host, without device_pp, is the same.
     state, train_step, key = make(mesh, device_pp=None, **kw)
@@ -202,8 +204,11 @@ def test_a_batch_that_does_not_divide_is_refused(mesh, batch_size, accum):
         step_lib.check_batch_size(batch_size, mesh, accum)
 
 
-def test_a_missing_feature_and_an_unknown_loss_are_named(mesh):
+def test_a_missing_feature_bytes_and_an_unknown_loss_are_named(mesh):
     prepare = step_lib.make_prepare(None)
+    rows = {"image": jnp.zeros((1, 2, 2, 3), np.uint8), "labels": jnp.zeros((1, 2))}
+    with pytest.raises(ValueError, match=r"as uint8, unscaled: add value_range\(-1, 1"):
+        prepare((rows, rows), 0.5)  # mixing would make floats of them
     with pytest.raises(ValueError, match="needs a feature 'labels'"):
         prepare(({"image": jnp.zeros((1, 2, 2, 3))}, None), None)
     with pytest.raises(ValueError, match="softmax_xent"):

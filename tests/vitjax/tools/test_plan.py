@@ -47,6 +47,7 @@ def test_steps_and_parameters_are_those_of_the_run(figures, digits_run):
     params = open_trained(digits_run).params  # of depth 1
     block = trees.count(params["Transformer"]["encoderblock_0"])
     assert found["parameters"] == trees.count(params) + 2 * block
+    assert found["trainable parameters"] == found["parameters"]
     assert found["lr"]["most"] == pytest.approx(0.003, rel=1e-3)
     assert 0 < found["lr"]["last"] < 1e-6
     assert "| total_steps | 2,247 |" in text
