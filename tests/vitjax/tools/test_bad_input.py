@@ -106,6 +106,16 @@ CASES = [
      "--matrix must be NAME=VALUE"),
     ("sweep --config {quickstart} --matrix batch=64,96 fooo=1 --out new",
      "unknown config argument 'fooo'"),
+    ("sweep --config {quickstart} --matrix config.model.widht=8,16 --out new",
+     "did you mean 'width'"),
+    ("sweep --config {quickstart} --matrix config.input.batch_siz=8 --out new",
+     "did you mean 'batch_size'"),
+    ("sweep --config {quickstart} --matrix config.lr=1,2 --config.lr=3 --out new",
+     "--matrix and --config.lr give the same key"),
+    ("sweep --config {quickstart} --matrix 'config.lr=log(1,2)' --out new",
+     "is a range, which needs --random N"),
+    ("sweep --config {quickstart} --random 2 --matrix 'config.lr=log(0,2)' --out new",
+     "must be log(A,B) with numbers above 0, A < B"),
 ]  # fmt: skip
 # Flags that do not fit together, which the parser refuses.
 USAGE = [
@@ -119,6 +129,8 @@ USAGE = [
     ("predict --ckpt run a.jpg --top=0", "must be at least 1"),
     ("predict --ckpt run a.jpg --batch_size=0", "must be at least 1"),
     ("profile {small} --steps=0", "must be at least 1"),
+    ("sweep --config a.py --matrix a=1 --random 0", "must be at least 1"),
+    ("sweep --config a.py --matrix a=1 --seed 1", "--seed is for --random"),
     ("show", "give --out, a folder for the pictures, or --index"),
     ("show --out new --epoch 1", "--epoch needs an --index"),
 ]
