@@ -38,6 +38,7 @@ class Relabelled:
         self.describe, self.nbytes = source.describe, source.nbytes
         self.finish, self.notices = source.finish, source.notices
         self.as_seen = getattr(source, "as_seen", False)
+        self.path = getattr(source, "path", None)
         self._source = source
         self._keys = getattr(source, "label_keys", ("label",))
         with tf.device("CPU"):

@@ -139,7 +139,7 @@ def test_the_pages_name_commands():
 
 def test_every_tool_has_a_section():
     text = (ROOT / "docs" / "tools.md").read_text()
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 13
     assert {*" ".join(re.findall(r"^## (.+)$", text, re.M)).split()} >= COMMANDS
 
 
