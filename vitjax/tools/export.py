@@ -89,17 +89,22 @@ def _images(shape: Sequence[int], count: int) -> Any:
     return rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
 
 
-def _state_dict(trained: "Trained", to: str, out: Path) -> str:
-    """Write a state dict by vitjax.tools.convert, and compare the library's logits."""
+def _check_vit(trained: "Trained", to: str) -> None:
     from vitjax.models.vit import ViT
-    from vitjax.tools import convert
-    from vitjax.weights import files, other_models
 
     if not isinstance(trained.model, ViT):
         raise ValueError(
             f"{to} cannot hold a model {trained.experiment.model_name!r}: give --to "
             "safetensors, stablehlo or onnx, which hold any"
         )
+
+
+def _state_dict(trained: "Trained", to: str, out: Path) -> str:
+    """Write a state dict by vitjax.tools.convert, and compare the library's logits."""
+    from vitjax.tools import convert
+    from vitjax.weights import files, other_models
+
+    _check_vit(trained, to)
     height, width, channels = _size(trained)
     rows, columns = trained.model.patch_size
     convert.write(
@@ -127,6 +132,7 @@ def _folder(trained: "Trained", out: Path) -> str:
     from vitjax.tools import pretrained_folder
     from vitjax.weights import other_models
 
+    _check_vit(trained, "huggingface")
     shape = _size(trained)
     with tempfile.TemporaryDirectory(
         prefix=f".{out.name}.partial-", dir=out.parent

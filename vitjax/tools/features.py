@@ -123,7 +123,8 @@ def write(out: Path, found: Mapping[str, Any]) -> None:
 
     if out.suffix == ".npz":
         content = io.BytesIO()
-        np.savez(content, **{name: np.asarray(x) for name, x in found.items()})
+        arrays: dict[str, Any] = {name: np.asarray(x) for name, x in found.items()}
+        np.savez(content, **arrays)
         write_whole(out, content.getvalue())
         return
     columns = dict(found)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from vitjax.tools import convert
 from vitjax.tools.trained import Trained
@@ -26,23 +27,24 @@ def write(trained: Trained, folder: Path, image_shape: tuple[int, int, int]) -> 
         )
     processor = preprocessing.to_huggingface(specs[0], norm, image_shape)
     height, width, _ = image_shape
-    rows, columns = trained.model.patch_size
+    model: Any = trained.model  # a ViT, as export has checked
+    rows, columns = model.patch_size
     folder.mkdir()
     convert.write(
         trained.params,
         trained.metadata(),
         folder / "model.safetensors",
         to="huggingface",
-        posemb=trained.model.posemb,
+        posemb=model.posemb,
         grid=(height // rows, width // columns),
     )
-    count = trained.model.num_classes
+    count = model.num_classes
     known = trained.names_in_words() or ()
     names = [*known[:count], *(f"LABEL_{k}" for k in range(len(known), count))]
     config = {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
-        **huggingface.model_config(trained.model, image_shape),
+        **huggingface.model_config(model, image_shape),
         "qkv_bias": True,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,

@@ -78,8 +78,8 @@ def _stablehlo(serve: Callable[[Any], Any], shape: tuple[int, int, int]) -> Prog
 def _onnx(serve: Callable[[Any], Any], shape: tuple[int, int, int]) -> Program:
     """Convert with jax2onnx; the program runs in onnxruntime."""
     try:
-        import jax2onnx
-        import onnxruntime
+        import jax2onnx  # pyright: ignore[reportMissingImports]
+        import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             f"onnx is written by jax2onnx and checked by onnxruntime ({error}): install "

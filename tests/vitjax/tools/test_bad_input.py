@@ -73,12 +73,11 @@ CASES = [
     ("evaluate --ckpt run --out new --fewshot --config.input.data={gone}",
      "there is no folder /no"),
     ("export --ckpt run --to onnx a.onxx", "onnx is written as .onnx"),
-    ("export --ckpt run --to huggingface new", "huggingface"),
+    ("export --ckpt run --to huggingface new", "always has a class token"),
     ("export --ckpt run --to huggingface new {val}.device_pp='' "
      "{val}.pp_fn=\"keep('image', 'label')\"", "ops of evals.val do not normalise"),
     ("features --ckpt run photo.png --out a.csv", "must be a .npz or .parquet file"),
     ("features --ckpt run photo.png empty --out a.npz", "empty' has no images"),
-    ("features --ckpt run note.pth --out a.npz", "none of the 1 files could be read"),
     ("features --ckpt run --evals vall --out a.npz", "did you mean 'val'"),
     ("features --ckpt run photo.png --feature logit --out a.npz",
      "the model has no output 'logit', only"),
