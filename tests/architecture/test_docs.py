@@ -106,6 +106,8 @@ def flags_of(module):
         name = part.partition("(")[0]
         if f"command.{name}(" in source:
             source += part
+    if "probes.add_flags(" in source:
+        source += (TOOLS / "probes.py").read_text()
     return {"help", *re.findall(r'"--(\w+)"', source)}
 
 

@@ -1,5 +1,6 @@
 """Write a model as a program for serving: from uint8 images to logits, weights inside."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def _stablehlo(serve: Callable[[Any], Any], shape: tuple[int, int, int]) -> Prog
 
 def _onnx(serve: Callable[[Any], Any], shape: tuple[int, int, int]) -> Program:
     """Convert with jax2onnx; the program runs in onnxruntime."""
+    # jax2onnx warns, with a traceback, of each plugin for a library that is absent.
+    logging.getLogger("jax2onnx").setLevel(logging.ERROR)
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
         import onnxruntime  # pyright: ignore[reportMissingImports]
