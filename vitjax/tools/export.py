@@ -19,6 +19,7 @@ from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
 if TYPE_CHECKING:
+    from vitjax.models.vit import ViT
     from vitjax.tools.trained import Trained
 
 # Only light imports here, so that --help is fast.
@@ -89,7 +90,8 @@ def _images(shape: Sequence[int], count: int) -> Any:
     return rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
 
 
-def _check_vit(trained: "Trained", to: str) -> None:
+def _vit(trained: "Trained", to: str) -> "ViT":
+    """Return the model; ValueError unless it is a ViT, which state dicts can hold."""
     from vitjax.models.vit import ViT
 
     if not isinstance(trained.model, ViT):
@@ -97,6 +99,7 @@ def _check_vit(trained: "Trained", to: str) -> None:
             f"{to} cannot hold a model {trained.experiment.model_name!r}: give --to "
             "safetensors, stablehlo or onnx, which hold any"
         )
+    return trained.model
 
 
 def _state_dict(trained: "Trained", to: str, out: Path) -> str:
@@ -104,23 +107,21 @@ def _state_dict(trained: "Trained", to: str, out: Path) -> str:
     from vitjax.tools import convert
     from vitjax.weights import files, other_models
 
-    _check_vit(trained, to)
+    model = _vit(trained, to)
     height, width, channels = _size(trained)
-    rows, columns = trained.model.patch_size
+    rows, columns = model.patch_size
     convert.write(
         trained.params,
         trained.metadata(),
         out,
         to=to,
-        posemb=trained.model.posemb,
+        posemb=model.posemb,
         grid=(height // rows, width // columns),
     )
     if to in ("big_vision", "mup_vit"):
         return "read back and compared to the bit"
     try:
-        theirs = functools.partial(
-            other_models.logits, to, trained.model, files.read(out)[0]
-        )
+        theirs = functools.partial(other_models.logits, to, model, files.read(out)[0])
         return _compared(trained, to, theirs, (height, width, channels))
     except BaseException:  # Ctrl-C too: no file stays that was not compared
         out.unlink()
@@ -132,7 +133,7 @@ def _folder(trained: "Trained", out: Path) -> str:
     from vitjax.tools import pretrained_folder
     from vitjax.weights import other_models
 
-    _check_vit(trained, "huggingface")
+    _vit(trained, "huggingface")
     shape = _size(trained)
     with tempfile.TemporaryDirectory(
         prefix=f".{out.name}.partial-", dir=out.parent
