@@ -94,10 +94,14 @@ class FolderSource:
         image = image_files.readable(features["image"], as_seen=self.as_seen)
         return {**features, "image": image}
 
+    def path(self, index: int) -> str:
+        """Return the file of example `index`."""
+        path: Any = self._path(tf.constant(index, tf.int64)).numpy()
+        return os.fsdecode(path)
+
     def describe(self, index: int) -> str:
         """Return the folder, the example's index and its file."""
-        path: Any = self._path(tf.constant(index, tf.int64)).numpy()
-        return f"example {index} of {self._what} ({os.fsdecode(path)})"
+        return f"example {index} of {self._what} ({self.path(index)})"
 
     def nbytes(self) -> int:
         """Return the size of the files; asks the disk for each."""

@@ -66,6 +66,7 @@ FENCES = {
     ),
     "input_pipeline.spec": (
         "input_pipeline", "vitjax.tools", "vitjax.weights.normalisation", "parity",
+        "vitjax.weights.preprocessing",
     ),
     "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline": (

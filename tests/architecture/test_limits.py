@@ -14,6 +14,8 @@ SECTIONS = {
     "parity/reference/train.py": {"__init__"},
     "parity/reference/vit.py": {"__init__"},
     "vitjax/evaluators/fewshot.py": {"__init__"},
+    "vitjax/evaluators/knn.py": {"__init__"},
+    "vitjax/evaluators/linear_probe.py": {"__init__"},
     "vitjax/evaluators/svc_probe.py": {"__init__"},
     "vitjax/optim/chain.py": {"make_optimizer"},
     "vitjax/records/sinks.py": {"__init__"},

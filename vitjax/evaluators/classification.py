@@ -135,13 +135,22 @@ class Classification:
             yield jax.device_get(self._rows(state, batch))
 
     def outputs(self, state: Any) -> Iterator[dict[str, np.ndarray]]:
-        """Yield "logits" and "labels" (b k) of the rows that count, for each batch."""
+        """Yield "logits" and "labels" (b k) of the rows that count, for each batch.
+
+        "index" (b) is the example's index in the data set.
+        """
+        start = 0
         for batch in self._batches:
             out = self._outputs(state, batch)
             seen, logits, labels = jax.device_get(
                 (out["seen"], out["logits"], out["labels"])
             )
-            yield {"logits": logits[seen], "labels": labels[seen]}
+            yield {
+                "logits": logits[seen],
+                "labels": labels[seen],
+                "index": start + np.flatnonzero(seen),
+            }
+            start += len(seen)
 
     def samples(self, state: Any, count: int) -> dict[str, np.ndarray]:
         """Return "image" (b h w c), "logits" and "labels" of the first rows that count.

@@ -27,6 +27,26 @@ def _feature(rows: Mapping[str, Array], key: str) -> Array:
     return rows[key]
 
 
+def take(out: Mapping[str, Any], feature: str) -> Float[Array, "b f"]:
+    """Return one of a model's intermediates; ValueError unless it is (b, f)."""
+    found = out.get(feature)
+    if isinstance(found, jax.Array) and found.ndim == 2:
+        return found
+    known = [k for k, x in out.items() if isinstance(x, jax.Array) and x.ndim == 2]
+    got = "no output" if found is None else "no single vector per image in"
+    raise ValueError(
+        f"feature: the model has {got} {feature!r}, only {', '.join(sorted(known))}"
+    )
+
+
+def standardiser(
+    x: Float[np.ndarray, "n f"],
+) -> Callable[[Float[np.ndarray, "m f"]], Float[np.ndarray, "m f"]]:
+    """Return the map that gives each feature of `x` mean 0 and deviation 1, in float64."""
+    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-5
+    return lambda rows: (rows - mean) / std
+
+
 class Features:
     """The values of one of the model's intermediates, (b, f), with the classes."""
 
@@ -56,19 +76,15 @@ class Features:
             image = _feature(rows, "image")
             check_scaled(image, "pp_fn or device_pp")
             _, out = predict(state, image)
-            if feature not in out:
-                raise ValueError(
-                    f"feature: the model has no output {feature!r}, only "
-                    f"{', '.join(sorted(out))}"
-                )
+            vectors = take(out, feature)
             if label_key is None and "label" in given:
                 labels = given["label"]
             else:
                 labels = _feature(rows, label_key or "labels")
             if labels.ndim == 1:
-                return out[feature], labels, batch["_mask"]
+                return vectors, labels, batch["_mask"]
             seen = batch["_mask"] * (labels.max(axis=1) > 0)
-            return out[feature], labels.argmax(axis=1), seen
+            return vectors, labels.argmax(axis=1), seen
 
         self._features = jax.jit(features, out_shardings=replicated(mesh))
         self._make = lambda data: make_data(
@@ -92,6 +108,14 @@ class Features:
         self, state: Any, batches: Any
     ) -> tuple[Float[np.ndarray, "n f"], Int[np.ndarray, " n"]]:
         """Return the features and classes of all labelled examples in such batches."""
+        x, y, _ = self.indexed(state, batches)
+        return x, y
+
+    def indexed(
+        self, state: Any, batches: Any
+    ) -> tuple[Float[np.ndarray, "n f"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """Return features, classes and indices in the data set, as `of` does."""
         rows = [jax.device_get(self._features(state, batch)) for batch in batches]
         x, y, mask = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-        return x[mask > 0], y[mask > 0]
+        index = np.flatnonzero(mask > 0)
+        return x[index], y[index], index

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vitjax.evaluators.classification import MakeData
-from vitjax.evaluators.features import Features
+from vitjax.evaluators.features import Features, standardiser
 
 BIAS = 100.0  # a constant feature, so large that its weight is hardly penalised
 
@@ -31,10 +31,10 @@ def ridge_accuracy(
     """
     from sklearn.linear_model import Ridge
 
-    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + 1e-5
+    standard = standardiser(x)
 
     def white(rows: np.ndarray) -> np.ndarray:
-        return np.pad((rows - mean) / std, ((0, 0), (0, 1)), constant_values=BIAS)
+        return np.pad(standard(rows), ((0, 0), (0, 1)), constant_values=BIAS)
 
     classes = np.unique(np.concatenate([y, y_test]))
     targets = np.where(y[:, None] == classes, 1.0, -1.0)

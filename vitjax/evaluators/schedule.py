@@ -106,7 +106,7 @@ def default_classifier(evals: Mapping[str, Any]) -> str | None:
     return "val" if "val" in names else next(iter(names), None)
 
 
-def _fed_as_classifier(
+def fed_as_classifier(
     section: dict[str, Any], evals: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a probe's section, with `default_classifier`'s preprocessing if it has none."""
@@ -165,7 +165,7 @@ def make_entries(
             EVALUATORS, section.pop("type", "classification"), "evaluator"
         )
         if "fit_data" in inspect.signature(evaluator).parameters:
-            section = _fed_as_classifier(section, evals)
+            section = fed_as_classifier(section, evals)
         try:
             entries.append(_entry(name, evaluator, given, sizes, batch_size, section))
         except missing as error:

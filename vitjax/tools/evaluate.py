@@ -1,13 +1,13 @@
-"""Evaluate a checkpoint: all metrics, per-class accuracy, calibration, pictures.
+"""Evaluate a checkpoint: all metrics, per-class accuracy, calibration, probes, pictures.
 
 `python -m vitjax.tools.evaluate --ckpt runs/quickstart`
 """
 
-import functools
+import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ if __name__ == "__main__":
     failures.leave_on_interrupt()  # the imports take seconds
 
 from vitjax.config.files import parse_with_overrides
-from vitjax.tools import command
+from vitjax.tools import command, probes
 
 if TYPE_CHECKING:
+    from vitjax.tools.opened import Opened
     from vitjax.tools.trained import Trained
 
 # Only light imports here, so that --help is fast.
@@ -34,6 +35,12 @@ Run the evaluators of a checkpoint's config that classify (all, or those named b
   NAME_samples.png         the first ten examples, with label and prediction
   NAME_logits.npz          with --save_logits: logits and labels of every example
   sizes.png                with several sizes: top-1 of each
+
+--evals also takes the config's probes of features, of the types fewshot, knn,
+linear_probe and svc_probe. --fewshot, --knn and --linear_probe need no such section: they
+fit on the training data (input.data), score the data of --evals (default: the evaluator
+that classifies), and run alone. Weights need no head for them, and the classes may differ
+from the head's.
 
 --resolution, --crop_ratio and --resize_method evaluate every combination of their values:
 the smaller side is resized to resolution / crop_ratio, the middle is cropped, learned
@@ -50,6 +57,8 @@ EXAMPLES = (
     "--ckpt runs/vit_s16_i1k/best --evals val v2 real\n--save_logits",
     "--ckpt runs/vit_s16_i1k --resolution 224 256 288\n--crop_ratio 0.875 1.0",
     "--ckpt vit.npz --config configs/vit_s16_i1k.py",
+    "--ckpt runs/quickstart --knn 20 --linear_probe --fewshot 1 5",
+    "--ckpt runs/quickstart --predictions digits.csv",
 )
 NUM_SAMPLES = 10
 SHOWN = ("prec@1", "prec@5", "loss", "ece", "macro_f1", "examples")  # in report.md
@@ -61,67 +70,59 @@ def evaluate(
     out: Path,
     *,
     save_logits: bool = False,
+    predictions: Path | None = None,
     sizes: Sequence[Any] = (),
+    probes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate `trained`, a `vitjax.tools.trained.Trained`, and write the report.
 
-    `names` are evaluators; empty means all that classify. `sizes` are
-    `eval_sizes.Size`s, with a row of the report for each; () is the run's size. Returns
-    the content of report.json. Raises ValueError if there is nothing to evaluate. The
-    files are moved to `out` once all are complete.
+    `names` are evaluators; empty means all that classify. `probes` are sections that run
+    instead. `sizes` are `eval_sizes.Size`s, with a row of the report for each; () is the
+    run's size. `predictions` is a file for a row of each example. Returns the content of
+    report.json. Raises ValueError if there is nothing to evaluate. The files are moved
+    to `out` once all are complete.
     """
+    from vitjax.evaluators import schedule
     from vitjax.files import or_without
-    from vitjax.tools import eval_sizes
+    from vitjax.tools import eval_sizes, example_rows, tables
+    from vitjax.tools.opened import open_all
 
     command.check_folder("--out", out)
-    opened = _opened(trained, names, sizes)
+    tables.check("--predictions", predictions)
+    chosen = names or schedule.classifiers(trained.experiment.evals)
+    sections = probes or {name: trained.evaluator(name)[1] for name in chosen}
+    opened = open_all(
+        trained, sections, sizes=sizes, required=bool(names) or bool(probes)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
+    found: dict[str, dict[str, float]] = {}
+    rows: list[dict[str, Any]] = []
     prefix = f".{out.name}.partial-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as partial:
         folder = Path(partial)
         for row, parts in opened.items():
-            results[row], predictions, samples = _evaluated(row, *parts)
-            _draw(folder, row, trained, predictions, samples)
+            if parts.kind != "classification":
+                params = parts.params_on_devices()
+                # A probe reads no more of the state than its parameters.
+                found[row] = dict(parts.evaluator.run(params))
+                continue
+            results[row], its, index, samples = _evaluated(row, parts)
+            _draw(folder, row, trained, its, samples)
             if save_logits:
-                _save_logits(folder / f"{row}_logits.npz", predictions)
-        if len(sizes) > 1:
+                _save_logits(folder / f"{row}_logits.npz", its)
+            if predictions is not None:
+                rows.append(example_rows.columns(row, its, index, parts.data[0]))
+        if len(results) > 1 and len(sizes) > 1:
             with or_without("sizes.png"):
                 eval_sizes.draw(folder / "sizes.png", results)
-        report = _write(folder, trained, results)
+        report = _write(folder, trained, results, found)
         out.mkdir(exist_ok=True)
         for path in folder.iterdir():
             path.replace(out / path.name)
+    if predictions is not None:
+        tables.write(predictions, example_rows.joined(rows))
     return report
-
-
-def _opened(
-    trained: "Trained", names: Sequence[str], sizes: Sequence[Any]
-) -> dict[str, tuple[Any, ...]]:
-    """Open the evaluator of each row of the report, by the row's name."""
-    from vitjax import data as data_lib
-    from vitjax.evaluators import schedule
-    from vitjax.tools.eval_sizes import Size
-
-    e = trained.experiment
-    eval_data = functools.partial(
-        data_lib.eval_data,
-        class_names=trained.known_names(),
-        num_classes=None if e.relabels else e.num_classes,
-        tell=data_lib.once(lambda text: print(f"note: {text}", file=sys.stderr)),
-    )
-    opened = {}
-    for name in names or schedule.classifiers(e.evals):
-        for size in sizes or [Size(None, None, None)]:
-            parts = _open(trained, name, size, eval_data, required=bool(names))
-            if parts is not None:
-                opened[f"{name}@{size}" if str(size) else name] = parts
-    if not opened:
-        raise ValueError(
-            f"nothing to evaluate: the config of {trained.name} has no evaluator of the "
-            "type 'classification' with a data set that is present; give another --config"
-        )
-    return opened
 
 
 def tell(out: Path) -> None:
@@ -149,86 +150,16 @@ def _draw(
         prediction_pictures.draw_samples(folder / f"{row}_samples.png", *samples)
 
 
-def _open(
-    trained: "Trained",
-    name: str,
-    size: Any,
-    eval_data: Callable[..., Any],
-    required: bool,
-) -> Any:
-    """Return (parameters, evaluator, data, loss name, mesh); None if it is left out.
-
-    Unless `required`, an optional evaluator without its data, and one of averaged
-    parameters without --ema, are left out with a warning.
-    """
-    from input_pipeline.sources import DataNotFound
-    from vitjax.config import arguments
-    from vitjax.devices import sharding
-    from vitjax.evaluators import schedule
-    from vitjax.evaluators.classification import Classification
-    from vitjax.tools import eval_sizes
-
-    _, section = trained.evaluator(name)
-    kind = section.get("type", "classification")
-    if kind != "classification":
-        raise ValueError(
-            f"evaluator {name!r} must be of the type 'classification', which has logits, "
-            f"got {kind!r}: name another in --evals"
-        )
-    if section.get("params") == "ema" and trained.source != "ema":
-        sentence = f"{name} is for averaged parameters: give --ema"
-        if required:
-            raise ValueError(sentence)
-        print(f"warning: {sentence}", file=sys.stderr)
-        return None
-    if size.resolution is not None:
-        trained = trained.at_size(size.resolution, size.resolution)
-    pp_fn = eval_sizes.resized(section.get("pp_fn", ""), size)
-    section = {**section, "pp_fn": pp_fn} if pp_fn else section
-    e = trained.experiment
-    mesh = sharding.make_mesh(e.mesh)
-    opened: list[Any] = []
-
-    def make_data(**kw: Any) -> Any:
-        batches, steps = eval_data(mesh)(**kw)
-        opened.append(batches)
-        return batches, steps
-
-    def predict(params: Any, image: Any) -> Any:
-        return trained.model.apply({"params": params}, image, train=False)
-
-    given = {"batch_size": e.batch_size_eval or e.input["batch_size"]}
-    try:
-        evaluator = arguments.call(
-            f"evals.{name}",
-            Classification,
-            given | schedule.own_arguments(section),
-            predict=predict,
-            make_data=make_data,
-            mesh=mesh,
-        )
-    except DataNotFound as error:
-        if required or section.get("required", True):
-            raise
-        print(f"warning: {name} is left out: {error}", file=sys.stderr)
-        return None
-    loss_name = section.get("loss_name", "sigmoid_xent")
-    return trained.params, evaluator, opened[0], loss_name, mesh
-
-
-def _evaluated(
-    name: str, params: Any, evaluator: Any, data: Any, loss_name: str, mesh: Any
-) -> tuple[dict[str, Any], Any, Any]:
-    """Return (entry of report.json, predictions, first images with predictions)."""
-    import jax
+def _evaluated(name: str, opened: "Opened") -> tuple[dict[str, Any], Any, Any, Any]:
+    """Return (entry of report.json, predictions, indices, first images with theirs)."""
     import numpy as np
     from flax.errors import FlaxError
     from tqdm import tqdm
 
-    from vitjax.devices.sharding import replicated
     from vitjax.tools import predictions as predictions_lib
 
-    params = jax.device_put(params, replicated(mesh))
+    params, evaluator = opened.params_on_devices(), opened.evaluator
+    names = opened.data[0].class_names
     bar = tqdm(
         evaluator.outputs(params),
         desc=name,
@@ -241,10 +172,12 @@ def _evaluated(
     except FlaxError as error:
         why = " ".join(str(error).split()).partition(" (https:")[0]
         raise ValueError(f"{name}: the images do not fit the model: {why}") from error
-    logits, labels = (
-        np.concatenate([part[key] for part in parts]) for key in ("logits", "labels")
+    logits, labels, index = (
+        np.concatenate([part[key] for part in parts])
+        for key in ("logits", "labels", "index")
     )
-    predictions = predictions_lib.Predictions(logits, labels, data.class_names)
+    predictions = predictions_lib.Predictions(logits, labels, names)
+    loss_name = opened.section.get("loss_name", "sigmoid_xent")
     result = {
         **predictions_lib.summary(predictions, loss_name),
         "per_class": predictions_lib.per_class(predictions),
@@ -253,10 +186,8 @@ def _evaluated(
         "classification_report": predictions_lib.classification_report(predictions),
     }
     first = evaluator.samples(params, NUM_SAMPLES)
-    few = predictions_lib.Predictions(
-        first["logits"], first["labels"], data.class_names
-    )
-    return result, predictions, (first["image"], few)
+    few = predictions_lib.Predictions(first["logits"], first["labels"], names)
+    return result, predictions, index, (first["image"], few)
 
 
 def _save_logits(path: Path, predictions: Any) -> None:
@@ -267,7 +198,10 @@ def _save_logits(path: Path, predictions: Any) -> None:
 
 
 def _write(
-    folder: Path, trained: "Trained", results: Mapping[str, Any]
+    folder: Path,
+    trained: "Trained",
+    results: Mapping[str, Any],
+    probed: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """Write report.json and report.md; return the content of report.json."""
     report = {
@@ -275,6 +209,7 @@ def _write(
         "step": trained.step,
         "parameters": trained.source,
         "evals": results,
+        **({"probes": probed} if probed else {}),
     }
     (folder / "report.json").write_text(command.as_json(report) + "\n")
     columns = [
@@ -284,10 +219,14 @@ def _write(
         (name, *(_number(result[key]) for key in columns))
         for name, result in results.items()
     ]
-    parts = [
-        f"{trained.name}, {trained.source}",
-        command.table(("evaluator", *columns), shown),
-    ]
+    parts = [f"{trained.name}, {trained.source}"]
+    if results:
+        parts.append(command.table(("evaluator", *columns), shown))
+    if probed:
+        lines = [
+            (row, k, f"{x:.4g}") for row, of in probed.items() for k, x in of.items()
+        ]
+        parts.append(command.table(("probe", "metric", "value"), lines))
     for name, result in results.items():
         rows = [r for r in result["per_class"] if r["accuracy"] is not None]
         rows.sort(key=lambda row: row["accuracy"])
@@ -303,8 +242,8 @@ def _number(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 1 after one sentence on stderr."""
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse a command line into (flags, config overrides)."""
     parser = command.parser("evaluate", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     command.add_norm(parser)
@@ -313,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_json(parser)
     add = parser.add_argument
     add("--save_logits", action="store_true", help="keep the logits of every example")
+    add("--predictions", type=Path, metavar="FILE",
+        help="write a row for each example: .csv, or .parquet (default: none)")  # fmt: skip
     add("--resolution", nargs="+", type=int, default=(), metavar="PIXELS",
         help="height and width of the model's images (default: the config's)")  # fmt: skip
     add("--crop_ratio", nargs="+", type=float, default=(), metavar="RATIO",
@@ -321,38 +262,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--resize_method", nargs="+", default=(), metavar="METHOD",
         help="how pixels are resampled: bilinear, bicubic, area, lanczos3, ... "
         "(default: the config's)")  # fmt: skip
-    flags, overrides = parse_with_overrides(
-        parser, sys.argv[1:] if argv is None else argv
+    probes.add_flags(parser)
+    flags, overrides = parse_with_overrides(parser, argv)
+    probes.check_flags(parser, flags)
+    if flags.predictions is not None and probes.asked(flags):
+        parser.error("--predictions are a head's, which a probe does not use")
+    return flags, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, or 1 after one sentence on stderr."""
+    flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
+    return command.run(lambda: _work(flags, overrides))
+
+
+def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from vitjax.tools.eval_sizes import sizes
+    from vitjax.tools.trained import open_trained
+    from vitjax.weights import files
+
+    asked = bool(probes.asked(flags))
+    trained = open_trained(
+        flags.ckpt,
+        config=flags.config,
+        overrides=overrides,
+        ema=flags.ema,
+        norm=flags.norm,
+        head=not asked,
     )
-
-    def work() -> None:
-        from vitjax.tools.eval_sizes import sizes
-        from vitjax.tools.trained import open_trained
-        from vitjax.weights import files
-
-        chosen = sizes(flags.resolution, flags.crop_ratio, flags.resize_method)
-        trained = open_trained(
-            flags.ckpt,
-            config=flags.config,
-            overrides=overrides,
-            ema=flags.ema,
-            norm=flags.norm,
-        )
-        file, asked = files.split(flags.ckpt)
-        of = "-".join(filter(None, (file.stem, *asked.split("/"))))
-        of = of if trained.step is None else str(trained.step)
-        name = f"evaluation-{of}{'-ema' if flags.ema else ''}"
-        out = flags.out or trained.workdir / name
-        report = evaluate(
-            trained, flags.evals, out, save_logits=flags.save_logits, sizes=chosen
-        )
-        if flags.json:
-            print(command.as_json(report))
-            print(f"written: {os.path.relpath(out)}", file=sys.stderr)
-        else:
-            tell(out)
-
-    return command.run(work)
+    sections = {}
+    if asked:
+        names = flags.evals or [trained.evaluator()[0]]
+        scored = {name: trained.evaluator(name)[1] for name in names}
+        sections = probes.sections(flags, scored, trained.experiment.input["data"])
+    file, chosen = files.split(flags.ckpt)
+    of = "-".join(filter(None, (file.stem, *chosen.split("/"))))
+    of = of if trained.step is None else str(trained.step)
+    what = "probes" if asked else "evaluation"
+    out = flags.out or trained.workdir / f"{what}-{of}{'-ema' if flags.ema else ''}"
+    report = evaluate(
+        trained,
+        flags.evals,
+        out,
+        save_logits=flags.save_logits,
+        predictions=flags.predictions,
+        sizes=sizes(flags.resolution, flags.crop_ratio, flags.resize_method),
+        probes=sections,
+    )
+    if flags.json:
+        print(command.as_json(report))
+        print(f"written: {os.path.relpath(out)}", file=sys.stderr)
+    else:
+        tell(out)
 
 
 if __name__ == "__main__":

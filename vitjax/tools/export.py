@@ -5,7 +5,8 @@
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,14 @@ from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
 if TYPE_CHECKING:
+    from vitjax.models.vit import ViT
     from vitjax.tools.trained import Trained
 
 # Only light imports here, so that --help is fast.
+PROGRAMS = ("stablehlo", "onnx")
 FORMATS = (
     "timm", "torchvision", "huggingface", "mup_vit", "big_vision", "safetensors",
-    "stablehlo",
+    *PROGRAMS,
 )  # fmt: skip
 DESCRIPTION = f"""\
 Write a checkpoint's model to OUT, a new file, whose suffix fits the format.
@@ -31,16 +34,21 @@ Write a checkpoint's model to OUT, a new file, whose suffix fits the format.
   timm, torchvision, huggingface, mup_vit   state dicts: .safetensors, .pth, .pt, .bin.
               The file is read back and compared to the bit. If the library is installed,
               its own class gets the weights, and the logits are compared.
+  huggingface OUT without a suffix: a folder for transformers' from_pretrained and
+              AutoImageProcessor: the weights, the model's config with the names of the
+              classes, and how the evaluator's pp_fn and device_pp prepare images
   big_vision  .npz, parameters under big_vision's names
   safetensors .safetensors, parameters under vitjax's names, the config and the names of
               the classes, for any model; every tool and --config.model_init take it
   stablehlo   jax.export's serialised program, weights inside, for CPU, GPU and TPU: from
               uint8 images (b, height, width, channels), resized and cropped as in
               evaluation, to logits (b, classes), for any b. It is run and compared.
+  onnx        the same program for onnxruntime, by jax2onnx
 
 {command.OVERRIDES}"""
 EXAMPLES = (
     "--ckpt runs/vit_s16_i1k --to timm vit.safetensors",
+    "--ckpt runs/vit_s16_i1k --to huggingface vit",
     "--ckpt runs/vit_s16_i1k/best --to stablehlo vit.stablehlo",
 )
 TOLERANCE = 2e-4  # relative to the largest logit: float32, other summation order
@@ -55,8 +63,12 @@ def export(trained: "Trained", to: str, out: Path) -> str:
     if out.exists():
         raise ValueError(f"{out} exists already: give a new name")
     command.check_parent(out)
-    if to == "stablehlo":
-        return _stablehlo(trained, out)
+    from vitjax.tools import programs
+
+    if to == "huggingface" and not out.suffix:
+        return _folder(trained, out)
+    if to in PROGRAMS:
+        return programs.write(trained, to, out, _size(trained))
     if to == "safetensors":
         return _safetensors(trained, out)
     return _state_dict(trained, to, out)
@@ -78,37 +90,62 @@ def _images(shape: Sequence[int], count: int) -> Any:
     return rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
 
 
-def _state_dict(trained: "Trained", to: str, out: Path) -> str:
-    """Write a state dict by vitjax.tools.convert, and compare the library's logits."""
+def _vit(trained: "Trained", to: str) -> "ViT":
+    """Return the model; ValueError unless it is a ViT, which state dicts can hold."""
     from vitjax.models.vit import ViT
-    from vitjax.tools import convert
-    from vitjax.weights import files, other_models
 
     if not isinstance(trained.model, ViT):
         raise ValueError(
             f"{to} cannot hold a model {trained.experiment.model_name!r}: give --to "
-            "safetensors or stablehlo, which hold any"
+            "safetensors, stablehlo or onnx, which hold any"
         )
+    return trained.model
+
+
+def _state_dict(trained: "Trained", to: str, out: Path) -> str:
+    """Write a state dict by vitjax.tools.convert, and compare the library's logits."""
+    from vitjax.tools import convert
+    from vitjax.weights import files, other_models
+
+    model = _vit(trained, to)
     height, width, channels = _size(trained)
-    rows, columns = trained.model.patch_size
+    rows, columns = model.patch_size
     convert.write(
         trained.params,
         trained.metadata(),
         out,
         to=to,
-        posemb=trained.model.posemb,
+        posemb=model.posemb,
         grid=(height // rows, width // columns),
     )
     if to in ("big_vision", "mup_vit"):
         return "read back and compared to the bit"
     try:
-        theirs = functools.partial(
-            other_models.logits, to, trained.model, files.read(out)[0]
-        )
+        theirs = functools.partial(other_models.logits, to, model, files.read(out)[0])
         return _compared(trained, to, theirs, (height, width, channels))
     except BaseException:  # Ctrl-C too: no file stays that was not compared
         out.unlink()
         raise
+
+
+def _folder(trained: "Trained", out: Path) -> str:
+    """Write a folder of Hugging Face's files; compare the logits of its own class."""
+    from vitjax.tools import pretrained_folder
+    from vitjax.weights import other_models
+
+    _vit(trained, "huggingface")
+    shape = _size(trained)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{out.name}.partial-", dir=out.parent
+    ) as name:
+        folder = Path(name) / out.name
+        pretrained_folder.write(trained, folder, shape)
+        theirs = lambda images: other_models.run(
+            other_models.from_pretrained(folder), images
+        )
+        checked = _compared(trained, "huggingface", theirs, shape)
+        folder.rename(out)
+    return checked
 
 
 def _compared(
@@ -175,78 +212,6 @@ def _safetensors(trained: "Trained", out: Path) -> str:
     return "read back and compared to the bit"
 
 
-def _pixels_to_input(section: Mapping[str, Any]) -> str:
-    """Return the ops from resized uint8 pixels to the model's input in evaluation.
-
-    Raises ValueError if one of them cannot run inside the program.
-    """
-    from input_pipeline import spec
-
-    values = (
-        "value_range",
-        "normalize",
-        "vgg_value_range",
-        "clip_value_range",
-        "lookup",
-    )
-    moved = [c for c in spec.parse(section.get("pp_fn", "")) if c.name in values]
-    for call in moved:
-        if call.name in ("clip_value_range", "lookup"):
-            raise ValueError(
-                f"{call.text!r} of pp_fn runs on the host only, but the exported program "
-                "needs it: use value_range(..., clip_values=True), or device_pp"
-            )
-    return "|".join(filter(None, [*(c.text for c in moved), section.get("device_pp")]))
-
-
-def _stablehlo(trained: "Trained", out: Path) -> str:
-    """Export with a symbolic batch size; run and compare for two sizes."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from input_pipeline import device_ops
-
-    shape = _size(trained)
-    preprocess = device_ops.get_preprocess_fn(_pixels_to_input(trained.evaluator()[1]))
-    params = jax.tree.map(jnp.asarray, trained.params)
-
-    def serve(images: Any) -> Any:
-        labels = jnp.zeros(images.shape[0], jnp.int32)
-        features = preprocess({"image": images, "label": labels})
-        model: Any = trained.model
-        return model.apply({"params": params}, features["image"], train=False)[0]
-
-    (batch,) = jax.export.symbolic_shape("b")
-    spec = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
-    exported = jax.export.export(jax.jit(serve), platforms=("cpu", "cuda", "tpu"))(spec)
-    data = exported.serialize()
-    loaded = jax.export.deserialize(data)
-    worst = 0.0
-    for count in (1, 3):
-        images = np.random.default_rng(count).integers(
-            0, 256, (count, *shape), np.uint8
-        )
-        ours, theirs = jax.jit(serve)(images), loaded.call(images)
-        top = float(jnp.abs(ours).max()) or 1.0
-        worst = max(worst, float(jnp.abs(ours - theirs).max()) / top)
-    if not worst <= TOLERANCE:
-        raise ValueError(
-            f"the exported program's logits differ by {worst:.1e} of the largest, more "
-            f"than {TOLERANCE:.0e}: nothing is written"
-        )
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return (
-        f"run on batches of 1 and 3 images of {' x '.join(map(str, shape))}, logits differ "
-        f"by {worst:.1e}; jax.export.deserialize(open({str(out)!r}, 'rb').read()).call(images)"
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("export", DESCRIPTION, EXAMPLES)
@@ -256,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--to", required=True, choices=FORMATS, metavar="FORMAT",
         help=f"format of OUT: {', '.join(FORMATS)}")  # fmt: skip
     command.add_image_size(parser, "the checkpoint does not store it")
-    add("out", type=Path, metavar="OUT", help="a new file")
+    add("out", type=Path, metavar="OUT", help="a new file; a folder for huggingface")
     flags, overrides = parse_with_overrides(
         parser, sys.argv[1:] if argv is None else argv
     )

@@ -1,4 +1,4 @@
-"""The config of a weight file, which has none of its own, and its normalisation."""
+"""The config of a weight file, which has none of its own: its images and its head."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,15 +10,20 @@ from vitjax import weights
 from vitjax.weights import normalisation, posemb, preprocessing
 
 
-def of_file(path: str | Path, params: Mapping[str, Any], norm: str) -> dict[str, Any]:
+def of_file(
+    path: str | Path, params: Mapping[str, Any], norm: str, head: bool = True
+) -> dict[str, Any]:
     """Return a config for the weights at `path`, with an evaluator "val" without data.
 
     Images get the size of the position embeddings or of a file next to the weights, or
-    else 224 pixels. Raises ValueError if nothing tells the normalisation, and if there
-    is no head, whose classes the config would count.
+    else 224 pixels. Raises ValueError if nothing tells the normalisation, and if `head`
+    is True and there is no head, whose classes the config would count.
     """
     arguments = weights.model_arguments(params)
-    if arguments["num_classes"] is None:
+    classes = arguments["num_classes"]
+    if classes is None and not head:
+        classes = 1  # no label is read
+    if classes is None:
         raise ValueError(
             f"{path} is a backbone, without a head that names classes: train one first, "
             f"with --config.model_init={path}"
@@ -30,12 +35,11 @@ def of_file(path: str | Path, params: Mapping[str, Any], norm: str) -> dict[str,
     val = {
         "type": "classification",
         "pp_fn": preprocessing.resize_and_crop(path, side),
-        "device_pp": f"{how.op}|onehot({arguments['num_classes']}, key='label', "
-        "key_result='labels')",
+        "device_pp": f"{how.op}|onehot({classes}, key='label', key_result='labels')",
         "log_percent": 1.0,
     }
     return {
-        "num_classes": arguments["num_classes"],
+        "num_classes": classes,
         "input": {"data": {}},
         "evals": {"val": val},
         "loss": "softmax_xent",
@@ -84,3 +88,26 @@ def normalised(
     for notice in sorted(notices):
         logging.warning("%s", notice)
     return {**config, "evals": {**(config.get("evals") or {}), **changed}}
+
+
+def own_head(
+    path: str, classes: int | None, plain: dict[str, Any], head: bool
+) -> dict[str, int | None]:
+    """Check that `classes`, those of the weights at `path`, are the config's.
+
+    Returns {}. With `head` False nothing is checked, and {"classes": classes} is returned
+    for a model that keeps its own head, or none. Raises ValueError.
+    """
+    if not head:
+        return {"classes": classes}
+    if classes != plain.get("num_classes"):
+        if classes is None:
+            raise ValueError(
+                f"{path} is a backbone, without a head that names classes: train one "
+                f"first, with --config.model_init={path}"
+            )
+        raise ValueError(
+            f"{path} is for {classes} classes, but the config has num_classes="
+            f"{plain.get('num_classes')}: give another --config"
+        )
+    return {}

@@ -1,12 +1,14 @@
 """Read and preprocess photos exactly as an evaluation of the run does."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from tqdm import tqdm
 
 from input_pipeline import device_ops, ops, pipeline, sources, spec
 from input_pipeline.sources import folder_layouts, image_files
@@ -135,6 +137,40 @@ class Feed:
         if self._channels == 1:
             return np.rint(small @ np.array(LUMA))[..., None].astype(np.uint8)
         return small
+
+
+def batches(
+    section: Mapping[str, Any],
+    paths: Sequence[Path],
+    batch_size: int,
+    broken: dict[Path, str],
+) -> Iterator[tuple[list[Path], Float[Array, "b y x ch"]]]:
+    """Yield (paths, images as fed) of readable photos, prepared by `Feed(section)`.
+
+    An unreadable photo is added to `broken` and printed on stderr, with one sentence.
+    All batches have the same size, so that a model is compiled once; the last is padded.
+    """
+    its = Feed(section)
+    batch_size = min(batch_size, len(paths))
+    held: list[tuple[Path, Any]] = []
+
+    def flush() -> tuple[list[Path], Any]:
+        filled = held + held[-1:] * (batch_size - len(held))
+        images = its.batch([example for _, example in filled])
+        done = [path for path, _ in held]
+        held.clear()
+        return done, images
+
+    for path in tqdm(paths, unit="photo", disable=None if len(paths) > 1 else True):
+        try:
+            held.append((path, its.read(path)))
+        except ValueError as error:
+            broken[path] = str(error)
+            tqdm.write(f"left out: {error}", file=sys.stderr)
+        if len(held) == batch_size:
+            yield flush()
+    if held:
+        yield flush()
 
 
 def feed(path: str | Path, section: Mapping[str, Any]) -> Float[Array, "1 y x ch"]:

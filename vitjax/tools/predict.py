@@ -37,6 +37,7 @@ exit status is 1.
 EXAMPLES = (
     "--ckpt runs/vit cat.jpg holiday/",
     "--ckpt runs/vit/best --json holiday/ > holiday.json",
+    "--ckpt runs/vit --csv holiday.csv holiday/",
     "--ckpt runs/quickstart --top 3\n--pictures predicted/ digit.png",
 )
 MOST_NAMED = 44  # characters of a class's name in the table
@@ -48,39 +49,17 @@ def predict(
 ) -> Iterator[tuple[Path, Any, Any]]:
     """Yield (path, image as fed (y, x, ch), logits (c,)) for each readable photo.
 
-    `trained` is a `vitjax.tools.trained.Trained`. An unreadable photo is added to
-    `broken` and printed on stderr, with one sentence. All batches have the same size,
-    so that the model is compiled once; the last is padded.
+    `trained` is a `vitjax.tools.trained.Trained`; for the rest, see
+    `vitjax.tools.photos.batches`.
     """
     import numpy as np
-    from tqdm import tqdm
 
     from vitjax.tools import photos
 
-    feed = photos.Feed(trained.evaluator()[1])
-    batch_size = min(batch_size, len(paths))
-    held: list[tuple[Path, Any]] = []
-
-    def flush() -> Iterator[tuple[Path, Any, Any]]:
-        filled = held + held[-1:] * (batch_size - len(held))
-        images = feed.batch([example for _, example in filled])
+    section = trained.evaluator()[1]
+    for held, images in photos.batches(section, paths, batch_size, broken):
         logits = np.asarray(trained.apply(images)[0])
-        for (path, _), image, row in zip(
-            held, np.asarray(images), logits, strict=False
-        ):
-            yield path, image, row
-        held.clear()
-
-    for path in tqdm(paths, unit="photo", disable=None if len(paths) > 1 else True):
-        try:
-            held.append((path, feed.read(path)))
-        except ValueError as error:
-            broken[path] = str(error)
-            tqdm.write(f"left out: {error}", file=sys.stderr)
-        if len(held) == batch_size:
-            yield from flush()
-    if held:
-        yield from flush()
+        yield from zip(held, np.asarray(images), logits, strict=False)
 
 
 def top(logits: Any, names: Sequence[str] | None, k: int) -> list[Row]:
@@ -101,6 +80,19 @@ def top(logits: Any, names: Sequence[str] | None, k: int) -> list[Row]:
         }
         for i in order
     ]
+
+
+def columns(rows: Sequence[Row], names: int) -> dict[str, list[Any]]:
+    """Return the table of --csv: file, class, name, probability, class_2, name_2, ...
+
+    It has one row for each photo, and three columns for each of its `names` classes.
+    """
+    found: dict[str, list[Any]] = {"file": [row["file"] for row in rows]}
+    for i in range(names):
+        for key in ("class", "name", "probability"):
+            column = key if i == 0 else f"{key}_{i + 1}"
+            found[column] = [row["top"][i][key] for row in rows]
+    return found
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -167,6 +159,9 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--batch_size", type=int, default=32, metavar="N",
         help="number of photos in a batch (default: 32)")  # fmt: skip
     command.add_json(parser)
+    add("--csv", type=Path, metavar="FILE",
+        help="also write a row for each photo: file, class, name, probability, then "
+        "class_2, name_2, ... of the next classes (default: none)")  # fmt: skip
     add("--pictures", type=Path, metavar="DIR",
         help="also draw each photo with its classes into this folder (default: none)")  # fmt: skip
     flags, overrides = parse_with_overrides(parser, argv)
@@ -183,9 +178,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from vitjax.tools import photos
+    from vitjax.tools import photos, tables
     from vitjax.tools.trained import open_trained
 
+    tables.check("--csv", flags.csv, (".csv",))
     command.check_folder("--pictures", flags.pictures)
     paths = photos.find(flags.paths)
     trained = open_trained(
@@ -211,6 +207,9 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
             with or_without(pictures[path]):
                 draw(flags.pictures / pictures[path], image, rows[-1], title)
                 drawn += 1
+    if flags.csv is not None:
+        count = len(rows[0]["top"]) if rows else flags.top
+        tables.write(flags.csv, columns(rows, count))
     if flags.json:
         document = {
             "checkpoint": trained.name,
@@ -224,6 +223,8 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(table(rows))
         if flags.pictures is not None:
             print(f"\nwritten: {drawn} pictures in {flags.pictures}")
+        if flags.csv is not None:
+            print(f"\nwritten: {flags.csv}")
     if broken:
         raise ValueError(
             f"{len(broken)} of {len(paths)} files could not be read; see above"

@@ -1,13 +1,11 @@
-"""Train a config with every combination of some arguments; compare the results.
+"""Train a config with combinations of arguments and keys; compare the results.
 
 `python -m vitjax.tools.sweep --config configs/fmnist_vit.py --matrix layer=4,8 head=8,16`
 """
 
 import argparse
-import itertools
 import json
-import os
-import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,7 @@ if __name__ == "__main__":
 
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_whole
-from vitjax.tools import command
+from vitjax.tools import command, sweep_matrix
 
 # Only light imports here, so that --help is fast.
 DONE = "sweep.json"  # in a finished run's workdir: the arguments it ran with
@@ -29,6 +27,14 @@ DESCRIPTION = f"""\
 Train CONFIG once for each combination of the matrix's values, one after the other, each
 in its own workdir, OUT/NAME=VALUE,.... Then write OUT/table.md, a row for each run with
 the last value of every metric of its evaluators, and OUT/curves.png.
+
+NAME is an argument of the config file, or config.KEY, any key of the config. Commas
+inside brackets or quotes do not separate values: crop=tf,beta(1,2) has two values. A
+config key's value is a Python literal, or text: in quotes, "'a,b'", it is always text.
+
+--random N draws N combinations instead: of a list each value equally often, and from
+log(A,B), whose logarithm is uniform, uniform(A,B) and int(A,B). --seed chooses the draws;
+a larger N keeps the first ones.
 
 The same command again skips finished runs and runs the rest; values can be added. The row
 of a failed run is marked, and the exit status is 1. After Ctrl-C the current run writes a
@@ -38,58 +44,60 @@ checkpoint first.
 EXAMPLES = (
     "--config configs/fmnist_vit.py --matrix layer=4,8 head=8,16",
     "--config configs/quickstart.py:epochs=10\n"
-    "--matrix batch=64,128 --config.lr=0.001 --out runs/batches",
+    "--matrix batch=64,128 config.lr=1e-3,3e-3 --config.wd=0.01 --out runs/rates",
+    "--config configs/quickstart.py --random 20\n"
+    "--matrix 'config.lr=log(1e-4,1e-2)' 'config.mixup.p=uniform(0,0.5)'",
 )
 AGAIN = "the same command resumes"
 
 
-def combinations(matrix: Sequence[str]) -> list[dict[str, str]]:
-    """Return the product of "name=value,value" items; the last name changes fastest.
-
-    Raises ValueError for an item of another form, or a repeated name or value.
-    """
-    values = {}
-    for item in matrix:
-        name, equals, text = item.partition("=")
-        # Split at commas, but not inside parentheses, as in beta(1, 2).
-        choices = [v.strip() for v in re.split(r",(?![^()]*\))", text)]
-        if not equals or not name or not all(choices):
-            raise ValueError(f"--matrix must be NAME=VALUE,VALUE items, got {item!r}")
-        if name in values or len(set(choices)) < len(choices):
-            raise ValueError(f"--matrix gives a name or a value twice: {item!r}")
-        values[name] = choices
-    return [
-        dict(zip(values, row, strict=True))
-        for row in itertools.product(*values.values())
-    ]
-
-
-def _spec(config: str, chosen: Mapping[str, str]) -> str:
+def _spec(config: str, arguments: str) -> str:
+    """Return "FILE:ARG" of a config with further arguments, "a=1,b=2" or ""."""
     from vitjax.config.files import split_spec
 
     path, arg = split_spec(config)
-    return f"{path}:{','.join(filter(None, [arg, _name(chosen)]))}"
+    both = ",".join(filter(None, [arg, arguments]))
+    return f"{path}:{both}" if both or arg is not None else str(path)
 
 
-def _name(chosen: Mapping[str, str]) -> str:
-    return ",".join(f"{k}={v}" for k, v in chosen.items())
+def check(config: str, chosen: Mapping[str, str], overrides: Sequence[str]) -> None:
+    """Raise ValueError if a combination's config has an unknown or a wrong key.
+
+    The config file, the top level, the model, the optimizer and the names of the
+    input's keys are checked. No data is opened and no device is used.
+    """
+    from input_pipeline import pipeline
+    from vitjax import optim, program
+    from vitjax.config import arguments, experiment, files
+
+    sweep_matrix.check_overrides(chosen, overrides)
+    own, keys = sweep_matrix.split(chosen)
+    loaded = files.load(_spec(config, own), [*overrides, *keys])
+    e = experiment.from_config(files.from_big_vision(loaded)[0].to_dict())
+    program.make_model(e)
+    optim.check_section(e.optimizer)
+    given = ("seed", "start_step", "process_index", "process_count")
+    arguments.check("input", pipeline.make_train, e.input, given)
 
 
 def train(
-    config: str, chosen: Mapping[str, str], workdir: Path, flags: Sequence[str]
+    config: str, chosen: Mapping[str, str], workdir: Path, overrides: Sequence[str]
 ) -> int:
     """Train one combination in a subprocess, unless it is already finished.
 
-    Returns its exit status. `config` may have arguments; those of `chosen` follow them.
+    Returns its exit status. The arguments and keys of `chosen` follow those of `config`
+    and `overrides`.
     """
-    spec = _spec(config, chosen)
+    own, keys = sweep_matrix.split(chosen)
+    spec = _spec(config, own)
+    flags = [f"--config.{text}" for text in (*overrides, *keys)]
     argv = [sys.executable, "-m", "vitjax.train", "--config", spec]
     argv += ["--workdir", str(workdir), *flags]
-    record = json.dumps({"config": spec, "flags": list(flags)}) + "\n"
+    record = json.dumps({"config": spec, "flags": flags}) + "\n"
     done = workdir / DONE
     if done.exists() and done.read_text() == record:
         return 0
-    print(f"\n{' '.join(argv)}", flush=True)
+    print(f"\n{shlex.join(argv)}", flush=True)
     status = _status(argv)
     if status == 0:
         write_whole(done, record)
@@ -151,7 +159,7 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
     from vitjax.records import jsonl
     from vitjax.records.curves import Line, draw_curves
 
-    rows = {_name(chosen): jsonl.read_rows(workdir) for chosen, workdir, _ in runs}
+    rows = {workdir.name: jsonl.read_rows(workdir) for _, workdir, _ in runs}
     names = sorted({name for run in rows.values() for name in last_values(run)})
     panels = {
         name: [Line(label, *jsonl.series(run, name)) for label, run in rows.items()]
@@ -161,23 +169,24 @@ def draw(runs: Sequence[tuple[Mapping[str, str], Path, bool]], path: Path) -> No
 
 
 def sweep(
-    config: str, chosen: Sequence[Mapping[str, str]], out: Path, flags: Sequence[str]
+    config: str,
+    chosen: Sequence[Mapping[str, str]],
+    out: Path,
+    overrides: Sequence[str],
 ) -> int:
     """Train every combination; write table and picture; return the exit status."""
-    from vitjax.config.files import load
     from vitjax.devices.stopping import STATUS
 
     for combination in chosen:  # a bad config raises before any run starts
-        load(_spec(config, combination))
+        check(config, combination, overrides)
     out.mkdir(parents=True, exist_ok=True)
     runs = []
-    for combination in chosen:
-        workdir = out / _name(combination).replace(os.sep, "_")
-        status = train(config, combination, workdir, flags)
+    for combination, name in zip(chosen, sweep_matrix.names(chosen), strict=True):
+        status = train(config, combination, out / name, overrides)
         if status == STATUS:
             print(f"stopped: {AGAIN}", file=sys.stderr)
             return STATUS
-        runs.append((combination, workdir, status == 0))
+        runs.append((combination, out / name, status == 0))
         write_whole(out / "table.md", table(runs))
     written = [out / "table.md"]
     if any(ok for _, _, ok in runs):
@@ -189,16 +198,23 @@ def sweep(
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a command line into (flags, arguments for every run)."""
+    """Parse a command line into (flags, config overrides for every run)."""
     parser = command.parser("sweep", DESCRIPTION, EXAMPLES)
     command.add_config(parser)
-    parser.add_argument(
-        "--matrix", nargs="+", required=True, metavar="NAME=VALUE,...",
-        help="arguments of the config with the values to try, as in layer=4,8",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("--matrix", nargs="+", required=True, metavar="NAME=VALUE,...",
+        help="arguments of the config file, or config.KEY, with the values to try, as in "
+        "layer=4,8 config.lr=1e-3,3e-3")  # fmt: skip
+    add("--random", type=int, metavar="N",
+        help="number of combinations to draw (default: all combinations)")  # fmt: skip
+    add("--seed", type=int, metavar="N", help="of --random (default: 0)")
     command.add_out(parser, "DIR", "everything", "runs/CONFIG-sweep")
     flags, overrides = parse_with_overrides(parser, argv)
-    return flags, [f"--config.{text}" for text in overrides]
+    if flags.random is not None and flags.random < 1:
+        parser.error(f"--random must be at least 1, got {flags.random}")
+    if flags.seed is not None and flags.random is None:
+        parser.error("--seed is for --random: give both")
+    return flags, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -214,7 +230,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         out = flags.out or Path("runs") / f"{split_spec(flags.config)[0].stem}-sweep"
         command.check_folder("--out", out)
-        return sweep(flags.config, combinations(flags.matrix), out, overrides)
+        if flags.random is None:
+            chosen = sweep_matrix.grid(flags.matrix)
+        else:
+            chosen = sweep_matrix.draws(flags.matrix, flags.random, flags.seed or 0)
+        return sweep(flags.config, chosen, out, overrides)
 
     return command.run(work, f"interrupted: {AGAIN}")
 

@@ -203,6 +203,7 @@ def open_trained(
     overrides: Sequence[str] = (),
     ema: bool = False,
     norm: str = "",
+    head: bool = True,
 ) -> Trained:
     """Open the model and the parameters of a checkpoint.
 
@@ -219,12 +220,14 @@ def open_trained(
       norm: a name of `vitjax.weights.normalisation.NAMES`, used for the images in place
         of the config's normalisation. A file without a config needs it if nothing next
         to the file tells it.
+      head: False if only features are used: weights without a head are admitted, and
+        those with a head keep it, whatever num_classes the config has.
 
     Raises ValueError, in one sentence, if there is no checkpoint, it is damaged, or it
     does not fit the config's model.
     """
     if weights.is_file(path):
-        return _open_file(path, config, overrides, ema, norm)
+        return _open_file(path, config, overrides, ema, norm, head)
     workdir, step = locate(path)
     source = "ema" if ema else "params"
     meta, (params, kept) = read_meta(path), read_params(path, source)
@@ -234,7 +237,7 @@ def open_trained(
     if config is not None:
         own = {key: kept[key] for key in ("model_name", "model") if key in kept}
         plain = {**_loaded(config), "model_name": "vit", **own}
-        _check_classes(str(path), kept.get("num_classes"), plain)
+    own_head = file_config.own_head(str(path), kept.get("num_classes"), plain, head)
     if norm:
         plain = file_config.normalised(plain, path, norm, overrides)
     return _made(
@@ -245,6 +248,7 @@ def open_trained(
         step=step,
         params=params,
         source=source,
+        **own_head,
         **_known(meta),
     )
 
@@ -261,6 +265,7 @@ def _open_file(
     overrides: Sequence[str],
     ema: bool,
     norm: str,
+    head: bool,
 ) -> Trained:
     if ema:
         raise ValueError(
@@ -286,23 +291,24 @@ def _open_file(
             logging.warning("%s", notice)
     if config is None:
         plain = dict(
-            file_config.of_file(path, params, norm) if stored is None else stored
+            file_config.of_file(path, params, norm, head) if stored is None else stored
         )
         given = dict(plain.get("model") or {})
     if norm or (config is not None and stored is None):
         plain = file_config.normalised(plain, path, norm, overrides)
     if stored is not None and stored.get("model_name", "vit") != "vit":
         own = {key: stored[key] for key in ("model_name", "model") if key in stored}
-        _check_classes(str(path), stored.get("num_classes"), plain)
-        return _of_file(path, plain | own, params, overrides)
+        own_head = file_config.own_head(
+            str(path), stored.get("num_classes"), plain, head
+        )
+        return _of_file(path, plain | own, params, overrides, **own_head)
     if plain.get("model_name", "vit") != "vit":
         raise ValueError(
             f"a file of weights needs a config whose model_name is 'vit', got "
             f"{plain['model_name']!r}"
         )
     found = weights.model_arguments(params)
-    classes = found.pop("num_classes")
-    _check_classes(str(path), classes, plain)
+    own_head = file_config.own_head(str(path), found.pop("num_classes"), plain, head)
     given.pop("variant", None)
     if found["posemb"] == "none":  # constants are not parameters
         found.pop("posemb")
@@ -313,7 +319,8 @@ def _open_file(
             | given
             | from_config_json(path)
         )
-    trained = _of_file(path, {**plain, "model": given | found}, params, overrides)
+    plain = {**plain, "model": given | found}
+    trained = _of_file(path, plain, params, overrides, **own_head)
     if isinstance(trained.model, vit.ViT):
         for notice in unlike(path, stored, trained.model):
             logging.warning("%s", notice)
@@ -330,21 +337,12 @@ def _load(path: str | Path, num_heads: int | None, **options: Any) -> tuple[Any,
         return weights.load(path, num_heads=num_heads, **options)
 
 
-def _check_classes(path: str, classes: int | None, plain: dict[str, Any]) -> None:
-    if classes != plain.get("num_classes"):
-        if classes is None:
-            raise ValueError(
-                f"{path} is a backbone, without a head that names classes: train one "
-                f"first, with --config.model_init={path}"
-            )
-        raise ValueError(
-            f"{path} is for {classes} classes, but the config has num_classes="
-            f"{plain.get('num_classes')}: give another --config"
-        )
-
-
 def _of_file(
-    path: str | Path, plain: dict[str, Any], params: Any, overrides: Sequence[str]
+    path: str | Path,
+    plain: dict[str, Any],
+    params: Any,
+    overrides: Sequence[str],
+    **own_head: Any,
 ) -> Trained:
     known = _known(weights.metadata(path))
     if len(known["class_names"] or ()) != plain.get("num_classes"):
@@ -357,6 +355,7 @@ def _of_file(
         step=None,
         params=params,
         source="params",
+        **own_head,
         **known,
     )
 
@@ -377,11 +376,16 @@ def _overridden(plain: dict[str, Any], overrides: Sequence[str]) -> ConfigDict:
 
 
 def _made(plain: dict[str, Any], overrides: Sequence[str], **fields: Any) -> Trained:
+    """Make a `Trained` of its fields; `classes` are the model's, if not the config's."""
     config = _overridden(plain, overrides)
     experiment = experiment_lib.from_config(config.to_dict())
+    model: Any = program.make_model(experiment)
+    classes = fields.pop("classes", experiment.num_classes)
+    if classes != experiment.num_classes:
+        model = model.clone(num_classes=classes)
     return Trained(
         config=config_files.plain(config),
         experiment=experiment,
-        model=program.make_model(experiment),
+        model=model,
         **fields,
     )

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from vitjax.config.arguments import lookup
 from vitjax.models.vit import ViT
 from vitjax.weights import files
+from vitjax.weights.formats import huggingface
 from vitjax.weights.libraries import Unusable, import_torchvision, importing
 
 State = Mapping[str, np.ndarray]
@@ -81,6 +82,19 @@ def _timm(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any
 
 
 def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State) -> Any:
+    library = _transformers()
+    settings = huggingface.model_config(model, (*size, channels))
+    config = library.ViTConfig(**settings, num_labels=model.num_classes or 1000)
+    # Loaded from a folder, as users do: transformers 5 uses other keys in memory than
+    # in files, and only from_pretrained maps between them.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config.save_pretrained(folder)
+        files.write(folder / "model.safetensors", state, {"format": "pt"})
+        return from_pretrained(folder)
+
+
+def _transformers() -> Any:
     with contextlib.suppress(Unusable):
         import_torchvision()  # transformers imports it if it is installed
     with importing("transformers"):
@@ -89,29 +103,18 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
         library: Any = transformers
         # The attribute is imported lazily. With a torch that is too old for
         # transformers, it is a placeholder that raises on access.
-        from_pretrained = library.ViTForImageClassification.from_pretrained
+        _ = library.ViTForImageClassification.from_pretrained
+    return library
 
-    names = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
-    act = names[model.gelu]
-    config = library.ViTConfig(
-        image_size=size[0],
-        patch_size=model.patch_size[0],
-        hidden_size=model.width,
-        num_hidden_layers=model.depth,
-        num_attention_heads=model.num_heads,
-        intermediate_size=model.mlp_dim or 4 * model.width,
-        num_channels=channels,
-        num_labels=model.num_classes or 1000,
-        layer_norm_eps=model.norm_eps,
-        hidden_act=act,
-    )
-    # Loaded from a folder, as users do: transformers 5 uses other keys in memory than
-    # in files, and only from_pretrained maps between them.
-    with tempfile.TemporaryDirectory() as name, _quiet(library.utils.logging):
-        folder = Path(name)
-        config.save_pretrained(folder)
-        files.write(folder / "model.safetensors", state, {"format": "pt"})
-        other, report = from_pretrained(
+
+def from_pretrained(folder: Path) -> Any:
+    """Open a folder with transformers' ViTForImageClassification, in float32.
+
+    Raises RuntimeError, which names the keys, unless the weights fit the config.
+    """
+    library = _transformers()
+    with _quiet(library.utils.logging):
+        other, report = library.ViTForImageClassification.from_pretrained(
             folder,
             local_files_only=True,
             output_loading_info=True,
@@ -124,6 +127,17 @@ def _huggingface(model: ViT, size: tuple[int, int], channels: int, state: State)
     if wrong:
         raise RuntimeError("; ".join(wrong))
     return other.float()
+
+
+def processed(folder: Path, photo: Any) -> Float[np.ndarray, "1 h w c"]:
+    """Prepare a PIL image by the image processor of a folder, with AutoImageProcessor."""
+    library = _transformers()
+    with _quiet(library.utils.logging):
+        processor = library.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True
+        )
+    pixels = processor(photo, return_tensors="np")["pixel_values"]
+    return np.asarray(pixels).transpose(0, 2, 3, 1)
 
 
 @contextlib.contextmanager
@@ -174,9 +188,13 @@ def logits(
     imported, KeyError for a format without a class, and RuntimeError if the weights do
     not fit the class.
     """
-    torch = _torch()
     _, height, width, channels = images.shape
-    other = MODELS[format](model, (height, width), channels, state)
+    return run(MODELS[format](model, (height, width), channels, state), images)
+
+
+def run(other: Any, images: Float[np.ndarray, "b h w c"]) -> Float[np.ndarray, "b k"]:
+    """Return the logits of a torch module for images."""
+    torch = _torch()
     with torch.no_grad():
         out = other.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     return np.asarray(getattr(out, "logits", out).numpy())

@@ -1,19 +1,22 @@
-"""How images are prepared for a weight file: the ops of its evaluation, in pp's terms.
+"""How images are prepared for a weight file: its evaluation's ops, and Hugging Face's.
 
 The facts come from files next to the weights: timm's `pretrained_cfg` in config.json or
 Hugging Face's preprocessor_config.json. Without them, images are resized so that a
 central crop of 0.875 of the short side has the model's size, as in torchvision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import spec
 from vitjax.weights import files
 from vitjax.weights.formats import huggingface
+from vitjax.weights.normalisation import Normalisation
 
 CROP = 0.875
 KEEP = "keep('image', 'label')"
+_RESIZE_ARGUMENTS = ("size", "method", "antialias")  # of resize and resize_small
 # PIL's numbers of filters (Image.Resampling), which Hugging Face stores.
 RESAMPLE = {0: "nearest", 1: "lanczos3", 2: "bilinear", 3: "bicubic"}
 
@@ -67,3 +70,52 @@ def _huggingface(file: Path) -> str | None:
     elif "shortest_edge" in size:
         return None  # images of several sizes
     return f"decode|{ops}|{KEEP}"
+
+
+def to_huggingface(
+    pp_fn: str, normalisation: Normalisation, image_shape: Sequence[int]
+) -> dict[str, Any]:
+    """Return the content of preprocessor_config.json for an evaluation.
+
+    Args:
+      pp_fn: the evaluator's host ops; their resize and central crop are expressed.
+        Images of a data set that are not resized get the model's size.
+      normalisation: of pp_fn and device_pp.
+      image_shape: height, width and channels of the model's images.
+
+    Hugging Face's processors always antialias and have no area method, whose nearest is
+    bilinear. Raises ValueError for a resize that they cannot express.
+    """
+    height, width, channels = image_shape
+    size, crop, resample = {"height": height, "width": width}, False, "bilinear"
+    for call in spec.parse(pp_fn):
+        named = {**dict(zip(_RESIZE_ARGUMENTS, call.args, strict=False)), **call.kwargs}
+        if call.name == "central_crop":
+            crop = True
+        elif call.name in ("resize", "resize_small"):
+            resample = named.get("method", resample)
+            if call.name == "resize_small":
+                size = {"shortest_edge": named.get("smaller_size", named.get("size"))}
+        elif call.name == "resize_long":
+            raise ValueError(
+                f"Hugging Face's image processors cannot express {call.text!r} of pp_fn: "
+                "give a pp_fn with resize or resize_small, as in "
+                "--config.evals.val.pp_fn='decode|resize_small(256)|central_crop(224)'"
+            )
+    if crop and "height" in size:  # the middle square is resized
+        size = {"shortest_edge": min(height, width)}
+    numbers = {value: key for key, value in RESAMPLE.items()}
+    return {
+        "image_processor_type": "BitImageProcessor" if crop else "ViTImageProcessor",
+        "do_convert_rgb": channels == 3,
+        "do_resize": True,
+        "size": size,
+        "resample": numbers.get(resample, numbers["bilinear"]),
+        "do_center_crop": crop,
+        **({"crop_size": {"height": height, "width": width}} if crop else {}),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(normalisation.mean[:channels]),
+        "image_std": list(normalisation.std[:channels]),
+    }

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 from safetensors import numpy as their_safetensors
 
 from vitjax.models import MODELS
-from vitjax.tools import convert, export, predict
+from vitjax.tools import convert, export, photos, predict
 from vitjax.tools.trained import open_trained
 from vitjax.weights import other_models
 
@@ -127,6 +129,88 @@ def without_run(run, name, channels=1, **model):
         trained, model=made, params=params, image_shape=None,
         experiment=dataclasses.replace(trained.experiment, model_name=name),
     )  # fmt: skip
+
+
+def test_a_folder_opens_in_transformers_with_classes_and_pixels(
+    tok_run, tmp_path, capsys
+):
+    """At the model's own size nothing is resized, and the logits are ours."""
+    pytest.importorskip("transformers")
+    trained = open_trained(tok_run)
+    names = ("tench", "goldfish", *(trained.class_names or ())[2:])
+    named = dataclasses.replace(trained, class_names=names)
+    folder = tmp_path / "vit"
+    assert "huggingface's own logits differ by" in export.export(
+        named, "huggingface", folder
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["vit"]
+    other = other_models.from_pretrained(folder)
+    assert other.config.id2label == dict(enumerate(names))
+    assert other.config.label2id["goldfish"] == 1
+    assert other.config.layer_norm_eps == trained.model.norm_eps
+    rng = np.random.default_rng(0)
+    # The run's data is grey.
+    photo = Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).convert("RGB")
+    pixels = other_models.processed(folder, photo)
+    expected = photos.feed(_saved(photo, tmp_path), trained.evaluator()[1])
+    np.testing.assert_allclose(pixels, expected, atol=1e-6)
+    ours = np.asarray(trained.apply(expected)[0])
+    np.testing.assert_allclose(other_models.run(other, pixels), ours, atol=1e-5)
+    assert np.abs(ours).max() > 1e-3
+    assert open_trained(folder).class_names == names  # our tools open it too
+    assert (
+        export.main(["--ckpt", str(tok_run), "--to", "huggingface", str(folder)]) == 1
+    )
+    assert "exists already" in capsys.readouterr().err
+
+
+def _saved(photo, folder):
+    photo.save(folder / "photo.png")
+    return folder / "photo.png"
+
+
+RESIZED = "decode|resize_small(12, 'bicubic', antialias=True)|central_crop(8)"
+
+
+def test_a_folder_resizes_and_crops_as_the_evaluation(tok_run, tmp_path):
+    """The kernels are the same, but the roundings of PIL's and TensorFlow's differ."""
+    pytest.importorskip("transformers")
+    device_pp = "normalize((0.48, 0.45, 0.4), (0.22, 0.23, 0.24))|keep('image')"
+    trained = open_trained(
+        tok_run,
+        overrides=[f"evals.val.pp_fn={RESIZED}", f"evals.val.device_pp={device_pp}"],
+    )
+    export.export(trained, "huggingface", tmp_path / "vit")
+    photo = Image.fromarray(skimage.data.chelsea()[:120, :200]).resize((50, 30))
+    expected = photos.feed(_saved(photo, tmp_path), trained.evaluator()[1])
+    found = other_models.processed(tmp_path / "vit", photo)
+    assert found.shape == expected.shape == (1, 8, 8, 3)
+    level = 1 / 255 / 0.22
+    assert np.abs(found - expected).max() < 2.01 * level
+    assert np.std(np.asarray(expected)) > 20 * level
+
+
+def test_onnx_is_the_same_program(digits_run, tmp_path, capsys):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "x.onnx"
+    with jax.numpy_rank_promotion("allow"):  # jax2onnx's own code needs it
+        assert export.main(["--ckpt", str(digits_run), "--to", "onnx", str(out)]) == 0
+    assert "run on batches of 1 and 3 images of 8 x 8 x 1" in capsys.readouterr().out
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    [found] = onnxruntime.InferenceSession(out).run(["logits"], {"images": images})
+    expected, _ = open_trained(digits_run).apply(images.astype(np.float32) / 127.5 - 1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_onnx_without_its_packages_is_one_sentence(
+    digits_run, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    flags = ["--ckpt", str(digits_run), "--to", "onnx", str(tmp_path / "x.onnx")]
+    assert export.main(flags) == 1
+    assert "install them by pip install onnx" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_of_convolutions_is_exported(digits_run, tmp_path):

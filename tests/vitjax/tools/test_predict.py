@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import scipy.special
 import skimage.data
@@ -12,7 +13,7 @@ from PIL import Image
 
 from input_pipeline import pipeline, sources
 from input_pipeline.sources import class_names
-from vitjax.tools import photos, predict
+from vitjax.tools import features, photos, predict
 from vitjax.tools.trained import open_trained
 
 pytestmark = pytest.mark.slow
@@ -155,3 +156,47 @@ def test_pictures_of_photos_with_one_name_have_different_names():
     names = predict._picture_names(paths)
     assert len({name.lower() for name in names.values()}) == 4
     assert names[paths[0]] == "x.png"
+
+
+def test_the_csv_has_a_row_for_each_photo(digits_run, folder, tmp_path, capsys):
+    table, broken = tmp_path / "a.csv", tmp_path / "broken.png"
+    broken.write_text("no image")
+    flags = ["--ckpt", str(digits_run), "--json", "--top", "2", "--csv", str(table)]
+    assert predict.main([*flags, str(folder), str(broken)]) == 1
+    photos_of = json.loads(capsys.readouterr().out)["photos"]
+    found = pandas.read_csv(table)
+    guess = ["class", "name", "probability"]
+    assert list(found) == ["file", *guess, *(f"{key}_2" for key in guess)]
+    assert found.file.tolist() == [row["file"] for row in photos_of]
+    assert len(found) == 11
+    for i, suffix in enumerate(("", "_2")):
+        assert found[f"class{suffix}"].tolist() == [
+            x["top"][i]["class"] for x in photos_of
+        ]
+        shares = [x["top"][i]["probability"] for x in photos_of]
+        np.testing.assert_allclose(found[f"probability{suffix}"], shares)
+
+
+def test_features_of_photos_are_those_of_the_data(digits_run, folder, tmp_path, capsys):
+    """The photos are the first eleven held-out digits, in two folders."""
+    few, data = tmp_path / "few.npz", tmp_path / "data.parquet"
+    flags = ["--ckpt", str(digits_run), "--feature", "head_input"]
+    few_flags = [*flags, "--batch_size", "4", "--out", str(few), str(folder)]
+    assert features.main(few_flags) == 0
+    assert "head_input of 11 x 16, files" in capsys.readouterr().out
+    assert features.main([*flags, "--evals", "val", "--out", str(data)]) == 0
+    assert "head_input of 359 x 16, labels" in capsys.readouterr().out
+    table = pandas.read_parquet(data)
+    assert list(table) == ["features", "labels", "index", "label_name"]
+    assert table.labels.tolist()[:11] == digits(11)["label"].tolist()
+    assert table.label_name.tolist() == [str(k) for k in table.labels]
+    expected = np.stack(table.features)
+    trained = open_trained(digits_run)
+    images = digits(11)["image"].astype(np.float32) / 127.5 - 1
+    _, out = trained.apply(images)
+    np.testing.assert_allclose(expected[:11], out["head_input"], atol=1e-5)
+    with np.load(few) as found:
+        assert found["features"].dtype == np.float32
+        order = [int(Path(name).stem) for name in found["files"]]
+        assert sorted(order) == list(range(11))
+        np.testing.assert_allclose(found["features"], expected[order], atol=1e-5)

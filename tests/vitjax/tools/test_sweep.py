@@ -13,7 +13,7 @@ from PIL import Image
 from tests.helpers.runs import QUICKSTART, TWELVE_STEPS
 from vitjax.devices.stopping import STATUS
 from vitjax.records.jsonl import read_rows
-from vitjax.tools import sweep
+from vitjax.tools import compare_runs, sweep
 
 pytestmark = pytest.mark.slow
 
@@ -27,21 +27,6 @@ def run(out, *matrix, steps=3):
         ["--config", f"{QUICKSTART}:epochs=1", "--matrix", *matrix, "--out", str(out),
          *FLAGS, f"--config.total_steps={steps}"]
     )  # fmt: skip
-
-
-def test_combinations_are_the_product_in_order():
-    assert sweep.combinations(["a=1,2", "crop=tf,beta(1, 2)"]) == [
-        {"a": "1", "crop": "tf"},
-        {"a": "1", "crop": "beta(1, 2)"},
-        {"a": "2", "crop": "tf"},
-        {"a": "2", "crop": "beta(1, 2)"},
-    ]
-
-
-def test_a_matrix_that_cannot_be_read_is_one_sentence():
-    for item in ("a", "a=", "=1", "a=1,,2", "a=1,1"):
-        with pytest.raises(ValueError, match="--matrix"):
-            sweep.combinations([item])
 
 
 def program(path, text):
@@ -72,6 +57,26 @@ def test_a_sweep_runs_each_once_and_tabulates_them(tmp_path, monkeypatch, capfd)
     monkeypatch.setattr(sys, "executable", failing)
     assert run(tmp_path, "batch=64") == 0
     assert run(tmp_path, "batch=64", steps=4) == 1  # other flags make another run
+
+
+def test_any_key_is_varied_and_random_draws_are_found_again(
+    tmp_path, monkeypatch, capfd
+):
+    matrix = ["config.lr=log(1e-4,1e-2)", "config.mixup.p=0.1,0.2", "--random", "2"]
+    assert run(tmp_path, *matrix) == 0
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].startswith("| config.lr | config.mixup.p | val/loss |")
+    runs = sorted(tmp_path.glob("*/metrics.jsonl"))
+    for folder in (path.parent for path in runs):
+        kept = json.loads((folder / "config.json").read_text())
+        assert folder.name == f"lr={kept['lr']:.4g},p={kept['mixup']['p']}"
+        assert any(f"| {kept['lr']:.4g} | {kept['mixup']['p']} |" in x for x in lines)
+    assert len(compare_runs.read([str(path.parent) for path in runs])) == 2
+    capfd.readouterr()
+    failing = program(tmp_path / "failing", "#!/bin/sh\nexit 1\n")
+    monkeypatch.setattr(sys, "executable", failing)
+    assert run(tmp_path, *matrix) == 0
+    assert "vitjax.train" not in capfd.readouterr().out
 
 
 def test_a_run_that_a_signal_stopped_stops_the_sweep(tmp_path, monkeypatch, capfd):

@@ -8,10 +8,11 @@ too.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax.models.vit import ViT
 from vitjax.weights import table
 from vitjax.weights.table import ATTENTION, BLOCK, QKV, Entry, Format, Parts
 
@@ -78,6 +79,28 @@ FORMAT = Format(
         (r"^vit\.pooler\.", "vitjax has no layer between its class token and head"),
     ),
 )
+
+
+def model_config(model: ViT, image_shape: Sequence[int]) -> dict[str, Any]:
+    """Return the arguments of transformers' ViTConfig for a model, without its labels.
+
+    `image_shape` is height, width and channels of its images.
+    """
+    height, width, channels = image_shape
+    rows, columns = model.patch_size
+    return {
+        "image_size": height if height == width else [height, width],
+        "patch_size": rows if rows == columns else [rows, columns],
+        "hidden_size": model.width,
+        "num_hidden_layers": model.depth,
+        "num_attention_heads": model.num_heads,
+        "intermediate_size": model.mlp_dim or 4 * model.width,
+        "num_channels": channels,
+        "layer_norm_eps": model.norm_eps,
+        "hidden_act": {
+            "exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu",
+        }[model.gelu],
+    }  # fmt: skip
 
 
 def config_json(path: Path) -> dict[str, Any]:
