@@ -103,12 +103,12 @@ def flags_of(module):
     path = ROOT.joinpath(*module.split("."))
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     source = file.read_text()
+    if "probes.add_flags(" in source:
+        source += (TOOLS / "probes.py").read_text()
     for part in (TOOLS / "command.py").read_text().split("\ndef ")[1:]:
         name = part.partition("(")[0]
         if f"command.{name}(" in source:
             source += part
-    if "probes.add_flags(" in source:
-        source += (TOOLS / "probes.py").read_text()
     return {"help", *re.findall(r'"--(\w+)"', source)}
 
 

@@ -58,7 +58,8 @@ def add_norm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--norm", default="", metavar="NAME",
         help="normalise images as the weights' training did: half (-1 to 1), imagenet "
-        "or clip; needed by files of weights that do not tell it",
+        "or clip (default: as the weights or the config tell); needed by files of weights "
+        "that do not tell it",
     )  # fmt: skip
 
 
@@ -70,11 +71,20 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_evals(parser: argparse.ArgumentParser) -> None:
-    """Add --evals, which selects evaluators of the config."""
+def add_evals(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Add --evals, which selects evaluators; its help ends with `when` it counts."""
     parser.add_argument(
         "--evals", nargs="+", default=(), metavar="NAME",
-        help="evaluators of the config (default: all that classify)",
+        help=f"evaluators of the config (default: all that classify){when}",
+    )  # fmt: skip
+
+
+def add_feature(parser: argparse.ArgumentParser, value: str | None = None) -> None:
+    """Add --feature, with the default `value`: one of the model's intermediates."""
+    parser.add_argument(
+        "--feature", metavar="NAME", default=value,
+        help="the model's intermediate that is used, one vector for each image, such as "
+        "head_input (default: pre_logits)",
     )  # fmt: skip
 
 

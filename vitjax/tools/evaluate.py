@@ -57,7 +57,7 @@ EXAMPLES = (
     "--ckpt runs/vit_s16_i1k/best --evals val v2 real\n--save_logits",
     "--ckpt runs/vit_s16_i1k --resolution 224 256 288\n--crop_ratio 0.875 1.0",
     "--ckpt vit.npz --config configs/vit_s16_i1k.py",
-    "--ckpt runs/quickstart --knn 20 --linear_probe --fewshot 1 5",
+    "--ckpt runs/quickstart --knn 20 --linear_probe\n--fewshot 1 5",
     "--ckpt runs/quickstart --predictions digits.csv",
 )
 NUM_SAMPLES = 10

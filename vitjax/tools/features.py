@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 SUFFIXES = (".npz", ".parquet")
 DESCRIPTION = f"""\
 Write the features that a model computes of photos (and of each image below a folder), or
-of the data set of the evaluator that --evals names. Weights need no head. Images are
-prepared as in evaluation; --feature names the model's intermediate.
+without photos of the data sets of evaluators. Weights need no head. Images are prepared
+as in evaluation; --feature names the model's intermediate.
 
-OUT.npz has the arrays features (n, f) float32, files (of photos and folders), and, for a
-data set, labels, index and class_names. OUT.parquet has the same columns, with a list of
-numbers in each row of features, and label_name.
+OUT.npz has the arrays features (n, f) float32 and files (n), and for data sets evaluator,
+index, labels and label_name (n). OUT.parquet has the same columns, with a list of numbers
+in each row of features. The labels are those of the data.
 
 A file that is not an image is named on stderr; the others are still written, and the exit
 status is 1.
@@ -39,7 +39,7 @@ status is 1.
 {command.OVERRIDES}"""
 EXAMPLES = (
     "--ckpt runs/vit holiday/ --out holiday.npz",
-    "--ckpt runs/quickstart --evals val --feature head_input\n--out digits.parquet",
+    "--ckpt runs/quickstart --evals val\n--feature head_input --out digits.parquet",
     "--ckpt dino.pth --norm imagenet photos/ --out dino.npz",
 )
 
@@ -73,10 +73,10 @@ def of_photos(
 
 
 def of_data(trained: "Trained", name: str, feature: str) -> dict[str, Any]:
-    """Return features, files (of a folder), labels, index and class_names, if known.
+    """Return the columns of the data set of the evaluator `name`.
 
-    The data is that of the evaluator `name`; examples without a label are left out. The
-    labels are those of the data.
+    Examples without a label are left out. `files` is empty unless the data set is a
+    folder; a class without a name is named by its number.
     """
     import numpy as np
 
@@ -86,6 +86,10 @@ def of_data(trained: "Trained", name: str, feature: str) -> dict[str, Any]:
 
     e = trained.experiment
     section = trained.evaluator(name)[1]
+    if not section.get("data"):
+        raise ValueError(
+            f"evaluator {name!r} has no data: give photos, or a --config with data"
+        )
     mesh = sharding.make_mesh(e.mesh)
     its = Features(
         lambda params, image: trained.model.apply({"params": params}, image),
@@ -99,39 +103,33 @@ def of_data(trained: "Trained", name: str, feature: str) -> dict[str, Any]:
         feature=feature,
         label_key=None,
     )
-    if not section.get("data"):
-        raise ValueError(
-            f"evaluator {name!r} has no data: give --config, or photos in place of --evals"
-        )
     [(batches, _)] = its.open(section["data"])
     x, y, index = its.indexed(trained.params, batches)
-    found: dict[str, Any] = {"features": x.astype(np.float32)}
     path_of = getattr(batches.host_batches.source, "path", None)
-    if path_of is not None:
-        found["files"] = [path_of(i) for i in index.tolist()]
-    found |= {"labels": y, "index": index}
-    if batches.class_names is not None:
-        found["class_names"] = list(batches.class_names)
-    return found
+    names = dict(enumerate(batches.class_names or ()))
+    return {
+        "features": x.astype(np.float32),
+        "files": [path_of(i) if path_of else "" for i in index.tolist()],
+        "evaluator": [name] * len(x),
+        "index": index,
+        "labels": y,
+        "label_name": [names.get(k, str(k)) for k in y.tolist()],
+    }
 
 
-def write(out: Path, found: Mapping[str, Any]) -> None:
-    """Write the arrays of `of_photos` or `of_data`; an existing file is replaced."""
+def write(out: Path, columns: Mapping[str, Any]) -> None:
+    """Write the columns of `of_photos` or `of_data`; an existing file is replaced."""
     import numpy as np
 
     from vitjax.tools import tables
 
-    if out.suffix == ".npz":
-        content = io.BytesIO()
-        arrays: dict[str, Any] = {name: np.asarray(x) for name, x in found.items()}
-        np.savez(content, **arrays)
-        write_whole(out, content.getvalue())
+    if out.suffix != ".npz":
+        tables.write(out, columns)
         return
-    columns = dict(found)
-    names = columns.pop("class_names", None)
-    if names is not None:
-        columns["label_name"] = [names[k] for k in found["labels"]]
-    tables.write(out, columns)
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {name: np.asarray(x) for name, x in columns.items()}
+    np.savez(content, **arrays)
+    write_whole(out, content.getvalue())
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -141,18 +139,15 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     command.add_norm(parser)
     add = parser.add_argument
     add("paths", nargs="*", type=Path, metavar="PATH", help="a photo, or a folder")
-    add("--evals", metavar="NAME",
-        help="the evaluator whose data set is used in place of photos")  # fmt: skip
-    add("--feature", default="pre_logits", metavar="NAME",
-        help="the model's intermediate, one vector for each image: pre_logits, "
-        "head_input, logits (default: pre_logits)")  # fmt: skip
+    command.add_evals(parser, ", if no photo is given")
+    command.add_feature(parser, "pre_logits")
     add("--batch_size", type=int, default=32, metavar="N",
         help="number of photos in a batch (default: 32)")  # fmt: skip
     add("--out", type=Path, required=True, metavar="FILE",
         help="where they are written: .npz or .parquet")  # fmt: skip
     flags, overrides = parse_with_overrides(parser, argv)
-    if bool(flags.paths) == (flags.evals is not None):
-        parser.error("give photos or --evals NAME, and not both")
+    if flags.paths and flags.evals:
+        parser.error("--evals is for data sets: give it or photos, not both")
     if flags.batch_size < 1:
         parser.error(f"--batch_size must be at least 1, got {flags.batch_size}")
     return flags, overrides
@@ -165,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
+    import numpy as np
+
+    from vitjax.evaluators import schedule
     from vitjax.tools import photos, tables
     from vitjax.tools.trained import open_trained
 
@@ -179,14 +177,15 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         head=False,
     )
     broken: dict[Path, str] = {}
-    if flags.evals is not None:
-        found = of_data(trained, flags.evals, flags.feature)
-    else:
+    if paths:
         found, broken = of_photos(trained, paths, flags.feature, flags.batch_size)
+    else:
+        chosen = flags.evals or schedule.classifiers(trained.experiment.evals)
+        parts = [of_data(trained, name, flags.feature) for name in chosen]
+        found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     write(flags.out, found)
     rows, width = found["features"].shape
-    known = [name for name in ("files", "labels") if name in found]
-    print(f"{flags.out}: {flags.feature} of {rows:,} x {width}, {', '.join(known)}")
+    print(f"{flags.out}: {flags.feature} of {rows:,} x {width}")
     if broken:
         raise ValueError(
             f"{len(broken)} of {len(paths)} files could not be read; see above"

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from vitjax.tools import command
+
 KINDS = ("fewshot", "knn", "linear_probe")
 _SHARED = ("data", "pp_fn", "device_pp", "batch_size")  # keys of the scored evaluator
 
@@ -20,9 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "best on a held-out fifth of them")  # fmt: skip
     add("--temperature", type=float, metavar="T",
         help="of --knn's weights, exp(cosine / T) (default: 0.07)")  # fmt: skip
-    add("--feature", metavar="NAME",
-        help="the model's intermediate that probes use, (images, numbers) "
-        "(default: pre_logits)")  # fmt: skip
+    command.add_feature(parser)
 
 
 def check_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:

@@ -112,6 +112,7 @@ def from_pretrained(folder: Path) -> Any:
 
     Raises RuntimeError, which names the keys, unless the weights fit the config.
     """
+    _torch()
     library = _transformers()
     with _quiet(library.utils.logging):
         other, report = library.ViTForImageClassification.from_pretrained(
@@ -188,6 +189,7 @@ def logits(
     imported, KeyError for a format without a class, and RuntimeError if the weights do
     not fit the class.
     """
+    _torch()  # first, so that its absence is reported and not that of what needs it
     _, height, width, channels = images.shape
     return run(MODELS[format](model, (height, width), channels, state), images)
 

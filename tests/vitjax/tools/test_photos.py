@@ -11,7 +11,7 @@ import pytest
 from input_pipeline import device_ops, pipeline
 from tests.helpers.odd_images import PHOTO, encode, exif, folder, good, refused
 from vitjax.evaluators.features import Features
-from vitjax.tools import export, photos
+from vitjax.tools import photos, programs
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_all_ways_of_reading_agree_on_every_file(odd, mesh):
     examples = [feed.read(path) for path in paths]
     given = np.stack([example["image"] for example in examples])
     np.testing.assert_array_equal(given, expected)
-    inside = device_ops.get_preprocess_fn(export._pixels_to_input(SECTION))
+    inside = device_ops.get_preprocess_fn(programs.pixels_to_input(SECTION))
     np.testing.assert_array_equal(
         jax.device_get(
             inside({"image": jnp.asarray(given), "labels": batch["labels"]})["image"]

@@ -183,11 +183,14 @@ def test_features_of_photos_are_those_of_the_data(digits_run, folder, tmp_path, 
     flags = ["--ckpt", str(digits_run), "--feature", "head_input"]
     few_flags = [*flags, "--batch_size", "4", "--out", str(few), str(folder)]
     assert features.main(few_flags) == 0
-    assert "head_input of 11 x 16, files" in capsys.readouterr().out
+    assert "head_input of 11 x 16\n" in capsys.readouterr().out
     assert features.main([*flags, "--evals", "val", "--out", str(data)]) == 0
-    assert "head_input of 359 x 16, labels" in capsys.readouterr().out
+    assert "head_input of 359 x 16\n" in capsys.readouterr().out
     table = pandas.read_parquet(data)
-    assert list(table) == ["features", "labels", "index", "label_name"]
+    own = ["evaluator", "index", "labels", "label_name"]
+    assert list(table) == ["features", "files", *own]
+    assert set(table.evaluator) == {"val"}
+    assert table["index"].tolist() == list(range(359))
     assert table.labels.tolist()[:11] == digits(11)["label"].tolist()
     assert table.label_name.tolist() == [str(k) for k in table.labels]
     expected = np.stack(table.features)
