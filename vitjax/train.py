@@ -48,6 +48,7 @@ def train_and_evaluate(
     e = experiment.from_config(full)
     refuse_other_config(workdir, settings)
     program_lib.check(e)
+    schedule.check(e.evals)
     sinks.check_wandb(e.wandb)
     check_best(e.ckpt_best)
     mesh = sharding.make_mesh(e.mesh)

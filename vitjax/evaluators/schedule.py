@@ -25,6 +25,9 @@ REFUSED = {
     "prefetch": "not supported; two batches are always prefetched",
 }
 
+# What a run gives every evaluator.
+GIVEN = ("predict", "make_data", "mesh")
+
 # Keys of a section besides the evaluator's arguments and its durations.
 WHEN = {"type": str, "required": bool, "skip_first": bool, "params": str}
 
@@ -57,7 +60,7 @@ class Entry:
 
 def _entry(
     name: str,
-    evaluator: type,
+    evaluator: Callable[..., Any],
     given: Mapping[str, Any],
     sizes: Mapping[str, int],
     batch_size: int,
@@ -102,7 +105,18 @@ def evaluator_of(section: Mapping[str, Any]) -> Any:
         raise ValueError(
             f"the evaluator {kind!r} must have run(state), which yields (name, value)"
         )
+    takes, open_ended = arguments.parameters(found)
+    lacks = [name for name in GIVEN if name not in takes]
+    if lacks and not open_ended:
+        raise ValueError(f"the evaluator {kind!r} must have a parameter {lacks[0]}")
     return found
+
+
+def check(evals: Mapping[str, Any]) -> None:
+    """Raise ValueError if an evaluator of `evals` does not exist, or cannot run."""
+    for section in evals.values():
+        if isinstance(section, Mapping):
+            evaluator_of(section)
 
 
 def classifies(section: Any) -> bool:
