@@ -24,9 +24,10 @@ _INNER = {
     "pp_fn": "ops",
     "device_pp": "device_ops",
     "loss_name": "losses",
+    "kind": "sources",
 }
-# The first words of optax_names that are in vitjax's table or optax's modules.
-NOT_OWN_OPTIMIZERS = ("big_vision", "vitjax", "contrib")
+# The first words of optax_names that are in vitjax's table, or are optax's modules.
+NOT_OWN_OPTIMIZERS = ("big_vision", "vitjax", "contrib", "experimental", "transforms")
 
 
 def find(table: Mapping[str, T], name: str, kind: str) -> T:
@@ -65,9 +66,8 @@ def full_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
     named = _mapped(config, full_name)
     for where, kind, name in _dotted(named):
-        if kind == "optimizers":  # optax has dotted names too; `optim` knows them
-            if name.split(".")[0] not in NOT_OWN_OPTIMIZERS:
-                _try_import(name)
+        if kind == "optimizers":  # `optim`, which knows optax's, says what is missing
+            _try_import(name)
             continue
         try:
             parts.find(name, kind)
@@ -130,16 +130,17 @@ def _mapped(
 ) -> dict[str, Any]:
     """Return the config with change(key, kind, text) for each text that names parts."""
 
-    def inside(section: Mapping[str, Any], where: str) -> dict[str, Any]:
-        changed = {}
-        for key, value in section.items():
-            kind = _kind(where, key)
-            if isinstance(value, Mapping):
-                value = inside(value, f"{where}.{key}")
-            elif kind is not None and isinstance(value, str):
-                value = change(f"{where}.{key}", kind, value)
-            changed[key] = value
-        return changed
+    def inside(value: Any, *keys: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: inside(x, *keys, key) for key, x in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(inside(x, *keys) for x in value)
+        kind = _INNER.get(keys[-1])
+        if keys[0] == "evals" and keys[-1] == "type" and len(keys) == 3:
+            kind = "evaluators"
+        if kind is None or not isinstance(value, str):
+            return value
+        return change(".".join(map(str, keys)), kind, value)
 
     changed = dict(config)
     for key, kind in _TOP.items():
@@ -151,22 +152,15 @@ def _mapped(
     return changed
 
 
-def _kind(where: str, key: Any) -> str | None:
-    """Return the kind of part that a key of `input` or `evals` names, if any."""
-    if key == "kind" and where.endswith("data"):
-        return "sources"
-    if key == "type" and where.startswith("evals.") and where.count(".") == 1:
-        return "evaluators"
-    return _INNER.get(key)
-
-
 def _dotted(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield (key, kind, name) of each dotted name of a part."""
     found: list[tuple[str, str, str]] = []
 
     def note(where: str, kind: str, text: str) -> str:
         texts = spec.names(text) if kind in _SPECS else [text]
-        found.extend((where, kind, name) for name in texts if parts.is_dotted(name))
+        for name in filter(parts.is_dotted, texts):
+            if kind != "optimizers" or name.split(".")[0] not in NOT_OWN_OPTIMIZERS:
+                found.append((where, kind, name))
         return text
 
     _mapped(config, note)

@@ -90,9 +90,10 @@ HOSTILE = [
     {"evals": {"val": {"pp_fn": "decode|os.system('true')"}}},
     {"evals": {"val": {"device_pp": "subprocess.run('true')"}}},
     {"input": {"data": {"kind": "os.system"}}},
+    {"evals": {"a": {"sets": [{"kind": "os.system"}]}}},
     {"model_name": "subprocess.Popen"},
     {"loss": "pandas.read_pickle"},
-    {"evals": {"val": {"type": "vitjax.files.write_whole"}}},
+    {"evals": {"a.b\n": {"type": "vitjax.files.write_whole"}}},
     {"optax_name": "antigravity.x"},
     {"modules": ["antigravity"]},
 ]
@@ -108,7 +109,7 @@ def test_a_checkpoint_names_no_code_of_others(config, run):
 
 def test_the_person_allows_modules(own):
     own("mine/ext.py", EXT)
-    stored = {"model_name": "mine.ext.net", "loss": "softmax_xent"}
+    stored = {"model_name": "mine.ext.net", "optax_name": "big_vision.momentum_hp"}
     names.check_stored(stored, (), "runs/a", run=True)
     for allowed in ({"mine"}, {"mine.ext"}, {"mine.ext.net"}):
         names.check_stored(stored, allowed, "a.safetensors", run=False)
