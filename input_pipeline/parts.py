@@ -200,7 +200,7 @@ def _installed(path: str) -> bool:
     schemes = ("stdlib", "platstdlib", "purelib", "platlib")
     roots = [sysconfig.get_path(scheme) for scheme in schemes]
     roots += [*site.getsitepackages(), site.getusersitepackages()]
-    real = os.path.realpath(path)
+    real = os.path.realpath(path) + os.sep
     return any(real.startswith(os.path.realpath(root) + os.sep) for root in roots)
 
 
@@ -209,7 +209,7 @@ def _not_found(name: str) -> ValueError:
     if parent:
         return _no_attribute(sys.modules[parent], child)
     folders = [p or os.getcwd() for p in sys.path if os.path.isdir(p or ".")]
-    folders = [f for f in dict.fromkeys(folders) if not _installed(f + os.sep)]
+    folders = [f for f in dict.fromkeys(folders) if not _installed(f)]
     return NotFound(
         f"the module {name!r} is not found; looked in {', '.join(folders)} and the "
         "installed packages; PYTHONPATH=DIR adds a folder"
