@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer, Shaped, UInt32
 
-from input_pipeline import plans
+from input_pipeline import parts, plans
 from input_pipeline import spec as spec_lib
 
 Features = dict[str, Any]  # feature name -> array [b, ...]
@@ -187,7 +187,8 @@ class Op(NamedTuple):
     make: Callable[..., Any]
     # "value": fn(value), of one feature; "coin": fn(value, coin); "features":
     # fn(features). The first two take inkey, outkey and key (both at once) as well.
-    takes: Literal["value", "coin", "features"]
+    # "own": what the function needs, fn(value) or fn(value, keys).
+    takes: Literal["value", "coin", "features", "own"]
 
 
 OPS = {
@@ -239,14 +240,13 @@ def _build(
             f"op {call.text!r} runs on the host: put it into pp, not into device_pp "
             f"(device ops: {', '.join(sorted(OPS))})"
         )
-    if call.name not in OPS:
-        raise spec_lib.unknown_op(call, OPS, "device")
-    op = OPS[call.name]
+    op = _op_of(call)
     if op.takes == "features":
         on_features = spec_lib.build(call, op.make)
         return lambda features, seed: on_features(features)
     fn, inkey, outkey = spec_lib.build_keyed(call, op.make)
-    if op.takes == "value":
+    own = op.takes == "own"
+    if op.takes == "value" or (own and not parts.random_or_not(fn, call.text, "keys")):
         return lambda features, seed: features | {outkey: fn(features[inkey])}
     nth = sum(earlier.name == call.name for earlier in calls[:position])
 
@@ -257,7 +257,21 @@ def _build(
                 "[b, 2]): end pp with keep('image', 'label', 'seed')"
             )
         words = jax.lax.bitcast_convert_type(seed, jnp.uint32)
+        if own:
+            keys = jax.random.wrap_key_data(words, impl="threefry2x32")
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+            return features | {outkey: fn(features[inkey], keys)}
         coin = plans.coin((words[:, 0], words[:, 1]), nth)
         return features | {outkey: fn(features[inkey], coin)}
 
     return random
+
+
+def _op_of(call: spec_lib.OpCall) -> Op:
+    """Return the op of a call: of `OPS`, or a person's own of a dotted name."""
+    if parts.is_dotted(call.name):
+        found = parts.find(call.name, "device_ops")
+        return found if isinstance(found, Op) else Op(found, "own")
+    if call.name not in OPS:
+        raise spec_lib.unknown_op(call, OPS, "device")
+    return OPS[call.name]

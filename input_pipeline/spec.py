@@ -10,9 +10,10 @@ import contextlib
 import difflib
 import inspect
 import os
+import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 # Errors of `ast` on a hostile string: deep nesting, null bytes, huge numbers,
@@ -72,10 +73,11 @@ def _parse_op(source: str, position: int) -> OpCall:
     except _AST_ERRORS as e:
         why = e.msg if isinstance(e, SyntaxError) else e
         raise ValueError(f"{where} cannot be read: {why}") from None
-    if isinstance(node, ast.Name):
-        return OpCall(node.id, (), {}, text)
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+    name = _dotted(node.func if isinstance(node, ast.Call) else node)
+    if name is None:
         raise ValueError(f"{where} is not of the form name or name(arguments)")
+    if not isinstance(node, ast.Call):
+        return OpCall(name, (), {}, text)
     names = [keyword.arg for keyword in node.keywords]
     if None in names:
         raise ValueError(f"{where} unpacks with **: write the arguments out")
@@ -89,7 +91,35 @@ def _parse_op(source: str, position: int) -> OpCall:
             f"{where} has an argument that is not a literal (a number, a string, a "
             "tuple, True, None, ...)"
         ) from None
-    return OpCall(node.func.id, args, kwargs, text)
+    return OpCall(name, args, kwargs, text)
+
+
+def _dotted(node: ast.expr) -> str | None:
+    """Return "a" or "a.b.c" of such an expression, None for any other."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        start = _dotted(node.value)
+        return None if start is None else f"{start}.{node.attr}"
+    return None
+
+
+def names(spec: str) -> list[str]:
+    """Return the names of the ops of a spec; none if the spec cannot be read."""
+    try:
+        return [call.name for call in parse(spec)]
+    except ValueError:  # reported where the ops are made
+        return []
+
+
+def renamed(spec: str, new: Mapping[str, str]) -> str:
+    """Return the spec with `new[name]` in place of each op's name that is in `new`."""
+    parts = split(spec)
+    for at, text in enumerate(parts):
+        found = re.match(r"(\s*)([\w.]+)", text)
+        if found is not None and found[2] in new:
+            parts[at] = found[1] + new[found[2]] + text[found.end() :]
+    return "|".join(parts)
 
 
 def unknown_op(call: OpCall, known: Iterable[str], where: str) -> ValueError:
@@ -127,7 +157,7 @@ def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:
         bound = signature.bind(*call.args, **call.kwargs)
     except TypeError as e:
         raise ValueError(f"op {call.text!r}: {e}; {shown}") from None
-    hints = typing.get_type_hints(factory)
+    hints = hints_of(factory)
     for name, value in bound.arguments.items():
         hint = hints.get(name, Any)
         if signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
@@ -142,6 +172,18 @@ def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:
         return factory(*bound.args, **bound.kwargs)
     except ValueError as e:
         raise ValueError(f"op {call.text!r}: {e}; {shown}") from None
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a function's or class's parameters.
+
+    Returns {} if they cannot be read, as of a name that its module does not import.
+    """
+    try:
+        made = function.__init__ if inspect.isclass(function) else function
+        return typing.get_type_hints(made)
+    except (NameError, TypeError):
+        return {}
 
 
 def build_keyed(call: OpCall, factory: Callable[..., Any]) -> tuple[Any, str, str]:

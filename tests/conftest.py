@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import tempfile
 
 # Tests compile much and compute little: a third of the compile time, same arithmetic.
@@ -29,6 +30,23 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 def mesh():
     """All 8 CPU devices on one axis, "data"."""
     return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return write(file, text), which writes modules into the current, empty folder."""
+    monkeypatch.chdir(tmp_path)
+    tops = set()
+
+    def write(file, text):
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        tops.add(file.partition("/")[0].removesuffix(".py"))
+
+    yield write
+    for name in [name for name in sys.modules if name.split(".")[0] in tops]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

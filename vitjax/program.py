@@ -1,6 +1,7 @@
 """Build the compiled parts of a run from a config: model, optimizer, state, steps."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,14 +11,14 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from input_pipeline import device_ops
+from input_pipeline import device_ops, parts
 from vitjax import optim, step, trees
-from vitjax.config import arguments
+from vitjax.config import arguments, names
 from vitjax.config.experiment import Experiment
 from vitjax.devices.sharding import replicated
 from vitjax.models import MODELS
 from vitjax.step import ema, loss_scale, mixup
-from vitjax.step.losses import balanced_weights, check_class_weights
+from vitjax.step.losses import balanced_weights, check_class_weights, find_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,55 @@ def make_model(e: Experiment) -> nn.Module:
     settings = dict(e.model)
     if e.init_head_bias is not None:
         settings["init_head_bias"] = e.init_head_bias
-    function = arguments.lookup(MODELS, e.model_name, "model")
-    return arguments.call("model", function, settings, num_classes=e.num_classes)
+    found = names.find(MODELS, e.model_name, "models")
+    if inspect.isclass(found) and issubclass(found, nn.Module):
+        model = arguments.make_module(found, e.num_classes, settings)
+    else:
+        model = arguments.call("model", found, settings, num_classes=e.num_classes)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"the model {e.model_name!r} must be a linen module, got "
+            f"{type(model).__name__}"
+        )
+    if "train" not in inspect.signature(model.__call__).parameters:
+        raise ValueError(
+            f"the model {e.model_name!r} must be called as (images, train=True or False), "
+            f"but its __call__ takes {inspect.signature(model.__call__)}"
+        )
+    return model
+
+
+def _check_answer(e: Experiment, model: nn.Module, image_shape: Sequence[int]) -> None:
+    """Raise ValueError unless a person's own model answers as the run needs it to."""
+    image = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
+    key = jax.random.key(0)
+    variables = jax.eval_shape(lambda x: model.init(key, x, train=False), image)
+    what = f"the model {e.model_name!r}"
+    if set(variables) != {"params"}:
+        raise ValueError(
+            f"{what} must keep all its variables in 'params', which a step trains, got "
+            f"{', '.join(sorted(variables)) or 'none'}"
+        )
+    answer = jax.eval_shape(
+        lambda v, x: model.apply(v, x, train=False), variables, image
+    )
+    pair = isinstance(answer, tuple) and len(answer) == 2
+    if not pair or not isinstance(answer[1], Mapping):
+        raise ValueError(
+            f"{what} must return (logits, out), where out is a dict of intermediates, "
+            f"which may be empty, got {_told(answer)}"
+        )
+    shape = getattr(answer[0], "shape", None)
+    if shape != (2, e.num_classes):
+        raise ValueError(
+            f"{what} must return logits of shape (b, {e.num_classes}) for b images, got "
+            f"{_told(answer[0])} for 2 images"
+        )
+
+
+def _told(answer: Any) -> str:
+    shape = getattr(answer, "shape", None)
+    return f"a {type(answer).__name__}" if shape is None else f"an array of {shape}"
 
 
 def _batch(
@@ -96,8 +144,11 @@ def _class_weights(
     return weights
 
 
-def _check_sections(e: Experiment) -> None:
+def check(e: Experiment) -> nn.Module:
+    """Check what needs no data, and return the model. Raises ValueError."""
     optim.check_section(e.optimizer)
+    find_loss(e.loss)
+    device_ops.get_preprocess_fn(e.device_pp)
     if e.mixup is not None:
         arguments.check("mixup", mixup.check, e.mixup)
     if e.ema is not None:
@@ -109,6 +160,7 @@ def _check_sections(e: Experiment) -> None:
                 "loss_scale cannot be combined with sam, because it does not scale sam's "
                 "second gradient; set one of them to None, or dtype_mm to bfloat16"
             )
+    return make_model(e)
 
 
 def build(
@@ -131,11 +183,12 @@ def build(
         None plans a program without its data, with equal weights.
     """
     step.check_batch_size(batch_size, mesh, e.accum_freq)
-    _check_sections(e)
+    model = check(e)
     weights = _class_weights(e, labels)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
     image_shape = _image_shape(e, device_pp, _batch(element_spec, batch_size))
-    model = make_model(e)
+    if parts.is_dotted(e.model_name):
+        _check_answer(e, model, image_shape)
     params = step.param_shapes(model, image_shape)
     frozen = optim.frozen_mask(params, e.optimizer.get("schedule"))
     tx, lr_fns = optim.make_optimizer(

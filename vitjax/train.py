@@ -23,7 +23,7 @@ from vitjax import program as program_lib
 from vitjax.checkpoints import run as checkpoints
 from vitjax.checkpoints.best import best_of
 from vitjax.checkpoints.best import check as check_best
-from vitjax.config import experiment, files
+from vitjax.config import experiment, files, names
 from vitjax.devices import failures, peers, sharding, startup
 from vitjax.devices.stopping import STATUS, Stopped, StopSignal
 from vitjax.evaluators import schedule
@@ -43,9 +43,12 @@ def train_and_evaluate(
     one readable sentence, if the config or the data is wrong; raises Stopped after a
     signal.
     """
-    workdir, settings = Path(workdir), files.plain(config)
-    e = experiment.from_config(config.to_dict())
+    full = names.full_names(config.to_dict())
+    workdir, settings = Path(workdir), files.plain(full)
+    e = experiment.from_config(full)
     refuse_other_config(workdir, settings)
+    program_lib.check(e)
+    schedule.check(e.evals)
     sinks.check_wandb(e.wandb)
     check_best(e.ckpt_best)
     mesh = sharding.make_mesh(e.mesh)
@@ -70,8 +73,8 @@ def train_and_evaluate(
             newest.remove_partial()
         enter(contextlib.closing(newest))
         state, kept = start.first_state(e, program, newest, settings)
-        names = [entry.name for entry in entries]
-        best = enter(best_of(e.ckpt_best, workdir, names, kept))
+        rows = [entry.name for entry in entries]
+        best = enter(best_of(e.ckpt_best, workdir, rows, kept))
         records = enter(
             open_records(
                 e, workdir, settings, program, data, state, sizes, kept, newest

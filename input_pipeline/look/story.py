@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from input_pipeline.look import charts
-from input_pipeline.ops import OPS, Preprocess
+from input_pipeline.ops import OPS, Preprocess, op_of
 from input_pipeline.pipeline import TrainData
 from input_pipeline.spec import OpCall, parse
 from input_pipeline.stream import batching, damaged, order
@@ -85,7 +85,7 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
 
     calls, steps = parse(pp), []
     for at, call in enumerate(calls):
-        decided = OPS[call.name].takes in ("policy", "coin")
+        decided = op_of(call).takes in ("policy", "coin")
         lines = next(explained) if decided else []
         text, layers = _title(call), _layers(call)
         for number in range(1, layers):

@@ -4,8 +4,8 @@ Ops take and return a feature dict. `seed`, int32 [2], feeds every random op: th
 folds its position in the spec into it and draws with stateless functions, so equal
 seeds give equal images on any machine, thread or process.
 
-To add an op, write a function of its literal arguments, annotated, that returns what
-`Op.takes` names, and list it in `OPS`. Names, arguments and defaults are big_vision's
+An op is a function of its literal arguments, annotated, that returns what `Op.takes`
+names. `OPS` lists them; a dotted name is that of a person's own. Names, arguments and defaults are big_vision's
 (pp/ops_image.py, pp/ops_general.py) where it has the op.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import plans
+from input_pipeline import parts, plans
 from input_pipeline import spec as spec_lib
 from input_pipeline.ops import crops, image
 from input_pipeline.ops import features as features_lib
@@ -34,7 +34,10 @@ class Op(NamedTuple):
     # "value": fn(value); "random": fn(value, seed); "coin": fn(value, coin), where the
     # coin is plans.coin; "policy": a plans.Policy. On all features: "features":
     # fn(features); "random_features": fn(features, seed).
-    takes: Literal["value", "random", "coin", "policy", "features", "random_features"]
+    # "own": what the function needs, fn(value) or fn(value, seed).
+    takes: Literal[
+        "value", "random", "coin", "policy", "features", "random_features", "own"
+    ]
 
 
 OPS = {
@@ -75,6 +78,20 @@ OPS = {
     "value_range": Op(image.value_range, "value"),
     "vgg_value_range": Op(image.vgg_value_range, "value"),
 }
+
+
+def op_of(call: spec_lib.OpCall) -> Op:
+    """Return the op of a call: of `OPS`, or a person's own of a dotted name.
+
+    A dotted name is that of an `Op`, or of a function that returns fn(value) or
+    fn(value, seed). Raises ValueError if there is no such op.
+    """
+    if parts.is_dotted(call.name):
+        found = parts.find(call.name, "ops")
+        return found if isinstance(found, Op) else Op(found, "own")
+    if call.name not in OPS:
+        raise spec_lib.unknown_op(call, OPS, "host")
+    return OPS[call.name]
 
 
 DECODERS = ("decode", "decode_jpeg_and_inception_crop")
@@ -146,9 +163,7 @@ class Preprocess:
 
     def _build(self, at: int) -> Step:
         call = self._calls[at]
-        if call.name not in OPS:
-            raise spec_lib.unknown_op(call, OPS, "host")
-        op = OPS[call.name]
+        op = op_of(call)
 
         def folded(seeds: Features) -> Any:
             return tf.random.fold_in(_needed(seeds, "seed", call), at)
@@ -179,8 +194,12 @@ class Preprocess:
 
             return on_draws
 
+        random = op.takes == "random" or (
+            op.takes == "own" and parts.random_or_not(fn, call.text, "seed")
+        )
+
         def on_value(features: Features, seeds: Features) -> Features:
-            seed = (folded(seeds),) if op.takes == "random" else ()
+            seed = (folded(seeds),) if random else ()
             value = _decoded(features, inkey, call)
             return features | {outkey: fn(value, *seed)}
 

@@ -15,13 +15,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorflow as tf
 
+from input_pipeline import parts
 from input_pipeline.sources import array_files
 from input_pipeline.sources.arrays import ARRAYS, ArraySource
 from input_pipeline.sources.folder import FolderSource
 from input_pipeline.sources.huggingface import HuggingFaceSource
 from input_pipeline.sources.splits import DataNotFound
 from input_pipeline.sources.tfds import TfdsSource
-from input_pipeline.spec import did_you_mean, fit
+from input_pipeline.spec import did_you_mean, fit, hints_of
 
 __all__ = ["SOURCES", "DataNotFound", "Source", "arrays", "labels_of", "open_source"]
 
@@ -96,13 +97,15 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
 
     Raises:
       DataNotFound: the files of the data set are missing.
-      ValueError: an unknown kind, key, name or split, or damaged files.
+      ValueError: an unknown kind, key, name or split, or damaged files; a person's own
+        kind, a dotted name, that is no `Source`.
     """
-    source = _lookup(SOURCES, kind, "kind of data")
+    if parts.is_dotted(kind):
+        source = parts.find(kind, "sources")
+    else:
+        source = _lookup(SOURCES, kind, "kind of data")
     keys = inspect.signature(source).parameters
-    hints = typing.get_type_hints(
-        source.__init__ if inspect.isclass(source) else source
-    )
+    hints = hints_of(source)
     for key in data:
         _lookup(keys, key, f"key of data of kind {kind!r}:")
     for key, parameter in keys.items():
@@ -111,7 +114,7 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
         if key not in data:
             continue
         try:
-            fit(data[key], hints[key])
+            fit(data[key], hints.get(key, Any))
         except TypeError:
             raise ValueError(
                 f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
@@ -124,6 +127,8 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
         if not origin:
             raise
         raise DataNotFound(f"{error}; the data set: {origin}") from None
+    if parts.is_dotted(kind):
+        _check_source(opened, kind)
     return opened
 
 
@@ -140,6 +145,19 @@ def labels_of(source: Any) -> np.ndarray:
             "kind (folder, huggingface, npz), or give class_weights as a list"
         )
     return labels()
+
+
+def _check_source(opened: Any, kind: str) -> None:
+    """Raise ValueError, naming what it lacks, unless a person's source is a `Source`."""
+    methods = [k for k, x in vars(Source).items() if inspect.isfunction(x)]
+    members = [*Source.__annotations__, "__len__", *(k for k in methods if k[0] != "_")]
+    lacks = [name for name in members if not hasattr(opened, name)]
+    if lacks:
+        raise ValueError(
+            f"data of kind {kind!r} must be a source, such as an ArraySource of "
+            f"input_pipeline.sources.arrays, but its {type(opened).__name__} has no "
+            f"{', '.join(lacks)}"
+        )
 
 
 def _lookup(table: Mapping, name: str, what: str) -> Any:

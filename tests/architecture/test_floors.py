@@ -34,7 +34,7 @@ ROOMS = {
         ("library", ALL),
     ],
     "input_pipeline": [
-        ("environment home spec plans prefetch tracing", ()),
+        ("environment home spec plans prefetch tracing parts", ()),
         ("sources randaug device_ops", ALL),
         ("ops", ALL),
         ("stream", ALL),
@@ -66,9 +66,11 @@ FENCES = {
     ),
     "input_pipeline.spec": (
         "input_pipeline", "vitjax.tools", "vitjax.weights.normalisation", "parity",
+        "vitjax.config.names",
         "vitjax.weights.preprocessing",
     ),
     "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
+    "input_pipeline.parts": ("input_pipeline", "vitjax"),
     "input_pipeline": (
         "input_pipeline", "vitjax.train", "vitjax.data", "vitjax.tools", "parity",
         "configs.everyday",
@@ -81,6 +83,7 @@ WITHOUT_TENSORFLOW = (
     "input_pipeline.device_ops",
     "input_pipeline.plans",
     "input_pipeline.home",
+    "input_pipeline.parts",
 )
 # The packages that prepare a process, and the one module that they import to do so.
 PREPARED_BY = {

@@ -56,7 +56,7 @@ def test_bars_inside_quotes_do_not_separate(text, value):
         ("resize(*[1])", "not a literal"),
         ("resize(**{'size': 1})", "unpacks"),
         ("resize(size=1, size=2)", "twice"),
-        ("a.b(1)", "name or name\\(arguments\\)"),
+        ("a[0](1)", "name or name\\(arguments\\)"),
         ("a(1)(2)", "name or name\\(arguments\\)"),
         ("__import__('os').system('true')", "name or name\\(arguments\\)"),
         ("'decode'", "name or name\\(arguments\\)"),

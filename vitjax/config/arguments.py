@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from vitjax.config import durations
 
 T = TypeVar("T")
+_REST = inspect.Parameter.VAR_POSITIONAL
 
 # Config keys, and their names in other trainers.
 _MEANT = {
@@ -63,13 +64,15 @@ def check(
         raise ValueError(
             f"config section {where} must be a section (a dict of keys), got {section!r}"
         )
-    parameters = inspect.signature(function).parameters.values()
-    known = {
-        p.name: p
-        for p in parameters
-        if p.name not in given and p.kind is not p.VAR_KEYWORD
-    }
-    if len(known) == sum(p.name not in given for p in parameters):
+    takes, open_ended = parameters(function)
+    known = {name: p for name, p in takes.items() if name not in given}
+    if not open_ended:
+        for name in given:
+            if name not in takes:
+                raise ValueError(
+                    f"{function.__module__}.{function.__qualname__} must have a parameter "
+                    f"{name}, which the run sets"
+                )
         for key in section:
             if key not in known:
                 raise unknown(key, known, f"config key in {where}:")
@@ -79,15 +82,35 @@ def check(
     check_types(where, annotations(function), section)
 
 
+def parameters(
+    function: Callable[..., Any],
+) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return (a function's parameters that can be given by name, whether it takes any).
+
+    A class whose __init__ passes **kwargs on also has the parameters of its base class.
+    """
+    own: dict[str, inspect.Parameter] = {}
+    for made in inspect.getmro(function) if inspect.isclass(function) else [function]:
+        if inspect.isclass(made) and "__init__" not in vars(made):
+            continue
+        found = inspect.signature(made).parameters.values()
+        named = {p.name: p for p in found if p.kind not in (p.VAR_KEYWORD, _REST)}
+        own = {**named, **own}
+        if all(p.kind is not p.VAR_KEYWORD for p in found):
+            return own, False
+    return own, True
+
+
 def annotations(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a function's parameters, {} if they cannot be read.
 
-    For a class, these are the parameters of `__init__`.
+    For a class, these are the parameters of `__init__`, and of its base classes'.
     """
+    made = [function]
+    if inspect.isclass(function):
+        made = [c.__init__ for c in reversed(inspect.getmro(function))]
     try:
-        return typing.get_type_hints(
-            function.__init__ if inspect.isclass(function) else function
-        )
+        return {k: hint for f in made for k, hint in typing.get_type_hints(f).items()}
     except NameError:  # a library may annotate types that it does not import
         return {}
 
@@ -191,14 +214,27 @@ def make_module(module: Any, num_classes: int, kw: dict[str, Any]) -> Any:
 
     Raises ValueError for an unknown name or a wrong type.
     """
-    fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name"}
+    fields = {
+        f.name: f
+        for f in dataclasses.fields(module)
+        if f.init and f.name not in ("parent", "name")
+    }
+    if "num_classes" not in fields:
+        raise ValueError(
+            f"the model {module.__name__} must have a field num_classes, which the run "
+            "sets"
+        )
     for name in kw:
         if name not in fields:
             raise unknown(name, fields, "model argument")
-    check_types("model", typing.get_type_hints(module), kw)
-    if "patch_size" in kw:
+    for name, f in fields.items():
+        free = f.default is dataclasses.MISSING is f.default_factory
+        if free and name not in kw and name != "num_classes":
+            raise ValueError(f"the config lacks {_dotted('model', name)}")
+    check_types("model", annotations(module), kw)
+    if isinstance(kw.get("patch_size"), list | tuple):
         kw = {**kw, "patch_size": tuple(kw["patch_size"])}
-    return module(num_classes, **kw)
+    return module(num_classes=num_classes, **kw)
 
 
 def unknown(name: str, known: Iterable[str], what: str) -> ValueError:

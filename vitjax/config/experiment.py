@@ -40,7 +40,7 @@ REFUSED = {
     "sharding_rules": "logical axis rules are not supported; use sharding_strategy",
     "ocdbt": "orbax writes the checkpoints",
     "ckpt_timeout": "orbax waits for an unfinished checkpoint by itself",
-    "pp_modules": "all ops are always available",
+    "pp_modules": "modules names modules with parts of your own",
     "grad_clip_per_example": "only the norm of the whole gradient is clipped",
 }
 
@@ -61,6 +61,7 @@ MAY_CHANGE = (
     "tensorboard",
     "max_to_keep",
     "ckpt_best",
+    "modules",  # the names that they register are recorded in full
     *(
         f"{prefix}_{unit}"
         for prefix in ("log_training", "ckpt", "keep_ckpt")
@@ -78,6 +79,7 @@ class Experiment:
     batch_size_eval: int | None = None  # for evals; None means input.batch_size
     seed: int = 0
     device_pp: str = ""  # ops on the training batch, inside the step
+    modules: Sequence[str] = ()  # that register parts; see vitjax.config.names
     # Model.
     model_name: str = "vit"
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -6,17 +6,19 @@ import hashlib
 import importlib.util
 import inspect
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from input_pipeline import home
-from vitjax.config import arguments, durations
+from input_pipeline import home, parts
+from vitjax.config import arguments, durations, names
 from vitjax.config.like import is_like, read_like
 
+# The modules of ops that big_vision has (big_vision/pp/), besides its proj.*.
+_PP_MODULES = ("ops_general", "ops_image", "ops_text", "autoaugment", "tokenizer")
+_PP_MODULES += ("archive.autoaugment", "archive.randaug")
 _LONGEST = 80  # characters of a default workdir's name
 
 
@@ -33,7 +35,9 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
       spec: "path/to/file.py" or "path/to/file.py:argument".
       overrides: strings "a.b=VALUE"; see `override`.
 
-    Raises ValueError, with one sentence, if the file or an override is wrong.
+    The config's own parts are imported, also from the file's folder and from the folder
+    above it. Raises ValueError, with one sentence, if the file, an override or the name
+    of a part is wrong.
     """
     path, arg = split_spec(spec)
     if not path.is_file():
@@ -46,22 +50,25 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if module_spec is None or module_spec.loader is None:
         raise ValueError(f"config file {str(path)!r} is not a Python file (.py)")
     module = importlib.util.module_from_spec(module_spec)
-    # A config file may import its package, even if that is not installed.
-    root = str(path.resolve().parent.parent)
-    sys.path.append(root)
-    try:
-        module_spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise ValueError(f"config file {str(path)!r} cannot be read: {error}") from None
-    finally:
-        sys.path.remove(root)
-    config = _call(module, path, arg)
-    with config.unlocked(), config.ignore_type():
-        # A duration on the command line replaces the file's, in any unit.
-        for text in overrides:
-            _drop_other_units(config, text.partition("=")[0].split("."))
-        for text in overrides:
-            override(config, text)
+    # A config file may import its package, even if that is not installed, and name
+    # parts that are next to it.
+    folder = path.resolve().parent
+    with parts.looking_in(str(folder.parent), str(folder)):
+        try:
+            module_spec.loader.exec_module(module)
+        except (SyntaxError, ImportError) as error:
+            raise ValueError(
+                f"config file {str(path)!r} cannot be read: {error}"
+            ) from None
+        config = _call(module, path, arg)
+        with config.unlocked(), config.ignore_type():
+            # A duration on the command line replaces the file's, in any unit.
+            for text in overrides:
+                _drop_other_units(config, text.partition("=")[0].split("."))
+            for text in overrides:
+                override(config, text)
+        # Imports the parts here, where their folders are known.
+        names.full_names(from_big_vision(config)[0].to_dict())
     return config
 
 
@@ -169,8 +176,7 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
         del section.accum_freq
         notices.append("input.accum_freq is read as the top-level accum_freq")
     if "pp_modules" in changed:
-        del changed.pp_modules
-        notices.append("pp_modules is dropped: all ops are always available")
+        notices += _modules_of(changed)
     if isinstance(changed.get("mixup"), ConfigDict) and "fold_in" in changed.mixup:
         del changed.mixup.fold_in
         notices.append("mixup.fold_in is dropped: big_vision does not read it either")
@@ -188,6 +194,43 @@ def from_big_vision(config: ConfigDict) -> tuple[ConfigDict, list[str]]:
                 "(required=False)"
             )
     return changed, notices
+
+
+def overridden(config: Any, overrides: Sequence[str]) -> ConfigDict:
+    """Return a config of plain values as a ConfigDict, with overrides applied."""
+    changed = ConfigDict(config)
+    with changed.unlocked(), changed.ignore_type():
+        for text in overrides:
+            override(changed, text)
+    return changed
+
+
+def named_in(overrides: Sequence[str]) -> set[str]:
+    """Return the modules and parts that overrides name by themselves; see `names.named`.
+
+    What an override copies from another section does not count.
+    """
+    own = [text for text in overrides if not is_like(text.partition("=")[2])]
+    return names.named(overridden({}, own).to_dict())
+
+
+def _modules_of(config: Any) -> list[str]:
+    """Move the pp_modules that are not big_vision's to `modules`; return the notices."""
+    given = list(config.pp_modules or ())
+    del config.pp_modules
+    own = [
+        name
+        for name in given
+        if name not in _PP_MODULES and not str(name).startswith("proj.")
+    ]
+    notices = []
+    if len(own) < len(given) or not given:
+        notices.append("pp_modules is dropped: all ops are always available")
+    if own:
+        with config.ignore_type():
+            config.modules = [*(config.get("modules") or ()), *own]
+        notices.append(f"pp_modules is read as modules={own}")
+    return notices
 
 
 def plain(config: Any) -> Any:

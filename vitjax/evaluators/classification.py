@@ -13,10 +13,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from input_pipeline import device_ops
-from vitjax.config.arguments import lookup
 from vitjax.devices.sharding import replicated
 from vitjax.step import check_scaled
-from vitjax.step.losses import LOSSES
+from vitjax.step.losses import find_loss
 
 MakeData = Callable[..., tuple[Iterable[Mapping[str, Array]], int]]
 
@@ -52,10 +51,10 @@ class Classification:
           data: keyword arguments of a source of `input_pipeline.sources`.
           batch_size: global batch size, a multiple of the number of devices.
           pp_fn: host ops. device_pp: ops on the devices.
-          loss_name: a name of `vitjax.step.losses.LOSSES`.
+          loss_name: see `vitjax.step.losses.find_loss`.
           label_key: the feature with labels (b k), one-hot or multi-hot.
         """
-        loss_of = lookup(LOSSES, loss_name, "loss")
+        loss_of = find_loss(loss_name)
         preprocess = device_ops.get_preprocess_fn(device_pp)
 
         def outputs(state: Any, batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,7 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vitjax.config import arguments, durations
+from input_pipeline import parts
+from vitjax.config import arguments, durations, names
 from vitjax.evaluators import EVALUATORS
 
 # Keys of other trainers' evaluators that vitjax refuses, with the reason.
@@ -23,6 +24,9 @@ REFUSED = {
     "use_ema": "params='ema' evaluates the averaged parameters",
     "prefetch": "not supported; two batches are always prefetched",
 }
+
+# What a run gives every evaluator.
+GIVEN = ("predict", "make_data", "mesh")
 
 # Keys of a section besides the evaluator's arguments and its durations.
 WHEN = {"type": str, "required": bool, "skip_first": bool, "params": str}
@@ -56,7 +60,7 @@ class Entry:
 
 def _entry(
     name: str,
-    evaluator: type,
+    evaluator: Callable[..., Any],
     given: Mapping[str, Any],
     sizes: Mapping[str, int],
     batch_size: int,
@@ -69,7 +73,7 @@ def _entry(
     params = section.pop("params", "params")
     if params not in ("params", "ema"):
         raise arguments.unknown(params, ("params", "ema"), f"evals.{name}.params")
-    if "batch_size" in inspect.signature(evaluator).parameters:
+    if "batch_size" in arguments.parameters(evaluator)[0]:
         section = {"batch_size": batch_size} | section
         arguments.check_types(f"evals.{name}", {"batch_size": int}, section)
         if section["batch_size"] % given["mesh"].size:
@@ -90,20 +94,51 @@ def _entry(
     )
 
 
+def evaluator_of(section: Mapping[str, Any]) -> Any:
+    """Return the evaluator of a section of `evals`: of EVALUATORS, or a person's own.
+
+    Raises ValueError if there is no such evaluator, or it cannot run.
+    """
+    kind = section.get("type", "classification")
+    found = names.find(EVALUATORS, kind, "evaluators")
+    if inspect.isclass(found) and not callable(getattr(found, "run", None)):
+        raise ValueError(
+            f"the evaluator {kind!r} must have run(state), which yields (name, value)"
+        )
+    takes, open_ended = arguments.parameters(found)
+    lacks = [name for name in GIVEN if name not in takes]
+    if lacks and not open_ended:
+        raise ValueError(f"the evaluator {kind!r} must have a parameter {lacks[0]}")
+    return found
+
+
+def check(evals: Mapping[str, Any]) -> None:
+    """Raise ValueError if an evaluator of `evals` does not exist, or cannot run."""
+    for section in evals.values():
+        if isinstance(section, Mapping):
+            evaluator_of(section)
+
+
+def classifies(section: Any) -> bool:
+    """Return whether a section of `evals` is of `Classification` or a subclass of it."""
+    if not isinstance(section, Mapping):
+        return False
+    kind = section.get("type", "classification")
+    if not (parts.is_dotted(kind) or kind in [*EVALUATORS]):
+        return False  # refused where evaluators are opened
+    found = evaluator_of(section)
+    return inspect.isclass(found) and issubclass(found, EVALUATORS["classification"])
+
+
 def classifiers(evals: Mapping[str, Any]) -> list[str]:
     """Return the names of the evaluators that classify, in their order."""
-    return [
-        name
-        for name, section in evals.items()
-        if isinstance(section, Mapping)
-        and section.get("type", "classification") == "classification"
-    ]
+    return [name for name, section in evals.items() if classifies(section)]
 
 
 def default_classifier(evals: Mapping[str, Any]) -> str | None:
     """Return "val" if it classifies, else the first evaluator that does, else None."""
-    names = classifiers(evals)
-    return "val" if "val" in names else next(iter(names), None)
+    found = classifiers(evals)
+    return "val" if "val" in found else next(iter(found), None)
 
 
 def fed_as_classifier(
@@ -161,10 +196,9 @@ def make_entries(
             )
         section = dict(section)
         required = section.pop("required", True)
-        evaluator = arguments.lookup(
-            EVALUATORS, section.pop("type", "classification"), "evaluator"
-        )
-        if "fit_data" in inspect.signature(evaluator).parameters:
+        evaluator = evaluator_of(section)
+        section.pop("type", None)
+        if "fit_data" in arguments.parameters(evaluator)[0]:
             section = fed_as_classifier(section, evals)
         try:
             entries.append(_entry(name, evaluator, given, sizes, batch_size, section))

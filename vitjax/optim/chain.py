@@ -23,8 +23,9 @@ import jax
 import optax as ox
 from absl import logging
 
+from input_pipeline import parts
 from vitjax import trees
-from vitjax.config import arguments
+from vitjax.config import arguments, names
 from vitjax.config.durations import Section
 from vitjax.optim.schedules import Schedule, make_schedule
 from vitjax.optim.transforms import NAMED, OURS
@@ -54,8 +55,8 @@ def make_optimizer(
     """Make the transform, and the rate lr * schedule of each group that is trained.
 
     `params` is a tree of arrays or of their shapes. `optax_name` names a transform of
-    optax ("scale_by_adam", "contrib.scale_by_ademamix") or one of `transforms.OURS`,
-    such as "adamw"; `optax` is its keyword arguments. `schedule` is the keyword
+    optax ("scale_by_adam", "contrib.scale_by_ademamix"), one of `transforms.OURS`, such
+    as "adamw", or a person's own ("mine.opt.scale_by_x"); `optax` is its keyword arguments. `schedule` is the keyword
     arguments of `make_schedule` for all parameters, or a list of pairs (pattern, such a
     section or None to freeze) that covers all parameters; None means a constant rate.
     `lr_mults`, `wd_mults` and `l2_mults` are lists of pairs (pattern, factor); they do
@@ -116,8 +117,9 @@ def make_optimizer(
 
 
 def check_section(section: Mapping[str, Any]) -> None:
-    """Raise ValueError if a value of the config's optimizer keys has the wrong type."""
+    """Raise ValueError if an optimizer key has the wrong type, or names no transform."""
     arguments.check_types("", arguments.annotations(make_optimizer), section)
+    _factory(section["optax_name"])
 
 
 def sharpness_aware(
@@ -232,12 +234,17 @@ def _explained(name: str, kwargs: dict[str, Any]) -> Iterator[None]:
 
 
 def _factory(name: str) -> Callable[..., Any]:
+    """Return a transform's function: ours, optax's, or a person's own of a dotted name."""
     if name in OURS:
         return OURS[name]
     try:
         factory = operator.attrgetter(name)(ox)
     except AttributeError:
         factory = None
+    top = name.split(".")[0]
+    in_optax = hasattr(ox, top) or top in names.NOT_OWN_OPTIMIZERS
+    if parts.is_dotted(name) and not in_optax:
+        return parts.find(name, "optimizers")
     if not callable(factory):
         usual = name.removeprefix("scale_by_")
         if usual in NAMED:

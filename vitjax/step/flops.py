@@ -16,7 +16,7 @@ def forward_flops(model: Any, params: Any, image_shape: tuple[int, ...]) -> floa
     as many operations. Remat adds those that it recomputes.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    program = jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x)[0])
+    program = jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x, train=False)[0])
     return float(_count(program(params, image).jaxpr))
 
 

@@ -7,12 +7,15 @@ Shapes: b leading (batch) dims, c classes; labels have the shape of the logits.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
+
+from input_pipeline import parts
+from vitjax.config import names
 
 
 def softmax_xent(
@@ -71,6 +74,50 @@ def mse(
     terms = jnp.square(logits - labels)
     error = jnp.mean(_weighted(terms, class_weights), axis=-1)
     return jnp.mean(error) if reduction else error
+
+
+def find_loss(name: str) -> Callable[..., Array]:
+    """Return a loss that is called as `softmax_xent` is: of LOSSES, or a person's own.
+
+    A person's own, of a dotted name, is a function of `logits` and `labels` (b c) that
+    returns one value per example (b,). The labels are smoothed before it, and the mean
+    is taken after it. Raises ValueError if there is no such loss, or it returns another
+    shape.
+    """
+    found = names.find(LOSSES, name, "losses")
+    if not parts.is_dotted(name):
+        return found
+    rows = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    try:
+        out = jax.eval_shape(lambda x, y: found(logits=x, labels=y), rows, rows)
+    except TypeError as error:
+        raise ValueError(
+            f"the loss {name!r} must be a function of logits and labels: {error}"
+        ) from error
+    if getattr(out, "shape", None) != (2,):
+        raise ValueError(
+            f"the loss {name!r} must return one value per example, of shape (b,) for "
+            f"logits (b, classes), got {getattr(out, 'shape', out)} for (2, 3)"
+        )
+
+    def own(
+        *,
+        logits: Float[Array, "b c"],
+        labels: Num[Array, "b c"],
+        reduction: bool = True,
+        label_smoothing: float | int = 0.0,
+        class_weights: Sequence[int | float] | None = None,
+    ) -> Float[Array, "..."]:
+        if class_weights is not None:
+            raise ValueError(
+                f"class_weights need one of {', '.join(LOSSES)}, whose terms they weigh, "
+                f"got the loss {name!r}"
+            )
+        labels = _smooth(logits, labels, label_smoothing)
+        value = found(logits=logits, labels=labels)
+        return jnp.mean(value) if reduction else value
+
+    return own
 
 
 LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent, "mse": mse}

@@ -35,7 +35,9 @@ class TrainState:
 def param_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
     """Return the ShapeDtypeStructs of the model's parameters for images (h w c)."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(
+        lambda key, x: model.init(key, x, train=False), jax.random.key(0), image
+    )["params"]
 
 
 def copied(params: Any) -> Any:
@@ -64,7 +66,7 @@ def init_state(
 
     def create(key: Key[Array, ""]) -> TrainState:
         image = jnp.zeros((1, *image_shape), jnp.float32)
-        params = model.init(key, image)["params"]
+        params = model.init(key, image, train=False)["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

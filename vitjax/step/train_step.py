@@ -19,7 +19,6 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from vitjax.config.arguments import lookup
 from vitjax.devices.sharding import (
     is_replicated,
     replicated,
@@ -28,7 +27,7 @@ from vitjax.step import ema as ema_lib
 from vitjax.step import loss_scale
 from vitjax.step import mixup as mixup_lib
 from vitjax.step.accumulate import accumulate_gspmd, accumulate_local
-from vitjax.step.losses import LOSSES
+from vitjax.step.losses import find_loss
 from vitjax.step.state import TrainState
 
 Features = dict[str, Any]  # feature name -> array
@@ -175,7 +174,7 @@ def make_train_step(
     """Make the jitted step(state, batch, key) -> (state, metrics). It donates `state`.
 
     Args:
-      loss: a name of `LOSSES`, which gets `label_smoothing` and `class_weights`.
+      loss: see `losses.find_loss`; it gets `label_smoothing` and `class_weights`.
       mesh: the batch is split over all its axes.
       mixup: keyword arguments of `vitjax.step.mixup.check`, or None.
       accum_freq: microbatches per device and update.
@@ -189,7 +188,7 @@ def make_train_step(
     state with a loss_scale adds `LossScale.metrics` and update_skipped (0 or 1).
     """
     how = dict(label_smoothing=label_smoothing, class_weights=class_weights)
-    loss_of = functools.partial(lookup(LOSSES, loss, "loss"), **how)
+    loss_of = functools.partial(find_loss(loss), **how)
     mix = mixup_lib.check(**mixup) if mixup else None
     average = ema_lib.make_update(**ema) if ema is not None else None
     prepare = make_prepare(device_pp)

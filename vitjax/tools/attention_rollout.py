@@ -4,6 +4,7 @@
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def attention_maps(trained: "Trained", image: Any) -> dict[str, Any]:
     "rollout" and "last" are maps (rows, columns of patches) whose values are shares of
     the attention to all tokens. "layers" is the number of layers, "heads" the number of
     heads of the last layer, "logits" is (c,). Raises ValueError if the model has no
-    attention.
+    attention, or does not return it.
     """
     import jax
 
@@ -107,10 +108,20 @@ def attention_maps(trained: "Trained", image: Any) -> dict[str, Any]:
             f"the model {name!r} has no attention to show: give the checkpoint of a ViT"
         ) from None
     logits, out = jax.device_get(trained.apply(image))
-    names = [name for name in out["encoder"] if name.startswith("block")]
-    names.sort(key=lambda name: int(name.removeprefix("block")))
-    blocks = [out["encoder"][name]["attn"] for name in names]
-    (ph, pw), (_, height, width, _) = trained.model.patch_size, image.shape
+    encoder = out.get("encoder") or {}
+    found = {
+        int(name.removeprefix("block")): block["attn"]
+        for name, block in encoder.items()
+        if re.fullmatch(r"block\d+", name) and "attn" in block
+    }
+    if not found or trained.patch_size is None:
+        raise ValueError(
+            f"the model {trained.experiment.model_name!r} shows no attention: with "
+            "return_attn=True it must return out['encoder']['block00']['attn'], of shape "
+            "(b, heads, tokens, tokens), and so on, and have a patch_size (rows, columns)"
+        )
+    blocks = [found[number] for number in sorted(found)]
+    (ph, pw), (_, height, width, _) = trained.patch_size, image.shape
     grid, cls = (height // ph, width // pw), "cls" in trained.params
     last = np.asarray(blocks[-1], np.float64).mean(axis=1)
     return {
@@ -183,15 +194,22 @@ def draw_posemb(path: Path, trained: "Trained") -> None:
             f"the model of {trained.name} has no learned position embeddings to draw: "
             "leave out --posemb"
         )
-    table = np.asarray(trained.params["pos_embedding"])[0]
+    table = np.asarray(trained.params["pos_embedding"])
+    if table.ndim != 3:
+        raise ValueError(
+            f"the pos_embedding of {trained.name} must have the shape (1, tokens, width) "
+            f"to be drawn, got {table.shape}"
+        )
+    [table] = table
     similar = cosine_similarity(table)
     figure = Figure(figsize=(11.6, 5.4), layout="constrained")
     axes = figure.subplots(1, 2)
     axes[0].set_title(f"cosine of each two of {len(table)} positions", fontsize=11)
     picture = axes[0].imshow(similar, cmap="viridis", vmin=-1, vmax=1)
     axes[1].set_axis_off()
-    if trained.image_shape is not None:
-        (ph, pw), (height, width, _) = trained.model.patch_size, trained.image_shape
+    shape, patch = trained.image_shape, trained.patch_size
+    if shape is not None and patch is not None:
+        (ph, pw), (height, width, _) = patch, shape
         h, w = height // ph, width // pw
         first = len(table) - h * w  # 1 if the class token has a position too
         tiles = similar[first:, first:].reshape(h, w, h, w)

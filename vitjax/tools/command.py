@@ -127,12 +127,12 @@ def read_config(spec: str, overrides: Sequence[str]) -> Any:
     A notice names each key that was converted from big_vision's spelling. Raises
     ValueError if the file or an override is wrong.
     """
-    from vitjax.config import experiment, files
+    from vitjax.config import experiment, files, names
 
     loaded, notices = files.from_big_vision(files.load(spec, overrides))
     for notice in notices:
         print(f"note: {notice}", file=sys.stderr)
-    return experiment.from_config(loaded.to_dict())
+    return experiment.from_config(names.full_names(loaded.to_dict()))
 
 
 def check_picture(path: Path) -> None:

@@ -102,7 +102,7 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as partial:
         folder = Path(partial)
         for row, parts in opened.items():
-            if parts.kind != "classification":
+            if not schedule.classifies(parts.section):
                 params = parts.params_on_devices()
                 # A probe reads no more of the state than its parameters.
                 found[row] = dict(parts.evaluator.run(params))
@@ -156,6 +156,7 @@ def _evaluated(name: str, opened: "Opened") -> tuple[dict[str, Any], Any, Any, A
     from flax.errors import FlaxError
     from tqdm import tqdm
 
+    from vitjax.config import arguments
     from vitjax.tools import predictions as predictions_lib
 
     params, evaluator = opened.params_on_devices(), opened.evaluator
@@ -177,7 +178,8 @@ def _evaluated(name: str, opened: "Opened") -> tuple[dict[str, Any], Any, Any, A
         for key in ("logits", "labels", "index")
     )
     predictions = predictions_lib.Predictions(logits, labels, names)
-    loss_name = opened.section.get("loss_name", "sigmoid_xent")
+    own = arguments.parameters(type(evaluator))[0]["loss_name"].default
+    loss_name = opened.section.get("loss_name", own)
     result = {
         **predictions_lib.summary(predictions, loss_name),
         "per_class": predictions_lib.per_class(predictions),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from input_pipeline.sources import DataNotFound
 from vitjax import data as data_lib
 from vitjax.config import arguments
 from vitjax.devices import sharding
-from vitjax.evaluators import EVALUATORS, schedule
+from vitjax.evaluators import schedule
 from vitjax.tools import eval_sizes
 from vitjax.tools.eval_sizes import Size
 from vitjax.tools.trained import Trained
@@ -25,7 +24,6 @@ KEPT = Size(None, None, None)  # the sizes of the run's pp_fn
 class Opened:
     """An evaluator that is about to run."""
 
-    kind: str  # a key of EVALUATORS
     evaluator: Any
     section: Mapping[str, Any]  # of the config
     data: Sequence[Any]  # the batches of each data set that it opened
@@ -79,8 +77,7 @@ def _open(
     eval_data: Callable[..., Any],
     required: bool,
 ) -> Opened | None:
-    kind = section.get("type", "classification")
-    evaluator = arguments.lookup(EVALUATORS, kind, "evaluator")
+    evaluator = schedule.evaluator_of(section)
     if section.get("params") == "ema" and trained.source != "ema":
         sentence = f"{name} is for averaged parameters: give --ema"
         if required:
@@ -88,9 +85,9 @@ def _open(
         print(f"warning: {sentence}", file=sys.stderr)
         return None
     e = trained.experiment
-    if "fit_data" in inspect.signature(evaluator).parameters:
+    if "fit_data" in arguments.parameters(evaluator)[0]:
         section = schedule.fed_as_classifier(dict(section), e.evals)
-    elif trained.model.num_classes is None:
+    elif getattr(trained.model, "num_classes", e.num_classes) is None:
         raise ValueError(
             f"{trained.name} has no head that names classes, which {name} needs: give "
             "--knn, --fewshot or --linear_probe"
@@ -126,4 +123,4 @@ def _open(
             raise
         print(f"warning: {name} is left out: {error}", file=sys.stderr)
         return None
-    return Opened(kind, made, section, batches, trained.params, mesh)
+    return Opened(made, section, batches, trained.params, mesh)

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from vitjax.config.arguments import lookup
-from vitjax.step.losses import LOSSES
+from vitjax.step.losses import find_loss
 
 ECE_BINS = 15
 
@@ -70,7 +69,7 @@ def summary(predictions: Predictions, loss_name: str) -> dict[str, float]:
 
     There is no prec@5 for five classes or fewer, where it is always 1.
     """
-    loss_of = lookup(LOSSES, loss_name, "loss")
+    loss_of = find_loss(loss_name)
     logits, labels = (jnp.asarray(x) for x in (predictions.logits, predictions.labels))
     report = classification_report(predictions)
     several = predictions.logits.shape[1] > 5

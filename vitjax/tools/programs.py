@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline import device_ops, spec
+from input_pipeline import device_ops, parts, spec
 from vitjax.files import write_whole
 from vitjax.tools.trained import Trained
 
@@ -110,7 +110,15 @@ def pixels_to_input(section: Mapping[str, Any]) -> str:
         "clip_value_range",
         "lookup",
     )
-    moved = [c for c in spec.parse(section.get("pp_fn", "")) if c.name in values]
+    calls = spec.parse(section.get("pp_fn", ""))
+    for call in calls:
+        if parts.is_dotted(call.name):  # it may change more than sizes
+            raise ValueError(
+                f"{call.text!r} of pp_fn runs on the host only, and the exported program "
+                "would lack it: give its effect in device_pp, or leave it out with "
+                "--config.evals.NAME.pp_fn"
+            )
+    moved = [c for c in calls if c.name in values]
     for call in moved:
         if call.name in ("clip_value_range", "lookup"):
             raise ValueError(

@@ -12,8 +12,11 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from ml_collections import ConfigDict
+
 from input_pipeline import home
-from vitjax.config.files import load
+from vitjax.config import names
+from vitjax.config.files import from_big_vision, load
 from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
@@ -37,7 +40,7 @@ def load_config(spec: str) -> Any:
     for key in ("input", "seed"):
         if key not in config:
             raise ValueError(f"the config of {spec!r} lacks {key!r}: set config.{key}")
-    return config
+    return ConfigDict(names.full_names(from_big_vision(config)[0].to_dict()))
 
 
 def open_train(config: Any, data: str | None) -> tuple[Any, str]:
@@ -55,7 +58,6 @@ def open_train(config: Any, data: str | None) -> tuple[Any, str]:
                 "\"{'kind': 'arrays', 'name': 'digits', 'split': 'train'}\""
             ) from None
     section["prefetch"] = 0  # no batch is needed after the first
-    section.pop("accum_freq", None)  # big_vision's place for it; not about the data
     stream, _ = arguments.call("input", pipeline.make_train, section, seed=config.seed)
     return stream, section["pp"]
 

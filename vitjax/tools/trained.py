@@ -19,12 +19,12 @@ import numpy as np
 from absl import logging
 from flax import linen as nn
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from vitjax import program, weights
 from vitjax.checkpoints.read import locate, read_meta, read_params
 from vitjax.config import experiment as experiment_lib
 from vitjax.config import files as config_files
+from vitjax.config import names
 from vitjax.config.arguments import lookup
 from vitjax.evaluators import schedule
 from vitjax.models import vit
@@ -112,10 +112,10 @@ class Trained:
         patches do not divide the size, or if the model has learned positions but is not
         a `vit`.
         """
-        table = self.params.get("pos_embedding")
-        if not hasattr(self.model, "patch_size"):  # a CNN; `check` decides
+        table, patch = self.params.get("pos_embedding"), self.patch_size
+        if patch is None or getattr(table, "ndim", 3) != 3:  # `check` decides
             return self
-        ph, pw = self.model.patch_size
+        ph, pw = patch
         floor = getattr(self.model, "floor_patches", False)
         if (height % ph or width % pw) and not floor:
             raise ValueError(
@@ -136,6 +136,12 @@ class Trained:
         table = posemb.resample(np.asarray(table), old, new)
         params = {**self.params, "pos_embedding": table}
         return dataclasses.replace(self, params=params)
+
+    @property
+    def patch_size(self) -> tuple[int, int] | None:
+        """Height and width of the model's patches; None if it has no such pair."""
+        patch = getattr(self.model, "patch_size", None)
+        return patch if isinstance(patch, tuple) and len(patch) == 2 else None
 
     def known_names(self) -> tuple[str, ...] | None:
         """Return the class names in the order of the labels; None if they are unknown.
@@ -233,16 +239,17 @@ def open_trained(
     meta, (params, kept) = read_meta(path), read_params(path, source)
     if kept is None:
         raise ValueError(f"the checkpoint of step {step} of {workdir} has no config")
-    plain = kept
+    plain, loaded = kept, _loaded(config)
     if config is not None:
         own = {key: kept[key] for key in ("model_name", "model") if key in kept}
-        plain = {**_loaded(config), "model_name": "vit", **own}
+        plain = {**loaded, "model_name": "vit", **own}
     own_head = file_config.own_head(str(path), kept.get("num_classes"), plain, head)
     if norm:
         plain = file_config.normalised(plain, path, norm, overrides)
     return _made(
         plain,
         overrides,
+        loaded,
         workdir=workdir,
         name=f"{path}, step {step}",
         step=step,
@@ -271,12 +278,9 @@ def _open_file(
         raise ValueError(
             f"{path} is a file, which has no averaged parameters: leave out --ema"
         )
-    plain: dict[str, Any] = {}
-    given: dict[str, Any] = {}
-    if config is not None:
-        plain = _loaded(config)
-        given = dict(plain.get("model") or {})
-    settled = _overridden(plain, overrides).to_dict()
+    plain = loaded = _loaded(config)
+    given = dict(plain.get("model") or {})
+    settled = config_files.overridden(plain, overrides).to_dict()
     model = settled.get("model") or {}
     options: dict[str, Any] = {"grid": settled.get("model_init_grid")}
     if model.get("pool_type") == "tok" or model.get("registers"):
@@ -301,7 +305,7 @@ def _open_file(
         own_head = file_config.own_head(
             str(path), stored.get("num_classes"), plain, head
         )
-        return _of_file(path, plain | own, params, overrides, **own_head)
+        return _of_file(path, plain | own, params, overrides, loaded, **own_head)
     if plain.get("model_name", "vit") != "vit":
         raise ValueError(
             f"a file of weights needs a config whose model_name is 'vit', got "
@@ -320,7 +324,7 @@ def _open_file(
             | from_config_json(path)
         )
     plain = {**plain, "model": given | found}
-    trained = _of_file(path, plain, params, overrides, **own_head)
+    trained = _of_file(path, plain, params, overrides, loaded, **own_head)
     if isinstance(trained.model, vit.ViT):
         for notice in unlike(path, stored, trained.model):
             logging.warning("%s", notice)
@@ -342,6 +346,7 @@ def _of_file(
     plain: dict[str, Any],
     params: Any,
     overrides: Sequence[str],
+    loaded: dict[str, Any],
     **own_head: Any,
 ) -> Trained:
     known = _known(weights.metadata(path))
@@ -350,6 +355,7 @@ def _of_file(
     return _made(
         plain,
         overrides,
+        loaded,
         workdir=files.split(path)[0].parent,
         name=str(path),
         step=None,
@@ -360,25 +366,28 @@ def _of_file(
     )
 
 
-def _loaded(config: str) -> dict[str, Any]:
+def _loaded(config: str | None) -> dict[str, Any]:
+    if config is None:
+        return {}
     loaded, notices = config_files.from_big_vision(config_files.load(config))
     for notice in notices:
         logging.warning("%s", notice)
     return config_files.plain(loaded)
 
 
-def _overridden(plain: dict[str, Any], overrides: Sequence[str]) -> ConfigDict:
-    config = ConfigDict(plain)
-    with config.unlocked(), config.ignore_type():
-        for text in overrides:
-            config_files.override(config, text)
-    return config
+def _made(
+    plain: dict[str, Any], overrides: Sequence[str], loaded: Any, **fields: Any
+) -> Trained:
+    """Make a `Trained` of its fields; `classes` are the model's, if not the config's.
 
-
-def _made(plain: dict[str, Any], overrides: Sequence[str], **fields: Any) -> Trained:
-    """Make a `Trained` of its fields; `classes` are the model's, if not the config's."""
-    config = _overridden(plain, overrides)
-    experiment = experiment_lib.from_config(config.to_dict())
+    `loaded` is the part of the config that is --config's.
+    """
+    config = config_files.overridden(plain, overrides).to_dict()
+    allowed = names.named(loaded) | config_files.named_in(overrides)
+    run = fields["step"] is not None
+    names.check_stored(config, allowed, fields["name"], run=run)
+    config = names.full_names(config)
+    experiment = experiment_lib.from_config(config)
     model: Any = program.make_model(experiment)
     classes = fields.pop("classes", experiment.num_classes)
     if classes != experiment.num_classes:

@@ -1,6 +1,7 @@
 """Config files and overrides; a file in big_vision's own style."""
 
 import ast
+import sys
 
 import pytest
 from ml_collections import ConfigDict
@@ -124,6 +125,28 @@ def test_a_big_vision_file_runs_unmodified_and_says_what_was_changed(path):
     again, none = from_big_vision(config)
     assert again == config
     assert none == []
+
+
+def test_pp_modules_that_are_not_big_visions_are_modules(path, own):
+    own("mine/ext.py", "")
+    given = "['ops_image', 'proj.uvim.pp_ops', 'mine.ext']"
+    config, notices = from_big_vision(load(path, [f"pp_modules={given}"]))
+    assert config.modules == ["mine.ext"]
+    assert "pp_modules is read as modules=['mine.ext']" in notices
+    with pytest.raises(ValueError, match="modules: the module 'theirs' is not found"):
+        load(path, ["pp_modules=['theirs']"])
+
+
+def test_parts_next_to_the_config_file_are_found_from_anywhere(own):
+    own("far/configs/c.py", "from ml_collections import ConfigDict\n"
+        "def get_config(): return ConfigDict(dict(loss='near.f', model_name='above.f'))")  # fmt: skip
+    own("far/configs/near.py", "def f(): pass\n")
+    own("far/above.py", "def f(): pass\n")
+    try:
+        assert load("far/configs/c.py").loss == "near.f"
+    finally:
+        for name in ("near", "above"):
+            sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
