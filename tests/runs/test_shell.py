@@ -124,7 +124,7 @@ def test_transfer_begins_with_timms_backbone_on_photographs(tmp_path):
         part = Image.fromarray(photo[i * 3 :, i * 5 :])
         part.save(folder / f"{i}.{('jpg', 'png')[i % 2]}")
     spec = (
-        f"{ROOT}/configs/transfer.py:ckpt={tmp_path}/timm.pth,gelu=exact,variant=mu/8,"
+        f"{ROOT}/configs/transfer.py:ckpt={tmp_path}/timm.pth,gelu=exact,norm=half,variant=mu/8,"
         f"pool=tok,posemb=learn,data_dir={tmp_path},train_split=val,val_split=val,"
         "classes=7,res=48,batch=8,steps=3,lr=0.1,freeze=backbone"
     )
