@@ -144,7 +144,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--batch_size", type=int, default=32, metavar="N",
         help="number of photos in a batch (default: 32)")  # fmt: skip
     add("--out", type=Path, required=True, metavar="FILE",
-        help="where they are written: .npz or .parquet")  # fmt: skip
+        help="where the file is written, .npz or .parquet")  # fmt: skip
     flags, overrides = parse_with_overrides(parser, argv)
     if flags.paths and flags.evals:
         parser.error("--evals is for data sets: give it or photos, not both")
