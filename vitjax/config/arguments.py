@@ -243,11 +243,16 @@ def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
     A suggested key of another section includes the section's name, which is known.
     """
     known = sorted(known)
+    hint = did_you_mean(name, known)
+    return ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return "; did you mean NAME?" with the nearest known name, "" without one."""
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     meant = [ours for ours, theirs in _MEANT.items() if name in theirs]
     near = [ours for ours in meant if ours.partition(".")[0] in known] or near
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
