@@ -18,8 +18,8 @@ def _file(module: str) -> Path:
 
 
 def _about(module: str) -> str:
-    """Return a command's first sentence, without the command in it."""
-    return shipped.first_sentence(_file(module)).split(": `")[0].rstrip(".")
+    """Return a command's first sentence, as far as its colon."""
+    return shipped.first_sentence(_file(module)).split(": ")[0].rstrip(".")
 
 
 def help_text() -> str:

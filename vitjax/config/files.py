@@ -28,13 +28,18 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
     return Path(path), arg if colon else None
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(
+    spec: str,
+    overrides: Sequence[str] = (),
+    calls: list[imports.Call] | None = None,
+) -> ConfigDict:
     """Load the config of a Python file with `get_config(arg)`, and apply overrides.
 
     Args:
       spec: "path/to/file.py" or "path/to/file.py:argument"; see `shipped.find` for
         names without a path.
       overrides: strings "a.b=VALUE"; see `override`.
+      calls: gets the calls of parse_arg, also if the file then raises an error.
 
     The config's own parts are imported, also from the file's folder and from the folder
     above it. Raises ValueError, with one sentence, if the file, an override or the name
@@ -44,6 +49,8 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     path = shipped.find(path)
     # Parts of the person's own may be next to the config file.
     with parts.looking_in(str(path.resolve().parent)), imports.of_file(path):
+        if calls is not None:
+            imports.record_parse_arg(calls)
         config = _call(_module(path), path, arg)
         with config.unlocked(), config.ignore_type():
             # A duration on the command line replaces the file's, in any unit.

@@ -3,10 +3,19 @@
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from vitjax.config import shipped
+
+
+class Call(NamedTuple):
+    """One call of configs.common.parse_arg, and its result."""
+
+    arg: str | None
+    defaults: Mapping[str, Any]
+    result: Mapping[str, Any]
 
 
 @contextlib.contextmanager
@@ -28,6 +37,21 @@ def of_file(path: Path) -> Iterator[None]:
         for name in _loaded():
             del sys.modules[name]
         sys.modules |= hidden
+
+
+def record_parse_arg(calls: list[Call]) -> None:
+    """Append each call of the opened configs.common.parse_arg to `calls`."""
+    common = importlib.import_module("configs.common")
+    parse_arg = getattr(common, "parse_arg", None)
+    if parse_arg is None:
+        return
+
+    def recording(arg: str | None, **defaults: Any) -> Any:
+        calls.append(Call(arg, defaults, {}))  # kept if parse_arg raises an error
+        calls[-1] = Call(arg, defaults, parse_arg(arg, **defaults))
+        return calls[-1].result
+
+    vars(common)["parse_arg"] = recording
 
 
 def _loaded() -> list[str]:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from vitjax.config import arguments
 
-_HELPERS = ("__init__", "common")  # modules of `configs` without get_config
-
 
 def root() -> Path:
     """Return the folder with `configs` and `parity`: the checkout, or vitjax/shipped.
@@ -23,7 +21,8 @@ def root() -> Path:
 def configs() -> dict[str, Path]:
     """Return the shipped config files by name, in alphabetical order."""
     files = sorted((root() / "configs").glob("*.py"))
-    return {file.stem: file for file in files if file.stem not in _HELPERS}
+    # The other modules are helpers of config files.
+    return {f.stem: f for f in files if "\ndef get_config(" in f.read_text("utf-8")}
 
 
 def find(path: Path) -> Path:

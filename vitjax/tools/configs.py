@@ -13,7 +13,7 @@ if __name__ == "__main__":
     failures.leave_on_interrupt()  # the imports take seconds
 
 from input_pipeline import home
-from vitjax.config import shipped
+from vitjax.config import help, shipped
 from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
@@ -21,7 +21,7 @@ DESCRIPTION = """\
 List the config files that vitjax ships, with one line on each; vitjax.train takes them by
 name, in any folder: --config vit_s16_i1k. With NAME, print that file, so that you can
 start one of your own."""
-EXAMPLES = ("", "quickstart > mine.py")
+EXAMPLES = ("", "quickstart > mine.py", "--keys > docs/config.md")
 
 
 def _list() -> None:
@@ -37,10 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="print this file (default: list all)"
     )
+    parser.add_argument(
+        "--keys", action="store_true", help="print every config key, as docs/config.md"
+    )
     flags = parser.parse_args(home.expanded(argv))
 
     def work() -> None:
-        if flags.name is None:
+        if flags.keys:
+            print(help.page(), end="")
+        elif flags.name is None:
             _list()
         else:
             print(shipped.find(Path(flags.name)).read_text("utf-8"), end="")
