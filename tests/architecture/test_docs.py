@@ -77,7 +77,8 @@ def commands(page):
         for name, rest in re.findall(r"(?<![\w/.-])vitjax ([a-z_]+)\b(.*)", text):
             yield COMMAND_MODULES[name], list(flags_in(rest))
         for found in re.finditer(r"python3? -m ([\w.]+)(.*)", text):
-            if not found[1].endswith("."):  # the head of a table of modules
+            last = found[1].rpartition(".")[2]
+            if last and not last.isupper():  # "": the head of a table; COMMAND: any
                 yield found[1], list(flags_in(found[2]))
 
 
