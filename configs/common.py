@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -72,12 +72,25 @@ def finished_on_device(classes: int, values: str) -> str:
     )
 
 
+class About(NamedTuple):
+    """A default of `parse_arg` with what --help says of the argument."""
+
+    default: Any
+    meaning: str
+    choices: tuple[str, ...] = ()  # allowed besides the default; (): any of its type
+
+
 def parse_arg(arg: str | None, **defaults: Any) -> Any:
     """Parse "a=1,b=x,flag"; `defaults` gives the names, the types and the defaults.
 
-    A bare name sets a flag to True; "on"/"off", "true"/"false" and "1"/"0" are bools.
-    Raises ValueError on an unknown name, or a value of another type.
+    A default may be an `About`. A bare name sets a flag to True; "on"/"off",
+    "true"/"false" and "1"/"0" are bools. Raises ValueError on an unknown name, a value
+    of another type, or a value that is none of the choices.
     """
+    choices = {n: x.choices for n, x in defaults.items() if isinstance(x, About)}
+    defaults = {
+        n: x.default if isinstance(x, About) else x for n, x in defaults.items()
+    }
     values = dict(defaults)
     # Split at commas outside parentheses: beta(1, 2) is one value.
     parts = re.split(r",(?![^()]*\))", arg or "")
@@ -91,6 +104,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> Any:
                 f"(known: {', '.join(sorted(defaults))})"
             )
         values[name] = _read(name, text if equals else "true", defaults[name])
+        if choices.get(name) and values[name] != defaults[name]:
+            choose(name, str(values[name]), choices[name])
     return ConfigDict(values)
 
 

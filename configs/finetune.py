@@ -30,22 +30,22 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import everyday, pretrained
-from configs.common import parse_arg
+from configs.common import About, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: checkpoint, model, data, and the recipe."""
+    """Return the config."""
     chosen = parse_arg(
         arg,
-        ckpt="",  # a run, or a file: see model_init
+        ckpt=About("", "a run, or a file of weights: see model_init"),
         **pretrained.ARGUMENTS,
         **everyday.ARGUMENTS,
-        res=0,  # 0: a run's own, 224 for a file
-        epochs=20.0,
-        warmup=2.0,  # epochs
-        layer_decay=0.75,
-        mixup=0.1,  # p of the Beta distribution; 0: off
-        randaug=5,  # magnitude of 30 of two layers; 0: off
+        res=About(0, "height and width of the images; 0: a run's own, 224 for a file"),
+        epochs=About(20.0, "length of the run"),
+        warmup=About(2.0, "length of the warm-up, in epochs"),
+        layer_decay=About(0.75, "factor on the rate from each block to the one before"),
+        mixup=About(0.1, "p of the Beta distribution; 0: off"),
+        randaug=About(5, "magnitude, of 30, of two layers; 0: off"),
     )
     if not chosen.ckpt:
         raise ValueError(

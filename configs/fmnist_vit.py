@@ -18,28 +18,27 @@ which is wd = lr * 0.01 here. Sizes and data are arguments:
 
 from ml_collections import ConfigDict
 
-from configs.common import ORIGINS, choose, parse_arg
+from configs.common import ORIGINS, About, parse_arg
 
 DATA_DIR = "data/usr/share/datasets/fashion-mnist"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: the document's table, and its open settings."""
+    """Return the config."""
     chosen = parse_arg(
         arg,
-        model="vit",  # or cnn: the small CNN of the table
-        layer=4,
-        head=16,
-        hidden=256,
-        mlp=512,
-        code=128,
-        patch=7,
-        drop=0.0,
-        per_image=False,
-        inputs=2_000_000,
-        data_dir=DATA_DIR,
+        model=About("vit", "the ViT, or the small CNN of the table", ("vit", "cnn")),
+        layer=About(4, "blocks"),
+        head=About(16, "attention heads"),
+        hidden=About(256, "width of the tokens"),
+        mlp=About(512, "width of the MLPs' hidden layers"),
+        code=About(128, "length of the code, which the head and the SVC read"),
+        patch=About(7, "height and width of a patch, in pixels"),
+        drop=About(0.0, "dropout"),
+        per_image=About(False, "draw TrivialAugmentWide per image, not per batch"),
+        inputs=About(2_000_000, "length of the run, in images"),
+        data_dir=About(DATA_DIR, "folder of the four *-ubyte.gz files"),
     )
-    choose("model", chosen.model, ("vit", "cnn"))
     config = ConfigDict()
     config.seed = 0
     config.total_examples = chosen.inputs

@@ -42,7 +42,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import CIFAR_KINDS, ORIGINS, choose, cifar_data, parse_arg
+from configs.common import CIFAR_KINDS, ORIGINS, About, choose, cifar_data, parse_arg
 
 STEPS = {  # data kinds, the default first, and each step's model and training settings
     2: dict(kinds=("idx", "tfds"), patch=4, total=1_000, lr=6e-4, decay=0.01),
@@ -65,6 +65,7 @@ USUAL = dict(
     depth=4, heads=4, width=768, dropout=0.2, batch=32, dtype="float32", decay=0.1,
     warmup=0.0,
 )  # fmt: skip
+DTYPES = ("float32", "bfloat16", "float16")
 DATA_DIRS = {"idx": "data/mnist", "folder": "data/imagenet100"}
 SPLITS = {"folder": ("train", "val"), "huggingface": ("train", "validation")}
 CIFAR10 = "(0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)"
@@ -72,19 +73,20 @@ IMAGENET = "(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: the step, its data, and the compute dtype."""
+    """Return the config."""
     chosen = parse_arg(
         arg,
-        step=7,
-        data="",  # idx, cifar, tfds, folder, huggingface; empty: the step's first kind
-        data_dir="",  # folder of the data files; empty: the kind's default
-        dtype="",  # the matmuls' dtype: float32, bfloat16, float16
-        fixed=True,  # off: the document's cosine in steps 4 to 6
+        step=About(7, "the step of the document", tuple(map(str, STEPS))),
+        data=About(
+            "", "idx, cifar, tfds, folder or huggingface; empty: the step's first kind"
+        ),
+        data_dir=About("", "folder of the data files; empty: the kind's default"),
+        dtype=About("", "type of the matrix products; empty: the step's", DTYPES),
+        fixed=About(True, "off: the document's cosine in steps 4 to 6"),
     )
-    choose("step", str(chosen.step), tuple(map(str, STEPS)))
     s: Any = ConfigDict(USUAL | STEPS[chosen.step])
     kind = choose("data", chosen.data or s.kinds[0], tuple(s.kinds))
-    dtype = choose("dtype", chosen.dtype or s.dtype, ("float32", "bfloat16", "float16"))
+    dtype = chosen.dtype or s.dtype
 
     config: Any = ConfigDict()
     config.seed = 278

@@ -3,24 +3,26 @@
 import dataclasses
 from typing import Any
 
-from configs.common import choose
+from configs.common import About, choose
 
+GELUS = ("tanh", "exact", "quick")
 # Config arguments on the model. Empty or 0: the checkpoint's.
 ARGUMENTS: dict[str, Any] = dict(
-    variant="",
-    pool="",
-    posemb="",
-    gelu="",
-    mlp_head="",  # on: tanh layer before the head, as big_vision's flagship has
-    eps=0.0,  # LayerNorm's
-    norm="",  # of the images: half, imagenet or clip
-    heads=0,  # attention heads
-    dtype="",  # of the matrix products; without a checkpoint, float32
+    variant=About(
+        "", "size and patch size; here to dtype, empty or 0: the checkpoint's"
+    ),
+    pool=About("", "mean of the tokens (gap), class token (tok), attention (map)"),
+    posemb=About("", "position embeddings: learn, sincos2d or none"),
+    gelu=About("", "the activation of the MLPs", GELUS),
+    mlp_head=About("", "on: a tanh layer before the head, as in big_vision's flagship"),
+    eps=About(0.0, "LayerNorm's"),
+    norm=About("", "normalisation of the images: half, imagenet or clip"),
+    heads=About(0, "attention heads"),
+    dtype=About("", "type of the matrix products; without a checkpoint, float32"),
 )
 # The model arguments that a variant sets.
 SIZES = ("width", "depth", "mlp_dim", "num_heads", "patch_size", "variant")
 ALWAYS = (*SIZES, "pool_type", "posemb", "gelu", "rep_size")  # kept even at defaults
-GELUS = ("tanh", "exact", "quick")
 
 
 def model(chosen: Any) -> dict[str, Any]:
@@ -44,8 +46,6 @@ def model(chosen: Any) -> dict[str, Any]:
         found["variant"] = chosen.variant
     if chosen.heads:
         found["num_heads"] = chosen.heads
-    if chosen.gelu:
-        choose("gelu", chosen.gelu, GELUS)
     given = dict(pool_type=chosen.pool, posemb=chosen.posemb, gelu=chosen.gelu)
     given |= dict(norm_eps=chosen.eps, dtype_mm=chosen.dtype)
     found |= {key: value for key, value in given.items() if value}

@@ -11,12 +11,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg
+from configs.common import About, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: epochs, batch."""
-    chosen = parse_arg(arg, epochs=100, batch=128)
+    """Return the config."""
+    chosen = parse_arg(
+        arg,
+        epochs=About(100, "length of the run"),
+        batch=About(128, "examples per step"),
+    )
     config: Any = ConfigDict()
     config.seed = 0
     config.total_epochs = chosen.epochs

@@ -14,22 +14,22 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import everyday
-from configs.common import parse_arg
+from configs.common import About, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: model, data, and the recipe."""
+    """Return the config."""
     chosen = parse_arg(
         arg,
         **everyday.ARGUMENTS,
-        variant="S/16",
-        patch=0,  # 0: the variant's
-        dtype="float32",  # of the matrix products
-        res=224,
-        epochs=100.0,
-        warmup=5.0,  # epochs
-        mixup=0.2,  # p of the Beta distribution; 0: off
-        randaug=9,  # magnitude of 30 of two layers; 0: off
+        variant=About("S/16", "size and patch size of the ViT"),
+        patch=About(0, "height and width of a patch, in pixels; 0: the variant's"),
+        dtype=About("float32", "type of the matrix products"),
+        res=About(224, "height and width of the images, in pixels"),
+        epochs=About(100.0, "length of the run"),
+        warmup=About(5.0, "length of the warm-up, in epochs"),
+        mixup=About(0.2, "p of the Beta distribution; 0: off"),
+        randaug=About(9, "magnitude, of 30, of two layers; 0: off"),
     )
     size, _, own_patch = chosen.variant.partition("/")
     if not (chosen.patch or own_patch):

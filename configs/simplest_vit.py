@@ -42,7 +42,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import ORIGINS, choose, cifar_data, parse_arg
+from configs.common import ORIGINS, About, choose, cifar_data, parse_arg
 
 # Training examples, pixels, patches, mean and deviation of the channels, and source.
 DATA: dict[str, dict[str, Any]] = {
@@ -103,7 +103,7 @@ DATA: dict[str, dict[str, Any]] = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: data, setup, opt, model, and the open settings."""
+    """Return the config."""
     chosen, facts = _arguments(arg)
     config = ConfigDict()
     config.seed = 0
@@ -181,35 +181,45 @@ def _where(chosen: Any, facts: dict[str, Any]) -> tuple[dict[str, Any], str]:
 def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
     """Return the arguments, some defaults set by others, and the data's facts."""
     general = dict(
-        data="cifar10",
-        setup="tat",
-        opt="adam",
-        model="simplest",
-        depth=12,
-        width=384,
-        heads=6,
-        att_bias=True,
-        row_norm="correct",  # or original: see models/reproductions/signal_propagation
-        init="espa_tat",  # or lecun: neither E-SPA nor TAT
-        eta=0.9,  # TAT's; fewer than 7 blocks reach only a smaller one
-        out_proj=True,
-        crop_flip=True,
-        sam=False,
-        epochs=90.0,
-        source="",  # CIFAR's: cifar (its archive), tfds, folder
-        data_dir="",  # empty: the source's default
+        data=About("cifar10", "the data set", tuple(DATA)),
+        setup=About("tat", "the document's two recipes", ("tat", "simplevit")),
+        opt=About("adam", "the optimizer", ("adam", "shampoo")),
+        model=About("simplest", "SimplEsT-ViT or SimpleViT", ("simplest", "simple")),
+        depth=About(12, "blocks"),
+        width=About(384, "length of a token's vector"),
+        heads=About(6, "attention heads"),
+        att_bias=About(True, "biases in the attention of the simplest model"),
+        row_norm=About(
+            "correct", "correct or original: models/reproductions/signal_propagation.py"
+        ),
+        init=About("espa_tat", "lecun: neither E-SPA nor TAT", ("espa_tat", "lecun")),
+        eta=About(0.9, "TAT's; fewer than 7 blocks reach only a smaller one"),
+        out_proj=About(True, "the attention's last product, in the simple model"),
+        crop_flip=About(True, "random crops and flips"),
+        sam=About(False, "sharpness-aware minimization"),
+        epochs=About(90.0, "length of the run"),
+        source=About("", "CIFAR's: cifar (its archive), tfds or folder"),
+        data_dir=About("", "folder of the data; empty: the source's default"),
     )
-    own = dict(batch=0, lr=0.0, l2=0.0, dropout=0.0, patch=0, dtype="")
+
+    def parse(**own: Any) -> Any:
+        meanings = dict(
+            batch="examples per step",
+            lr="learning rate",
+            l2="coupled weight decay",
+            dropout="dropout",
+            patch="height and width of a patch, in pixels",
+            dtype="type of the matrix products",
+        )
+        abouts = {name: About(value, meanings[name]) for name, value in own.items()}
+        return parse_arg(arg, **general, **abouts)
+
     # Parse once for what the other defaults depend on, then again with those defaults.
-    first = parse_arg(arg, **general, **own)
-    facts = DATA[choose("data", first.data, tuple(DATA))]
-    choose("setup", first.setup, ("tat", "simplevit"))
-    choose("opt", first.opt, ("adam", "shampoo"))
-    choose("model", first.model, ("simplest", "simple"))
-    choose("init", first.init, ("espa_tat", "lecun"))
+    first = parse(batch=0, lr=0.0, l2=0.0, dropout=0.0, patch=0, dtype="")
+    facts = DATA[first.data]
     imagenet = first.data == "imagenet"
     adam = 1e-3 if first.model == "simple" else 5e-4
-    own = dict(
+    chosen = parse(
         batch=1024 if imagenet else 2048,
         lr=adam if first.opt == "adam" else 3e-4 if imagenet else 7e-4,
         l2=1e-5 if imagenet else 5e-5,
@@ -217,7 +227,7 @@ def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
         patch=facts["patch"],
         dtype="float32" if first.data == "fashion_mnist" else "bfloat16",
     )
-    return parse_arg(arg, **general, **own), facts
+    return chosen, facts
 
 
 def _model(chosen: Any) -> dict[str, Any]:

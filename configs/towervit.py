@@ -16,20 +16,27 @@ The Python version of CIFAR-10 is at https://www.cs.toronto.edu/~kriz/cifar.html
 
 from ml_collections import ConfigDict
 
-from configs.common import choose, cifar_data, parse_arg
+from configs.common import CIFAR_KINDS, About, cifar_data, parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: the variant, its positions, and the data."""
+    """Return the config."""
     chosen = parse_arg(
         arg,
-        variant="tower",
-        posemb="",  # learn or none; empty: the variant's default
-        epochs=200.0,
-        data="cifar",  # or tfds, folder
-        data_dir="",  # empty: cifar-10-batches-py, tfds' folder, or data/cifar10
+        variant=About(
+            "tower", "TowerViT, or its sibling of growing width", ("tower", "vit")
+        ),
+        posemb=About(
+            "",
+            "position embeddings; empty: the variant's default",
+            ("learn", "none"),
+        ),
+        epochs=About(200.0, "length of the run"),
+        data=About(
+            "cifar", "CIFAR-10's archive, prepared by tfds, or in folders", CIFAR_KINDS
+        ),
+        data_dir=About("", "empty: cifar-10-batches-py, tfds' folder, or data/cifar10"),
     )
-    choose("variant", chosen.variant, ("tower", "vit"))
     config = ConfigDict()
     config.seed = 0
     config.total_epochs = chosen.epochs
@@ -49,7 +56,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model_name = "tower"
     config.model = ConfigDict(dict(variant=chosen.variant))
     if chosen.posemb:
-        config.model.posemb = choose("posemb", chosen.posemb, ("learn", "none"))
+        config.model.posemb = chosen.posemb
 
     config.optax_name = "trace"
     config.optax = dict(decay=0.9)

@@ -42,33 +42,32 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import pretrained
-from configs.common import choose, finished_on_device, own_data, parse_arg
+from configs.common import About, finished_on_device, own_data, parse_arg
 
+DATA = "folder, huggingface, or the name of a data set of tfds"
 FEW = 20_000  # examples; below it BiT-HyperRule trains for 500 steps, without mixup
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: checkpoint, model, data, and what is trained."""
+    """Return the config."""
     chosen = parse_arg(
         arg,
-        ckpt="",  # a run, or a file: see model_init. Empty: from scratch
+        ckpt=About("", "a run, or a file: see model_init; empty: from scratch"),
         **pretrained.ARGUMENTS,
-        data="folder",
-        data_dir="",  # empty: data/photos for files
-        train_split="train",
-        val_split="",
-        classes=10,
-        examples=0,  # training examples, which set BiT's steps; 0: fewer than 20,000
-        res=224,
-        batch=512,
-        schedule="bit",
-        steps=0,
-        lr=0.0,
-        layer_decay=1.0,
-        freeze="none",
+        data=About("folder", DATA),
+        data_dir=About("", "folder of the data; empty: data/photos for files"),
+        train_split=About("train", "split to train on"),
+        val_split=About("", "split to evaluate on; empty: val of a folder, else test"),
+        classes=About(10, "number of classes"),
+        examples=About(0, "training examples, for BiT's steps; 0: fewer than 20,000"),
+        res=About(224, "height and width of the images, in pixels"),
+        batch=About(512, "examples per step"),
+        schedule=About("bit", "BiT-HyperRule, or a cosine to 0", ("bit", "cosine")),
+        steps=About(0, "length of the run; 0: BiT's"),
+        lr=About(0.0, "learning rate; 0: 0.003 for a batch of 512, in proportion"),
+        layer_decay=About(1.0, "factor on the rate from each block to the one before"),
+        freeze=About("none", "backbone: train the head alone", ("none", "backbone")),
     )
-    choose("schedule", chosen.schedule, ("bit", "cosine"))
-    choose("freeze", chosen.freeze, ("none", "backbone"))
     config: Any = ConfigDict(dict(seed=0))
     config.total_steps = chosen.steps or _bit_steps(chosen.examples)
     config.num_classes = chosen.classes

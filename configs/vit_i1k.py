@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import vit_s16_i1k
-from configs.common import choose, parse_arg
+from configs.common import About, parse_arg
 
 # AugReg's settings: (magnitude of two layers of RandAugment, p of mixup).
 AUG = {
@@ -30,19 +30,21 @@ AUG = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments as parsed below, beta2_cap for adafactor alone."""
+    """Return the config."""
     chosen = parse_arg(
         arg,
-        variant="B/16",
-        aug="medium2",
-        epochs=300.0,
-        batch=4096,
-        optimizer="adam",
-        beta2_cap=0.999,
+        variant=About("B/16", "size and patch size of the ViT"),
+        aug=About("medium2", "AugReg's RandAugment and mixup", tuple(AUG)),
+        epochs=About(300.0, "length of the run"),
+        batch=About(4096, "examples per step"),
+        optimizer=About(
+            "adam", "adafactor needs a third of the memory", ("adam", "adafactor")
+        ),
+        beta2_cap=About(0.999, "adafactor's largest decay of second moments"),
     )
     if chosen.optimizer != "adafactor" and chosen.beta2_cap != 0.999:
         raise ValueError("config argument beta2_cap needs optimizer=adafactor")
-    magnitude, mixup = AUG[choose("aug", chosen.aug, tuple(AUG))]
+    magnitude, mixup = AUG[chosen.aug]
     config: Any = vit_s16_i1k.get_config(
         f"variant={chosen.variant},epochs={chosen.epochs},batch={chosen.batch},"
         "posemb=learn,pool=tok,randaug=off,mixup=off"
@@ -56,7 +58,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.init_head_bias = -6.9
     for section in config.evals.values():
         section.loss_name = config.loss
-    if choose("optimizer", chosen.optimizer, ("adam", "adafactor")) == "adafactor":
+    if chosen.optimizer == "adafactor":
         config.optax_name = "big_vision.scale_by_adafactor"
         config.optax = ConfigDict(dict(beta2_cap=chosen.beta2_cap))
     return config

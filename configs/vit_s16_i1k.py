@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import choose, parse_arg
+from configs.common import About, choose, parse_arg
 
 PRESETS = {
     "big_vision": dict(
@@ -54,43 +54,53 @@ PRESETS = {
         gelu="exact",
     ),
 }
-CHOICES = {
-    "head": ("mlp", "linear"),
-    "data": ("99%", "100%"),
-    "contrast": ("legacy", "fixed"),
-    "resize": ("area", "bilinear"),
-    "mu_dtype": ("bfloat16", "float32"),
-    "gelu": ("tanh", "exact"),
-    "randaug": ("on", "off", "tv"),
+# What each key of a preset is, and its choices.
+NUMERICS = {
+    "head": ("MLP head with a tanh layer, or a linear one", ("mlp", "linear")),
+    "data": ("share of the training set that is trained on", ("99%", "100%")),
+    "contrast": (
+        "randaug's contrast: with big_vision's bug, or not",
+        ("legacy", "fixed"),
+    ),
+    "precise": ("decode JPEG with the accurate transform", ()),
+    "antialias": ("antialias where images are made smaller", ()),
+    "resize": ("method of resizing in evaluations", ("area", "bilinear")),
+    "mu_dtype": ("type of Adam's first moment", ("bfloat16", "float32")),
+    "gelu": ("the approximation of flax, or PyTorch's default", ("tanh", "exact")),
 }
+GENERAL = dict(
+    preset=About("big_vision", "the numerics below, as a whole", tuple(PRESETS)),
+    variant=About("S/16", "size and patch size of the ViT"),
+    epochs=About(90.0, "length of the run"),
+    batch=About(1024, "examples per step"),
+    posemb=About("sincos2d", "position embeddings: sincos2d, learn or none"),
+    pool=About("gap", "mean of the tokens (gap), class token (tok), attention (map)"),
+    crop=About("tf", "random crops: tf, torchvision, power(p) or beta(a, b)"),
+    area_min=About(5.0, "smallest area of a random crop, in per cent"),
+    randaug=About(
+        "on", "RandAugment(2, 10) of big_vision, or torchvision's (tv)",
+        ("on", "off", "tv"),
+    ),
+    mixup=About(True, "mix pairs of images, p = 0.2"),
+)  # fmt: skip
 
 
 def _arguments(arg: str | None) -> Any:
     """Return the preset's choices, overridden by those of `arg`."""
-    general = dict(
-        preset="big_vision",
-        variant="S/16",
-        epochs=90.0,
-        batch=1024,
-        posemb="sincos2d",
-        pool="gap",
-        crop="tf",  # or torchvision, power(p), beta(a, b): see inception_crop
-        area_min=5.0,
-        randaug="on",  # big_vision's (2, 10); tv: torchvision's (2, 10)
-        mixup=True,
-    )
+
+    def parse(preset: str) -> Any:
+        numerics = PRESETS[preset].items()
+        abouts = {key: About(value, *NUMERICS[key]) for key, value in numerics}
+        return parse_arg(arg, **GENERAL, **abouts)
+
     # Parse once for the preset's name, then again with its values as defaults.
-    any_preset = parse_arg(arg, **general, **PRESETS["big_vision"])
-    name = choose("preset", any_preset.preset, tuple(PRESETS))
-    chosen = parse_arg(arg, **general, **PRESETS[name])
-    for key, choices in CHOICES.items():
-        choose(key, chosen[key], choices)
+    chosen = parse(parse("big_vision").preset)
     choose("crop", chosen.crop.split("(")[0], ("tf", "torchvision", "power", "beta"))
     return chosen
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Return the config; arguments: preset, and each choice in the module's tables."""
+    """Return the config."""
     chosen = _arguments(arg)
     config: Any = ConfigDict()
     config.seed = 0

@@ -1,4 +1,4 @@
-"""`python -m parity`: one line per comparison of vitjax with the torch reference."""
+"""Compare vitjax with a torch reference: `python -m parity`, a line per comparison."""
 
 import argparse
 import sys
@@ -9,13 +9,14 @@ from typing import Any
 
 from input_pipeline import home
 from parity.rungs.ladder import PRECISIONS, RUNGS, explain
+from vitjax import commands
 from vitjax.devices import failures
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the flags. --help and a mistyped name import no heavy package."""
     parser = argparse.ArgumentParser(
-        prog="python -m parity",
+        prog=commands.called("parity.__main__"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""\
 Compare vitjax with an independent PyTorch implementation on the CPU. Prints one line per

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline import home
-from vitjax import program
+from vitjax import commands, program
 from vitjax.config.experiment import Experiment
 from vitjax.devices import failures, sharding, startup
 from vitjax.step import check_batch_size
@@ -203,7 +203,7 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m vitjax.benchmark",
+        prog=commands.called("vitjax.benchmark"),
         description="Time the trainer's own step on synthetic images.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

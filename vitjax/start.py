@@ -18,16 +18,13 @@ from vitjax.weights.fit import load_into
 
 
 def check_packages() -> None:
-    """Raise ImportError if another package shadows one of ours, such as `configs`.
-
-    The packages of this project have generic names.
-    """
-    specs = map(find_spec, ("vitjax", "input_pipeline", "configs"))
+    """Raise ImportError if another package shadows `input_pipeline`, a generic name."""
+    specs = map(find_spec, ("vitjax", "input_pipeline"))
     homes = {os.path.dirname(os.path.dirname((s and s.origin) or "")) for s in specs}
     if len(homes) > 1:
         raise ImportError(
-            f"vitjax, input_pipeline, and configs come from different folders: {homes}; "
-            "start from the checkout, or remove the package that is not ours"
+            f"vitjax and input_pipeline come from different folders: {homes}; start from "
+            "another folder, or rename the package that is not ours"
         )
 
 

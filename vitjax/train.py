@@ -1,6 +1,5 @@
 """Train a ViT: `python -m vitjax.train --config configs/quickstart.py`."""
 
-import argparse
 import contextlib
 import os
 import sys
@@ -9,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
+    from vitjax import command_line
     from vitjax.devices import failures
 
     failures.leave_on_interrupt()  # the imports take seconds
+    command_line.parse_flags(sys.argv[1:])  # answers --help before them
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from vitjax import commands, loop, start
 from vitjax import data as data_lib
-from vitjax import loop, start
 from vitjax import program as program_lib
 from vitjax.checkpoints import run as checkpoints
 from vitjax.checkpoints.best import best_of
 from vitjax.checkpoints.best import check as check_best
+from vitjax.command_line import parse_flags
 from vitjax.config import experiment, files, names
 from vitjax.devices import failures, peers, sharding, startup
 from vitjax.devices.stopping import STATUS, Stopped, StopSignal
@@ -141,44 +143,6 @@ def _metadata(
     }
 
 
-def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse a command line into (flags, config overrides)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vitjax.train",
-        description="Train a Vision Transformer, with records and checkpoints in "
-        "WORKDIR. The same command again resumes from the newest checkpoint.",
-        epilog="Any config key can be set here, even if the file does not set it: "
-        "--config.total_epochs=3 --config.input.batch_size=64 "
-        "--config.mixup=None",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        "--config",
-        required=True,
-        metavar="FILE[:ARG]",
-        help="a file with get_config(arg), e.g. configs/vit_s16_i1k.py:preset=fixed",
-    )
-    add("--workdir", help="where records and checkpoints go (default: runs/NAME)")
-    add(
-        "--force",
-        action="store_true",
-        help="use a workdir that a run on another host has locked",
-    )
-    add(
-        "--allow_cpu",
-        action="store_true",
-        help="train on the CPUs even if JAX does not see an accelerator that is present",
-    )
-    several = parser.add_argument_group(
-        "several processes", "detected under SLURM, Open MPI and on TPU pods"
-    )
-    several.add_argument("--coordinator_address", metavar="HOST:PORT")
-    several.add_argument("--num_processes", type=int, metavar="N")
-    several.add_argument("--process_id", type=int, metavar="I")
-    return files.parse_with_overrides(parser, argv)
-
-
 def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
@@ -221,8 +185,9 @@ def cli(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         peers.exit_within(10, 1)
         less = (
-            "--config.accum_freq=2, or more, computes each batch in parts, and `python "
-            f"-m vitjax.tools.plan --config {flags.config}` shows what fits"
+            "--config.accum_freq=2, or more, computes each batch in parts, and "
+            f"`{commands.called('vitjax.tools.plan')} --config {flags.config}` shows what "
+            "fits"
         )
         sentence = failures.sentence(error, less)
         if sentence is None or os.environ.get("VITJAX_TRACEBACK"):
@@ -244,6 +209,7 @@ def _tell(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `cli` as the main program, without the messages of orbax's threads."""
+    failures.raise_on_interrupt()
     startup.quiet_checkpoint_threads()
     status = cli(argv)
     if status in (0, STATUS):
@@ -252,5 +218,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    failures.raise_on_interrupt()
     sys.exit(main())

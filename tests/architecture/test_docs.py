@@ -10,6 +10,7 @@ import pytest
 
 from input_pipeline.sources.folder_layouts import SUFFIXES
 from tests.helpers import weights_cases
+from vitjax.commands import COMMANDS as COMMAND_MODULES
 from vitjax.weights import files, trainers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,10 +72,13 @@ def flags_in(text):
 
 
 def commands(page):
-    """Yield (module, flags) of every `python -m`."""
+    """Yield (module, flags) of every `python -m` and of every command of vitjax."""
     for text in [*shell_lines(page), *spans(prose(page))]:
+        for name, rest in re.findall(r"(?<![\w/.-])vitjax ([a-z_]+)\b(.*)", text):
+            yield COMMAND_MODULES[name], list(flags_in(rest))
         for found in re.finditer(r"python3? -m ([\w.]+)(.*)", text):
-            if not found[1].endswith("."):  # the head of a table of modules
+            last = found[1].rpartition(".")[2]
+            if last and not last.isupper():  # "": the head of a table; COMMAND: any
                 yield found[1], list(flags_in(found[2]))
 
 
@@ -105,6 +109,8 @@ def flags_of(module):
     source = file.read_text()
     if "probes.add_flags(" in source:
         source += (TOOLS / "probes.py").read_text()
+    if module == "vitjax.train":
+        source += (ROOT / "vitjax" / "command_line.py").read_text()
     for part in (TOOLS / "command.py").read_text().split("\ndef ")[1:]:
         name = part.partition("(")[0]
         if f"command.{name}(" in source:
@@ -142,7 +148,11 @@ def test_the_pages_name_commands():
 
 def test_every_tool_has_a_section():
     text = (ROOT / "docs" / "tools.md").read_text()
-    assert len(COMMANDS) == 13
+    assert len(COMMANDS) == 14
+    named = [m.removeprefix("vitjax.tools.") for m in COMMAND_MODULES.values()]
+    assert COMMANDS | {"vitjax.train", "vitjax.benchmark", "parity.__main__"} == {
+        *named
+    }
     assert {*" ".join(re.findall(r"^## (.+)$", text, re.M)).split()} >= COMMANDS
 
 

@@ -17,7 +17,8 @@ ALL = ("all rows above",)
 ROOMS = {
     "vitjax": [
         ("config", ()),
-        ("trees files", ()),
+        ("trees files commands", ()),
+        ("command_line", ("config", "commands")),
         ("devices", ("config", "trees")),
         ("models", ("config",)),
         ("optim", ("config", "trees")),
@@ -32,6 +33,7 @@ ROOMS = {
         ("train", ALL),
         ("tools", ALL),
         ("library", ALL),
+        ("__main__", ALL),
     ],
     "input_pipeline": [
         ("environment home spec plans prefetch tracing parts", ()),

@@ -1,9 +1,10 @@
-"""The four packages come from one place, and every dependency is used and pinned."""
+"""What a wheel holds and where it runs; every dependency is used and pinned."""
 
 import ast
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -146,7 +147,56 @@ def test_quickstart_fetches_no_torch():
     assert not any(name in keep.FAMILY or name.startswith("nvidia") for name in brought)
 
 
-def test_a_built_wheel_holds_the_four_packages_and_imports_elsewhere(tmp_path):
+# A user's project, whose packages have the names of ours; configs has no common.
+PROJECT_FILES = {
+    "configs/__init__.py": "mine = True",
+    "configs/sizes.py": "epochs = 7",
+    "configs/run.py": """
+from ml_collections import ConfigDict
+from configs import mine, sizes
+from configs.common import parse_arg
+
+def get_config(arg=None):
+    return ConfigDict(parse_arg(arg, epochs=sizes.epochs))
+""",
+    "quickstart.py": """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({"near": True})
+""",
+    "parity/__init__.py": "raise ImportError('the other parity')",
+}
+IN_THE_PROJECT = """
+import sys
+import configs.sizes as own
+import vitjax.train, vitjax.benchmark, vitjax.models
+from vitjax import start
+from vitjax.__main__ import main
+from vitjax.config.files import load
+
+start.check_packages()
+names = ("vit_s16_i1k", "vit_s16_i1k.py", "configs/vit_s16_i1k.py", "configs/vit_s16_i1k")
+assert len({load(name).to_json() for name in names}) == 1
+assert load("vit_s16_i1k:preset=fixed").model.rep_size is False
+assert load("vit_i1k").model.variant == "B/16"  # it imports another config
+assert load("configs/run.py").epochs == load("run").epochs == 7
+assert load("quickstart").near
+assert sys.modules["configs.sizes"] is own and "configs.common" not in sys.modules
+try:
+    main(["parity", "--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+print(vitjax.__file__)
+"""
+
+
+def test_a_wheel_runs_in_a_project_with_packages_of_the_same_names(tmp_path):
+    source = tmp_path / "source"  # without an earlier build
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     command = [
         sys.executable,
         "-m",
@@ -155,28 +205,33 @@ def test_a_built_wheel_holds_the_four_packages_and_imports_elsewhere(tmp_path):
         "-q",
         "--disable-pip-version-check",
     ]
-    command += ["--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", ROOT]
+    command += ["--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", source]
     subprocess.run(command, check=True)
     [wheel] = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
+        [scripts] = [name for name in names if name.endswith("entry_points.txt")]
+        assert "vitjax = vitjax.__main__:main" in archive.read(scripts).decode()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == PACKAGES
+    assert tops == {"vitjax", "input_pipeline"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    code = (
-        "import vitjax.train, vitjax.benchmark, vitjax.models, input_pipeline, parity\n"
-        "import configs.vit_s16_i1k as c\n"
-        "c.get_config()\n"
-        "print(vitjax.__file__)"
-    )
+    shipped = {name.removeprefix("vitjax/shipped/") for name in names}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            assert str(path.relative_to(ROOT)) in shipped
+    for name, text in PROJECT_FILES.items():
+        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "project" / name).write_text(text)
     out = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        [sys.executable, "-c", IN_THE_PROJECT],
+        cwd=tmp_path / "project",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
         capture_output=True, text=True,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
-    assert Path(out.stdout.strip()).is_relative_to(tmp_path)
+    assert "usage: " in out.stdout
+    assert Path(out.stdout.splitlines()[-1]).is_relative_to(tmp_path)
 
 
 def test_the_project_names_nothing_outside_itself():
@@ -214,4 +269,4 @@ def test_the_readmes_map_has_every_room_and_no_other():
     rooms = {path.name for path in below if path.is_dir()} - {"__pycache__"}
     others = {p.name for p in [*ROOT.iterdir(), *(ROOT / "tests").iterdir()]}
     named = set(re.findall(r"(\w+)/", drawn))
-    assert rooms - {"formats"} <= named <= rooms | others
+    assert rooms - {"formats", "keys"} <= named <= rooms | others

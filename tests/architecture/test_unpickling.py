@@ -14,9 +14,13 @@ PICKLE = {
     "input_pipeline/sources/array_files.py": {"Unpickler", "UnpicklingError"},
     "vitjax/weights/torch_files.py": {"UnpicklingError"},
 }
-# The module that imports a person's own parts. `vitjax.config.names.check_stored` refuses
-# the names of a stranger's file, as tests/vitjax/config/test_names.py shows.
-IMPORTS = {"input_pipeline/parts.py": "importlib.import_module(name)"}
+# The modules that import by a variable: a person's own parts, and the module that a literal
+# table names. `vitjax.config.names.check_stored` refuses the names of a stranger's file, as
+# tests/vitjax/config/test_names.py shows.
+IMPORTS = {
+    "input_pipeline/parts.py": "importlib.import_module(name)",
+    "vitjax/__main__.py": "importlib.import_module(commands.COMMANDS[name])",
+}
 UNSAFE_MODULES = {"dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 UNSAFE_MODULES |= {"_pickle", "cPickle", "pickletools", "builtins"}
 BUILTINS = ("eval", "exec", "compile", "__import__", "__builtins__")

@@ -368,6 +368,7 @@ def test_default_workdirs_are_named_after_the_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()  # where too long a name would be an error
     assert files.default_workdir("configs/a.py") == os.path.join("runs", "a")
+    assert files.default_workdir("a") == os.path.join("runs", "a")
     long = "configs/a.py:" + ",".join(f"argument_{i}={i}" for i in range(20))
     names = [files.default_workdir(spec) for spec in (long, f"{long}1")]
     assert names[0] != names[1]

@@ -122,7 +122,7 @@ def check_types(
     for key, value in section.items():
         if key in hints and not fits(value, hints[key]):
             raise ValueError(
-                f"config key {_dotted(where, key)} must be {_name(hints[key])}, "
+                f"config key {_dotted(where, key)} must be {in_words(hints[key])}, "
                 f"got {value!r}"
             )
 
@@ -160,23 +160,23 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def _name(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     """Return an annotation in plain words."""
     args = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is tuple and len(args) == 2 and Ellipsis not in args:
         return "pairs"
+    if origin is typing.Literal:
+        return " or ".join(map(repr, args))
     if origin in (types.UnionType, typing.Union):
-        names = dict.fromkeys(_name(arg) for arg in args)
+        names = dict.fromkeys(in_words(arg) for arg in args)
         if {"a whole number", "a number"} <= names.keys():
             del names["a whole number"]
         return " or ".join(names)
     if origin in (collections.abc.Sequence, list, tuple):
         kinds = {str: "strings", int: "whole numbers", float: "numbers"}
         if args and typing.get_origin(args[0]) is tuple:
-            return (
-                f"a list of pairs ({', '.join(map(_name, typing.get_args(args[0])))})"
-            )
+            return f"a list of pairs ({', '.join(map(in_words, typing.get_args(args[0])))})"
         return f"a list of {kinds[args[0]]}" if args and args[0] in kinds else "a list"
     if origin in (collections.abc.Mapping, dict) or hint is durations.Section:
         return "a section"
@@ -243,11 +243,16 @@ def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
     A suggested key of another section includes the section's name, which is known.
     """
     known = sorted(known)
+    hint = did_you_mean(name, known)
+    return ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return "; did you mean NAME?" with the nearest known name, "" without one."""
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     meant = [ours for ours, theirs in _MEANT.items() if name in theirs]
     near = [ours for ours in meant if ours.partition(".")[0] in known] or near
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(known)})")
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from input_pipeline import home, parts
-from vitjax.config import arguments, durations, names
+from vitjax.config import arguments, durations, imports, names, shipped
 from vitjax.config.like import is_like, read_like
 
 # The modules of ops that big_vision has (big_vision/pp/), besides its proj.*.
@@ -28,39 +28,30 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
     return Path(path), arg if colon else None
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(
+    spec: str,
+    overrides: Sequence[str] = (),
+    calls: list[imports.Call] | None = None,
+) -> ConfigDict:
     """Load the config of a Python file with `get_config(arg)`, and apply overrides.
 
     Args:
-      spec: "path/to/file.py" or "path/to/file.py:argument".
+      spec: "path/to/file.py" or "path/to/file.py:argument"; see `shipped.find` for
+        names without a path.
       overrides: strings "a.b=VALUE"; see `override`.
+      calls: gets the calls of parse_arg, also if the file then raises an error.
 
     The config's own parts are imported, also from the file's folder and from the folder
     above it. Raises ValueError, with one sentence, if the file, an override or the name
     of a part is wrong.
     """
     path, arg = split_spec(spec)
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(
-            f"config file {str(path)!r} {state}; give a file such as "
-            "configs/quickstart.py"
-        )
-    module_spec = importlib.util.spec_from_file_location("vitjax_config_file", path)
-    if module_spec is None or module_spec.loader is None:
-        raise ValueError(f"config file {str(path)!r} is not a Python file (.py)")
-    module = importlib.util.module_from_spec(module_spec)
-    # A config file may import its package, even if that is not installed, and name
-    # parts that are next to it.
-    folder = path.resolve().parent
-    with parts.looking_in(str(folder.parent), str(folder)):
-        try:
-            module_spec.loader.exec_module(module)
-        except (SyntaxError, ImportError) as error:
-            raise ValueError(
-                f"config file {str(path)!r} cannot be read: {error}"
-            ) from None
-        config = _call(module, path, arg)
+    path = shipped.find(path)
+    # Parts of the person's own may be next to the config file.
+    with parts.looking_in(str(path.resolve().parent)), imports.of_file(path):
+        if calls is not None:
+            imports.record_parse_arg(calls)
+        config = _call(_module(path), path, arg)
         with config.unlocked(), config.ignore_type():
             # A duration on the command line replaces the file's, in any unit.
             for text in overrides:
@@ -70,6 +61,19 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         # Imports the parts here, where their folders are known.
         names.full_names(from_big_vision(config)[0].to_dict())
     return config
+
+
+def _module(path: Path) -> Any:
+    """Execute a config file and return its module."""
+    spec = importlib.util.spec_from_file_location("vitjax_config_file", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"config file {str(path)!r} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ValueError(f"config file {str(path)!r} cannot be read: {error}") from None
+    return module
 
 
 def _drop_other_units(config: ConfigDict, keys: list[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitjax import commands
 from vitjax.devices import failures
 
 # Only light imports here, so that --help is fast.
@@ -17,11 +18,11 @@ WIDTH = 90  # columns of a help text
 
 
 def parser(name: str, description: str, examples: Sequence[str]) -> Any:
-    """Make an argument parser for `python -m vitjax.tools.NAME`.
+    """Make an argument parser for the tool vitjax.tools.NAME.
 
     A line break in an example is printed with a backslash, as a shell needs it.
     """
-    command = f"python -m vitjax.tools.{name}"
+    command = commands.called(f"vitjax.tools.{name}")
     shown = [f"  {command} {e}".replace("\n", " \\\n      ") for e in examples]
     return argparse.ArgumentParser(
         prog=command,

@@ -74,7 +74,8 @@ def test_ctrl_c_while_train_imports_jax(tmp_path):
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
     code = (
-        "import runpy, signal\n"
+        "import runpy, signal, sys\n"
+        "sys.argv = ['train', '--config', 'quickstart']\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "runpy.run_module('vitjax.train', run_name='__main__')"
     )

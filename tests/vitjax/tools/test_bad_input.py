@@ -41,6 +41,7 @@ CASES = [
     ("average_checkpoints run --steps 5 --out new", "--steps must be A:B"),
     ("average_checkpoints no --out new", "no checkpoint"),
     ("compare_runs empty --out new", "metrics.jsonl"),
+    ("configs quickstar", "did you mean 'quickstart'?"),
     ("convert tok.npz a.npz --to timm", "timm is written as .safetensors or"),
     ("convert tok.npz a.pth --to timm --scan", "scan is for big_vision only"),
     ("convert tok.npz no/a.pth --to timm", "there is no folder 'no'"),

@@ -53,6 +53,9 @@ for name in {[*TOOLS, *PARITY]}:
     status, text = run(name, "--help")
     assert status == 0, name
     assert text.startswith(f"usage: python -m {{name.removesuffix('.__main__')}} "), name
+for words in (["vitjax", "--help"], ["vitjax", "train", "--help"], ["vitjax.train", "--help"]):
+    status, text = run(*words)
+    assert status in (0, None) and text.startswith("usage: "), words
 assert run("vitjax.tools.show", "--config", "nothing.py", "--index", "0") == (1, "")
 """
 
