@@ -44,19 +44,26 @@ def make_model(e: Experiment) -> nn.Module:
     settings = dict(e.model)
     if e.init_head_bias is not None:
         settings["init_head_bias"] = e.init_head_bias
-    found = names.find(MODELS, e.model_name, "models")
+    return model_of(e.model_name, settings, e.num_classes)
+
+
+def model_of(name: str, settings: Mapping[str, Any], num_classes: int) -> nn.Module:
+    """Build a model from its name and the config section `model`, its `settings`.
+
+    Raises ValueError if there is no such model, or if the section is wrong.
+    """
+    found = names.find(MODELS, name, "models")
     if inspect.isclass(found) and issubclass(found, nn.Module):
-        model = arguments.make_module(found, e.num_classes, settings)
+        model = arguments.make_module(found, num_classes, dict(settings))
     else:
-        model = arguments.call("model", found, settings, num_classes=e.num_classes)
+        model = arguments.call("model", found, settings, num_classes=num_classes)
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"the model {e.model_name!r} must be a linen module, got "
-            f"{type(model).__name__}"
+            f"the model {name!r} must be a linen module, got {type(model).__name__}"
         )
     if "train" not in inspect.signature(model.__call__).parameters:
         raise ValueError(
-            f"the model {e.model_name!r} must be called as (images, train=True or False), "
+            f"the model {name!r} must be called as (images, train=True or False), "
             f"but its __call__ takes {inspect.signature(model.__call__)}"
         )
     return model

@@ -131,7 +131,7 @@ def label(value):
 def write(params, form, say):
     """to_state_dict with the arguments that it needs."""
     say = {k: v for k, v in say.items() if k != "pool_type"}
-    return weights.to_state_dict(tree, format=form, **say)
+    return weights.to_state_dict(params, format=form, **say)
 
 
 def pool(say):

@@ -8,7 +8,9 @@ from typing import Any
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from vitjax.config import arguments, files
+from input_pipeline import parts
+from vitjax import program
+from vitjax.config import files, shipped
 from vitjax.models import MODELS
 
 
@@ -20,8 +22,9 @@ def create_model(
     """Return a linen module: `apply({"params": p}, images, train=False)`.
 
     Args:
-      name: a variant of the ViT ("S/16"), a name of `vitjax.models.MODELS`, a config
-        file ("configs/vit_s16_i1k.py:preset=fixed"), or a config as a mapping.
+      name: a variant of the ViT ("S/16"), a name of `vitjax.models.MODELS`, a model of
+        one's own ("mine.vit2"), a config file ("vit_s16_i1k:preset=fixed",
+        "configs/mine.py"), or a config as a mapping.
       num_classes: the number of outputs, 1,000 if neither it nor a config says.
       **model: arguments of the model (width=..., pool_type=...), which override the
         config's section `model`.
@@ -33,31 +36,32 @@ def create_model(
     sections = _sections(name)
     classes = num_classes or sections.get("num_classes") or 1000
     given = {**(sections.get("model") or {}), **model}
-    function = arguments.lookup(MODELS, sections.get("model_name", "vit"), "model")
-    return arguments.call("model", function, given, num_classes=classes)
+    return program.model_of(sections.get("model_name", "vit"), given, classes)
 
 
 def sections_of(model: nn.Module) -> dict[str, Any]:
     """Return the config's `model_name`, `model` and `num_classes` of a module.
 
-    Raises ValueError if no function of MODELS makes such a module.
+    A model of one's own is named by its class. Raises ValueError if its class cannot be
+    found under its name, such as a class that a function makes.
     """
     fields = {
         field.name: getattr(model, field.name)
         for field in dataclasses.fields(model)
-        if field.name not in ("parent", "name")
+        if field.init and field.name not in ("parent", "name")
     }
     classes = fields.pop("num_classes", None)
-    for name, function in MODELS.items():
+    own = f"{type(model).__module__}.{type(model).__qualname__}"
+    for name in (*MODELS, own):
         try:
-            made = function(num_classes=classes, **fields)
+            made = program.model_of(name, fields, classes)
         except (TypeError, ValueError):
             continue
         if made == model:
             return {"model_name": name, "model": fields, "num_classes": classes}
     raise ValueError(
-        f"{type(model).__name__} is not a model that vitjax can name: expected one of "
-        f"create_model, or a name of {', '.join(sorted(MODELS))}"
+        f"the model's class {own} cannot be made again from its name and its fields: "
+        "define it at the top of a module, with a field num_classes"
     )
 
 
@@ -68,10 +72,13 @@ def _sections(name: str | Mapping[str, Any] | ConfigDict) -> Mapping[str, Any]:
         return {"model_name": name}
     if re.fullmatch(r"[A-Za-z0-9]+/\d+", name):
         return {"model": {"variant": name}}
-    if ".py" in name:
+    if parts.is_dotted(name) and not name.endswith(".py"):
+        return {"model_name": name}
+    path, _ = files.split_spec(name)
+    if path.suffix == ".py" or str(path) in shipped.configs():
         config, _ = files.from_big_vision(files.load(name))
         return config.to_dict()
     raise ValueError(
-        f"unknown model {name!r}: expected a variant such as 'S/16', a config file, or "
-        f"one of {', '.join(sorted(MODELS))}"
+        f"unknown model {name!r}: expected a variant such as 'S/16', a config, or one of "
+        f"{', '.join(sorted(MODELS))}"
     )

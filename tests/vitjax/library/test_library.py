@@ -91,6 +91,32 @@ def test_models_by_variant_name_and_config():
         vitjax.create_model("S/16", widht=3)
 
 
+def test_a_model_of_ones_own(tmp_path, monkeypatch):
+    """Its class is found by its name, or by that of its module."""
+    (tmp_path / "own_net.py").write_text(
+        "import flax.linen as nn\n\n\n"
+        "class Net(nn.Module):\n    num_classes: int\n    width: int = 8\n\n"
+        "    @nn.compact\n    def __call__(self, images, *, train=False):\n"
+        "        x = nn.Dense(self.width)(images.reshape(len(images), -1))\n"
+        "        return nn.Dense(self.num_classes)(nn.relu(x)), {}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = vitjax.create_model("own_net.Net", 3, width=4)
+    assert sections_of(model)["model_name"] == "own_net.Net"
+    batch = (np.zeros((8, 4, 4, 3), np.uint8), np.arange(8) % 3)
+    training = vitjax.make_training(model, batch, total_steps=2)
+    state, _ = training.step(training.init(), batch)
+    made = training.classifier(state)
+    made.save("own.safetensors")
+    again = vitjax.load("own.safetensors", overrides=["modules=['own_net']"])
+    np.testing.assert_array_equal(again.logits(batch[0]), made.logits(batch[0]))
+    local = type("Local", (type(model),), {})(3)
+    with pytest.raises(
+        ValueError, match=r"class .*Local cannot be made again from its"
+    ):
+        sections_of(local)
+
+
 def test_batches_of_any_kind_train_alike():
     torch = pytest.importorskip("torch")
     images = RNG.integers(0, 256, (8, 8, 8, 3), np.uint8)
