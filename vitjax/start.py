@@ -10,6 +10,7 @@ import jax
 from vitjax import weights
 from vitjax.checkpoints import run as checkpoints
 from vitjax.checkpoints.checkpointer import Checkpointer
+from vitjax.checkpoints.read import locate
 from vitjax.config.experiment import Experiment
 from vitjax.program import Program
 from vitjax.step import copied
@@ -53,6 +54,8 @@ def first_state(
         return found
     state = program.init()
     if e.model_init is not None:
+        if jax.process_index() == 0:
+            print(_begins(e), flush=True)
         other = normalisation.unlike(e.model_init, e.input.get("pp") or "", e.device_pp)
         if other is not None:
             weights.warn(other)
@@ -71,3 +74,14 @@ def first_state(
             copy = jax.jit(copied, out_shardings=program.shardings.ema)
             state = dataclasses.replace(state, ema=copy(params))
     return state, None
+
+
+def _begins(e: Experiment) -> str:
+    """Return a line on `model_init`: its step, what stays fresh, the normalisation."""
+    where = str(e.model_init)
+    if not weights.is_file(where):
+        where += f", step {locate(where)[1]:,}"
+    fresh = f"; fresh: {', '.join(e.dont_load)}" if e.dont_load else ""
+    images = normalisation.of_ops(e.input.get("pp") or "", e.device_pp)
+    how = f"; images get {images}" if images is not None else ""
+    return f"starts from {where}{fresh}{how}"

@@ -208,8 +208,11 @@ def _tell(text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `cli` as the main program, without the messages of orbax's threads."""
-    failures.raise_on_interrupt()
+    """Run `cli` as the main program, without the messages of orbax's threads.
+
+    Ctrl-C ends it at once until `StopSignal`: a KeyboardInterrupt that Python raises in
+    a callback of JAX would be lost.
+    """
     startup.quiet_checkpoint_threads()
     status = cli(argv)
     if status in (0, STATUS):

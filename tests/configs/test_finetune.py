@@ -1,5 +1,7 @@
 """Fine-tuning on one's own images: the recipe, and that it learns."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,19 @@ def test_the_optimizer_is_torchs_adamw(ckpt):
         np.testing.assert_allclose(
             params["head"]["kernel"], weight.detach().numpy(), rtol=1e-5
         )
+
+
+def test_the_augmentation_and_the_length_are_those_of_the_page(ckpt):
+    """docs/own_images.md has these defaults."""
+    say = f"ckpt={ckpt},data_dir=photos,classes=3"
+    c = finetune.get_config(say)
+    assert (c.total_epochs, c.input.batch_size, c.mixup.p) == (20, 64, 0.1)
+    assert "|flip_lr|randaug_tv(2, 5)|" in c.input.pp
+    assert "area_min=25" in c.input.pp
+    off = finetune.get_config(f"{say},mixup=0,randaug=0,flip=off")
+    assert "mixup" not in off
+    assert "randaug" not in off.input.pp
+    assert "flip" not in off.input.pp
 
 
 @pytest.mark.parametrize("total", [3, 20, 1000])
@@ -147,11 +162,17 @@ def test_mistakes_are_one_sentence(ckpt, tmp_path, arg, words):
 
 
 @pytest.mark.slow
-def test_it_learns_digits_from_files(digits, digits_run, tmp_path):
-    """The checkpoint is a model of grey images; files are RGB."""
+def test_it_learns_digits_from_files(digits, digits_run, tmp_path, capsys):
+    """The checkpoint is a model of grey images; files are RGB. A line says what starts."""
     say = f"ckpt={digits_run},data_dir={digits},epochs=15,warmup=1,lr=0.02,flip=off"
     config = f"configs/finetune.py:{say},randaug=0,area_min=80"
     assert train.cli(["--config", config, "--workdir", str(tmp_path / "run")]) == 0
     found = [r["val/prec@1"] for r in read_rows(tmp_path / "run") if "val/prec@1" in r]
     assert found[0] < 0.2
     assert found[-1] > 0.45
+    [line] = [x for x in capsys.readouterr().out.splitlines() if "starts from" in x]
+    assert re.fullmatch(
+        rf"starts from {digits_run}, step \d+; fresh: head/\.\*; images get half, mean "
+        "0.5 and deviation 0.5",
+        line,
+    )

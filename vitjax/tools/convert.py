@@ -138,7 +138,23 @@ def write(
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+    _tell_normalisation(target, metadata.get("config"))
     return {**arguments, "posemb": posemb, "parameters": count(params)}
+
+
+def _tell_normalisation(target: Path, config: Mapping[str, Any] | None) -> None:
+    """Warn if nobody who reads the file will know how images are normalised."""
+    from absl import logging
+
+    from vitjax.weights import normalisation
+
+    own = normalisation.of_config(config or {})
+    found = normalisation.known(target)
+    if own is not None and (found is None or not found.equals(own)):
+        logging.warning(
+            "%s does not keep the normalisation of images (%s): %s", target, own,
+            "its readers need it" if found is None else f"its readers expect {found}",
+        )  # fmt: skip
 
 
 def _check_target(target: Path, to: str, scan: bool, force: bool) -> None:

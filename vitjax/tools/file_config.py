@@ -77,7 +77,8 @@ def normalised(
                 f"config's {own}; --norm imagenet, half or clip gives another"
             )
         elif not own.equals(usual):
-            notices.add(f"images get {usual}, as {path} was trained, not {own}")
+            why = "as --norm says" if norm else f"as {path} was trained"
+            notices.add(f"images get {usual}, {why}, not {own}")
             for key, text in specs.items():
                 if normalisation.of_ops(text) is not None:
                     changed[name] = {

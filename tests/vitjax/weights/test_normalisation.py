@@ -14,7 +14,7 @@ from tests.helpers import torch_models, weights_cases
 from tests.helpers.photographs import PHOTOGRAPHS
 from tests.helpers.weights_cases import TOK
 from vitjax import weights
-from vitjax.tools import photos
+from vitjax.tools import convert, photos
 from vitjax.tools.trained import open_trained
 from vitjax.weights import files, normalisation, preprocessing
 from vitjax.weights.libraries import import_torchvision
@@ -194,3 +194,42 @@ def test_the_sizes_of_image_processors(tmp_path):
     processor.write_text("{")
     with pytest.raises(ValueError, match=r"preprocessor_config.json is not JSON"):
         preprocessing.resize_and_crop(tmp_path / "model.safetensors", 32)
+
+
+def test_switches_of_an_image_processor(tmp_path):
+    """Without rescaling pixels are 0 to 255; without normalising nothing is subtracted."""
+    file = tmp_path / "preprocessor_config.json"
+    numbers = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    for stored, mean, std in (
+        ({"do_normalize": False}, 0.0, 1.0),
+        ({"do_rescale": False}, 0.5 / 255, 0.25 / 255),
+        ({}, 0.5, 0.25),
+    ):
+        file.write_text(json.dumps(numbers | stored))
+        found = normalisation.known(tmp_path / "model.bin")
+        assert found.mean == pytest.approx((mean,) * 3, abs=1e-9)
+        assert found.std == pytest.approx((std,) * 3, abs=1e-9)
+
+
+def test_a_name_counts_more_than_the_runs_own(digits_run, caplog):
+    with caplog.at_level(logging.WARNING):
+        section = open_trained(digits_run, norm="clip").evaluator()[1]
+    assert normalisation.of_ops(section["device_pp"]) == normalisation.CLIP
+    assert "as --norm says, not half" in caplog.text
+    assert normalisation.known(digits_run) == normalisation.HALF
+
+
+def test_a_written_file_that_loses_the_normalisation_is_said(tmp_path, caplog):
+    """big_vision's file is read as -1 to 1, timm's .pth tells nothing."""
+    config = {"input": {"pp": ""}, "device_pp": normalisation.IMAGENET.op}
+    params, kw = weights_cases.params(**TOK), {"posemb": "learn"}
+    for name, to, said in (
+        ("x.npz", "big_vision", "its readers expect half"),
+        ("x.pth", "timm", "its readers need it"),
+        ("x.safetensors", "timm", ""),
+        ("y.pth", "torchvision", ""),
+    ):
+        caplog.clear()
+        convert.write(params, {"config": config}, tmp_path / name, to=to, **kw)
+        assert (said in caplog.text) if said else (caplog.text == "")
+    assert normalisation.known(tmp_path / "x.npz") == normalisation.HALF
