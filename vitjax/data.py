@@ -65,16 +65,23 @@ def model_classes(data: Any, e: Experiment) -> dict[str, Any]:
     return {"class_names": data.class_names, "num_classes": e.num_classes}
 
 
-def check_classes(found: int | None, e: Experiment) -> None:
+def check_classes(
+    found: int | None, e: Experiment, tell: Callable[[str], None]
+) -> None:
     """Raise ValueError if the data has more classes than the model has outputs.
 
-    The op onehot silently turns such labels into rows of zeros. There is no check if a
-    lookup changes the labels.
+    The op onehot silently turns such labels into rows of zeros. `tell` gets a sentence
+    if the data has fewer. There is no check if a lookup changes the labels.
     """
     if found is not None and found > e.num_classes and not e.relabels:
         raise ValueError(
             f"the data has {found} classes, but num_classes is {e.num_classes}: set it, "
             "and the depth of onehot(...), to at least as many"
+        )
+    if found is not None and found < e.num_classes and not e.relabels:
+        tell(
+            f"the data has {found} classes, but num_classes is {e.num_classes}: the "
+            "model's other outputs learn no class"
         )
 
 

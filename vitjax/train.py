@@ -62,7 +62,7 @@ def train_and_evaluate(
     newest = checkpoints.newest(workdir, e, sizes)
     warn = data_lib.once(logging.warning)
     data = data_lib.as_before(data, *checkpoints.kept(newest, e.resume), warn)
-    data_lib.check_classes(data.num_classes, e)
+    data_lib.check_classes(data.num_classes, e, warn)
     program = program_lib.build(
         e, mesh, element_spec=data.element_spec, **sizes, labels=data.labels
     )
