@@ -22,7 +22,8 @@ import sys
 import sysconfig
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 # Kind of part -> its name in messages. The kinds are the fields of `Tables`.
@@ -179,10 +180,11 @@ def random_or_not(function: Any, text: str, second: str) -> bool:
     return needs == 2
 
 
-def is_persons_own(name: str) -> bool:
+def is_persons_own(name: str, outside: str | os.PathLike[str]) -> bool:
     """Return whether a module is in a folder of the person's, without importing it.
 
-    Modules of Python, of installed packages and of this project are not.
+    Modules of Python, of installed packages and of this project are not, nor is one
+    whose files lie in or below the folder `outside`, even if that is the current one.
     """
     top = name.split(".")[0]
     if top in sys.stdlib_module_names or top in _OURS:
@@ -192,16 +194,26 @@ def is_persons_own(name: str) -> bool:
     if spec is None:
         return True  # and importing it will say so
     places = [spec.origin, *(spec.submodule_search_locations or ())]
-    return not any(_installed(place) for place in places if place)
+    return not any(
+        _installed(place) or _is_below(place, [os.fspath(outside)])
+        for place in places
+        if place
+    )
 
 
 def _installed(path: str) -> bool:
     """Return whether a path is below Python's library or an installed package."""
     schemes = ("stdlib", "platstdlib", "purelib", "platlib")
     roots = [sysconfig.get_path(scheme) for scheme in schemes]
-    roots += [*site.getsitepackages(), site.getusersitepackages()]
-    real = os.path.realpath(path) + os.sep
-    return any(real.startswith(os.path.realpath(root) + os.sep) for root in roots)
+    return _is_below(
+        path, [*roots, *site.getsitepackages(), site.getusersitepackages()]
+    )
+
+
+def _is_below(path: str, folders: Sequence[str]) -> bool:
+    """Return whether a path is one of the folders, or below one; links are followed."""
+    real = Path(path).resolve()
+    return any(real.is_relative_to(Path(folder).resolve()) for folder in folders)
 
 
 def _not_found(name: str) -> ValueError:
