@@ -38,6 +38,15 @@ KINDS = {
 }
 # What a name means that is a module, as in big_vision's configs.
 _INSIDE = {"models": "Model", "evaluators": "Evaluator"}
+# Errors that are slips of a programmer, where a ValueError may be meant for people.
+SLIPS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    TypeError,
+)
 _OURS = ("vitjax", "input_pipeline", "configs", "parity")
 
 
@@ -180,6 +189,29 @@ def random_or_not(function: Any, text: str, second: str) -> bool:
     return needs == 2
 
 
+@contextlib.contextmanager
+def explained(
+    what: str, kinds: tuple[type[Exception], ...] = (Exception,)
+) -> Iterator[None]:
+    """Turn an error in a person's code into a ValueError: one sentence, file and line.
+
+    An error that passed no line of a person's, or is not of `kinds`, is raised as it is.
+    """
+    try:
+        yield
+    except kinds as error:
+        why = in_own_code(error)
+        if why is None:
+            raise
+        raise ValueError(f"{what} fails: {why}") from error
+
+
+def in_own_code(error: BaseException) -> str | None:
+    """Return "FILE, line N: TYPE: message" of a person's line that failed, or None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return _told(error) if any(_is_own(frame.filename) for frame in frames) else None
+
+
 def is_persons_own(name: str, outside: str | os.PathLike[str]) -> bool:
     """Return whether a module is in a folder of the person's, without importing it.
 
@@ -251,10 +283,17 @@ def _told(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith("<frozen") and frame.filename != __file__
     ]
-    own = [frame for frame in frames if not _installed(frame.filename)] or frames
+    own = [frame for frame in frames if _is_own(frame.filename)] or frames
     place = f"{_short(own[-1].filename)}, line {own[-1].lineno}: " if own else ""
     message = str(error).strip().split("\n")[0]
     return f"{place}{type(error).__name__}: {message}"
+
+
+def _is_own(file: str) -> bool:
+    """Return whether a file of a traceback is neither installed nor this project's."""
+    root = Path(__file__).parents[1]
+    ours = [str(root / package) for package in _OURS]
+    return os.path.isfile(file) and not _installed(file) and not _is_below(file, ours)
 
 
 def _short(path: str) -> str:

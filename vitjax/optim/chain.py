@@ -229,7 +229,8 @@ def _explained(name: str, kwargs: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        why = str(error).strip().split("\n")[0] or type(error).__name__
+        first = str(error).strip().split("\n")[0] or type(error).__name__
+        why = parts.in_own_code(error) or first
         raise ValueError(f"optax_name={name!r} with {kwargs} fails: {why}") from error
 
 
