@@ -159,7 +159,9 @@ class Fails:
     def __init__(self, predict, make_data, mesh): pass
     def run(self, state): yield "a", nothing
 class NotMade(Fails):
-    def __init__(self, predict, make_data, mesh, **rest): nothing
+    def __init__(
+        self, predict, make_data, mesh, data, pp_fn, device_pp, loss_name, temperature
+    ): nothing
 class NoRun:
     def __init__(self, predict, make_data, mesh): pass
 """

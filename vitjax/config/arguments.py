@@ -5,19 +5,19 @@
 
 import collections.abc
 import dataclasses
-import difflib
 import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+from input_pipeline import spec
 from vitjax.config import durations
 
 T = TypeVar("T")
 _REST = inspect.Parameter.VAR_POSITIONAL
 
-# Config keys, and their names in other trainers.
+# Config keys, and their names in other trainers or without their section.
 _MEANT = {
     "lr": ("learning_rate", "base_lr", "max_lr"),
     "wd": ("weight_decay",),
@@ -26,6 +26,7 @@ _MEANT = {
     "input.batch_size": ("batch", "batch_size", "train_batch_size"),
     "input.data": ("data", "dataset"),
     "input.pp": ("pp", "augmentation", "transforms"),
+    "input.sampling": ("sampling",),
     "optax_name": ("optimizer", "opt"),
     "schedule": ("warmup", "warmup_steps", "warmup_epochs", "lr_scheduler"),
     "grad_clip_norm": ("clip_grad", "max_grad_norm"),
@@ -249,10 +250,10 @@ def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """Return "; did you mean NAME?" with the nearest known name, "" without one."""
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     meant = [ours for ours, theirs in _MEANT.items() if name in theirs]
-    near = [ours for ours in meant if ours.partition(".")[0] in known] or near
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = [ours for ours in meant if ours.partition(".")[0] in known]
+    near = near[0] if near else spec.nearest(name, known)
+    return "" if near is None else f"; did you mean {near!r}?"
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:
