@@ -132,16 +132,13 @@ def unknown_op(call: OpCall, known: Iterable[str], where: str) -> ValueError:
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """Return "; did you mean 'NEAREST'?", or "" if no known name is near."""
-    near = nearest(name, known)
-    return "" if near is None else f"; did you mean {near!r}?"
+    """Return "; did you mean 'NEAREST'?", or "" if no known name is near.
 
-
-def nearest(name: Any, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like `name`, in any case of letters, or None."""
+    Upper and lower case are alike.
+    """
     lowered = {one.lower(): one for one in known}
     near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
-    return lowered[near[0]] if near else None
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
 def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:

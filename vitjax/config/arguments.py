@@ -5,13 +5,13 @@
 
 import collections.abc
 import dataclasses
+import difflib
 import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from input_pipeline import spec
 from vitjax.config import durations
 
 T = TypeVar("T")
@@ -249,11 +249,16 @@ def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return "; did you mean NAME?" with the nearest known name, "" without one."""
+    """Return "; did you mean NAME?" with the nearest known name, "" without one.
+
+    Upper and lower case are alike.
+    """
+    lowered = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
     meant = [ours for ours, theirs in _MEANT.items() if name in theirs]
-    near = [ours for ours in meant if ours.partition(".")[0] in known]
-    near = near[0] if near else spec.nearest(name, known)
-    return "" if near is None else f"; did you mean {near!r}?"
+    found = [ours for ours in meant if ours.partition(".")[0] in known]
+    found += [lowered[one] for one in near]
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:

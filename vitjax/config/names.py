@@ -42,7 +42,7 @@ def full_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with every registered name in full; import every part.
 
     `config["modules"]` names the modules that register parts. A name that two of them
-    register for one kind is refused; a name that vitjax has too means the module's.
+    register for one kind is refused; if vitjax has the same name, the module's is used.
     Raises ValueError, in one sentence, if a module or a part is missing or fails.
     """
     known: dict[str, dict[str, str]] = {kind: {} for kind in parts.KINDS}

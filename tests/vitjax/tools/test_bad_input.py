@@ -148,7 +148,7 @@ CASES = [
     ("sweep --config {quickstart} --matrix config.mixup.q=1 --out new",
      "unknown config key in mixup: 'q'"),
     ("sweep --config {quickstart} --matrix config.evals.val.type=foo --out new",
-     "'foo'"),
+     "unknown evaluator 'foo'"),
     ("sweep --config {quickstart} --matrix config.schedule.decay_type=foo --out new",
      "unknown decay_type 'foo'"),
     ("sweep --config {quickstart} --matrix config.input.data.kind=foo --out new",
