@@ -219,13 +219,14 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
     def preprocess(features: Features) -> Features:
         features, seed = dict(features), features.get("seed")
         for call, op in zip(calls, ops, strict=True):
-            try:
-                features = op(features, seed)
-            except KeyError as e:
-                raise ValueError(
-                    f"op {call.text!r} reads feature {e}, which is not among "
-                    f"{', '.join(map(repr, sorted(features)))}"
-                ) from None
+            with parts.explained(f"op {call.text!r}"):
+                try:
+                    features = op(features, seed)
+                except KeyError as e:
+                    raise ValueError(
+                        f"op {call.text!r} reads feature {e}, which is not among "
+                        f"{', '.join(map(repr, sorted(features)))}"
+                    ) from None
         return features
 
     return preprocess

@@ -22,7 +22,8 @@ import sys
 import sysconfig
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 # Kind of part -> its name in messages. The kinds are the fields of `Tables`.
@@ -37,6 +38,15 @@ KINDS = {
 }
 # What a name means that is a module, as in big_vision's configs.
 _INSIDE = {"models": "Model", "evaluators": "Evaluator"}
+# Errors that are slips of a programmer, where a ValueError may be meant for people.
+SLIPS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    TypeError,
+)
 _OURS = ("vitjax", "input_pipeline", "configs", "parity")
 
 
@@ -179,10 +189,34 @@ def random_or_not(function: Any, text: str, second: str) -> bool:
     return needs == 2
 
 
-def is_persons_own(name: str) -> bool:
+@contextlib.contextmanager
+def explained(
+    what: str, kinds: tuple[type[Exception], ...] = (Exception,)
+) -> Iterator[None]:
+    """Turn an error in a person's code into a ValueError: one sentence, file and line.
+
+    An error that passed no line of a person's, or is not of `kinds`, is raised as it is.
+    """
+    try:
+        yield
+    except kinds as error:
+        why = in_own_code(error)
+        if why is None:
+            raise
+        raise ValueError(f"{what} fails: {why}") from error
+
+
+def in_own_code(error: BaseException) -> str | None:
+    """Return "FILE, line N: TYPE: message" of a person's line that failed, or None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return _told(error) if any(_is_own(frame.filename) for frame in frames) else None
+
+
+def is_persons_own(name: str, outside: str | os.PathLike[str]) -> bool:
     """Return whether a module is in a folder of the person's, without importing it.
 
-    Modules of Python, of installed packages and of this project are not.
+    Modules of Python, of installed packages and of this project are not, nor is one
+    whose files lie in or below the folder `outside`, even if that is the current one.
     """
     top = name.split(".")[0]
     if top in sys.stdlib_module_names or top in _OURS:
@@ -192,16 +226,26 @@ def is_persons_own(name: str) -> bool:
     if spec is None:
         return True  # and importing it will say so
     places = [spec.origin, *(spec.submodule_search_locations or ())]
-    return not any(_installed(place) for place in places if place)
+    return not any(
+        _installed(place) or _is_below(place, [os.fspath(outside)])
+        for place in places
+        if place
+    )
 
 
 def _installed(path: str) -> bool:
     """Return whether a path is below Python's library or an installed package."""
     schemes = ("stdlib", "platstdlib", "purelib", "platlib")
     roots = [sysconfig.get_path(scheme) for scheme in schemes]
-    roots += [*site.getsitepackages(), site.getusersitepackages()]
-    real = os.path.realpath(path) + os.sep
-    return any(real.startswith(os.path.realpath(root) + os.sep) for root in roots)
+    return _is_below(
+        path, [*roots, *site.getsitepackages(), site.getusersitepackages()]
+    )
+
+
+def _is_below(path: str, folders: Sequence[str]) -> bool:
+    """Return whether a path is one of the folders, or below one; links are followed."""
+    real = Path(path).resolve()
+    return any(real.is_relative_to(Path(folder).resolve()) for folder in folders)
 
 
 def _not_found(name: str) -> ValueError:
@@ -239,10 +283,17 @@ def _told(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith("<frozen") and frame.filename != __file__
     ]
-    own = [frame for frame in frames if not _installed(frame.filename)] or frames
+    own = [frame for frame in frames if _is_own(frame.filename)] or frames
     place = f"{_short(own[-1].filename)}, line {own[-1].lineno}: " if own else ""
     message = str(error).strip().split("\n")[0]
     return f"{place}{type(error).__name__}: {message}"
+
+
+def _is_own(file: str) -> bool:
+    """Return whether a file of a traceback is neither installed nor this project's."""
+    root = Path(__file__).parents[1]
+    ours = [str(root / package) for package in _OURS]
+    return os.path.isfile(file) and not _installed(file) and not _is_below(file, ours)
 
 
 def _short(path: str) -> str:

@@ -170,6 +170,11 @@ def _open(data: Any, sampling: str | None, *, tell: bool) -> sources.Source:
     return source
 
 
+def check_data(data: Any) -> None:
+    """Raise ValueError if a data section has a wrong kind or key; open no file."""
+    sources.check_section(_section(data))
+
+
 def _section(data: Any) -> Any:
     if not hasattr(data, "keys"):  # a ConfigDict is no Mapping
         raise ValueError(

@@ -132,9 +132,13 @@ def unknown_op(call: OpCall, known: Iterable[str], where: str) -> ValueError:
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """Return "; did you mean 'NEAREST'?", or "" if no known name is near."""
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """Return "; did you mean 'NEAREST'?", or "" if no known name is near.
+
+    Upper and lower case are alike.
+    """
+    lowered = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
 def build(call: OpCall, factory: Callable[..., Any], also: str = "") -> Any:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vitjax import program, train
+from vitjax.evaluators import schedule
 from vitjax.records.jsonl import read_rows
 from vitjax.tools import (
     average_checkpoints,
@@ -116,7 +117,7 @@ def stranger(config):
 
 
 MODEL = """
-import flax.linen as nn
+import flax.linen as nn, jax.numpy as jnp, optax
 class Net(nn.Module):
     num_classes: int
     @nn.compact
@@ -147,6 +148,20 @@ def loss(*, logits, labels): return logits.mean()
 def other(x, y): return x
 def make(): return 3
 def evaluator(predict, make_data): pass
+def broken(*, logits, labels): return nothing
+def op(): return lambda x: nothing
+def factory(num_classes): return nothing
+class Broken(Net):
+    @nn.compact
+    def __call__(self, x, train): return x + jnp.zeros(77), {}
+def transform(): return optax.stateless(lambda grads, params: nothing)
+class Fails:
+    def __init__(self, predict, make_data, mesh): pass
+    def run(self, state): yield "a", nothing
+class NotMade(Fails):
+    def __init__(
+        self, predict, make_data, mesh, data, pp_fn, device_pp, loss_name, temperature
+    ): nothing
 class NoRun:
     def __init__(self, predict, make_data, mesh): pass
 """
@@ -167,6 +182,12 @@ WRONG = [
     ("optax_name=mines.make", "the module 'mines' is not found"),
     ("optax_name=contrib.scale_by_ademamiks", "did you mean 'contrib.scale_by_ademamix'"),
     ("evals.val.type=mine.nets.evaluator", "'mine.nets.evaluator' must have a parameter mesh"),
+    ("loss=mine.nets.broken", "the loss 'mine.nets.broken' fails: mine/nets.py, line "),
+    ("device_pp=mine.nets.op", "op 'mine.nets.op' fails: mine/nets.py, line "),
+    ("model_name=mine.nets.factory", "'mine.nets.factory' fails: mine/nets.py, line "),
+    ("model_name=mine.nets.Broken", "'mine.nets.Broken' fails: mine/nets.py, line "),
+    ("optax_name=mine.nets.transform", "with {} fails: mine/nets.py, line "),
+    ("evals.val.type=mine.nets.NotMade", "evals.val fails: mine/nets.py, line "),
     ("evals.val.type=mine.nets.NoRun", "must have run(state), which yields"),
 ]  # fmt: skip
 
@@ -181,6 +202,15 @@ def test_a_wrong_part_is_one_sentence(world, capsys, change, words):
     assert train.cli([*RUN, *flags]) == 1
     assert words in sentence(capsys)
     assert not Path("runs").exists()
+
+
+def test_an_evaluator_that_fails_names_its_line(own):
+    own("mine/nets.py", MODEL)
+    evaluator = schedule.evaluator_of({"type": "mine.nets.Fails"})(None, None, None)
+    entry = schedule.Entry("val", evaluator, log_steps=None, skip_first=False)
+    words = r"^evals.val fails: mine/nets.py, line \d+: NameError: name 'nothing'"
+    with pytest.raises(ValueError, match=words):
+        schedule.run([entry], None)
 
 
 @pytest.mark.slow

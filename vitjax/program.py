@@ -56,7 +56,8 @@ def model_of(name: str, settings: Mapping[str, Any], num_classes: int) -> nn.Mod
     if inspect.isclass(found) and issubclass(found, nn.Module):
         model = arguments.make_module(found, num_classes, dict(settings))
     else:
-        model = arguments.call("model", found, settings, num_classes=num_classes)
+        with parts.explained(f"the model {name!r}", parts.SLIPS):
+            model = arguments.call("model", found, settings, num_classes=num_classes)
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"the model {name!r} must be a linen module, got {type(model).__name__}"
@@ -73,16 +74,18 @@ def _check_answer(e: Experiment, model: nn.Module, image_shape: Sequence[int]) -
     """Raise ValueError unless a person's own model answers as the run needs it to."""
     image = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
     key = jax.random.key(0)
-    variables = jax.eval_shape(lambda x: model.init(key, x, train=False), image)
     what = f"the model {e.model_name!r}"
+    with parts.explained(what):
+        variables = jax.eval_shape(lambda x: model.init(key, x, train=False), image)
     if set(variables) != {"params"}:
         raise ValueError(
             f"{what} must keep all its variables in 'params', which a step trains, got "
             f"{', '.join(sorted(variables)) or 'none'}"
         )
-    answer = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False), variables, image
-    )
+    with parts.explained(what):
+        answer = jax.eval_shape(
+            lambda v, x: model.apply(v, x, train=False), variables, image
+        )
     pair = isinstance(answer, tuple) and len(answer) == 2
     if not pair or not isinstance(answer[1], Mapping):
         raise ValueError(

@@ -7,12 +7,16 @@ from typing import Any
 
 import jax
 
+from vitjax import program as program_lib
 from vitjax import weights
 from vitjax.checkpoints import run as checkpoints
+from vitjax.checkpoints.best import check as check_best
 from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.checkpoints.read import locate
 from vitjax.config.experiment import Experiment
+from vitjax.evaluators import schedule
 from vitjax.program import Program
+from vitjax.records import sinks
 from vitjax.step import copied
 from vitjax.weights import normalisation
 from vitjax.weights.fit import load_into
@@ -27,6 +31,14 @@ def check_packages() -> None:
             f"vitjax and input_pipeline come from different folders: {homes}; start from "
             "another folder, or rename the package that is not ours"
         )
+
+
+def check(e: Experiment) -> None:
+    """Check what needs neither data nor devices. Raises ValueError."""
+    program_lib.check(e)
+    schedule.check(e.evals)
+    sinks.check_wandb(e.wandb)
+    check_best(e.ckpt_best)
 
 
 def first_state(

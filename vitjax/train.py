@@ -23,14 +23,13 @@ from vitjax import data as data_lib
 from vitjax import program as program_lib
 from vitjax.checkpoints import run as checkpoints
 from vitjax.checkpoints.best import best_of
-from vitjax.checkpoints.best import check as check_best
 from vitjax.command_line import parse_flags
 from vitjax.config import experiment, files, names
 from vitjax.devices import failures, peers, sharding, startup
 from vitjax.devices.stopping import STATUS, Stopped, StopSignal
 from vitjax.evaluators import schedule
 from vitjax.files import or_without
-from vitjax.records import curves, sinks
+from vitjax.records import curves
 from vitjax.records.run import open_records
 from vitjax.records.workdir import locked, refuse_other_config
 
@@ -49,10 +48,7 @@ def train_and_evaluate(
     workdir, settings = Path(workdir), files.plain(full)
     e = experiment.from_config(full)
     refuse_other_config(workdir, settings)
-    program_lib.check(e)
-    schedule.check(e.evals)
-    sinks.check_wandb(e.wandb)
-    check_best(e.ckpt_best)
+    start.check(e)
     mesh = sharding.make_mesh(e.mesh)
     data, sizes = data_lib.open_train(e)
     every = {

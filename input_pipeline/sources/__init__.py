@@ -100,6 +100,27 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
       ValueError: an unknown kind, key, name or split, or damaged files; a person's own
         kind, a dotted name, that is no `Source`.
     """
+    source = _checked(kind, origin, data)
+    try:
+        opened: Any = source(**data)
+    except DataNotFound as error:
+        if not origin:
+            raise
+        raise DataNotFound(f"{error}; the data set: {origin}") from None
+    if parts.is_dotted(kind):
+        _check_source(opened, kind)
+    return opened
+
+
+def check_section(section: Mapping[str, Any]) -> None:
+    """Raise ValueError, as `open_source`, for a wrong kind or key; open no file."""
+    bound = inspect.signature(open_source).bind(**section)
+    bound.apply_defaults()
+    _checked(**bound.arguments)
+
+
+def _checked(kind: str, origin: Any, data: Mapping[str, Any]) -> Any:
+    """Return the function of a kind of data, its arguments checked."""
     if parts.is_dotted(kind):
         source = parts.find(kind, "sources")
     else:
@@ -121,15 +142,7 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
             ) from None
     if not isinstance(origin, str):
         raise ValueError(f"origin of a data section must be a string, got {origin!r}")
-    try:
-        opened: Any = source(**data)
-    except DataNotFound as error:
-        if not origin:
-            raise
-        raise DataNotFound(f"{error}; the data set: {origin}") from None
-    if parts.is_dotted(kind):
-        _check_source(opened, kind)
-    return opened
+    return source
 
 
 def labels_of(source: Any) -> np.ndarray:

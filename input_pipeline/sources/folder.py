@@ -40,6 +40,12 @@ class FolderSource:
         if not os.path.isdir(root):
             raise DataNotFound(f"there is no folder {root}: {ARRANGE}")
         known = folder_layouts.folders(root)
+        own_name = os.path.basename(os.path.abspath(root))
+        if own_name == split.partition("[")[0] and own_name not in known:
+            raise ValueError(
+                f"data_dir {root} has no split {own_name!r}, but is the folder of one: set "
+                f"data_dir to {os.path.dirname(os.path.abspath(root))}"
+            )
         asked = dict.fromkeys(name for name, _ in splits.parts(split, known, root))
         found, self.class_names = folder_layouts.find(root, asked)
         self.num_classes = len(self.class_names)

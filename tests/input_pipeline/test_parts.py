@@ -84,9 +84,11 @@ def test_what_is_wrong_is_one_sentence(own, name, kind, words):
 
 def test_only_folders_of_the_person_are_the_persons_own(own):
     own("mine/a.py", "raise SystemExit\n")
-    assert parts.is_persons_own("mine.a")
+    assert parts.is_persons_own("mine.a", "runs")
+    for folder in (".", "mine", ".."):  # the module came with the run
+        assert not parts.is_persons_own("mine.a", folder), folder
     for name in ("os", "subprocess.run", "numpy.load", "vitjax.files", "parity.x"):
-        assert not parts.is_persons_own(name), name
+        assert not parts.is_persons_own(name, "runs"), name
     assert "mine" not in sys.modules, "nothing is imported"
 
 

@@ -123,6 +123,8 @@ def check(section: Mapping[str, Any] | None) -> None:
     """Raise ValueError if the config section `ckpt_best` is wrong in itself."""
     if section is None:
         return
+    if isinstance(section, Mapping) and "metric" not in section:
+        raise ValueError("the config lacks ckpt_best.metric, such as 'val/prec@1'")
     arguments.check("ckpt_best", Best, section, ("workdir", "kept"))
     patience = section.get("patience")
     if patience is not None and patience < 1:

@@ -42,6 +42,11 @@ def locate(path: str | Path) -> tuple[Path, int]:
     return path, max(steps)
 
 
+def run_folder(workdir: Path) -> Path:
+    """Return the folder of the whole run, given its workdir or its folder `best`."""
+    return workdir.parent if workdir.name == "best" else workdir
+
+
 def read_meta(path: str | Path) -> dict[str, Any]:
     """Return the JSON item of a checkpoint; see `locate` for `path`.
 

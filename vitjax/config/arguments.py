@@ -17,7 +17,7 @@ from vitjax.config import durations
 T = TypeVar("T")
 _REST = inspect.Parameter.VAR_POSITIONAL
 
-# Config keys, and their names in other trainers.
+# Config keys, and their names in other trainers or without their section.
 _MEANT = {
     "lr": ("learning_rate", "base_lr", "max_lr"),
     "wd": ("weight_decay",),
@@ -26,6 +26,7 @@ _MEANT = {
     "input.batch_size": ("batch", "batch_size", "train_batch_size"),
     "input.data": ("data", "dataset"),
     "input.pp": ("pp", "augmentation", "transforms"),
+    "input.sampling": ("sampling",),
     "optax_name": ("optimizer", "opt"),
     "schedule": ("warmup", "warmup_steps", "warmup_epochs", "lr_scheduler"),
     "grad_clip_norm": ("clip_grad", "max_grad_norm"),
@@ -248,11 +249,16 @@ def unknown(name: str, known: Iterable[str], what: str) -> ValueError:
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return "; did you mean NAME?" with the nearest known name, "" without one."""
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    """Return "; did you mean NAME?" with the nearest known name, "" without one.
+
+    Upper and lower case are alike.
+    """
+    lowered = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
     meant = [ours for ours, theirs in _MEANT.items() if name in theirs]
-    near = [ours for ours in meant if ours.partition(".")[0] in known] or near
-    return f"; did you mean {near[0]!r}?" if near else ""
+    found = [ours for ours in meant if ours.partition(".")[0] in known]
+    found += [lowered[one] for one in near]
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:

@@ -87,7 +87,7 @@ class Experiment:
     # Loss and step.
     loss: str = "sigmoid_xent"
     label_smoothing: int | float = 0.0
-    # Of the loss; "balanced" makes them of the data's labels.
+    # Of the loss; "balanced" computes them from the data's labels.
     class_weights: Sequence[float] | str | None = None
     mixup: Mapping[str, Any] | None = (
         None  # keyword arguments of vitjax.step.mixup.check

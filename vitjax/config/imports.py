@@ -22,15 +22,17 @@ class Call(NamedTuple):
 def of_file(path: Path) -> Iterator[None]:
     """Let the config file `path` import as in its own project, while this is open.
 
-    The project's folder, the parent of the file's folder, is the first on sys.path.
-    `configs` has the modules of the project's folder `configs` and, where that has
-    none, the shipped ones; a package of this name that was imported before is hidden.
+    The parent of the file's folder is the first on sys.path. `configs` has the modules
+    of three folders `configs`, the first that has one: that in the file's folder, for a
+    file in the project's root; that in the parent; the shipped one. A package of this
+    name that was imported before is hidden.
     """
-    own = path.resolve().parent.parent
+    beside = path.resolve().parent
+    own = beside.parent
     hidden = {name: sys.modules.pop(name) for name in _loaded()}
     sys.path.insert(0, str(own))
     try:
-        _import_configs(own)
+        _import_configs(beside, own)
         yield
     finally:
         sys.path.remove(str(own))
@@ -58,9 +60,9 @@ def _loaded() -> list[str]:
     return [name for name in sys.modules if name.partition(".")[0] == "configs"]
 
 
-def _import_configs(own: Path) -> None:
-    """Put a package `configs` into sys.modules that has the modules of both folders."""
-    places = [own / "configs", shipped.root() / "configs"]
+def _import_configs(*folders: Path) -> None:
+    """Put a package `configs` into sys.modules, of each folder's and the shipped one."""
+    places = [folder / "configs" for folder in (*folders, shipped.root())]
     init = next(p / "__init__.py" for p in places if (p / "__init__.py").is_file())
     spec = importlib.util.spec_from_file_location(
         "configs", init, submodule_search_locations=list(map(str, places))

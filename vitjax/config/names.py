@@ -6,6 +6,7 @@ the program needs no table of a run, and the recorded config tells each part's m
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from input_pipeline import parts, spec
@@ -41,7 +42,7 @@ def full_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with every registered name in full; import every part.
 
     `config["modules"]` names the modules that register parts. A name that two of them
-    register for one kind is refused; a name that vitjax has too means the module's.
+    register for one kind is refused; if vitjax has the same name, the module's is used.
     Raises ValueError, in one sentence, if a module or a part is missing or fails.
     """
     known: dict[str, dict[str, str]] = {kind: {} for kind in parts.KINDS}
@@ -82,22 +83,28 @@ def named(config: Mapping[str, Any]) -> set[str]:
 
 
 def check_stored(
-    config: Mapping[str, Any], allowed: Collection[str], where: str, *, run: bool
+    config: Mapping[str, Any],
+    allowed: Collection[str],
+    where: str,
+    *,
+    workdir: Path | None,
 ) -> None:
     """Raise ValueError if the config of a checkpoint names code that it may not choose.
 
     A checkpoint may be a stranger's, and importing a module, or calling a function by
     its name, runs code. Therefore a part must be below one of the modules or names that
-    the person has `allowed`. The config of a `run` may also name modules in folders of
-    the person's own, which no file brings along.
+    the person has `allowed`. The config of a run may also name modules in folders of
+    the person's own, but none that the run's folder brings along.
 
     Args:
       where: the checkpoint, for the message.
+      workdir: the run's folder; None for a file of weights.
     """
     refused = sorted(
         name
         for name in named(config)
-        if not _is_below(name, allowed) and not (run and parts.is_persons_own(name))
+        if not _is_below(name, allowed)
+        and (workdir is None or not parts.is_persons_own(name, workdir))
     )
     if refused:
         modules = {*allowed, *_modules(config)}

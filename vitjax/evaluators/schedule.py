@@ -85,9 +85,11 @@ def _entry(
         log_steps = durations.steps("log", when, **sizes, default=None)
     except ValueError as error:
         raise ValueError(f"evals.{name}: {error}") from error
+    with parts.explained(f"evals.{name}", parts.SLIPS):
+        opened = arguments.call(f"evals.{name}", evaluator, section, **given)
     return Entry(
         name=name,
-        evaluator=arguments.call(f"evals.{name}", evaluator, section, **given),
+        evaluator=opened,
         log_steps=log_steps,
         skip_first=skip_first,
         params=params,
@@ -262,7 +264,8 @@ def run(entries: Sequence[Entry], state: Any) -> dict[str, float]:
         evaluated = state
         if entry.params != "params":
             evaluated = dataclasses.replace(state, params=getattr(state, entry.params))
-        for metric, value in entry.evaluator.run(evaluated):
-            row[f"{entry.name}/{metric}"] = value
+        with parts.explained(f"evals.{entry.name}", parts.SLIPS):
+            for metric, value in entry.evaluator.run(evaluated):
+                row[f"{entry.name}/{metric}"] = value
         row[f"time/{entry.name}"] = time.monotonic() - start
     return row

@@ -27,6 +27,7 @@ from input_pipeline import parts
 from vitjax import trees
 from vitjax.config import arguments, names
 from vitjax.config.durations import Section
+from vitjax.optim import schedules
 from vitjax.optim.schedules import Schedule, make_schedule
 from vitjax.optim.transforms import NAMED, OURS
 
@@ -117,9 +118,14 @@ def make_optimizer(
 
 
 def check_section(section: Mapping[str, Any]) -> None:
-    """Raise ValueError if an optimizer key has the wrong type, or names no transform."""
+    """Raise ValueError if an optimizer key is wrong, as far as that needs no data."""
     arguments.check_types("", arguments.annotations(make_optimizer), section)
+    if not section["lr"] >= 0:
+        raise ValueError(f"lr must be at least 0, got {section['lr']}")
     _factory(section["optax_name"])
+    for _, schedule in _pairs(section.get("schedule")):
+        if isinstance(schedule, Section):
+            schedules.check_section(schedule)
 
 
 def sharpness_aware(
@@ -229,7 +235,8 @@ def _explained(name: str, kwargs: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        why = str(error).strip().split("\n")[0] or type(error).__name__
+        first = str(error).strip().split("\n")[0] or type(error).__name__
+        why = parts.in_own_code(error) or first
         raise ValueError(f"optax_name={name!r} with {kwargs} fails: {why}") from error
 
 

@@ -134,6 +134,16 @@ def _check_settings(
     return own, timed
 
 
+def check_section(section: durations.Section) -> None:
+    """Raise ValueError for an unknown decay, and keys or types that it does not take."""
+    takes, _ = arguments.parameters(make_schedule)
+    given = dict(section)
+    decay_type = given.get("decay_type", takes["decay_type"].default)
+    decay = arguments.lookup(DECAYS, decay_type, "decay_type")
+    settings = {key: value for key, value in given.items() if key not in takes}
+    _check_settings(decay, decay_type, settings)
+
+
 def make_schedule(
     *,
     total_steps: int,

@@ -88,8 +88,13 @@ def find_loss(name: str) -> Callable[..., Array]:
     if not parts.is_dotted(name):
         return found
     rows = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+
+    def checked(logits: Array, labels: Array) -> Array:
+        with parts.explained(f"the loss {name!r}"):
+            return found(logits=logits, labels=labels)
+
     try:
-        out = jax.eval_shape(lambda x, y: found(logits=x, labels=y), rows, rows)
+        out = jax.eval_shape(checked, rows, rows)
     except TypeError as error:
         raise ValueError(
             f"the loss {name!r} must be a function of logits and labels: {error}"
@@ -114,7 +119,7 @@ def find_loss(name: str) -> Callable[..., Array]:
                 f"got the loss {name!r}"
             )
         labels = _smooth(logits, labels, label_smoothing)
-        value = found(logits=logits, labels=labels)
+        value = checked(logits, labels)
         return jnp.mean(value) if reduction else value
 
     return own

@@ -182,11 +182,18 @@ def run(work: Callable[[], int | None], interrupted: str = "interrupted") -> int
     """Run `work` and return its exit status, or 0 if it returns None.
 
     An expected error prints one sentence on stderr and returns 1. Ctrl-C prints
-    `interrupted` on stderr and returns 130.
+    `interrupted` on stderr and returns 130. A pipe that reads no more, as `| head`, ends
+    the command quietly with 141, as it ends a shell's.
     """
     failures.raise_on_interrupt()
     try:
-        return work() or 0
+        status = work() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Python writes the rest when it exits, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         sentence = failures.sentence(error)
         if sentence is None or os.environ.get("VITJAX_TRACEBACK"):

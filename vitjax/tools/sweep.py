@@ -63,21 +63,22 @@ def _spec(config: str, arguments: str) -> str:
 def check(config: str, chosen: Mapping[str, str], overrides: Sequence[str]) -> None:
     """Raise ValueError if a combination's config has an unknown or a wrong key.
 
-    The config file, the top level, the model, the optimizer and the names of the
-    input's keys are checked. No data is opened and no device is used.
+    Everything is checked that needs neither data nor devices: the config file, the
+    program, the names of the evaluators, and the keys of the input and its data.
     """
     from input_pipeline import pipeline
-    from vitjax import optim, program
-    from vitjax.config import arguments, experiment, files
+    from vitjax import start
+    from vitjax.config import arguments, experiment, files, names
 
     sweep_matrix.check_overrides(chosen, overrides)
     own, keys = sweep_matrix.split(chosen)
     loaded = files.load(_spec(config, own), [*overrides, *keys])
-    e = experiment.from_config(files.from_big_vision(loaded)[0].to_dict())
-    program.make_model(e)
-    optim.check_section(e.optimizer)
+    changed = files.from_big_vision(loaded)[0].to_dict()
+    e = experiment.from_config(names.full_names(changed))
+    start.check(e)
     given = ("seed", "start_step", "process_index", "process_count")
     arguments.check("input", pipeline.make_train, e.input, given)
+    pipeline.check_data(e.input["data"])
 
 
 def train(

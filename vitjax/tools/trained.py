@@ -21,7 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitjax import program, weights
-from vitjax.checkpoints.read import locate, read_meta, read_params
+from vitjax.checkpoints.read import locate, read_meta, read_params, run_folder
 from vitjax.config import experiment as experiment_lib
 from vitjax.config import files as config_files
 from vitjax.config import names
@@ -384,8 +384,8 @@ def _made(
     """
     config = config_files.overridden(plain, overrides).to_dict()
     allowed = names.named(loaded) | config_files.named_in(overrides)
-    run = fields["step"] is not None
-    names.check_stored(config, allowed, fields["name"], run=run)
+    workdir = None if fields["step"] is None else run_folder(fields["workdir"])
+    names.check_stored(config, allowed, fields["name"], workdir=workdir)
     config = names.full_names(config)
     experiment = experiment_lib.from_config(config)
     model: Any = program.make_model(experiment)

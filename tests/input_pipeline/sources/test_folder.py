@@ -343,6 +343,8 @@ def test_wrong_splits(pets):
     assert_fails(
         pets, "vall", f"{pets} has no split 'vall'; did you mean 'val'? {known}"
     )
+    message = f"but is the folder of one: set data_dir to {pets}"
+    assert_fails(pets / "train", "train[:50%]", message)
     assert_fails(pets, "train[5:5]", "the split 'train[5:5]' of")
     message = (
         f"{pets / 'notes'} has no images in folders of classes (1 .txt (1 in more))"

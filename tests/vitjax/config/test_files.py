@@ -137,6 +137,19 @@ def test_pp_modules_that_are_not_big_visions_are_modules(path, own):
         load(path, ["pp_modules=['theirs']"])
 
 
+@pytest.mark.parametrize("package", [True, False])
+@pytest.mark.parametrize("file", ["proj/mine.py", "proj/configs/mine.py"])
+def test_a_config_file_imports_the_configs_of_its_project(own, file, package):
+    own("proj/configs/settings.py", "LOSS = 'mse'\n")
+    if package:
+        own("proj/configs/__init__.py", "")
+    own(file, "from ml_collections import ConfigDict\n"
+        "from configs.common import parse_arg\n"
+        "from configs.settings import LOSS\n"
+        "def get_config(): return ConfigDict(dict(loss=LOSS))\n")  # fmt: skip
+    assert load(file).loss == "mse"
+
+
 def test_parts_next_to_the_config_file_are_found_from_anywhere(own):
     own("far/configs/c.py", "from ml_collections import ConfigDict\n"
         "def get_config(): return ConfigDict(dict(loss='near.f', model_name='above.f'))")  # fmt: skip

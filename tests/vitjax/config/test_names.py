@@ -1,5 +1,7 @@
 """Own parts in a config: names in full, and what a stranger's checkpoint may name."""
 
+from pathlib import Path
+
 import pytest
 
 from vitjax.config import names
@@ -100,19 +102,28 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("config", HOSTILE, ids=str)
-@pytest.mark.parametrize("run", [False, True])
-def test_a_checkpoint_names_no_code_of_others(config, run):
+@pytest.mark.parametrize("workdir", [None, Path("got")])
+def test_a_checkpoint_names_no_code_of_others(config, workdir):
     with pytest.raises(ValueError, match=r"give --config\.modules=") as error:
-        names.check_stored(config, (), "a.safetensors", run=run)
+        names.check_stored(config, (), "a.safetensors", workdir=workdir)
     assert str(error.value).startswith("a.safetensors names code, ")
 
 
 def test_the_person_allows_modules(own):
     own("mine/ext.py", EXT)
     stored = {"model_name": "mine.ext.net", "optax_name": "big_vision.momentum_hp"}
-    names.check_stored(stored, (), "runs/a", run=True)
+    names.check_stored(stored, (), "runs/a", workdir=Path("runs/a"))
     for allowed in ({"mine"}, {"mine.ext"}, {"mine.ext.net"}):
-        names.check_stored(stored, allowed, "a.safetensors", run=False)
+        names.check_stored(stored, allowed, "a.safetensors", workdir=None)
     for allowed in ((), {"min"}, {"mine.ext.ne"}, {"mine.other"}):
         with pytest.raises(ValueError, match=r"names code, mine\.ext\.net, which"):
-            names.check_stored(stored, allowed, "a.safetensors", run=False)
+            names.check_stored(stored, allowed, "a.safetensors", workdir=None)
+
+
+def test_a_run_brings_no_code_along(own):
+    own("payload.py", "raise SystemExit\n")
+    stored = {"model_name": "payload.net"}
+    names.check_stored(stored, (), "runs/a", workdir=Path("runs/a"))
+    names.check_stored(stored, {"payload"}, ".", workdir=Path())
+    with pytest.raises(ValueError, match=r"names code, payload\.net, which"):
+        names.check_stored(stored, (), ".", workdir=Path())

@@ -180,3 +180,15 @@ def test_a_tilde_after_an_equals_sign_is_the_home_folder(monkeypatch, tmp_path):
     assert ours.workdir == f"{tmp_path}/r"
     assert overrides == our_overrides == [f"input.data.data_dir={tmp_path}/x"]
     assert flags.config == ours.config == f"{tmp_path}/c.py:ckpt={tmp_path}/v.npz"
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_a_tool_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    flags = ["-m", "vitjax.tools.configs"]
+    done = subprocess.run(
+        [sys.executable, *flags], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -11,7 +11,7 @@ STEP = {
     ),
     "class_weights": (
         "The factors on the classes' terms of the loss. It is a list of numbers, one for "
-        "each class, or balanced, which makes them of the labels of the data. None has "
+        "each class, or balanced, which computes them from the data's labels. None has "
         "no weights."
     ),
     "mixup": (
