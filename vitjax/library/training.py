@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from input_pipeline.spec import parse
+from input_pipeline import spec
 from vitjax import program as program_lib
 from vitjax import step as step_lib
 from vitjax import trees
@@ -44,7 +44,7 @@ SETTINGS = experiment.OPTIMIZER_KEYS | {
     "sharding_strategy",
 }
 Batch = Mapping[str, np.ndarray]
-Spec = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+Elements = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Training:
     program: program_lib.Program
     config: dict[str, Any]  # plain values
     mesh: jax.sharding.Mesh
-    spec: Spec  # shape and dtype of each feature of one example
+    elements: Elements  # shape and dtype of each feature of one example
     start: Any = None  # parameters to start from, by name; None: all are fresh
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ class Training:
         is no class.
         """
         features = _features(batch)
-        _check_like(features, self.spec, self.config["num_classes"])
+        _check_like(features, self.elements, self.config["num_classes"])
         sharding = batch_sharding(self.mesh)
         if self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu":
             # Threads of several steps would wait for each other in all-reduces.
@@ -182,7 +182,7 @@ def make_training(
     Raises ValueError, with one sentence, for a wrong setting, or batch.
     """
     _check_settings(settings, total_steps, data_size)
-    parse(pp_fn)
+    spec.parse(pp_fn)
     features = _features(batch)
     start, how = None, normalisation.named(norm or "half")
     if isinstance(model, Classifier):
@@ -305,12 +305,12 @@ def _features(batch: Any) -> dict[str, np.ndarray]:
     return {"image": image, "labels": labels.astype(np.float32, copy=False)}
 
 
-def _check_like(features: Batch, spec: Spec, classes: int) -> None:
+def _check_like(features: Batch, first: Elements, classes: int) -> None:
     """Raise ValueError unless a batch is like the first one, and its labels classes."""
     found = {k: (x.shape[1:], x.dtype) for k, x in features.items()}
-    if found != spec:
+    if found != first:
         raise ValueError(
-            f"a batch must be like the first one, of {_told(spec)} per example, got "
+            f"a batch must be like the first one, of {_told(first)} per example, got "
             f"{_told(found)}: prepare all batches alike"
         )
     labels = features.get("label")
@@ -323,8 +323,8 @@ def _check_like(features: Batch, spec: Spec, classes: int) -> None:
             )
 
 
-def _told(spec: Spec) -> str:
-    return ", ".join(f"{k} {dtype} {shape}" for k, (shape, dtype) in spec.items())
+def _told(elements: Elements) -> str:
+    return ", ".join(f"{k} {dtype} {shape}" for k, (shape, dtype) in elements.items())
 
 
 def _check_start(start: Mapping[str, np.ndarray], shapes: Any, keep_head: bool) -> None:
