@@ -68,7 +68,7 @@ FENCES = {
     ),
     "input_pipeline.spec": (
         "input_pipeline", "vitjax.tools", "vitjax.weights.normalisation", "parity",
-        "vitjax.config.names",
+        "vitjax.config.names", "vitjax.library.training",
         "vitjax.weights.preprocessing",
     ),
     "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),

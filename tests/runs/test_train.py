@@ -203,6 +203,26 @@ def test_the_next_step_is_dispatched_before_metrics_are_read(tmp_path, monkeypat
         assert events.index(("row", step)) < events.index(("dispatch", step + 2))
 
 
+def test_balanced_class_weights_are_of_the_runs_labels(tmp_path):
+    """By hand: zero logits, and as many examples of each of two classes in a batch."""
+    labels = np.repeat([0, 1], [56, 8])
+    np.savez(tmp_path / "few.npz", x=np.zeros((64, 8, 8, 1), np.uint8), y=labels)
+    data = {"kind": "npz", "path": str(tmp_path / "few.npz"), "split": "all"}
+    data |= {"images": "x", "labels": "y", "num_classes": 10}
+    given = {"data": data, "batch_size": 64, "pp": "keep('image', 'label')"}
+    flags = [
+        f"--config.input={given | {'sampling': 'balanced'}}",
+        "--config.class_weights=balanced",
+        "--config.mixup=None",
+        "--config.evals=None",
+        "--config.total_steps=1",
+    ]
+    assert run(tmp_path / "run", *flags) == 0
+    weights = 64 / (2 * 56), 64 / (2 * 8)
+    [loss] = [r["training_loss"] for r in read_rows(tmp_path / "run")]
+    assert loss == pytest.approx(sum(weights) / 2 * np.log(10), rel=1e-5)
+
+
 def test_nan_stops_the_run_and_names_the_last_good_checkpoint(tmp_path, capsys):
     message = error_of(
         capsys,

@@ -126,22 +126,23 @@ class Experiment:
         return durations.steps(prefix, self.durations, **sizes)
 
 
+_OWN = {f.name for f in dataclasses.fields(Experiment)} - {"optimizer", "durations"}
+_DURATION_KEYS = {key for prefix in DURATIONS for key in durations.keys(prefix)}
+TOP_LEVEL = frozenset(_OWN | OPTIMIZER_KEYS | _DURATION_KEYS)  # all keys
+
+
 def from_config(config: Mapping[str, Any]) -> Experiment:
     """Read a config's top level. Raises ValueError for an unknown or missing key."""
     arguments.check_values("", config)
-    duration_keys = {key for prefix in DURATIONS for key in durations.keys(prefix)}
-    fields = {f.name: f for f in dataclasses.fields(Experiment)}
-    own = fields.keys() - {"optimizer", "durations"}
-    known = own | OPTIMIZER_KEYS | duration_keys
     groups: dict[str, dict[str, Any]] = {"optimizer": {}, "durations": {}, "own": {}}
     for key, value in config.items():
         if key in REFUSED:
             raise ValueError(f"config key {key!r} is not supported: {REFUSED[key]}")
-        if key not in known:
-            raise arguments.unknown(key, known, "config key")
+        if key not in TOP_LEVEL:
+            raise arguments.unknown(key, TOP_LEVEL, "config key")
         if key in OPTIMIZER_KEYS:
             groups["optimizer"][key] = value
-        elif key in duration_keys:
+        elif key in _DURATION_KEYS:
             groups["durations"][key] = value
         else:
             groups["own"][key] = value

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from vitjax import trees
 from vitjax.tools.trained import Trained, open_trained
 
 if TYPE_CHECKING:
     from flax import linen as nn
+
+_NO_IMAGES = "there are no images: give one at least"
 
 
 class Prediction(NamedTuple):
@@ -35,6 +38,12 @@ class Classifier:
 
     trained: Trained
     batch_size: int = 32  # images that go through the model at a time
+
+    def __repr__(self) -> str:
+        """Return one line; the parameters would be thousands."""
+        e, count = self.trained.experiment, trees.count(self.params)
+        what = f"{e.model_name}, {count:,} parameters, {e.num_classes} classes"
+        return f"Classifier({self.trained.name}: {what})"
 
     @property
     def model(self) -> "nn.Module":
@@ -74,7 +83,12 @@ class Classifier:
         return self._applied(images, lambda logits, out: logits)
 
     def predict(self, images: Any, top: int = 5) -> list[list[Prediction]]:
-        """Return the `top` most probable classes of each image, the first one first."""
+        """Return the `top` most probable classes of each image, the first one first.
+
+        All classes if there are fewer than `top`. Raises ValueError if it is below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
         logits = self.logits(images).astype(np.float64)
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -118,7 +132,8 @@ class Classifier:
         """Write the model to a new file, and return how it was checked.
 
         `to` is a format of `vitjax.tools.export`; "safetensors" keeps the config and
-        the class names, so that `load` needs nothing else.
+        the class names, so that `load` needs nothing else. Raises ValueError for another
+        format, or a file that exists.
         """
         from vitjax.tools.export import export
 
@@ -140,6 +155,8 @@ class Classifier:
     def _batches(self, images: Any) -> Iterator[np.ndarray]:
         """Yield the model's input in batches of `batch_size` at most."""
         if isinstance(images, jax.Array | np.ndarray) and images.ndim == 4:
+            if not len(images):
+                raise ValueError(_NO_IMAGES)
             if np.issubdtype(images.dtype, np.floating):
                 for i in range(0, len(images), self.batch_size):
                     yield np.asarray(images[i : i + self.batch_size], np.float32)
@@ -148,7 +165,7 @@ class Classifier:
         if not isinstance(images, Sequence) or isinstance(images, str):
             images = [images]
         if not images:
-            raise ValueError("there are no images: give one at least")
+            raise ValueError(_NO_IMAGES)
         feed = self._feed
         for i in range(0, len(images), self.batch_size):
             rows = [

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from input_pipeline import spec
 from vitjax import program as program_lib
 from vitjax import step as step_lib
+from vitjax import trees
 from vitjax.config import experiment
 from vitjax.devices.sharding import batch_sharding, make_mesh
 from vitjax.library.classifier import Classifier
 from vitjax.library.create import create_model, sections_of
 from vitjax.tools.trained import Trained
-from vitjax.trees import flatten_with_names, map_with_names
 from vitjax.weights import normalisation
 
 # What a call leaves out; the other keys have the config's defaults.
@@ -28,7 +29,22 @@ DEFAULTS: dict[str, Any] = {
     "schedule": {"decay_type": "cosine", "warmup_percent": 0.1},
     "loss": "softmax_xent",
 }
+# The keys of a config that act on a step; the others belong to a run.
+SETTINGS = experiment.OPTIMIZER_KEYS | {
+    "seed",
+    "init_head_bias",
+    "loss",
+    "label_smoothing",
+    "class_weights",
+    "mixup",
+    "accum_freq",
+    "ema",
+    "loss_scale",
+    "mesh",
+    "sharding_strategy",
+}
 Batch = Mapping[str, np.ndarray]
+Elements = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +59,15 @@ class Training:
     program: program_lib.Program
     config: dict[str, Any]  # plain values
     mesh: jax.sharding.Mesh
+    elements: Elements  # shape and dtype of each feature of one example
     start: Any = None  # parameters to start from, by name; None: all are fresh
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        count = trees.count(self.program.shapes.params)
+        what = f"{self.config['model_name']}, {count:,} parameters"
+        classes, steps = self.config["num_classes"], self.config["total_steps"]
+        return f"Training({what}, {classes} classes, {steps} steps)"
 
     def init(self) -> step_lib.TrainState:
         """Return the state before the first step, on the devices."""
@@ -56,7 +80,7 @@ class Training:
                 return fresh
             return jax.device_put(self.start[name].astype(fresh.dtype), fresh.sharding)
 
-        params = map_with_names(place, state.params)
+        params = trees.map_with_names(place, state.params)
         state = dataclasses.replace(state, params=params)
         if state.ema is None:
             return state
@@ -69,15 +93,19 @@ class Training:
         """Return (state, metrics) after one update; `state` itself is used up.
 
         The metrics are big_vision's: training_loss, l2_grads, l2_params, l2_updates.
-        They are arrays on the device: reading one waits for the step.
+        They are arrays on the device: reading one waits for the step. Raises ValueError
+        for a batch unlike the first, whose number of examples is free, or a label that
+        is no class.
         """
+        features = _features(batch)
+        _check_like(features, self.elements, self.config["num_classes"])
         sharding = batch_sharding(self.mesh)
         if self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu":
             # Threads of several steps would wait for each other in all-reduces.
             jax.block_until_ready(state.step)
         rows = {
             name: jax.make_array_from_process_local_data(sharding, x)
-            for name, x in _features(batch).items()
+            for name, x in features.items()
         }
         return self.program.train_step(state, rows, self.program.key)
 
@@ -90,8 +118,20 @@ class Training:
     ) -> Classifier:
         """Return the classifier of a state, to predict, look at attention, and save.
 
-        `ema` takes the averaged parameters of a training with `ema`.
+        `ema` takes the averaged parameters. Raises ValueError for a training without
+        them, or another number of names than classes.
         """
+        classes = self.config["num_classes"]
+        if ema and state.ema is None:
+            raise ValueError(
+                "the training has no averaged parameters: give make_training ema={...}, "
+                "or leave out ema=True"
+            )
+        if class_names is not None and len(class_names) != classes:
+            raise ValueError(
+                f"class_names must be {classes}, one for each class, got "
+                f"{len(class_names)}"
+            )
         params = jax.device_get(state.ema if ema else state.params)
         return Classifier(
             Trained(
@@ -135,18 +175,20 @@ def make_training(
         them to those of the batch, after a central square crop if these are square.
       norm: normalisation of uint8 images: "half" (-1 to 1, the default), "imagenet" or
         "clip". A `Classifier` has its own.
-      **settings: top-level keys of a config: lr, wd, optax_name, schedule, mixup, loss,
+      **settings: keys of a config that act on a step, SETTINGS: lr, wd, optax_name, schedule, mixup, loss,
         ema, accum_freq, mesh, ... The defaults are Adam at 1e-3 with decay 1e-4, a
         cosine after a tenth of warm-up, and gradients clipped to a norm of 1.
 
     Raises ValueError, with one sentence, for a wrong setting, or batch.
     """
+    _check_settings(settings, total_steps, data_size)
+    spec.parse(pp_fn)
     features = _features(batch)
     start, how = None, normalisation.named(norm or "half")
     if isinstance(model, Classifier):
         start = {
             name: leaf
-            for name, leaf in flatten_with_names(model.params)
+            for name, leaf in trees.flatten_with_names(model.params)
             if keep_head or not name.startswith("head")
         }
         if not norm:
@@ -161,24 +203,44 @@ def make_training(
     config = _config(features, sections, classes, how.op, pp_fn)
     config |= {**DEFAULTS, **settings, "total_steps": total_steps}
     e = experiment.from_config(config)
-    mesh = make_mesh(e.mesh)
-    epochs = [key for key in _keys(settings) if key.endswith("_epochs")]
-    if epochs and data_size is None:
+    if e.class_weights == "balanced":
         raise ValueError(
-            f"{epochs[0]} needs data_size, the number of examples per epoch"
+            "class_weights='balanced' needs the labels of all data, which batches do not "
+            f"tell: give a list of {classes} numbers, one for each class"
         )
+    mesh = make_mesh(e.mesh)
+    elements = {k: (x.shape[1:], x.dtype) for k, x in features.items()}
     batch_size = len(features["image"]) * jax.process_count()
     program = program_lib.build(
         e,
         mesh,
-        element_spec={k: (x.shape[1:], x.dtype) for k, x in features.items()},
+        element_spec=elements,
         batch_size=batch_size,
         total_steps=total_steps,
         data_size=data_size or batch_size,
     )
     if start is not None:
         _check_start(start, program.shapes.params, keep_head)
-    return Training(program, config, mesh, start)
+    return Training(program, config, mesh, elements, start)
+
+
+def _check_settings(
+    settings: Mapping[str, Any], total_steps: int, data_size: int | None
+) -> None:
+    """Raise ValueError for a key or a length that does nothing, or cannot be used."""
+    if total_steps < 1:
+        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+    for key in settings:
+        if key in experiment.TOP_LEVEL - SETTINGS:
+            raise ValueError(
+                f"make_training does not use the config key {key!r}, which belongs to a "
+                f"run: leave it out (known: {', '.join(sorted(SETTINGS))})"
+            )
+    epochs = [key for key in _keys(settings) if key.endswith("_epochs")]
+    if epochs and data_size is None:
+        raise ValueError(
+            f"{epochs[0]} needs data_size, the number of examples per epoch"
+        )
 
 
 def _config(
@@ -243,9 +305,31 @@ def _features(batch: Any) -> dict[str, np.ndarray]:
     return {"image": image, "labels": labels.astype(np.float32, copy=False)}
 
 
+def _check_like(features: Batch, first: Elements, classes: int) -> None:
+    """Raise ValueError unless a batch is like the first one, and its labels classes."""
+    found = {k: (x.shape[1:], x.dtype) for k, x in features.items()}
+    if found != first:
+        raise ValueError(
+            f"a batch must be like the first one, of {_told(first)} per example, got "
+            f"{_told(found)}: prepare all batches alike"
+        )
+    labels = features.get("label")
+    if labels is not None and labels.size:
+        low, high = labels.min(), labels.max()
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"labels must be 0 to {classes - 1}, the classes of the model, got "
+                f"{low if low < 0 else high}"
+            )
+
+
+def _told(elements: Elements) -> str:
+    return ", ".join(f"{k} {dtype} {shape}" for k, (shape, dtype) in elements.items())
+
+
 def _check_start(start: Mapping[str, np.ndarray], shapes: Any, keep_head: bool) -> None:
     """Raise ValueError if a parameter does not fit; the head is free unless kept."""
-    for name, leaf in flatten_with_names(shapes):
+    for name, leaf in trees.flatten_with_names(shapes):
         there = start.get(name)
         if there is None and name.startswith("head") and not keep_head:
             continue

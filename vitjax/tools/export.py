@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from vitjax.config.arguments import unknown
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
@@ -57,9 +58,11 @@ TOLERANCE = 2e-4  # relative to the largest logit: float32, other summation orde
 def export(trained: "Trained", to: str, out: Path) -> str:
     """Write and check `trained`, a `vitjax.tools.trained.Trained`.
 
-    Returns a description of the check. Raises ValueError, and leaves no file behind, if
-    the export fails.
+    `to` is one of FORMATS. Returns a description of the check. Raises ValueError, and
+    leaves no file behind, if the export fails.
     """
+    if to not in FORMATS:
+        raise unknown(to, FORMATS, "format")
     if out.exists():
         raise ValueError(f"{out} exists already: give a new name")
     command.check_parent(out)

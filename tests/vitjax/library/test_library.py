@@ -163,6 +163,29 @@ def test_batches_of_any_kind_train_alike():
             {"schedule": {"decay_type": "cosine", "warmup_epochs": 1}},
             "warmup_epochs needs data_size",
         ),
+        (None, {"total_steps": 0}, "total_steps must be at least 1, got 0"),
+        (None, {"pp_fn": "decode|resize(8"}, r"op 2 of the spec, 'resize\(8', cannot"),
+        (
+            None,
+            {"class_weights": "balanced"},
+            "labels of all data.* a list of 3 numbers",
+        ),
+        *[
+            (None, {key: None}, f"does not use the config key '{key}', which belongs")
+            for key in (
+                "device_pp",
+                "evals",
+                "input",
+                "model_name",
+                "resume",
+                "wandb",
+                "batch_size_eval",
+                "ckpt_steps",
+                "log_training_steps",
+                "modules",
+                "total_epochs",
+            )
+        ],
     ],
 )
 def test_mistakes_are_one_sentence(batch, settings, sentence):
@@ -170,10 +193,97 @@ def test_mistakes_are_one_sentence(batch, settings, sentence):
         batch = (np.zeros((8, 8, 8, 3), np.uint8), np.zeros(8, int))
     model = {"model": SMALL, "num_classes": 3}
     with pytest.raises(ValueError, match=sentence):
-        vitjax.make_training(model, batch, total_steps=10, **settings)
+        vitjax.make_training(model, batch, **{"total_steps": 10, **settings})
 
 
-def test_images_that_are_none(classifier):
+def test_batches_unlike_the_first_are_refused():
+    model = vitjax.create_model("vit", 3, **SMALL)
+    images, labels = np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 3
+    training = vitjax.make_training(model, (images, labels), total_steps=2)
+    for batch, sentence in (
+        ((images / 255, labels), r"like the first one, of .* got image float32 \(8,"),
+        ((images[:, :4], labels), r"image uint8 \(4, 8, 3\)"),
+        ((images, np.eye(3)[labels]), r"got .* labels float32 \(3,\)"),
+        ((images, labels + 1), "labels must be 0 to 2, .* got 3"),
+        ((images, labels - 1), "labels must be 0 to 2, .* got -1"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            training.step(None, batch)  # before it looks at the state
+
+
+def test_settings_reach_the_step():
+    """By hand: the initial logits are zero, so that each example's loss is ln 3."""
+    images, labels = np.zeros((8, 8, 8, 3), np.uint8), np.array([0] * 7 + [1])
+    training = vitjax.make_training(
+        vitjax.create_model("vit", 3, **SMALL),
+        (images, labels),
+        total_steps=100,
+        data_size=40,
+        lr=0.5,
+        schedule={"decay_type": "linear", "warmup_epochs": 4},
+        class_weights=[1, 9, 5],
+        norm="imagenet",
+        ema={"decay": 0.75},
+    )
+    # Four epochs are 20 steps, not the 4 of epochs as long as a batch.
+    assert training.program.lr_fns[0](10) == pytest.approx(0.25)
+    assert repr(training) == (
+        f"Training(vit, {training.program.trainable:,} parameters, 3 classes, 100 steps)"
+    )
+    state = training.init()
+    state, metrics = training.step(state, (images, labels))
+    assert metrics["training_loss"] == pytest.approx((7 + 9) / 8 * np.log(3), rel=1e-5)
+    for _ in range(2):  # the first step's learning rate is 0
+        before = jax.device_get(state.ema)
+        state, _ = training.step(state, (images, labels))
+    averaged = training.classifier(state, ema=True)
+    made = training.classifier(state, ["a", "b", "c"])
+    jax.tree.map(
+        lambda a, b, p: np.testing.assert_allclose(a, 0.75 * b + 0.25 * p, atol=1e-6),
+        averaged.params,
+        before,
+        made.params,
+    )
+    assert not np.allclose(averaged.params["head"]["bias"], made.params["head"]["bias"])
+    assert repr(made) == (
+        f"Classifier(the training: vit, {training.program.trainable:,} "
+        "parameters, 3 classes)"
+    )
+    with pytest.raises(ValueError, match=r"class_names must be 3, .* got 2"):
+        training.classifier(state, ["a", "b"])
+
+    # The classifier's normalisation and parameters are kept, also as the average.
+    again = vitjax.make_training(
+        made, (images, labels), keep_head=True, total_steps=2, ema={}
+    )
+    assert again.config["device_pp"] == training.config["device_pp"]
+    assert again.config["device_pp"].startswith("normalize((0.485, ")
+    jax.tree.map(np.testing.assert_array_equal, again.init().ema, made.params)
+
+
+def test_load_passes_its_arguments_on(classifier, digits_run):
+    assert (
+        vitjax.load(digits_run, norm="imagenet")
+        .preprocessing[1]
+        .startswith("normalize((0.485, ")
+    )
+    with pytest.raises(ValueError, match="ema"):
+        vitjax.load(digits_run, ema=True)
+    count = sum(x.size for x in jax.tree.leaves(classifier.params))
+    assert repr(classifier) == (
+        f"Classifier({digits_run}, step 20: vit, {count:,} parameters, 10 classes)"
+    )
+
+
+def test_a_classifiers_mistakes_are_one_sentence(classifier, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"unknown format 'foo' .known: big_vision, .*onnx"
+    ):
+        classifier.save(tmp_path / "foo.npz", to="foo")
+    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
+        classifier.predict(PIXELS[0], top=0)
+    with pytest.raises(ValueError, match="there are no images"):
+        classifier.predict(np.zeros((0, 8, 8, 1), np.float32))
     with pytest.raises(ValueError, match="there are no images"):
         classifier.predict([])
     with pytest.raises(ValueError, match=r"image 1 is an array float64 \(8, 8\)"):
@@ -209,6 +319,8 @@ def test_a_classifier_is_where_training_starts(classifier):
         ValueError, match=r"pos_embedding is .* give images of the class"
     ):
         vitjax.make_training(start.classifier(start.init()), larger, total_steps=5)
+    with pytest.raises(ValueError, match="no averaged parameters: give make_training"):
+        start.classifier(start.init(), ema=True)
 
 
 def _blocks(page):
