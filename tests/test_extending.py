@@ -150,6 +150,7 @@ def make(): return 3
 def evaluator(predict, make_data): pass
 def broken(*, logits, labels): return nothing
 def op(): return lambda x: nothing
+def source(*, path, split): return nothing
 def factory(num_classes): return nothing
 class Broken(Net):
     @nn.compact
@@ -184,6 +185,8 @@ WRONG = [
     ("evals.val.type=mine.nets.evaluator", "'mine.nets.evaluator' must have a parameter mesh"),
     ("loss=mine.nets.broken", "the loss 'mine.nets.broken' fails: mine/nets.py, line "),
     ("device_pp=mine.nets.op", "op 'mine.nets.op' fails: mine/nets.py, line "),
+    ("input.pp=mine.nets.op", "op 'mine.nets.op' fails: mine/nets.py, line "),
+    ("input.data.kind=mine.nets.source", "'mine.nets.source' fails: mine/nets.py, line "),
     ("model_name=mine.nets.factory", "'mine.nets.factory' fails: mine/nets.py, line "),
     ("model_name=mine.nets.Broken", "'mine.nets.Broken' fails: mine/nets.py, line "),
     ("optax_name=mine.nets.transform", "with {} fails: mine/nets.py, line "),

@@ -135,13 +135,14 @@ class Preprocess:
         }
         seeds |= {name: features[name] for name in self._draws if name in features}
         for call, function in zip(self._calls, self._functions, strict=True):
-            try:
-                features = function(features, seeds)
-            except KeyError as e:
-                raise ValueError(
-                    f"op {call.text!r} reads feature {e}, which is not among "
-                    f"{', '.join(map(repr, sorted(features)))}"
-                ) from None
+            with parts.explained(f"op {call.text!r}"):
+                try:
+                    features = function(features, seeds)
+                except KeyError as e:
+                    raise ValueError(
+                        f"op {call.text!r} reads feature {e}, which is not among "
+                        f"{', '.join(map(repr, sorted(features)))}"
+                    ) from None
         return features
 
     def draw(self, seed: tf.Tensor, batch_seed: tf.Tensor) -> Features:

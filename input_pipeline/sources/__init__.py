@@ -102,7 +102,8 @@ def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
     """
     source = _checked(kind, origin, data)
     try:
-        opened: Any = source(**data)
+        with parts.explained(f"the source {kind!r}", parts.SLIPS):
+            opened: Any = source(**data)
     except DataNotFound as error:
         if not origin:
             raise
