@@ -175,9 +175,10 @@ def make_training(
         them to those of the batch, after a central square crop if these are square.
       norm: normalisation of uint8 images: "half" (-1 to 1, the default), "imagenet" or
         "clip". A `Classifier` has its own.
-      **settings: keys of a config that act on a step, SETTINGS: lr, wd, optax_name, schedule, mixup, loss,
-        ema, accum_freq, mesh, ... The defaults are Adam at 1e-3 with decay 1e-4, a
-        cosine after a tenth of warm-up, and gradients clipped to a norm of 1.
+      **settings: keys of a config that act on a step, those of SETTINGS: lr, wd,
+        optax_name, schedule, mixup, loss, ema, accum_freq, mesh, ... The defaults are
+        Adam at 1e-3 with decay 1e-4, a cosine after a tenth of warm-up, and gradients
+        clipped to a norm of 1.
 
     Raises ValueError, with one sentence, for a wrong setting, or batch.
     """
