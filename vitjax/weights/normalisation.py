@@ -36,6 +36,9 @@ class Normalisation:
         """The op that computes it from pixels of 0 ... 255, on the host or a device."""
         if self == HALF:
             return "value_range(-1, 1)"
+        if len({*self.mean}) == len({*self.std}) == 1:  # for any number of channels
+            mean, std = self.mean[0], self.std[0]
+            return f"value_range({-mean / std}, {(1 - mean) / std})"
         return f"normalize({self.mean}, {self.std})"
 
     def __str__(self) -> str:

@@ -52,6 +52,8 @@ def test_the_ops_compute_what_is_said_of_them(specs):
 
 def test_no_value_op_tells_nothing_and_another_is_replaced():
     assert normalisation.of_ops("decode|keep('image')") is None
+    grey = normalisation.of_ops("normalize((0.2,), (0.4,))")
+    assert grey.op == "value_range(-0.5, 2.0)"  # of one channel, or of three
     spec = "decode|value_range(-1, 1)|value_range(0, 1, key='x')|keep('a|b')"
     assert normalisation.replaced(spec, normalisation.IMAGENET) == spec.replace(
         "value_range(-1, 1)",
