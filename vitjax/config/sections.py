@@ -172,7 +172,8 @@ def parameters(function: str) -> list[tuple[str, str, str | None]]:
     """Return (name, type in plain words, default as in the source) of each parameter.
 
     `function` is the dotted name of a function, of a class with __init__, or of a class
-    with fields. A default of None means that there is none.
+    with fields. A class whose __init__ passes **kwargs on also has the parameters of its
+    base class, as in `arguments.parameters`. A default of None means that there is none.
     """
     module, _, name = function.rpartition(".")
     tree = ast.parse(_file(module).read_text("utf-8"))
@@ -184,7 +185,7 @@ def parameters(function: str) -> list[tuple[str, str, str | None]]:
         for node in tree.body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
-    found = named[name]
+    found, base = named[name], []
     own = list(found.body)
     if isinstance(found, ast.ClassDef):
         inits = [
@@ -196,12 +197,29 @@ def parameters(function: str) -> list[tuple[str, str, str | None]]:
                 for n in own
                 if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
             ]
-        [found] = inits
-    return [
-        (arg.arg, _words(arg.annotation, aliases), _default(default))
+        [init] = inits
+        if init.args.kwarg is not None:
+            base = parameters(_base_of(found, tree))
+        found = init
+    of_name = {row[0]: row for row in base}
+    of_name |= {
+        arg.arg: (arg.arg, _words(arg.annotation, aliases), _default(default))
         for arg, default in _with_defaults(found.args)
         if arg.arg != "self"
+    }
+    return list(of_name.values())
+
+
+def _base_of(found: ast.ClassDef, tree: ast.Module) -> str:
+    """Return the dotted name of a class's base class, which its module imports."""
+    base = ast.unparse(found.bases[0])
+    [module] = [
+        node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        and base in [alias.name for alias in node.names]
     ]
+    return f"{module}.{base}"
 
 
 def _file(module: str) -> Path:

@@ -119,3 +119,51 @@ class Features:
         x, y, mask = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         index = np.flatnonzero(mask > 0)
         return x[index], y[index], index
+
+
+class Probe:
+    """The base class of evaluators that fit on `fit_data` and score on `data`."""
+
+    def __init__(
+        self,
+        predict: Callable[[Any, Array], tuple[Array, Any]],
+        make_data: MakeData,
+        mesh: Mesh,
+        *,
+        data: Mapping[str, Any],
+        fit_data: Mapping[str, Any],
+        batch_size: int,
+        pp_fn: str = "",
+        device_pp: str = "",
+        feature: str = "pre_logits",
+        label_key: str | None = None,
+    ):
+        """Open the data and define the jitted function; nothing runs yet.
+
+        Args:
+          predict, make_data, mesh, batch_size, pp_fn, device_pp: see `Classification`;
+            they apply to both data sets.
+          data: keyword arguments of the source whose examples are scored.
+          fit_data: keyword arguments of the source to fit on; it may be `data`.
+          feature: name of one of the model's intermediates, (b, f).
+          label_key: see `Features`.
+        """
+        self._features = Features(
+            predict,
+            make_data,
+            mesh,
+            batch_size=batch_size,
+            pp_fn=pp_fn,
+            device_pp=device_pp,
+            feature=feature,
+            label_key=label_key,
+        )
+        sections = [data] if fit_data is data else [fit_data, data]
+        opened = self._features.open(*sections)
+        self._batches = [batches for batches, _ in opened]
+        self.steps = sum(steps for _, steps in opened)
+
+    def fit_and_test(self, state: Any) -> tuple[Any, Any]:
+        """Return `Features.of` both data sets, computed once if they are one."""
+        found = [self._features.of(state, batches) for batches in self._batches]
+        return found[0], found[-1]

@@ -3,15 +3,13 @@
 Shapes: n examples, f features, k classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from vitjax.evaluators.classification import MakeData
-from vitjax.evaluators.features import Features, standardiser
+from vitjax.evaluators.features import Probe, standardiser
 
 BIAS = 100.0  # a constant feature, so large that its weight is hardly penalised
 
@@ -56,37 +54,22 @@ def few_of_each(
     return np.concatenate(chosen)
 
 
-class FewShot:
+class FewShot(Probe):
     """The accuracy on `data` of a ridge regression on a few examples of `fit_data`."""
 
     def __init__(
         self,
-        predict: Callable[[Any, Array], tuple[Array, Any]],
-        make_data: MakeData,
-        mesh: Mesh,
-        *,
-        data: Mapping[str, Any],
-        fit_data: Mapping[str, Any],
-        batch_size: int,
+        *args: Any,
         shots: Sequence[int] = (1, 5, 10, 25),
         num_seeds: int = 3,
         l2_reg: float | int = 2.0**10,
-        pp_fn: str = "",
-        device_pp: str = "",
-        feature: str = "pre_logits",
-        label_key: str | None = None,
+        **kwargs: Any,
     ):
-        """Open the data and define the jitted function; nothing runs yet.
+        """Take the arguments of `Probe`, and those of the regressions.
 
         Args:
-          predict, make_data, mesh, batch_size, pp_fn, device_pp: see `Classification`;
-            they apply to both data sets.
-          label_key: see `Features`.
-          data: keyword arguments of the source whose examples are scored.
-          fit_data: keyword arguments of the source of the few examples.
           shots: examples per class. num_seeds: random choices to average over.
           l2_reg: the penalty of the ridge regression.
-          feature: name of one of the model's intermediates, (b, f).
 
         The defaults of shots, seeds, penalty and feature are big_vision's
         (configs/common_fewshot.py). Raises ValueError if `shots` is empty, or a number
@@ -97,25 +80,12 @@ class FewShot:
                 "fewshot needs shots and num_seeds of at least 1, got "
                 f"{list(shots)} and {num_seeds}"
             )
+        super().__init__(*args, **kwargs)
         self._shots, self._num_seeds, self._l2_reg = shots, num_seeds, float(l2_reg)
-        self._features = Features(
-            predict,
-            make_data,
-            mesh,
-            batch_size=batch_size,
-            pp_fn=pp_fn,
-            device_pp=device_pp,
-            feature=feature,
-            label_key=label_key,
-        )
-        opened = self._features.open(fit_data, data)
-        (self._fit, fit_steps), (self._test, test_steps) = opened
-        self.steps = fit_steps + test_steps
 
     def run(self, state: Any) -> Iterator[tuple[str, float]]:
         """Yield ("10shot", mean accuracy) for each of `shots`."""
-        x, y = self._features.of(state, self._fit)
-        test = self._features.of(state, self._test)
+        (x, y), test = self.fit_and_test(state)
         for shots in self._shots:
             found = []
             for seed in range(self._num_seeds):

@@ -3,15 +3,13 @@
 Shapes: n examples, f features, m test examples, k neighbours.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from vitjax.evaluators.classification import MakeData
-from vitjax.evaluators.features import Features
+from vitjax.evaluators.features import Probe
 
 _CHUNK = 1 << 26  # similarities in memory at once
 
@@ -51,65 +49,31 @@ def _unit(x: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n f"]:
     return x / np.maximum(length, np.finfo(np.float32).tiny)
 
 
-class Knn:
+class Knn(Probe):
     """The accuracy on `data` of the nearest neighbours of `fit_data`."""
 
     def __init__(
-        self,
-        predict: Callable[[Any, Array], tuple[Array, Any]],
-        make_data: MakeData,
-        mesh: Mesh,
-        *,
-        data: Mapping[str, Any],
-        fit_data: Mapping[str, Any],
-        batch_size: int,
-        k: int = 20,
-        temperature: float | int = 0.07,
-        pp_fn: str = "",
-        device_pp: str = "",
-        feature: str = "pre_logits",
-        label_key: str | None = None,
+        self, *args: Any, k: int = 20, temperature: float | int = 0.07, **kwargs: Any
     ):
-        """Open the data and define the jitted function; nothing runs yet.
+        """Take the arguments of `Probe`, and those of `knn_accuracy`.
 
-        Args:
-          predict, make_data, mesh, batch_size, pp_fn, device_pp: see `Classification`;
-            they apply to both data sets.
-          label_key: see `Features`.
-          data: keyword arguments of the source whose examples are scored.
-          fit_data: keyword arguments of the source of the neighbours.
-          k, temperature: see `knn_accuracy`; the defaults are DINO's.
-          feature: name of one of the model's intermediates, (b, f).
-
-        Raises ValueError unless k is at least 1 and the temperature above 0.
+        The defaults are DINO's. Raises ValueError unless k is at least 1 and the
+        temperature above 0.
         """
         if k < 1 or temperature <= 0:
             raise ValueError(
                 "knn needs k of at least 1 and a temperature above 0, got "
                 f"{k} and {temperature}"
             )
+        super().__init__(*args, **kwargs)
         self._k, self._temperature = k, float(temperature)
-        self._features = Features(
-            predict,
-            make_data,
-            mesh,
-            batch_size=batch_size,
-            pp_fn=pp_fn,
-            device_pp=device_pp,
-            feature=feature,
-            label_key=label_key,
-        )
-        opened = self._features.open(fit_data, data)
-        (self._fit, fit_steps), (self._test, test_steps) = opened
-        self.steps = fit_steps + test_steps
 
     def run(self, state: Any) -> Iterator[tuple[str, float]]:
         """Yield ("accuracy", x). Raises ValueError for fewer than k neighbours."""
-        x, y = self._features.of(state, self._fit)
+        (x, y), test = self.fit_and_test(state)
         if len(x) < self._k:
             raise ValueError(
                 f"knn needs k={self._k} labelled examples or more in fit_data, got "
                 f"{len(x)}: give a smaller k"
             )
-        test = self._features.of(state, self._test)
         yield "accuracy", knn_accuracy(x, y, *test, self._k, self._temperature)

@@ -4,15 +4,13 @@ Shapes: n examples, f features, m test examples.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from vitjax.evaluators.classification import MakeData
-from vitjax.evaluators.features import Features, standardiser
+from vitjax.evaluators.features import Probe, standardiser
 
 HELD_OUT = 0.2  # the part of fit_data that chooses the penalty
 
@@ -65,59 +63,29 @@ def _accuracy(
     return float(regression.score(standard(x_test), y_test))
 
 
-class LinearProbe:
+class LinearProbe(Probe):
     """The accuracy on `data` of scikit-learn's LogisticRegression fitted on `fit_data`."""
 
     def __init__(
         self,
-        predict: Callable[[Any, Array], tuple[Array, Any]],
-        make_data: MakeData,
-        mesh: Mesh,
-        *,
-        data: Mapping[str, Any],
-        fit_data: Mapping[str, Any],
-        batch_size: int,
+        *args: Any,
         l2_regs: Sequence[float | int] = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4),
-        pp_fn: str = "",
-        device_pp: str = "",
-        feature: str = "pre_logits",
-        label_key: str | None = None,
+        **kwargs: Any,
     ):
-        """Open the data and define the jitted function; nothing runs yet.
+        """Take the arguments of `Probe`, and `l2_regs`.
 
-        Args:
-          predict, make_data, mesh, batch_size, pp_fn, device_pp: see `Classification`;
-            they apply to both data sets.
-          label_key: see `Features`.
-          data: keyword arguments of the source whose examples are scored.
-          fit_data: keyword arguments of the source to fit on. The time grows with
-            examples, features and classes: 10,000 examples of 10 classes take seconds.
-          l2_regs: penalties to choose from, scikit-learn's 1 / C.
-          feature: name of one of the model's intermediates, (b, f).
-
+        `l2_regs` are penalties to choose from, scikit-learn's 1 / C. The time grows with
+        examples, features and classes: 10,000 examples of 10 classes take seconds.
         Raises ValueError unless there are penalties, all above 0.
         """
         if not l2_regs or min(l2_regs) <= 0:
             raise ValueError(f"linear_probe needs l2_regs above 0, got {list(l2_regs)}")
+        super().__init__(*args, **kwargs)
         self._penalties = [float(x) for x in l2_regs]
-        self._features = Features(
-            predict,
-            make_data,
-            mesh,
-            batch_size=batch_size,
-            pp_fn=pp_fn,
-            device_pp=device_pp,
-            feature=feature,
-            label_key=label_key,
-        )
-        opened = self._features.open(fit_data, data)
-        (self._fit, fit_steps), (self._test, test_steps) = opened
-        self.steps = fit_steps + test_steps
 
     def run(self, state: Any) -> Iterator[tuple[str, float]]:
         """Yield ("accuracy", x) and ("l2_reg", the chosen penalty)."""
-        fit = self._features.of(state, self._fit)
-        test = self._features.of(state, self._test)
+        fit, test = self.fit_and_test(state)
         accuracy, penalty = choose_and_score(*fit, *test, self._penalties)
         yield "accuracy", accuracy
         yield "l2_reg", penalty

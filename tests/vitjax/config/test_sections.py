@@ -39,8 +39,8 @@ def test_names_types_and_defaults_are_those_of_the_function(section):
         factories = [f for f in fields if f.default_factory is not dataclasses.MISSING]
         wanted = [(n, {} if n in {f.name for f in factories} else d) for n, d in wanted]
     else:
-        parameters = inspect.signature(function).parameters.values()
-        wanted = [(p.name, p.default) for p in parameters if p.kind != p.VAR_KEYWORD]
+        parameters, _ = arguments.parameters(function)
+        wanted = [(name, p.default) for name, p in parameters.items()]
     found = sections.parameters(section.function)
     assert [name for name, _, _ in found] == [name for name, _ in wanted]
     assert set(section.given) <= {name for name, _ in wanted}
