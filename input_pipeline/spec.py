@@ -22,12 +22,21 @@ _AST_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
 class OpCall(NamedTuple):
-    """One op of a spec: its name, its arguments, its text (shortened) for messages."""
+    """One op of a spec: its name, its arguments, and how it is written."""
 
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    text: str
+    source: str  # the whole text, for another spec
+
+    @property
+    def text(self) -> str:
+        """The text for messages, shortened."""
+        return _short(self.source)
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= 80 else f"{source[:77]}..."
 
 
 def parse(spec: Any) -> list[OpCall]:
@@ -42,11 +51,11 @@ def parse(spec: Any) -> list[OpCall]:
         return []
     return [
         _parse_op(text.strip(), position)
-        for position, text in enumerate(split(spec), start=1)
+        for position, text in enumerate(_split(spec), start=1)
     ]
 
 
-def split(spec: str) -> list[str]:
+def _split(spec: str) -> list[str]:
     """Split at every "|" outside quotes, into the text of each op."""
     parts, start, quote, escaped = [], 0, "", False
     for i, char in enumerate(spec):
@@ -64,9 +73,8 @@ def split(spec: str) -> list[str]:
 
 
 def _parse_op(source: str, position: int) -> OpCall:
-    text = source if len(source) <= 80 else f"{source[:77]}..."
-    where = f"op {position} of the spec, {text!r},"
-    if not text:
+    where = f"op {position} of the spec, {_short(source)!r},"
+    if not source:
         raise ValueError(f"op {position} of the spec is empty: remove one '|'")
     try:
         node = ast.parse(source, mode="eval").body
@@ -77,7 +85,7 @@ def _parse_op(source: str, position: int) -> OpCall:
     if name is None:
         raise ValueError(f"{where} is not of the form name or name(arguments)")
     if not isinstance(node, ast.Call):
-        return OpCall(name, (), {}, text)
+        return OpCall(name, (), {}, source)
     names = [keyword.arg for keyword in node.keywords]
     if None in names:
         raise ValueError(f"{where} unpacks with **: write the arguments out")
@@ -91,7 +99,7 @@ def _parse_op(source: str, position: int) -> OpCall:
             f"{where} has an argument that is not a literal (a number, a string, a "
             "tuple, True, None, ...)"
         ) from None
-    return OpCall(name, args, kwargs, text)
+    return OpCall(name, args, kwargs, source)
 
 
 def _dotted(node: ast.expr) -> str | None:
@@ -114,7 +122,7 @@ def names(spec: str) -> list[str]:
 
 def renamed(spec: str, new: Mapping[str, str]) -> str:
     """Return the spec with `new[name]` in place of each op's name that is in `new`."""
-    parts = split(spec)
+    parts = _split(spec)
     for at, text in enumerate(parts):
         found = re.match(r"(\s*)([\w.]+)", text)
         if found is not None and found[2] in new:

@@ -24,10 +24,7 @@ def of_file(
     if classes is None and not head:
         classes = 1  # no label is read
     if classes is None:
-        raise ValueError(
-            f"{path} is a backbone, without a head that names classes: train one first, "
-            f"with --config.model_init={path}"
-        )
+        raise _headless(path)
     how = normalisation.named(norm) if norm else normalisation.trained_with(path)
     table, (rows, _) = params.get("pos_embedding"), arguments["patch_size"]
     grid = None if table is None else posemb.square_grid(table.shape[1])
@@ -103,12 +100,16 @@ def own_head(
         return {"classes": classes}
     if classes != plain.get("num_classes"):
         if classes is None:
-            raise ValueError(
-                f"{path} is a backbone, without a head that names classes: train one "
-                f"first, with --config.model_init={path}"
-            )
+            raise _headless(path)
         raise ValueError(
             f"{path} is for {classes} classes, but the config has num_classes="
             f"{plain.get('num_classes')}: give another --config"
         )
     return {}
+
+
+def _headless(path: str | Path) -> ValueError:
+    return ValueError(
+        f"{path} is a backbone, without a head that names classes: train one first, with "
+        f"--config.model_init={path}"
+    )

@@ -63,7 +63,7 @@ class Feed:
         self._as_seen = section.get("data", {}).get("as_seen", True)
         calls = spec.parse(pp_fn)
         self._to_decode = any(call.name in ops.DECODERS for call in calls)
-        own = [call.text for call in calls if call.name == "decode"]
+        own = [call.source for call in calls if call.name == "decode"]
         self._decode = ops.get_preprocess_fn(own[0] if own else "decode")
         if not self._to_decode:
             height, width, self._channels = _image_shape(section)

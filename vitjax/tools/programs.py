@@ -125,4 +125,5 @@ def pixels_to_input(section: Mapping[str, Any]) -> str:
                 f"{call.text!r} of pp_fn runs on the host only, but the exported program "
                 "needs it: use value_range(..., clip_values=True), or device_pp"
             )
-    return "|".join(filter(None, [*(c.text for c in moved), section.get("device_pp")]))
+    ops = [call.source for call in moved]
+    return "|".join(filter(None, [*ops, section.get("device_pp")]))

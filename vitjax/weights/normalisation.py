@@ -138,9 +138,9 @@ def of_ops(*specs: str) -> Normalisation | None:
 def replaced(text: str, new: Normalisation) -> str:
     """Return a spec with its first value op on "image" replaced, and others removed."""
     parts, op = [], new.op
-    for part, call in zip(spec.split(text), spec.parse(text), strict=True):
+    for call in spec.parse(text):
         if not _is_value_op(call):
-            parts.append(part.strip())
+            parts.append(call.source)
         elif op:
             parts.append(op)
             op = ""

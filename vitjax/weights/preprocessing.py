@@ -87,7 +87,8 @@ def to_huggingface(
     bilinear. Raises ValueError for a resize that they cannot express.
     """
     height, width, channels = image_shape
-    size, crop, resample = {"height": height, "width": width}, False, "bilinear"
+    size: dict[str, int] | None = None
+    crop, resample = False, "bilinear"
     for call in spec.parse(pp_fn):
         named = {**dict(zip(_RESIZE_ARGUMENTS, call.args, strict=False)), **call.kwargs}
         if call.name == "central_crop":
@@ -96,14 +97,19 @@ def to_huggingface(
             resample = named.get("method", resample)
             if call.name == "resize_small":
                 size = {"shortest_edge": named.get("smaller_size", named.get("size"))}
+            elif not crop:
+                sides = named["size"]
+                rows, columns = (sides, sides) if isinstance(sides, int) else sides
+                size = {"height": rows, "width": columns}
         elif call.name == "resize_long":
             raise ValueError(
                 f"Hugging Face's image processors cannot express {call.text!r} of pp_fn: "
                 "give a pp_fn with resize or resize_small, as in "
                 "--config.evals.val.pp_fn='decode|resize_small(256)|central_crop(224)'"
             )
-    if crop and "height" in size:  # the middle square is resized
-        size = {"shortest_edge": min(height, width)}
+    if size is None:  # of the middle square, where there is one
+        whole = {"height": height, "width": width}
+        size = {"shortest_edge": min(height, width)} if crop else whole
     numbers = {value: key for key, value in RESAMPLE.items()}
     return {
         "image_processor_type": "BitImageProcessor" if crop else "ViTImageProcessor",

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors import numpy as their_safetensors
 
 from vitjax.models import MODELS
-from vitjax.tools import convert, export, photos, predict
+from vitjax.tools import convert, export, photos, predict, programs
 from vitjax.tools.trained import open_trained
-from vitjax.weights import other_models
+from vitjax.weights import normalisation, other_models
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,12 @@ def test_what_the_host_does_to_values_is_in_the_program(digits_run, tmp_path, ca
     scaled = f"{evaluation}.pp_fn={pp}{keep}"
     assert export.main([*own, *flags, scaled, str(out)]) == 0
     program(out, open_trained(digits_run))
+    long = normalisation.CLIP.op  # messages shorten it
+    device = {"device_pp": "keep('image')"}
+    assert len(long) > 80
+    assert programs.pixels_to_input({"pp_fn": f"decode|{long}", **device}).startswith(
+        long
+    )
     clipped = f"{evaluation}.pp_fn=clip_value_range(0, 1)|{pp}{keep}"
     other = tmp_path / "y.stablehlo"
     assert export.main([*own, *flags, clipped, str(other)]) == 1

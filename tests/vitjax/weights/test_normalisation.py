@@ -235,3 +235,24 @@ def test_a_written_file_that_loses_the_normalisation_is_said(tmp_path, caplog):
         convert.write(params, {"config": config}, tmp_path / name, to=to, **kw)
         assert (said in caplog.text) if said else (caplog.text == "")
     assert normalisation.known(tmp_path / "x.npz") == normalisation.HALF
+
+
+@pytest.mark.parametrize(
+    "ops",
+    [
+        "resize((40, 40), 'bilinear', antialias=True)|central_crop(32)",
+        "resize_small(40, 'bicubic', antialias=True)|central_crop(32)",
+        "resize((32, 32), 'lanczos3', antialias=True)",
+    ],
+)
+def test_a_written_image_processor_is_read_as_the_same_ops(ops, tmp_path):
+    stored = preprocessing.to_huggingface(
+        f"decode|{ops}", normalisation.HALF, (32, 32, 3)
+    )
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stored))
+    found = preprocessing.resize_and_crop(tmp_path / "model.bin", 8)
+    assert found == f"decode|{ops}|keep('image', 'label')"
+    middle = preprocessing.to_huggingface(
+        "decode|central_crop|resize(32)", normalisation.HALF, (32, 32, 3)
+    )
+    assert middle["size"] == {"shortest_edge": 32}
