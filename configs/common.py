@@ -80,6 +80,14 @@ class About(NamedTuple):
     choices: tuple[str, ...] = ()  # allowed besides the default; (): any of its type
 
 
+# The arguments of `own_data`, besides data_dir, whose meaning differs.
+OWN_DATA: dict[str, Any] = dict(
+    data=About("folder", "folder, huggingface, or the name of a data set of tfds"),
+    train_split=About("train", "split to train on"),
+    val_split=About("", "split to evaluate on; empty: val of a folder, else test"),
+)
+
+
 def parse_arg(arg: str | None, **defaults: Any) -> Any:
     """Parse "a=1,b=x,flag"; `defaults` gives the names, the types and the defaults.
 

@@ -4,21 +4,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.common import FILES, About, finished_on_device, own_data
+from configs.common import FILES, OWN_DATA, About, finished_on_device, own_data
 
 RATE = 1e-3  # at a batch of 256
 # Config arguments that both files have, with the same defaults.
 ARGUMENTS: dict[str, Any] = dict(
-    data=About("folder", "folder, huggingface, or the name of a data set of tfds"),
-    data_dir=About("", "folder of the data; empty: data/photos for files"),
-    train_split=About("train", "split to train on"),
-    val_split=About("", "split to evaluate on; empty: val of a folder, else test"),
+    **OWN_DATA,
+    data_dir=About("", "folder of the data, which files need"),
     classes=About(0, "number of classes; 0: counted in the data"),
     batch=About(64, "examples per step"),
     lr=About(0.0, "learning rate; 0: by the square root of the batch"),
     wd=About(0.05, "weight decay as torch's AdamW has it: times the rate"),
     flip=About(True, "mirror half of the images"),
-    area_min=About(25.0, "smallest area of a random crop, in per cent"),
+    area_min=About(25.0, "a random crop has at least this percentage of the area"),
     ema=About(0.0, "decay of the parameters' average per step; 0: no average"),
 )
 

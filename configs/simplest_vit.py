@@ -188,7 +188,7 @@ def _arguments(arg: str | None) -> tuple[Any, dict[str, Any]]:
         depth=About(12, "blocks"),
         width=About(384, "length of a token's vector"),
         heads=About(6, "attention heads"),
-        att_bias=About(True, "biases in the attention of the simplest model"),
+        att_bias=About(True, "model=simplest has biases in its attention"),
         row_norm=About(
             "correct", "correct or original: models/reproductions/signal_propagation.py"
         ),

@@ -42,9 +42,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import pretrained
-from configs.common import About, finished_on_device, own_data, parse_arg
+from configs.common import OWN_DATA, About, finished_on_device, own_data, parse_arg
 
-DATA = "folder, huggingface, or the name of a data set of tfds"
 FEW = 20_000  # examples; below it BiT-HyperRule trains for 500 steps, without mixup
 
 
@@ -54,10 +53,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         arg,
         ckpt=About("", "a run, or a file: see model_init; empty: from scratch"),
         **pretrained.ARGUMENTS,
-        data=About("folder", DATA),
+        **OWN_DATA,
         data_dir=About("", "folder of the data; empty: data/photos for files"),
-        train_split=About("train", "split to train on"),
-        val_split=About("", "split to evaluate on; empty: val of a folder, else test"),
         classes=About(10, "number of classes"),
         examples=About(0, "training examples, for BiT's steps; 0: fewer than 20,000"),
         res=About(224, "height and width of the images, in pixels"),

@@ -54,7 +54,7 @@ PRESETS = {
         gelu="exact",
     ),
 }
-# What each key of a preset is, and its choices.
+# The meaning and the choices of each key of a preset.
 NUMERICS = {
     "head": ("MLP head with a tanh layer, or a linear one", ("mlp", "linear")),
     "data": ("share of the training set that is trained on", ("99%", "100%")),
@@ -76,7 +76,7 @@ GENERAL = dict(
     posemb=About("sincos2d", "position embeddings: sincos2d, learn or none"),
     pool=About("gap", "mean of the tokens (gap), class token (tok), attention (map)"),
     crop=About("tf", "random crops: tf, torchvision, power(p) or beta(a, b)"),
-    area_min=About(5.0, "smallest area of a random crop, in per cent"),
+    area_min=About(5.0, "a random crop has at least this percentage of the area"),
     randaug=About(
         "on", "RandAugment(2, 10) of big_vision, or torchvision's (tv)",
         ("on", "off", "tv"),

@@ -36,7 +36,7 @@ KINDS = {
     "losses": "loss",
     "optimizers": "optimizer",
 }
-# What a name means that is a module, as in big_vision's configs.
+# The attribute that is used where a name is a module, as in big_vision's configs.
 _INSIDE = {"models": "Model", "evaluators": "Evaluator"}
 # Errors that are slips of a programmer, where a ValueError may be meant for people.
 SLIPS = (

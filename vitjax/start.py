@@ -66,11 +66,11 @@ def first_state(
         return found
     state = program.init()
     if e.model_init is not None:
-        if jax.process_index() == 0:
+        if jax.process_index() == 0:  # the file is read for it
             print(_begins(e), flush=True)
-        other = normalisation.unlike(e.model_init, e.input.get("pp") or "", e.device_pp)
-        if other is not None:
-            weights.warn(other)
+            specs = (e.input.get("pp") or "", e.device_pp)
+            if (other := normalisation.unlike(e.model_init, *specs)) is not None:
+                weights.warn(other)
         params = load_into(
             e.model_init,
             shapes.params,

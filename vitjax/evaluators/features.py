@@ -121,6 +121,9 @@ class Features:
         return x[index], y[index], index
 
 
+Labelled = tuple[np.ndarray, np.ndarray]  # features (n, f) and classes (n,)
+
+
 class Probe:
     """The base class of evaluators that fit on `fit_data` and score on `data`."""
 
@@ -163,7 +166,7 @@ class Probe:
         self._batches = [batches for batches, _ in opened]
         self.steps = sum(steps for _, steps in opened)
 
-    def fit_and_test(self, state: Any) -> tuple[Any, Any]:
+    def fit_and_test(self, state: Any) -> tuple[Labelled, Labelled]:
         """Return `Features.of` both data sets, computed once if they are one."""
         found = [self._features.of(state, batches) for batches in self._batches]
         return found[0], found[-1]

@@ -227,7 +227,6 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line into (flags, config overrides)."""
     parser = command.parser("attention_rollout", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
-    command.add_norm(parser)
     add = parser.add_argument
     add("--image", type=Path, metavar="FILE",
         help="the photo: JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF")  # fmt: skip
@@ -260,15 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _draw(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from vitjax.tools.trained import open_trained
 
-    trained = open_trained(
-        flags.ckpt,
-        config=flags.config,
-        overrides=overrides,
-        ema=flags.ema,
-        norm=flags.norm,
-    )
+    trained = command.open_ckpt(flags, overrides)
     if flags.posemb is not None:
         draw_posemb(flags.posemb, trained)
         print(flags.posemb)

@@ -8,10 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitjax import commands
 from vitjax.devices import failures
+
+if TYPE_CHECKING:
+    from vitjax.tools.trained import Trained
 
 # Only light imports here, so that --help is fast.
 WIDTH = 90  # columns of a help text
@@ -36,7 +39,7 @@ def parser(name: str, description: str, examples: Sequence[str]) -> Any:
 
 
 def add_ckpt(parser: argparse.ArgumentParser) -> None:
-    """Add --ckpt, --config and --ema, which select parameters and model."""
+    """Add --ckpt, --config, --ema and --norm, which `open_ckpt` opens."""
     parser.add_argument(
         "--ckpt", required=True, metavar="PATH",
         help="a run's workdir (its newest checkpoint), its folder best, "
@@ -52,16 +55,28 @@ def add_ckpt(parser: argparse.ArgumentParser) -> None:
         "--ema", action="store_true",
         help="use the averaged parameters of a run whose config has ema",
     )  # fmt: skip
-
-
-def add_norm(parser: argparse.ArgumentParser) -> None:
-    """Add --norm, the normalisation of images, for weights that do not tell it."""
     parser.add_argument(
         "--norm", default="", metavar="NAME",
         help="normalise images as the weights' training did: half (-1 to 1), imagenet "
         "or clip (default: as the weights or the config tell); needed by files of weights "
         "that do not tell it",
     )  # fmt: skip
+
+
+def open_ckpt(
+    flags: argparse.Namespace, overrides: Sequence[str], *, head: bool = True
+) -> "Trained":
+    """Open the model that the flags of `add_ckpt` name, see `trained.open_trained`."""
+    from vitjax.tools.trained import open_trained
+
+    return open_trained(
+        flags.ckpt,
+        config=flags.config,
+        overrides=overrides,
+        ema=flags.ema,
+        norm=flags.norm,
+        head=head,
+    )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -248,7 +248,6 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line into (flags, config overrides)."""
     parser = command.parser("evaluate", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
-    command.add_norm(parser)
     command.add_evals(parser)
     command.add_out(parser, "DIR", "the report", "WORKDIR/evaluation-STEP")
     command.add_json(parser)
@@ -280,18 +279,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     from vitjax.tools.eval_sizes import sizes
-    from vitjax.tools.trained import open_trained
     from vitjax.weights import files
 
     asked = bool(probes.asked(flags))
-    trained = open_trained(
-        flags.ckpt,
-        config=flags.config,
-        overrides=overrides,
-        ema=flags.ema,
-        norm=flags.norm,
-        head=not asked,
-    )
+    trained = command.open_ckpt(flags, overrides, head=not asked)
     sections = {}
     if asked:
         names = flags.evals or [trained.evaluator()[0]]

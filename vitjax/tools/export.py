@@ -219,7 +219,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("export", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
-    command.add_norm(parser)
     add = parser.add_argument
     add("--to", required=True, choices=FORMATS, metavar="FORMAT",
         help=f"format of OUT: {', '.join(FORMATS)}")  # fmt: skip
@@ -235,15 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         import jax
 
         jax.config.update("jax_platforms", "cpu")  # no accelerator is needed
-        from vitjax.tools.trained import open_trained
 
-        trained = open_trained(
-            flags.ckpt,
-            config=flags.config,
-            overrides=overrides,
-            ema=flags.ema,
-            norm=flags.norm,
-        )
+        trained = command.open_ckpt(flags, overrides)
         if flags.image_size is not None:
             trained = trained.for_images(flags.image_size)
         checked = export(trained, flags.to, flags.out)

@@ -136,7 +136,6 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line into (flags, config overrides)."""
     parser = command.parser("features", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
-    command.add_norm(parser)
     add = parser.add_argument
     add("paths", nargs="*", type=Path, metavar="PATH", help="a photo, or a folder")
     command.add_evals(parser, ", if no photo is given")
@@ -164,18 +163,10 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     from vitjax.evaluators import schedule
     from vitjax.tools import photos, tables
-    from vitjax.tools.trained import open_trained
 
     tables.check("--out", flags.out, SUFFIXES)
     paths = photos.find(flags.paths)
-    trained = open_trained(
-        flags.ckpt,
-        config=flags.config,
-        overrides=overrides,
-        ema=flags.ema,
-        norm=flags.norm,
-        head=False,
-    )
+    trained = command.open_ckpt(flags, overrides, head=False)
     broken: dict[Path, str] = {}
     if paths:
         found, broken = of_photos(trained, paths, flags.feature, flags.batch_size)

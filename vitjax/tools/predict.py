@@ -151,7 +151,6 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line into (flags, config overrides)."""
     parser = command.parser("predict", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
-    command.add_norm(parser)
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="a photo, or a folder")
     add("--top", type=int, default=5, metavar="K",
@@ -179,18 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     from vitjax.tools import photos, tables
-    from vitjax.tools.trained import open_trained
 
     tables.check("--csv", flags.csv, (".csv",))
     command.check_folder("--pictures", flags.pictures)
     paths = photos.find(flags.paths)
-    trained = open_trained(
-        flags.ckpt,
-        config=flags.config,
-        overrides=overrides,
-        ema=flags.ema,
-        norm=flags.norm,
-    )
+    trained = command.open_ckpt(flags, overrides)
     names = trained.names_in_words()
     if names is None:
         print("note: class names are unknown; numbers are printed", file=sys.stderr)

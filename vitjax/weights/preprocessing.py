@@ -87,7 +87,7 @@ def to_huggingface(
     bilinear. Raises ValueError for a resize that they cannot express.
     """
     height, width, channels = image_shape
-    size: dict[str, int] | None = None
+    size: dict[str, Any] | None = None
     crop, resample = False, "bilinear"
     for call in spec.parse(pp_fn):
         named = {**dict(zip(_RESIZE_ARGUMENTS, call.args, strict=False)), **call.kwargs}
