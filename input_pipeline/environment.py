@@ -1,4 +1,4 @@
-"""Prepare a process for TensorFlow, and for triton after it.
+"""Prepare a process for TensorFlow, for triton after it, and for JAX without chips.
 
 Importing `input_pipeline` or `vitjax` calls `prepare` and does nothing else. After
 that, a program may import TensorFlow and torch in any order.
@@ -7,8 +7,10 @@ that, a program may import TensorFlow and torch in any order.
 import ctypes
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,9 +18,10 @@ TRITON = "triton._C.libtriton"
 
 
 def prepare() -> None:
-    """Set TensorFlow's variables, and keep triton's symbols separate from TensorFlow's.
+    """Set TensorFlow's and JAX's variables, and keep triton's symbols separate from TensorFlow's.
 
-    Variables that the user has set are kept. Nothing is imported.
+    Variables that the user has set are kept. Nothing is imported. JAX gets only the CPU
+    where its plugins are installed and no chip is present.
     """
     # No log noise, and the same bits on every processor.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,9 +29,33 @@ def prepare() -> None:
     # Read only the requested bytes on gs://: the default reads 64 MiB around them.
     os.environ.setdefault("GCS_READ_CACHE_MAX_SIZE_MB", "0")
     os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "0")
+    # JAX's plugins for absent chips, installed to compile for them, print tracebacks.
+    if _has_plugin() and not has_gpu() and not has_tpu():
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     prepared = any(isinstance(finder, OwnSymbols) for finder in sys.meta_path)
     if hasattr(os, "RTLD_DEEPBIND") and not prepared:
         sys.meta_path.insert(0, OwnSymbols())
+
+
+def has_gpu() -> bool:
+    """Return whether this machine shows an NVIDIA GPU, found without JAX."""
+    files = (
+        "/proc/driver/nvidia/version",
+        "/dev/nvidia0",
+        "/dev/nvidiactl",
+        "/dev/dxg",
+    )
+    return any(Path(file).exists() for file in files)
+
+
+def has_tpu() -> bool:
+    """Return whether this machine shows a TPU, found without JAX."""
+    return any([*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")])
+
+
+def _has_plugin() -> bool:
+    names = ("jax_cuda13_plugin", "jax_cuda12_plugin", "libtpu")
+    return any(importlib.util.find_spec(name) is not None for name in names)
 
 
 class OwnSymbols(importlib.abc.MetaPathFinder):

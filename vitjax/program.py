@@ -1,6 +1,7 @@
 """Build the compiled parts of a run from a config: model, optimizer, state, steps."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from input_pipeline import device_ops, parts
 from vitjax import optim, step, trees
 from vitjax.config import arguments, names
 from vitjax.config.experiment import Experiment
-from vitjax.devices.sharding import replicated
+from vitjax.devices.sharding import batch_sharding, replicated
 from vitjax.models import MODELS
 from vitjax.step import ema, loss_scale, mixup
 from vitjax.step.losses import balanced_weights, check_class_weights, find_loss
@@ -26,6 +27,7 @@ class Program:
     """The compiled functions of a run, and the shapes and shardings of its state."""
 
     model: nn.Module
+    mesh: Mesh
     image_shape: tuple[int, ...]  # one example at the model's input
     trainable: int  # scalars of the parameters that `schedule` does not freeze
     tx: optax.GradientTransformation
@@ -33,10 +35,30 @@ class Program:
     init: Callable[[], step.TrainState]
     shapes: Any  # the state as ShapeDtypeStructs
     shardings: Any
+    batch: dict[str, jax.ShapeDtypeStruct]  # with its sharding
     train_step: Any  # jitted
     preview: Callable[..., Any]
     predict: Callable[..., Any]
-    key: jax.Array  # every step folds its number into this key
+    loop_key: Callable[[], jax.Array]
+
+    @functools.cached_property
+    def key(self) -> jax.Array:
+        """The key, on the devices, into which every step folds its number."""
+        return self.loop_key()
+
+    @property
+    def abstract_state(self) -> step.TrainState:
+        """The state's shapes with their shardings."""
+        return jax.tree.map(_placed, self.shapes, self.shardings)
+
+    def lower(self) -> Any:
+        """Lower the training step, for the devices of the mesh, which may be absent."""
+        key = _placed(jax.eval_shape(lambda: jax.random.key(0)), replicated(self.mesh))
+        return self.train_step.lower(self.abstract_state, self.batch, key)
+
+
+def _placed(shape: Any, home: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=home)
 
 
 def make_model(e: Experiment) -> nn.Module:
@@ -106,12 +128,15 @@ def _told(answer: Any) -> str:
 
 
 def _batch(
-    element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]], batch_size: int
+    element_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    batch_size: int,
+    mesh: Mesh,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes of a batch on the devices, where int64 labels become int32."""
+    home = batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct(
-            (batch_size, *shape), jax.dtypes.canonicalize_dtype(dtype)
+            (batch_size, *shape), jax.dtypes.canonicalize_dtype(dtype), sharding=home
         )
         for name, (shape, dtype) in element_spec.items()
     }
@@ -183,7 +208,10 @@ def build(
     data_size: int,
     labels: Callable[[], np.ndarray] | None = None,
 ) -> Program:
-    """Build the program of the experiment `e`. Allocates only the keys.
+    """Build the program of the experiment `e`. Allocates nothing.
+
+    The devices of `mesh` may be absent, as those of `vitjax.devices.chips` are; then
+    the program can only be lowered and compiled.
 
     Args:
       element_spec: shape and dtype of each feature of one example, from the host.
@@ -196,7 +224,8 @@ def build(
     model = check(e)
     weights = _class_weights(e, labels)
     device_pp = device_ops.get_preprocess_fn(e.device_pp)
-    image_shape = _image_shape(e, device_pp, _batch(element_spec, batch_size))
+    batch = _batch(element_spec, batch_size, mesh)
+    image_shape = _image_shape(e, device_pp, batch)
     if parts.is_dotted(e.model_name):
         _check_answer(e, model, image_shape)
     params = step.param_shapes(model, image_shape)
@@ -209,14 +238,13 @@ def build(
         **e.optimizer,
     )
     # Jitted: device_put cannot place a key on the devices of other processes.
-    init_key, loop_key = jax.jit(
+    keys = jax.jit(
         lambda: tuple(jax.random.split(jax.random.key(e.seed))),
         out_shardings=replicated(mesh),
-    )()
+    )
     init, shapes, shardings = step.init_state(
         model,
         tx,
-        init_key,
         image_shape,
         mesh=mesh,
         sharding_strategy=e.sharding_strategy,
@@ -239,17 +267,19 @@ def build(
     )
     return Program(
         model=model,
+        mesh=mesh,
         image_shape=image_shape,
         trainable=trees.count(
             jax.tree.map(lambda f, p: None if f else p, frozen, params)
         ),
         tx=tx,
         lr_fns=lr_fns,
-        init=init,
+        init=lambda: init(keys()[0]),
         shapes=shapes,
         shardings=shardings,
+        batch=batch,
         train_step=train_step,
         preview=step.make_preview(mesh=mesh, mixup=e.mixup, device_pp=device_pp),
         predict=step.make_eval_step(model),
-        key=loop_key,
+        loop_key=lambda: keys()[1],
     )

@@ -73,6 +73,7 @@ FENCES = {
     ),
     "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline.parts": ("input_pipeline", "vitjax"),
+    "input_pipeline.environment": ("input_pipeline", "vitjax.devices"),
     "input_pipeline": (
         "input_pipeline", "vitjax.train", "vitjax.data", "vitjax.tools", "parity",
         "configs.everyday",

@@ -89,7 +89,6 @@ def make(
     init, _, shardings = step_lib.init_state(
         model,
         tx,
-        key,
         image,
         mesh=mesh,
         sharding_strategy=rules or [(".*", strategy)],
@@ -100,4 +99,4 @@ def make(
     train_step = step_lib.make_train_step(
         model, tx, state_sharding=shardings, **{**defaults, **step_kwargs}
     )
-    return init(), train_step, key
+    return init(key), train_step, key

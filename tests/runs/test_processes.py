@@ -424,7 +424,6 @@ def test_fsdp_leaves_an_eighth_of_parameters_and_moments_on_a_device(mesh):
     _, state, shardings = step.init_state(
         model,
         tx,
-        jax.random.key(0),
         (224, 224, 3),
         mesh=mesh,
         sharding_strategy=strategy,

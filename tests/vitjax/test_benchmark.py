@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -30,20 +29,7 @@ def lowered(experiment, mesh):
         total_steps=112_603,
         data_size=1_281_167,
     )
-    shapes = jax.tree.map(
-        lambda s, home: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=home),
-        run.shapes,
-        run.shardings,
-    )
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            (16, *shape),
-            jax.dtypes.canonicalize_dtype(dtype),
-            sharding=benchmark.sharding.batch_sharding(mesh),
-        )
-        for name, (shape, dtype) in ELEMENT_SPEC.items()
-    }
-    return run.train_step.lower(shapes, batch, run.key).as_text()
+    return run.lower().as_text()
 
 
 def test_its_program_is_the_trainers(mesh):

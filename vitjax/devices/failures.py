@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from input_pipeline import environment
 
 # Imports nothing slow: JAX is looked up in sys.modules.
 LESS_MEMORY = "use smaller batches, or end another program that uses the device"
@@ -38,10 +39,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def accelerator() -> tuple[str, str] | None:
     """Return (name, extra to install) of an accelerator, found without JAX, or None."""
-    if Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists():
+    if environment.has_gpu():
         return "an NVIDIA device", "cuda13"
-    if importlib.util.find_spec("libtpu") is not None:
-        return "libtpu", "tpu"
+    if environment.has_tpu() and importlib.util.find_spec("libtpu") is not None:
+        return "a TPU", "tpu"
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from absl import logging as absl_logging
 
-from input_pipeline import home
+from input_pipeline import environment, home
 from vitjax.devices import failures, peers
 
 HEARTBEAT_SECONDS = 30
@@ -135,8 +135,7 @@ def _on_tpu_vm() -> bool:
 
     JAX asks the metadata server for the other workers.
     """
-    chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
-    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+    return environment.has_tpu() and importlib.util.find_spec("libtpu") is not None
 
 
 def describe() -> str:

@@ -40,7 +40,7 @@ def open_records(
     Raises ValueError if the run is already over.
     """
     first_step = int(state.step)
-    mesh = program.key.sharding.mesh
+    mesh = program.mesh
     clock = Clock(**sizes, num_devices=mesh.size)
     if kept is not None:
         clock.restore(kept["clock"])

@@ -48,17 +48,16 @@ def copied(params: Any) -> Any:
 def init_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
-    key: Key[Array, ""],
     image_shape: tuple[int, int, int],
     *,
     mesh: Mesh,
     sharding_strategy: Any = ((".*", "replicate"),),
     ema: bool = False,
     loss_scale: Mapping[str, Any] | None = None,
-) -> tuple[Callable[[], TrainState], Any, Any]:
+) -> tuple[Callable[[Key[Array, ""]], TrainState], Any, Any]:
     """Return (init, shapes, shardings) of the state, without allocating it.
 
-    `init()` makes the state directly on the devices, as `shardings` places it. `shapes`
+    `init(key)` makes the state directly on the devices, as `shardings` places it. `shapes`
     is the state as ShapeDtypeStructs. With `ema`, the state has an average of the
     parameters, which has their sharding and starts as a copy of them. `loss_scale` is
     the keyword arguments of `vitjax.step.loss_scale.make`, or None.
@@ -77,9 +76,8 @@ def init_state(
             ),
         )
 
-    shapes = jax.eval_shape(create, key)
+    shapes = jax.eval_shape(lambda: create(jax.random.key(0)))
     shardings = infer_sharding(shapes, mesh, sharding_strategy)
     if ema:
         shardings = dataclasses.replace(shardings, ema=shardings.params)
-    init = jax.jit(create, out_shardings=shardings)
-    return lambda: init(key), shapes, shardings
+    return jax.jit(create, out_shardings=shardings), shapes, shardings

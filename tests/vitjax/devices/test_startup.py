@@ -8,6 +8,7 @@ import sys
 import jax
 import pytest
 
+from input_pipeline import environment
 from tests.helpers import processes
 from vitjax.devices import startup
 from vitjax.devices.stopping import STATUS
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("path", ["/proc/driver/nvidia/version", "/dev/nvidia0"])
 def test_an_idle_accelerator_comes_with_a_pip_line_that_pip_accepts(monkeypatch, path):
-    monkeypatch.setattr(startup.Path, "exists", lambda self: str(self) == path)
+    monkeypatch.setattr(environment.Path, "exists", lambda self: str(self) == path)
     message = startup.idle_accelerator()
     assert message is not None
     command = re.search("`(.*)`", message).group(1)
@@ -26,10 +27,13 @@ def test_an_idle_accelerator_comes_with_a_pip_line_that_pip_accepts(monkeypatch,
     assert "--allow_cpu" in message
 
 
-def test_libtpu_without_a_tpu_is_named_too(monkeypatch):
-    monkeypatch.setattr(startup.Path, "exists", lambda self: False)
+def test_an_idle_tpu_is_named_and_libtpu_alone_is_not(monkeypatch):
+    """libtpu without a TPU compiles for TPUs that are elsewhere."""
+    monkeypatch.setattr(environment, "has_gpu", lambda: False)
     found = {"libtpu": object()}
     monkeypatch.setattr(startup.importlib.util, "find_spec", found.get)
+    assert startup.idle_accelerator() is None
+    monkeypatch.setattr(environment, "has_tpu", lambda: True)
     assert ".[tpu]" in startup.idle_accelerator()
     monkeypatch.setattr(startup.importlib.util, "find_spec", {}.get)
     assert startup.idle_accelerator() is None
