@@ -20,6 +20,7 @@ ROOMS = {
         ("trees files commands", ()),
         ("command_line", ("config", "commands")),
         ("devices", ("config", "trees")),
+        ("estimate", ("devices",)),
         ("models", ("config",)),
         ("optim", ("config", "trees")),
         ("step", ("config", "devices", "trees")),

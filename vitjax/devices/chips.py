@@ -4,7 +4,9 @@ Figures are the vendors', for dense operations:
 - H100, H200: NVIDIA's data sheets of the SXM forms, and the H100 architecture paper.
 - A100: NVIDIA's data sheet and architecture paper, SXM forms.
 - L40S, L4, RTX 4090, V100: NVIDIA's data sheets and the Ada and Volta papers.
-- TPUs: https://cloud.google.com/tpu/docs, "system architecture" of each version.
+- TPUs: https://cloud.google.com/tpu/docs, "system architecture" of each version; `memory`
+  is what XLA leaves a program of it.
+`link` is NVLink's, PCIe 4.0 x16's or, on a TPU, that of all its links together.
 
 A TPU multiplies in bfloat16 only. It takes one pass for float32 at JAX's default
 precision, 3 at "high" and 6 at "highest" (docs of `jax.lax.Precision`).
@@ -76,6 +78,7 @@ class Chip:
     bfloat16: float  # FLOP/s
     tf32: float
     float32: float
+    link: float  # bytes a second to other chips, in one direction
     cuda: Cuda | None = None  # None: a TPU, or a GPU that XLA no longer compiles for
     topology: str = ""  # libtpu's name of a TPU, before ":"
 
@@ -101,12 +104,12 @@ class Chip:
 
 
 def _tpu(
-    name: str, kind: str, memory_gib: float, bandwidth: float, tera: float
+    name: str, kind: str, memory_gib: float, bandwidth: float, tera: float, link: float
 ) -> Chip:
     peak = tera * 1e12
     return Chip(
         name, kind, int(memory_gib * GIB), bandwidth * 1e9, bfloat16=peak, tf32=peak,
-        float32=peak / 6, topology=name,
+        float32=peak / 6, link=link * 1e9, topology=name,
     )  # fmt: skip
 
 
@@ -116,11 +119,12 @@ def _gpu(
     memory: float,
     bandwidth: float,
     teras: tuple[float, float, float],
+    link: float,
     cuda: Cuda | None,
 ) -> Chip:
     bfloat16, tf32, float32 = (t * 1e12 for t in teras)
     return Chip(
-        name, kind, int(memory), bandwidth * 1e9, bfloat16, tf32, float32, cuda
+        name, kind, int(memory), bandwidth * 1e9, bfloat16, tf32, float32, link * 1e9, cuda
     )  # fmt: skip
 
 
@@ -140,18 +144,18 @@ def _ada(cores: int, l2_mib: int, clock_ghz: float) -> Cuda:
 CHIPS = {
     chip.name: chip
     for chip in (
-        _gpu("h200", "NVIDIA H200", 150_754_820_096, 4800, (989.4, 494.7, 66.9), _HOPPER),
-        _gpu("h100", "NVIDIA H100 80GB HBM3", 84_942_979_072, 3352, (989.4, 494.7, 66.9), _HOPPER),
-        _gpu("a100", "NVIDIA A100-SXM4-80GB", 85_031_714_816, 2039, (312, 156, 19.5), _AMPERE),
-        _gpu("a100-40", "NVIDIA A100", 42_297_786_368, 1555, (312, 156, 19.5), _AMPERE),
-        _gpu("l40s", "NVIDIA L40S", 47_697_362_944, 864, (362, 183, 91.6), _ADA),
-        _gpu("l4", "NVIDIA L4", 23_609_475_072, 300, (121, 60, 30.3), _ada(58, 48, 2.04)),
-        _gpu("rtx4090", "NVIDIA GeForce RTX 4090", 25_386_352_640, 1008, (165.2, 82.6, 82.6), _ada(128, 72, 2.52)),
-        _gpu("v100", "V100", 16 * GIB, 900, (125, 15.7, 15.7), None),
-        _tpu("v6e", "TPU v6", 31.25, 1638, 918),
-        _tpu("v5e", "TPU v5 lite", 15.75, 819, 197),
-        _tpu("v5p", "TPU v5", 95.74, 2765, 459),
-        _tpu("v4", "TPU v4", 30.75, 1228, 275),
+        _gpu("h200", "NVIDIA H200", 150_754_820_096, 4800, (989.4, 494.7, 66.9), 450, _HOPPER),
+        _gpu("h100", "NVIDIA H100 80GB HBM3", 84_942_979_072, 3352, (989.4, 494.7, 66.9), 450, _HOPPER),
+        _gpu("a100", "NVIDIA A100-SXM4-80GB", 85_031_714_816, 2039, (312, 156, 19.5), 300, _AMPERE),
+        _gpu("a100-40", "NVIDIA A100", 42_297_786_368, 1555, (312, 156, 19.5), 300, _AMPERE),
+        _gpu("l40s", "NVIDIA L40S", 47_697_362_944, 864, (362, 183, 91.6), 32, _ADA),
+        _gpu("l4", "NVIDIA L4", 23_609_475_072, 300, (121, 60, 30.3), 32, _ada(58, 48, 2.04)),
+        _gpu("rtx4090", "NVIDIA GeForce RTX 4090", 25_386_352_640, 1008, (165.2, 82.6, 82.6), 32, _ada(128, 72, 2.52)),
+        _gpu("v100", "V100", 16 * GIB, 900, (125, 15.7, 15.7), 150, None),
+        _tpu("v6e", "TPU v6", 31.25, 1638, 918, 448),
+        _tpu("v5e", "TPU v5 lite", 15.75, 819, 197, 200),
+        _tpu("v5p", "TPU v5", 95.74, 2765, 459, 600),
+        _tpu("v4", "TPU v4", 30.75, 1228, 275, 300),
     )
 }  # fmt: skip
 TPU_SIZES = "2x2, 2x4, 4x4, ... (v4 and v5p: 2x2x1, 2x2x2, ...)"

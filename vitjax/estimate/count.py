@@ -1,0 +1,312 @@
+"""Count the bytes, operations and collectives of a compiled program.
+
+A kernel is an instruction that runs on its own: a fusion, a library call, a copy. It
+reads its operands from the chip's memory and writes its results to it, once each; what
+a fusion only slices counts as the slice. A loop's body counts as often as it runs.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from vitjax.estimate.hlo import Instruction, Module, Shape
+
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all",
+    "partition-id", "replica-id", "add-dependency", "opt-barrier", "domain",
+    "copy-done", "async-done", "async-update", "all-reduce-done", "all-gather-done",
+    "collective-permute-done", "slice-done", "iota-done", "send-done", "recv-done",
+}  # fmt: skip
+_SLICES = {"slice", "dynamic-slice", "gather"}
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel and how often it runs in a step."""
+
+    name: str
+    op_name: str
+    kind: str  # "fusion", "copy", "cublas", "attention", "all-reduce", ...
+    bytes: float  # of one run, to and from the chip's memory
+    products: tuple[tuple[float, str, str], ...]  # (FLOPs, dtype, precision)
+    times: int = 1
+    sent: float = 0.0  # bytes of a collective's operands
+
+    @property
+    def flops(self) -> float:
+        """Operations of the products of one run; a multiply-add counts 2."""
+        return sum(flops for flops, _, _ in self.products)
+
+
+def kernels(module: Module) -> list[Kernel]:
+    """Return every kernel of a program, in order."""
+    return list(_kernels(module, module.entry, 1))
+
+
+def _kernels(module: Module, computation: str, times: int) -> Iterator[Kernel]:
+    body = module.computations[computation]
+    for one in body.values():
+        if one.opcode in _FREE:
+            continue
+        if one.opcode == "while":
+            inner = one.attribute("body")
+            assert inner is not None
+            yield from _kernels(module, inner, times * _trips(module, one))
+        elif one.opcode in ("call", "async-start") and one.attribute("to_apply"):
+            yield from _kernels(module, one.attribute("to_apply") or "", times)
+        elif one.opcode == "async-start" and one.attribute("calls"):
+            yield from _kernels(module, one.attribute("calls") or "", times)
+        elif one.opcode == "conditional":
+            for branch in re.findall(r"%([\w.\-]+)", _branches(one)):
+                yield from _kernels(module, branch, times)
+        else:
+            yield _kernel(module, body, one, times)
+
+
+def _branches(one: Instruction) -> str:
+    found = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
+    if found:
+        return found[1]
+    names = (one.attribute("true_computation"), one.attribute("false_computation"))
+    return ", ".join(f"%{name}" for name in names)
+
+
+def _trips(module: Module, loop: Instruction) -> int:
+    """Return how often a loop's body runs; 1 if XLA does not know."""
+    found = re.search(r'known_trip_count"?\s*:\s*\{"?n"?:"?(\d+)', loop.attributes)
+    if found:
+        return int(found[1])
+    # XLA for TPUs compares the counter with a constant and notes nothing.
+    condition = module.computations.get(loop.attribute("condition") or "", {})
+    bounds = [
+        int(one.literal)
+        for one in condition.values()
+        if one.opcode == "constant" and one.literal.strip().isdecimal()
+    ]
+    return max(bounds, default=1)
+
+
+def _kernel(
+    module: Module, body: dict[str, Instruction], one: Instruction, times: int
+) -> Kernel:
+    base = one.opcode.removesuffix("-start")
+    operands = [body[name].shapes for name in one.operands if name in body]
+    products = tuple(_products(module, body, one))
+    moved = _operand_bytes(module, one, operands) + _result_bytes(module, body, one)
+    sent = 0.0
+    if base in COLLECTIVES:
+        sent = sum(shape.bytes for shapes in operands for shape in shapes)
+        moved = 2 * sent if one.opcode.endswith("-start") else moved
+    elif one.opcode.endswith("-start"):
+        moved = _started(one, operands)
+    return Kernel(one.name, one.op_name, _kind(one, base), moved, products, times, sent)
+
+
+def _started(one: Instruction, operands: list[tuple[Shape, ...]]) -> float:
+    """Return the bytes of a copy or slice that runs beside other kernels.
+
+    The result of copy-start begins with the new array, that of slice-start with the
+    operands.
+    """
+    source = operands[0][0]
+    made = one.shapes[0 if one.opcode == "copy-start" else len(one.operands)]
+    return _main(made) + (0.0 if source.on_chip else made.bytes)
+
+
+def _kind(one: Instruction, base: str) -> str:
+    if one.opcode != "custom-call":
+        return base
+    for part, kind in (
+        ("cublas", "cublas"),
+        ("fmha", "attention"),
+        ("conv", "convolution"),
+    ):
+        if part in one.target:
+            return kind
+    return one.target.strip("_$") or base
+
+
+def _main(shape: Shape) -> float:
+    """Return the bytes of a shape in the chip's main memory."""
+    return 0.0 if shape.on_chip else shape.bytes
+
+
+def _operand_bytes(
+    module: Module, one: Instruction, operands: list[tuple[Shape, ...]]
+) -> float:
+    inner = module.computations.get(one.attribute("calls") or "", {})
+    if one.opcode in _SLICES:
+        return sum(_main(shape) for shape in one.shapes)
+    if one.opcode == "dynamic-update-slice":
+        return sum(_main(shape) for shape in operands[1])
+    if one.opcode != "fusion" or not inner:
+        return sum(_main(shape) for shapes in operands for shape in shapes)
+    parameters = {int(i.literal): i for i in inner.values() if i.opcode == "parameter"}
+    total = 0.0
+    for position, shapes in enumerate(operands):
+        full = sum(_main(shape) for shape in shapes)
+        read = _read(inner, parameters[position]) if position in parameters else full
+        total += min(full, read)
+    return total
+
+
+def _read(inner: dict[str, Instruction], parameter: Instruction) -> float:
+    """Return the bytes of a fusion's parameter that the fusion reads."""
+    names, total = {parameter.name}, 0.0
+    for one in inner.values():
+        used = names.intersection(one.operands)
+        if not used:
+            continue
+        if one.opcode == "bitcast":
+            names.add(one.name)
+        elif one.opcode in _SLICES and one.operands[0] in used:
+            total += sum(shape.bytes for shape in one.shapes)
+        elif one.opcode == "dynamic-update-slice" and one.operands[0] in used:
+            pass  # updated in place
+        else:
+            return math.inf
+    return total
+
+
+def _result_bytes(
+    module: Module, body: dict[str, Instruction], one: Instruction
+) -> float:
+    if one.opcode == "dynamic-update-slice":
+        return sum(_main(shape) for shape in body[one.operands[1]].shapes)
+    if one.opcode == "custom-call" and len(one.shapes) > 1:
+        # A library's scratch space is its last result, in bytes.
+        *results, last = one.shapes
+        scratch = last.dtype in ("s8", "u8") and len(last.dims) == 1
+        return sum(map(_main, results if scratch else one.shapes))
+    inner = module.computations.get(one.attribute("calls") or "", {})
+    roots = [i for i in inner.values() if i.root]
+    if one.opcode != "fusion" or not roots:
+        return sum(map(_main, one.shapes))
+    written = roots[0].operands if roots[0].opcode == "tuple" else (roots[0].name,)
+    total = 0.0
+    for name, shape in zip(written, one.shapes, strict=False):
+        made = inner[name]
+        while made.opcode in ("bitcast", "convert") and made.operands:
+            made = inner[made.operands[0]]
+        part = _main(shape)
+        if made.opcode == "dynamic-update-slice":  # in place
+            part = min(part, sum(s.bytes for s in inner[made.operands[1]].shapes))
+        total += part
+    return total
+
+
+def _products(
+    module: Module, body: dict[str, Instruction], one: Instruction
+) -> Iterator[tuple[float, str, str]]:
+    """Yield (FLOPs, dtype, precision) of every product in a kernel."""
+    if one.opcode == "fusion":
+        inner = module.computations[one.attribute("calls") or ""]
+        for part in inner.values():
+            yield from _products(module, inner, part)
+        return
+    operands = [body[name].shapes[0] for name in one.operands if name in body]
+    flops = 0.0
+    if one.opcode == "dot":
+        flops = _dot(
+            one.shapes[0],
+            operands[0],
+            one.attributes,
+            r"lhs_contracting_dims=\{([\d,]*)\}",
+        )
+    elif one.opcode == "convolution" or (
+        one.opcode == "custom-call" and "conv" in one.target
+    ):
+        flops = _convolution(one, operands[0], operands[1], one.target)
+    elif "cublas" in one.target:
+        pattern = r'lhs_contracting_dimensions":\[([\d",]*)\]'
+        flops = _dot(one.shapes[0], operands[0], one.attributes, pattern)
+    elif "fmha" in one.target:
+        flops = _attention(one)
+    if flops:
+        yield flops, _narrow(operands), _precision(one.attributes)
+
+
+def _narrow(operands: list[Shape]) -> str:
+    names = {"bf16": "bfloat16", "f16": "float16"}
+    dtype = operands[0].dtype
+    return names.get(dtype, "float32")
+
+
+def _precision(attributes: str) -> str:
+    found = re.search(r"operand_precision\"?[=:][\[{]\"?(\w+)", attributes)
+    return found[1].lower() if found else "default"
+
+
+def _dot(result: Shape, lhs: Shape, attributes: str, pattern: str) -> float:
+    found = re.search(pattern, attributes)
+    dims = [int(d) for d in re.findall(r"\d+", found[1])] if found else []
+    return 2.0 * result.size * math.prod(lhs.dims[d] for d in dims)
+
+
+def _attention(one: Instruction) -> float:
+    """Return the FLOPs of cuDNN's attention: 2 products forward, 5 backward."""
+    config = json.loads(one.attributes[one.attributes.index("backend_config=") + 15 :])
+    shape = config["cudnn_fmha_backend_config"]["intermediate_tensor_shape"]
+    scores = math.prod(int(d) for d in shape["dimensions"])
+    depth = one.shapes[0].dims[-1]
+    return 2.0 * scores * depth * (5 if "Backward" in one.target else 2)
+
+
+def _convolution(one: Instruction, lhs: Shape, rhs: Shape, target: str) -> float:
+    """Return the FLOPs of a convolution, without the products with padding."""
+    del target
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    assert labels is not None
+    result = one.shapes[0]
+    spatial = [c for c in labels[3] if c.isdigit()]
+    size = lambda labels, shape, c: shape.dims[labels.index(c)]
+    flops = 2.0 * size(labels[3], result, "b") * size(labels[3], result, "f")
+    flops *= size(labels[2], rhs, "i")
+    window = dict(re.findall(r"(\w+)=([\w\-]+)", _braces(one.attributes, "window=")))
+    for i, c in enumerate(spatial):
+        flops *= _positions(
+            size(labels[1], lhs, c),
+            size(labels[3], result, c),
+            size(labels[2], rhs, c),
+            stride=_nth(window, "stride", i),
+            low=_nth(window, "pad", i, "0_0")[0],
+            lhs_dilate=_nth(window, "lhs_dilate", i),
+            rhs_dilate=_nth(window, "rhs_dilate", i),
+        )
+    groups = re.search(r"batch_group_count=(\d+)", one.attributes)
+    return flops / int(groups[1]) if groups else flops
+
+
+def _braces(attributes: str, name: str) -> str:
+    found = re.search(re.escape(name) + r"\{([^}]*)\}", attributes)
+    return found[1] if found else ""
+
+
+def _nth(window: dict[str, str], name: str, i: int, default: str = "1"):
+    text = window.get(name)
+    part = text.split("x")[i] if text else default
+    if name == "pad":
+        return tuple(int(p) for p in part.split("_"))
+    return int(part)
+
+
+def _positions(
+    lhs: int, out: int, kernel: int, *, stride, low, lhs_dilate, rhs_dilate
+) -> int:
+    """Return the number of pairs (output, kernel position) that read the input."""
+    o = np.arange(out)[:, None] * stride
+    at = o + np.arange(kernel)[None] * rhs_dilate - low
+    inside = (at >= 0) & (at <= (lhs - 1) * lhs_dilate) & (at % lhs_dilate == 0)
+    return int(inside.sum())
