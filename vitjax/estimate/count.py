@@ -228,7 +228,7 @@ def _products(
     elif one.opcode == "convolution" or (
         one.opcode == "custom-call" and "conv" in one.target
     ):
-        flops = _convolution(one, operands[0], operands[1], one.target)
+        flops = _convolution(one, operands[0], operands[1])
     elif "cublas" in one.target:
         pattern = r'lhs_contracting_dimensions":\[([\d",]*)\]'
         flops = _dot(one.shapes[0], operands[0], one.attributes, pattern)
@@ -264,9 +264,8 @@ def _attention(one: Instruction) -> float:
     return 2.0 * scores * depth * (5 if "Backward" in one.target else 2)
 
 
-def _convolution(one: Instruction, lhs: Shape, rhs: Shape, target: str) -> float:
+def _convolution(one: Instruction, lhs: Shape, rhs: Shape) -> float:
     """Return the FLOPs of a convolution, without the products with padding."""
-    del target
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
     assert labels is not None
     result = one.shapes[0]
@@ -274,39 +273,34 @@ def _convolution(one: Instruction, lhs: Shape, rhs: Shape, target: str) -> float
     size = lambda labels, shape, c: shape.dims[labels.index(c)]
     flops = 2.0 * size(labels[3], result, "b") * size(labels[3], result, "f")
     flops *= size(labels[2], rhs, "i")
-    window = dict(re.findall(r"(\w+)=([\w\-]+)", _braces(one.attributes, "window=")))
+    window = _Window(one.attributes)
     for i, c in enumerate(spatial):
-        flops *= _positions(
+        flops *= window.positions(
+            i,
             size(labels[1], lhs, c),
             size(labels[3], result, c),
             size(labels[2], rhs, c),
-            stride=_nth(window, "stride", i),
-            low=_nth(window, "pad", i, "0_0")[0],
-            lhs_dilate=_nth(window, "lhs_dilate", i),
-            rhs_dilate=_nth(window, "rhs_dilate", i),
         )
     groups = re.search(r"batch_group_count=(\d+)", one.attributes)
     return flops / int(groups[1]) if groups else flops
 
 
-def _braces(attributes: str, name: str) -> str:
-    found = re.search(re.escape(name) + r"\{([^}]*)\}", attributes)
-    return found[1] if found else ""
+class _Window:
+    """The window of a convolution: strides, padding and dilations by dimension."""
 
+    def __init__(self, attributes: str) -> None:
+        found = re.search(r"window=\{([^}]*)\}", attributes)
+        pairs = re.findall(r"(\w+)=([\w\-]+)", found[1] if found else "")
+        self._texts = {name: text.split("x") for name, text in pairs}
 
-def _nth(window: dict[str, str], name: str, i: int, default: str = "1"):
-    text = window.get(name)
-    part = text.split("x")[i] if text else default
-    if name == "pad":
-        return tuple(int(p) for p in part.split("_"))
-    return int(part)
+    def _nth(self, name: str, i: int) -> int:
+        return int(self._texts[name][i]) if name in self._texts else 1
 
-
-def _positions(
-    lhs: int, out: int, kernel: int, *, stride, low, lhs_dilate, rhs_dilate
-) -> int:
-    """Return the number of pairs (output, kernel position) that read the input."""
-    o = np.arange(out)[:, None] * stride
-    at = o + np.arange(kernel)[None] * rhs_dilate - low
-    inside = (at >= 0) & (at <= (lhs - 1) * lhs_dilate) & (at % lhs_dilate == 0)
-    return int(inside.sum())
+    def positions(self, i: int, lhs: int, out: int, kernel: int) -> int:
+        """Return the pairs (output, kernel position) of dimension i in the input."""
+        low = int(self._texts["pad"][i].split("_")[0]) if "pad" in self._texts else 0
+        steps = np.arange(out)[:, None] * self._nth("stride", i)
+        at = steps + np.arange(kernel)[None] * self._nth("rhs_dilate", i) - low
+        every = self._nth("lhs_dilate", i)
+        inside = (at >= 0) & (at <= (lhs - 1) * every) & (at % every == 0)
+        return int(inside.sum())
