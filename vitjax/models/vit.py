@@ -44,7 +44,7 @@ the matmuls stay in dtype_mm, float32.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,8 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from vitjax.config import arguments
+from vitjax.models import products
+from vitjax.models.products import Initializer
 
 # big_vision models/vit.py:389-408, after https://arxiv.org/abs/2106.04560 (Ti to G),
 # https://arxiv.org/abs/2209.06794 (e) and https://arxiv.org/abs/2305.13035 (So400m).
@@ -96,7 +98,6 @@ REMAT_POLICIES = {
     "dots_with_no_batch_dims_saveable": _POLICIES.dots_with_no_batch_dims_saveable,
 }
 
-Initializer = Callable[..., Array]  # takes a key, a shape and a dtype
 _xavier = nn.initializers.xavier_uniform()
 
 
@@ -183,50 +184,70 @@ def einsum_attention(
 
 
 class Attention(nn.Module):
-    """Multi-head attention; parameters as in flax's MultiHeadDotProductAttention."""
+    """Multi-head attention; parameters as in flax's MultiHeadDotProductAttention.
+
+    With the scale and bias of a LayerNorm, `norm`, the inputs are standardised only.
+    """
 
     cfg: BlockConfig
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], y: Float[Array, "b m d"]
+        self,
+        x: Float[Array, "b n d"],
+        y: Float[Array, "b m d"],
+        norm: products.Affine | None = None,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b h n m"] | None]:
         """Attend from `x` to `y`; only attn_impl="flax" returns the probabilities."""
         cfg, d = self.cfg, x.shape[-1]
-        # DenseGeneral initialises the kernel's 2-D view, (d, h * k) and (h * k, d).
-        dense = partial(nn.DenseGeneral, bias_init=cfg.attn_bias_init, dtype=cfg.dtype)
         split = (cfg.num_heads, d // cfg.num_heads)
-        project = partial(dense, split, kernel_init=cfg.qkv_init)
-        query = project(name="query")(x)
-        key = project(name="key")(y)
-        value = project(name="value")(y)
+        inits = (cfg.qkv_init, cfg.attn_bias_init)
+        matrices = [
+            products.Linear((d,), split, *inits, name=name)()
+            for name in ("query", "key", "value")
+        ]
+        if norm is not None:
+            matrices = [norm.folded(into) for into in matrices]
+        if x is y:
+            three = products.apply_three(x, matrices, cfg.dtype)
+        else:
+            three = [
+                products.apply(of, matrix, cfg.dtype)
+                for of, matrix in zip((x, y, y), matrices, strict=True)
+            ]
+        query, key, value = (z.reshape(*z.shape[:-1], *split) for z in three)
         if cfg.attn_impl == "flax":
             x, probs = einsum_attention(query, key, value, cfg.softmax_dtype)
         else:
             impl: Any = cfg.attn_impl
             x = jax.nn.dot_product_attention(query, key, value, implementation=impl)
             probs = None
-        out = dense(d, axis=(-2, -1), kernel_init=cfg.out_init, name="out")
-        return out(x), probs
+        inits = (cfg.out_init, cfg.attn_bias_init)
+        out = products.Linear(split, (d,), *inits, name="out")()
+        x = x.reshape(*x.shape[:-2], d)
+        return products.apply(x, out, cfg.dtype), probs
 
 
 class MlpBlock(nn.Module):
-    """Two Dense layers with a GELU between them."""
+    """Two Dense layers with a GELU between them; `norm` is as in `Attention`."""
 
     cfg: BlockConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self, x: Float[Array, "b n d"], norm: products.Affine
+    ) -> Float[Array, "b n d"]:
         """Apply both layers, with dropout between them."""
         cfg, d = self.cfg, x.shape[-1]
-        bias_init = nn.initializers.normal(1e-6)
-        dense = partial(
-            nn.Dense, kernel_init=_xavier, bias_init=bias_init, dtype=cfg.dtype
-        )
-        x = dense(cfg.mlp_dim or 4 * d, name="Dense_0")(x)
-        x = arguments.lookup(GELUS, cfg.gelu, "gelu")(x)
+        hidden = cfg.mlp_dim or 4 * d
+        inits = (_xavier, nn.initializers.normal(1e-6))
+        first = products.Linear((d,), (hidden,), *inits, name="Dense_0")()
+        x = products.apply(x, norm.folded(first), cfg.dtype)
+        gelu = arguments.lookup(GELUS, cfg.gelu, "gelu")
+        x = products.recomputed(gelu)(x)
         x = nn.Dropout(cfg.dropout)(x, cfg.deterministic)
-        return dense(d, name="Dense_1")(x)
+        second = products.Linear((hidden,), (d,), *inits, name="Dense_1")()
+        return products.apply(x, second, cfg.dtype)
 
 
 class LayerScale(nn.Module):
@@ -256,14 +277,16 @@ class EncoderBlock(nn.Module):
         """Return the next residual stream and this block's intermediates."""
         out = {}
         attention = Attention(self.cfg, name="MultiHeadDotProductAttention_0")
-        y = self.cfg.norm("LayerNorm_0")(x)
-        out["sa"], probs = attention(y, y)
+        y, norm = products.Norm(self.cfg.norm_eps, name="LayerNorm_0")(x)
+        out["sa"], probs = attention(y, y, norm)
         if self.cfg.return_attn and probs is not None:
             out["attn"] = probs
-        x = out["+sa"] = x + self._branch(out["sa"], drop_path, "LayerScale_0")
-        y = self.cfg.norm("LayerNorm_1")(x)
-        out["mlp"] = MlpBlock(self.cfg, name="MlpBlock_0")(y)
-        x = out["+mlp"] = x + self._branch(out["mlp"], drop_path, "LayerScale_1")
+        y = self._branch(out["sa"], drop_path, "LayerScale_0")
+        x = out["+sa"] = products.added(x, y)
+        y, norm = products.Norm(self.cfg.norm_eps, name="LayerNorm_1")(x)
+        out["mlp"] = MlpBlock(self.cfg, name="MlpBlock_0")(y, norm)
+        y = self._branch(out["mlp"], drop_path, "LayerScale_1")
+        x = out["+mlp"] = products.added(x, y)
         return x, out
 
     def _branch(self, y, drop_path, scale_name):
@@ -346,7 +369,8 @@ class MAPHead(nn.Module):
         probe = self.param("probe", _xavier, (1, 1, d), jnp.float32)
         x, _ = attention(jnp.broadcast_to(probe, (b, 1, d)), x)
         x = x.astype(self.cfg.residual_dtype)
-        y = MlpBlock(self.cfg, name="MlpBlock_0")(self.cfg.norm("LayerNorm_0")(x))
+        y, norm = products.Norm(self.cfg.norm_eps, name="LayerNorm_0")(x)
+        y = MlpBlock(self.cfg, name="MlpBlock_0")(y, norm)
         return (x + y.astype(self.cfg.residual_dtype))[:, 0]
 
 
@@ -422,16 +446,18 @@ class ViT(nn.Module):
         return self._head(x, jnp.reshape(patches, (b, h, w, d)), distilled, out)
 
     def _stem(self, image):
-        patch_grid(image, self.patch_size, self.floor_patches)
-        return nn.Conv(
-            self.width,
-            self.patch_size,
-            strides=self.patch_size,
-            padding="VALID",  # floors the number of patches
-            use_bias=not self.pre_norm,
-            dtype=image.dtype,
+        rows, columns = patch_grid(image, self.patch_size, self.floor_patches)
+        bias_init = None if self.pre_norm else nn.initializers.zeros
+        embedding = products.Linear(
+            (*self.patch_size, image.shape[-1]),
+            (self.width,),
+            nn.initializers.lecun_normal(),
+            bias_init,
             name="embedding",
-        )(image)
+        )()
+        x = products.patches(image, self.patch_size)
+        x = products.apply(x, embedding, image.dtype)
+        return x.reshape(len(image), rows, columns, self.width)
 
     def _add_posemb(self, x, h, w):
         if self.posemb == "none":
