@@ -6,6 +6,7 @@ docs/performance.md has the bytes that each saves.
 Shapes: r rows, d inputs, f outputs.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ class Affine(NamedTuple):
         rows: (x s + c) W + b = x (s W) + (c W + b).
         """
         kernel, bias = into
-        highest = jax.lax.Precision.HIGHEST  # one row: precision costs nothing
-        shift = jnp.matmul(self.bias, kernel, precision=highest)
+        # No product: one row of operations is not worth its rounding.
+        shift = (self.bias[:, None] * kernel).sum(0)
         shift = shift if bias is None else shift + bias
         return Matrix(self.scale[:, None] * kernel, shift)
 
@@ -99,28 +100,34 @@ def apply(x: Num[Array, "*b d"], matrix: Matrix, dtype: Any) -> Float[Array, "*b
     """Return x W + b in `dtype`. The bias is a row: a GPU adds it within the product."""
     kernel, bias = matrix
     y = x.astype(dtype) @ kernel.astype(dtype)
-    return y if bias is None else y + bias.astype(dtype)
+    if bias is None:
+        return y
+    return y + jnp.reshape(bias.astype(dtype), (1,) * (y.ndim - 1) + (-1,))
 
 
 def apply_three(
-    x: Num[Array, "*b d"], matrices: Sequence[Matrix], dtype: Any
-) -> tuple[Array, Array, Array]:
-    """Return three products of one x in `dtype`, with one product each way back."""
-    kernels, biases = zip(*matrices, strict=True)
-    rows = x.astype(dtype).reshape(-1, x.shape[-1])
-    found = _three(
-        rows,
-        tuple(kernel.astype(dtype) for kernel in kernels),
-        tuple(bias.astype(dtype) for bias in biases),
+    x: Num[Array, "*b d"], matrices: Sequence[Matrix], dtype: Any, *, apart: bool
+) -> list[Array]:
+    """Return three products of one x in `dtype`, computed as one.
+
+    If the results must be arrays of their own, `apart`, only the way back is one
+    product: cutting one result in three would take longer than three products do.
+    """
+    if not apart:
+        kernels, biases = zip(*matrices, strict=True)
+        joined = Matrix(jnp.concatenate(kernels, axis=1), jnp.concatenate(biases))
+        return jnp.split(apply(x, joined, dtype), len(matrices), axis=-1)
+    kernels, biases = jax.tree.map(
+        lambda p: p.astype(dtype), tuple(zip(*matrices, strict=True))
     )
-    query, key, value = (y.reshape(*x.shape[:-1], -1) for y in found)
-    return query, key, value
+    rows = x.astype(dtype).reshape(-1, x.shape[-1])
+    return [y.reshape(*x.shape[:-1], -1) for y in _three(rows, kernels, biases)]
 
 
 @jax.custom_vjp
 def _three(x: Any, kernels: Any, biases: Any) -> Any:
     return tuple(
-        x @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)
+        x @ kernel + bias[None] for kernel, bias in zip(kernels, biases, strict=True)
     )
 
 
@@ -133,10 +140,11 @@ def _three_backward(kept: Any, grads: Any) -> Any:
     f = grads[0].shape[-1]
     # Side by side. XLA adds the bias's gradient to the pass of a sum, not of a
     # concatenation.
-    grad = sum(
-        jnp.pad(g, ((0, 0), (i * f, (len(grads) - 1 - i) * f)))
-        for i, g in enumerate(grads)
+    last = len(grads) - 1
+    padded = (
+        jnp.pad(g, ((0, 0), (i * f, (last - i) * f))) for i, g in enumerate(grads)
     )
+    grad: Array = functools.reduce(jnp.add, padded)
     wide = jnp.promote_types(grad.dtype, jnp.float32)
     of_bias = grad.astype(wide).sum(0).astype(grad.dtype)
     of_kernel = x.T @ grad

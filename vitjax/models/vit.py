@@ -209,7 +209,8 @@ class Attention(nn.Module):
         if norm is not None:
             matrices = [norm.folded(into) for into in matrices]
         if x is y:
-            three = products.apply_three(x, matrices, cfg.dtype)
+            apart = cfg.attn_impl == "cudnn"
+            three = products.apply_three(x, matrices, cfg.dtype, apart=apart)
         else:
             three = [
                 products.apply(of, matrix, cfg.dtype)
@@ -235,14 +236,16 @@ class MlpBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], norm: products.Affine
+        self, x: Float[Array, "b n d"], norm: products.Affine | None = None
     ) -> Float[Array, "b n d"]:
         """Apply both layers, with dropout between them."""
         cfg, d = self.cfg, x.shape[-1]
         hidden = cfg.mlp_dim or 4 * d
         inits = (_xavier, nn.initializers.normal(1e-6))
         first = products.Linear((d,), (hidden,), *inits, name="Dense_0")()
-        x = products.apply(x, norm.folded(first), cfg.dtype)
+        if norm is not None:
+            first = norm.folded(first)
+        x = products.apply(x, first, cfg.dtype)
         gelu = arguments.lookup(GELUS, cfg.gelu, "gelu")
         x = products.recomputed(gelu)(x)
         x = nn.Dropout(cfg.dropout)(x, cfg.deterministic)

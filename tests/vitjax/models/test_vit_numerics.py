@@ -233,7 +233,8 @@ def test_where_remat_is(image, kw, remat):
         return jnp.sum(model.apply(params, image)[0])
 
     jaxpr = jax.make_jaxpr(jax.grad(loss))(params)
-    assert ("policy=" in str(jaxpr)) == remat
+    # GELU's own remat, without a policy, is always there.
+    assert ("policy=<" in str(jaxpr)) == remat
 
 
 # Dropout and stochastic depth.
