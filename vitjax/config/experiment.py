@@ -99,6 +99,7 @@ class Experiment:
     loss_scale: Mapping[str, Any] | None = None  # keyword arguments of loss_scale.make
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Devices.
+    matmul_precision: str | None = None  # None: highest, on accelerators
     mesh: Sequence[tuple[str, int]] = (("data", -1),)
     sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),)
     prefetch_to_device: int = 2

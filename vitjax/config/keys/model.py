@@ -76,8 +76,9 @@ MODEL = {
         "CLIP."
     ),
     "model.attn_impl": (
-        "How the attention is computed: flax, xla or cudnn. flax is two einsums. cudnn "
-        "needs an NVIDIA GPU and dtype_mm of bfloat16 or float16."
+        "How the attention is computed: auto, flax, xla or cudnn. flax is two einsums. "
+        "cudnn needs an NVIDIA GPU, dtype_mm of bfloat16 or float16, and an even number "
+        "of tokens. auto is cudnn where it can be had, else flax; the run says which."
     ),
     "model.return_attn": (
         "Return the attention's probabilities among the model's intermediates. It is for "
