@@ -52,7 +52,9 @@ def products(function, *args):
     for eqn in equations(jax.make_jaxpr(function)(*args).jaxpr):
         if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
             [dtype] = {x.aval.dtype for x in eqn.invars}
-            found.append((dtype, eqn.params["precision"], str(eqn.source_info.name_stack)))
+            found.append(
+                (dtype, eqn.params["precision"], str(eqn.source_info.name_stack))
+            )
     return found
 
 
@@ -114,16 +116,14 @@ def test_bfloat16_is_for_products_and_all_is_for_the_stream_too(mesh, arg, strea
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {F32}
     softmax = [
         eqn.invars[0].aval.dtype
-        for eqn in equations(
-            jax.make_jaxpr(made.predict)(made.shapes, image).jaxpr
-        )
+        for eqn in equations(jax.make_jaxpr(made.predict)(made.shapes, image).jaxpr)
         if eqn.primitive.name == "exp"
     ]
     assert set(softmax) == {F32}
 
 
 def test_a_wrong_precision_is_one_sentence(mesh):
-    with pytest.raises(ValueError, match="unknown matmul_precision 'hihg'.*'high'"):
+    with pytest.raises(ValueError, match=r"unknown matmul_precision 'hihg'.*'high'"):
         built(mesh, "", ["matmul_precision=hihg"])
     with pytest.raises(ValueError, match="precision='fp8' is not one of float32, tf32"):
         vit_s16_i1k.get_config("precision=fp8")

@@ -50,6 +50,7 @@ MAY_CHANGE = (
     "mesh",
     "sharding_strategy",
     "accum_freq",
+    "model.remat_policy",
     "prefetch_to_device",
     "input.prefetch",
     "input.num_parallel_calls",

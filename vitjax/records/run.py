@@ -59,7 +59,9 @@ def open_records(
         if e.model.get("attn_impl") == "auto":
             platform = mesh.devices.flat[0].platform
             chosen = program.model.attn_impl
-            progress.say(f"attn_impl='auto' is {chosen!r} for this model on a {platform}")
+            progress.say(
+                f"attn_impl='auto' is {chosen!r} for this model on a {platform}"
+            )
         yield Records(
             writer,
             clock,

@@ -52,7 +52,7 @@ MODEL = {
         "The values that the backward pass does not compute again. The policy is none, "
         "nothing_saveable, everything_saveable, dots_saveable or "
         "dots_with_no_batch_dims_saveable. nothing_saveable takes the least memory. None "
-        'is "none", or "nothing_saveable" with scan.'
+        'is "none", or "nothing_saveable" with scan. It may change when a run resumes.'
     ),
     "model.dtype_mm": (
         "The type of the matrix products of stem, blocks and MAP head. " + _DTYPES + " "
