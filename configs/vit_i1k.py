@@ -40,6 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         optimizer=About(
             "adam", "adafactor needs a third of the memory", ("adam", "adafactor")
         ),
+        precision=vit_s16_i1k.GENERAL["precision"],
         beta2_cap=About(0.999, "adafactor's largest decay of second moments"),
     )
     if chosen.optimizer != "adafactor" and chosen.beta2_cap != 0.999:
@@ -47,7 +48,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     magnitude, mixup = AUG[chosen.aug]
     config: Any = vit_s16_i1k.get_config(
         f"variant={chosen.variant},epochs={chosen.epochs},batch={chosen.batch},"
-        "posemb=learn,pool=tok,randaug=off,mixup=off"
+        "posemb=learn,pool=tok,randaug=off,mixup=off,"
+        f"precision={chosen.precision}"
     )
     if magnitude is not None:
         randaug = f"|randaug(2, {magnitude})|keep("

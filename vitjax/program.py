@@ -17,7 +17,7 @@ from vitjax import optim, step, trees
 from vitjax.config import arguments, names
 from vitjax.config.experiment import Experiment
 from vitjax.devices.sharding import batch_sharding, replicated
-from vitjax.models import MODELS
+from vitjax.models import MODELS, vit
 from vitjax.step import ema, loss_scale, mixup
 from vitjax.step.losses import balanced_weights, check_class_weights, find_loss
 
@@ -26,7 +26,8 @@ from vitjax.step.losses import balanced_weights, check_class_weights, find_loss
 class Program:
     """The compiled functions of a run, and the shapes and shardings of its state."""
 
-    model: nn.Module
+    model: nn.Module  # with the attention chosen for the mesh's devices
+    matmul_precision: str | None  # of JAX; None: what JAX takes without being told
     mesh: Mesh
     image_shape: tuple[int, ...]  # one example at the model's input
     trainable: int  # scalars of the parameters that `schedule` does not freeze
@@ -90,6 +91,17 @@ def model_of(name: str, settings: Mapping[str, Any], num_classes: int) -> nn.Mod
             f"but its __call__ takes {inspect.signature(model.__call__)}"
         )
     return model
+
+
+def matmul_precision(e: Experiment, platform: str) -> str | None:
+    """Return JAX's precision of float32 products in a program for a platform.
+
+    None stands for "highest" on accelerators. JAX's own default there is TF32 or
+    bfloat16, and float32 on a CPU, which has nothing else.
+    """
+    if e.matmul_precision is None and platform != "cpu":
+        return "highest"
+    return e.matmul_precision
 
 
 def _check_answer(e: Experiment, model: nn.Module, image_shape: Sequence[int]) -> None:
@@ -183,6 +195,8 @@ def check(e: Experiment) -> nn.Module:
     """Check what needs no data, and return the model. Raises ValueError."""
     optim.check_section(e.optimizer)
     find_loss(e.loss)
+    if e.matmul_precision is not None:
+        arguments.lookup(step.PRECISIONS, e.matmul_precision, "matmul_precision")
     device_ops.get_preprocess_fn(e.device_pp)
     if e.mixup is not None:
         arguments.check("mixup", mixup.check, e.mixup)
@@ -242,6 +256,10 @@ def build(
         lambda: tuple(jax.random.split(jax.random.key(e.seed))),
         out_shardings=replicated(mesh),
     )
+    device = mesh.devices.flat[0]
+    if isinstance(model, vit.ViT):
+        model = vit.with_attention(model, device, image_shape)
+    precision = matmul_precision(e, device.platform)
     init, shapes, shardings = step.init_state(
         model,
         tx,
@@ -250,6 +268,7 @@ def build(
         sharding_strategy=e.sharding_strategy,
         ema=e.ema is not None,
         loss_scale=e.loss_scale,
+        matmul_precision=precision,
     )
     train_step = step.make_train_step(
         model,
@@ -264,9 +283,11 @@ def build(
         frozen=frozen,
         ema=e.ema,
         state_sharding=shardings,
+        matmul_precision=precision,
     )
     return Program(
         model=model,
+        matmul_precision=precision,
         mesh=mesh,
         image_shape=image_shape,
         trainable=trees.count(
@@ -280,6 +301,6 @@ def build(
         batch=batch,
         train_step=train_step,
         preview=step.make_preview(mesh=mesh, mixup=e.mixup, device_pp=device_pp),
-        predict=step.make_eval_step(model),
+        predict=step.at_precision(precision, step.make_eval_step(model)),
         loop_key=lambda: keys()[1],
     )

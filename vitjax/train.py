@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from vitjax import commands, loop, start
+from vitjax import commands, loop, memory, start
 from vitjax import data as data_lib
 from vitjax import program as program_lib
 from vitjax.checkpoints import run as checkpoints
@@ -31,7 +31,7 @@ from vitjax.evaluators import schedule
 from vitjax.files import or_without
 from vitjax.records import curves
 from vitjax.records.run import open_records
-from vitjax.records.workdir import locked, refuse_other_config
+from vitjax.records.workdir import has_progress, locked, refuse_other_config
 
 
 def train_and_evaluate(
@@ -70,6 +70,7 @@ def train_and_evaluate(
             enter(locked(workdir, force))
             newest.remove_partial()
         enter(contextlib.closing(newest))
+        enter(_memory_explained(e, program, data.element_spec, sizes, workdir))
         state, kept = start.first_state(e, program, newest, settings)
         rows = [entry.name for entry in entries]
         best = enter(best_of(e.ckpt_best, workdir, rows, kept))
@@ -95,6 +96,26 @@ def train_and_evaluate(
     if jax.process_index() == 0:
         with or_without("curves.png"):
             curves.plot_curves(workdir)
+
+
+@contextlib.contextmanager
+def _memory_explained(
+    e: experiment.Experiment,
+    program: program_lib.Program,
+    spec: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    workdir: Path,
+) -> Iterator[None]:
+    """Raise DeviceFull, with what would fit, if a device has too little memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not failures.is_out_of_memory(error):
+            raise
+        print("a device has too little memory; looking for what fits", flush=True)
+        fixed = has_progress(workdir)
+        said = memory.explain(error, e, program, spec, sizes, fixed=fixed)
+        raise failures.DeviceFull(said) from error
 
 
 def _open_evals(

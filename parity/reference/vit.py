@@ -106,16 +106,21 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, out: dict, name: str) -> torch.Tensor:
         """Map (b, n, d) to (b, n, d); store both branches and both sums in `out`."""
-        y = self.norm1(x)
+        y = self.norm1(x.to(self.norm1.weight))
         out[f"{name}/attention"], _ = self.attention(y, y, y, need_weights=False)
         out[f"{name}/+attention"] = x = x + out[f"{name}/attention"]
-        out[f"{name}/mlp"] = self.mlp(self.norm2(x))
+        out[f"{name}/mlp"] = self.mlp(self.norm2(x.to(self.norm2.weight)))
         out[f"{name}/+mlp"] = x = x + out[f"{name}/mlp"]
         return x
 
 
 class MapHead(nn.Module):
-    """Attention pooling (Lee et al., 2019): a learned probe attends to all tokens."""
+    """Attention pooling (Lee et al., 2019): a learned probe attends to all tokens.
+
+    `stream`: the dtype of its residual stream; None is the parameters'.
+    """
+
+    stream: torch.dtype | None = None
 
     def __init__(self, width: int, mlp_dim: int, num_heads: int, gelu: str, eps: float):
         super().__init__()
@@ -128,8 +133,8 @@ class MapHead(nn.Module):
         """Map (b, n, d) to (b, d)."""
         probe = self.probe.expand(len(x), -1, -1)
         x, _ = self.attention(probe, x, x, need_weights=False)
-        x = x.to(self.probe.dtype)
-        return (x + self.mlp(self.norm(x)))[:, 0]
+        x = x.to(self.stream or self.probe.dtype)
+        return (x + self.mlp(self.norm(x.to(self.probe.dtype))))[:, 0]
 
 
 class ViT(nn.Module):
@@ -145,6 +150,8 @@ class ViT(nn.Module):
       gelu: "tanh" or "exact".
       bfloat16: apply torch's autocast to all but pre_logits and head. Between the
         blocks, the residual stream keeps the parameters' dtype.
+      bfloat16_stream: the residual stream is in bfloat16 too; LayerNorms stay in the
+        parameters' dtype.
       seed: draws the weights.
     """
 
@@ -166,6 +173,7 @@ class ViT(nn.Module):
         eps: float = 1e-6,
         head_zeroinit: bool = True,
         bfloat16: bool = False,
+        bfloat16_stream: bool = False,
         seed: int = 0,
     ):
         super().__init__()
@@ -180,6 +188,7 @@ class ViT(nn.Module):
         self.embedding = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.posemb, self.pool_type = posemb, pool_type
         self.head_zeroinit, self.autocast = head_zeroinit, bfloat16
+        self.stream = torch.bfloat16 if bfloat16_stream else None
         if posemb == "learn":
             shape = (1, rows * columns, width)
             self.pos_embedding = nn.Parameter(torch.zeros(shape))
@@ -195,6 +204,7 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
         if pool_type == "map":
             self.map_head = MapHead(*block)
+            self.map_head.stream = self.stream
         if rep_size:
             self.pre_logits = nn.Linear(width, rep_size)
         self.head = nn.Linear(rep_size or width, num_classes)
@@ -237,8 +247,8 @@ class ViT(nn.Module):
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.autocast):
             x = self.pooled(self.tokens(image, out), out)
         if hasattr(self, "pre_logits"):
-            x = torch.tanh(self.pre_logits(x))
-        out["pre_logits"] = x
+            x = torch.tanh(self.pre_logits(x.to(self.pre_logits.weight)))
+        out["pre_logits"] = x = x.to(self.head.weight)
         out["logits"] = x = self.head(x)
         return x, out
 
@@ -246,21 +256,21 @@ class ViT(nn.Module):
         """Return the embedded tokens (b, n, d) that enter the first block."""
         x = self.embedding(to_nchw(image)).flatten(2).transpose(1, 2)
         out["stem"] = x
-        x = x.to(image)
+        x = x.to(self.stream or image.dtype)
         if self.posemb != "none":
             x = x + self.pos_embedding.to(x)
         out["with_posemb"] = x
         if self.pool_type == "tok":
-            x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls.expand(len(x), -1, -1).to(x), x], dim=1)
         if self.num_registers:
-            x = torch.cat([x, self.registers.expand(len(x), -1, -1)], dim=1)
+            x = torch.cat([x, self.registers.expand(len(x), -1, -1).to(x)], dim=1)
         return x
 
     def pooled(self, x: torch.Tensor, out: dict) -> torch.Tensor:
         """Apply the blocks, the last norm and the pooling: (b, n, d) to (b, d)."""
         for i, block in enumerate(self.blocks):
             x = block(x, out, f"block{i:02d}")
-        out["encoded"] = x = self.norm(x)
+        out["encoded"] = x = self.norm(x.to(self.norm.weight))
         num_patches = out["with_posemb"].shape[1]
         patches = patch_tokens(x, int(self.pool_type == "tok"), num_patches)
         if self.pool_type == "gap":

@@ -32,7 +32,7 @@ def trajectory(case: Case) -> Iterator[Comparison]:
     yield from _param_lines(errors, f", {_steps(case)}")
     if case.precision == "float64":
         yield _own_schedule(case, recipe, _flat((curves, a)))
-    if case.precision == "bfloat16":
+    if case.half:
         # After so few steps some biases are mostly rounding: a bound would be near 1.
         return
     for other in undecayed_cases(case):

@@ -33,7 +33,8 @@ class Case:
     head_zeroinit: bool = True
     num_classes: int = 10
     batch_size: int = 8
-    precision: str = "float64"  # both sides'; bfloat16 is for matmuls only
+    # Both sides'. bfloat16 is for matmuls only, bfloat16_all for the stream too.
+    precision: str = "float64"
     num_seeds: int = 64  # seeds per side for the statistics of the initialisation
     num_steps: int = 200  # steps of the trajectory
     num_examples: int = 1797  # the evaluation's: all of scikit-learn's digits
@@ -49,6 +50,11 @@ class Case:
     def dtype(self) -> str:
         """The dtype of parameters, images and losses."""
         return "float64" if self.precision == "float64" else "float32"
+
+    @property
+    def half(self) -> bool:
+        """Whether matmuls are in bfloat16."""
+        return self.precision.startswith("bfloat16")
 
     def shallow(self) -> "Case":
         """Return the case with two blocks at most.

@@ -41,7 +41,10 @@ ONE_DEVICE = Layout()
 def make_model(case: Case) -> vit.ViT:
     """Build vitjax's model with matmuls in the case's precision."""
     kwargs = case.model_kwargs()
-    return vit.Model(kwargs.pop("num_classes"), dtype_mm=case.precision, **kwargs)
+    if case.precision == "bfloat16_all":
+        kwargs["residual_dtype"] = "bfloat16"
+    dtype = "bfloat16" if case.half else case.precision
+    return vit.Model(kwargs.pop("num_classes"), dtype_mm=dtype, **kwargs)
 
 
 @functools.cache

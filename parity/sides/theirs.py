@@ -44,14 +44,14 @@ def controls(
         return
     for seed in range(num_orders):
         yield theirs(case, make_order(case, seed))
-    if case.precision == "bfloat16":
+    if case.half:
         yield theirs(case.but(precision="float32"), None)
 
 
 def make_reference(case: Case, seed: int = 0) -> vit.ViT:
     """Build a case's reference model with its own initialisation, in float32."""
-    bfloat16 = case.precision == "bfloat16"
-    kwargs = {"image_size": case.image_size, "bfloat16": bfloat16, "seed": seed}
+    kwargs = {"image_size": case.image_size, "bfloat16": case.half, "seed": seed}
+    kwargs["bfloat16_stream"] = case.precision == "bfloat16_all"
     return vit.ViT(**kwargs, **case.model_kwargs())
 
 

@@ -30,6 +30,7 @@ ROOMS = {
         ("weights", ("config", "models", "checkpoints", "trees", "files")),
         ("evaluators", ("config", "step", "devices")),
         ("program", ("config", "models", "optim", "step", "devices", "trees")),
+        ("memory", ("config", "devices", "estimate", "program")),
         ("loop start benchmark", ALL),
         ("train", ALL),
         ("tools", ALL),

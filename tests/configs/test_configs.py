@@ -105,6 +105,7 @@ def changed(arg):
         ("crop=power(2)", "sampler='power(2)'"),
         ("crop=beta(1, 2)", "sampler='beta(1, 2)'"),
         ("area_min=2.5", "area_min=2.5,"),
+        ("precision=tf32", "matmul_precision: not set -> 'high'"),
     ],
 )
 def test_a_single_choice_changes_that_and_nothing_else(arg, words):
@@ -131,6 +132,7 @@ def test_presets_and_choices_on_top_of_them():
     assert "precise=True" in c.input.pp
     assert "method='bilinear', antialias=True" in c.evals.val.pp_fn
     assert changed("preset=big_vision") == ""
+    assert changed("precision=float32") == ""
     c = vit_s16_i1k.get_config("crop=beta(1, 2),epochs=3")
     assert c.total_epochs == 3
 
@@ -207,6 +209,7 @@ def test_every_argument_that_the_docs_name_is_taken():
         ("gelu", ("tanh", "exact")),
         ("preset", ("big_vision", "fixed", "mup_vit")),
         ("mu_dtype", ("bfloat16", "float32")),
+        ("precision", ("float32", "tf32", "bfloat16", "bfloat16_all")),
     ):
         assert f"`{name}`" in text or f"{name}=" in text
         assert all(value in text for value in values)

@@ -50,6 +50,7 @@ MAY_CHANGE = (
     "mesh",
     "sharding_strategy",
     "accum_freq",
+    "model.remat_policy",
     "prefetch_to_device",
     "input.prefetch",
     "input.num_parallel_calls",
@@ -99,6 +100,7 @@ class Experiment:
     loss_scale: Mapping[str, Any] | None = None  # keyword arguments of loss_scale.make
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Devices.
+    matmul_precision: str | None = None  # None: highest, on accelerators
     mesh: Sequence[tuple[str, int]] = (("data", -1),)
     sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),)
     prefetch_to_device: int = 2

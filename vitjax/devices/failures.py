@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import re
 import signal
 import sys
 import traceback
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -35,6 +37,32 @@ def sentence(error: BaseException, less_memory: str = LESS_MEMORY) -> str | None
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether XLA asked a device for more memory than it has."""
     return str(error).startswith("RESOURCE_EXHAUSTED")
+
+
+class DeviceFull(ValueError):
+    """A device has too little memory; the message is a sentence for users."""
+
+
+def full(what: str, error: BaseException, kind: str) -> str:
+    """Return a clause: `what` asked a device of this kind for more memory than it has.
+
+    The amounts are those of XLA's message: at compile time on TPUs, at run time on GPUs.
+    """
+    text = str(error)
+    used = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)", text)
+    asked = re.search(r"allocat\w* ([\d.]+) ?([KMGT]?)", text)
+    if used:
+        amount = f"{_gib(*used.group(1, 2))} of {_gib(*used.group(3, 4))}"
+    elif asked:
+        amount = f"{_gib(*asked.group(1, 2))}, more than is free"
+    else:
+        return f"the memory of a device ({kind}) is full: {_first_line(error)}"
+    return f"the memory of a device ({kind}) is full: {what} asked for {amount}"
+
+
+def _gib(number: str, unit: str) -> str:
+    power = " KMGT".index(unit or " ")
+    return f"{float(number.rstrip('.')) * 1024**power / 2**30:.3g} GiB"
 
 
 def accelerator() -> tuple[str, str] | None:

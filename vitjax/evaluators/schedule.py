@@ -1,9 +1,10 @@
 """Open the evaluators of a run, decide when each is due, and run them."""
 
+import contextlib
 import dataclasses
 import inspect
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 
 from input_pipeline import parts
 from vitjax.config import arguments, durations, names
+from vitjax.devices import failures
 from vitjax.evaluators import EVALUATORS
 
 # Keys of other trainers' evaluators that vitjax refuses, with the reason.
@@ -47,6 +49,8 @@ class Entry:
     log_steps: int | None
     skip_first: bool
     params: str = "params"  # the field of the state that is evaluated
+    batch_size: int | None = None  # of its steps; None: the evaluator has none
+    mesh: Mesh | None = None
 
     def due(self, step: int, total_steps: int) -> bool:
         """Return whether it is due: at step 0, every `log_steps`, and at the end.
@@ -93,6 +97,8 @@ def _entry(
         log_steps=log_steps,
         skip_first=skip_first,
         params=params,
+        batch_size=section.get("batch_size"),
+        mesh=given["mesh"],
     )
 
 
@@ -253,6 +259,26 @@ class Schedule:
         return [entry for entry in self._entries if entry.name not in done]
 
 
+@contextlib.contextmanager
+def _explained(entry: Entry) -> Iterator[None]:
+    """Raise DeviceFull, which names a smaller batch_size, if a device has no memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not failures.is_out_of_memory(error) or entry.mesh is None:
+            raise
+        what, devices = f"evals.{entry.name}", entry.mesh.size
+        kind = entry.mesh.local_devices[0].device_kind
+        said = failures.full(f"the evaluator {what}", error, kind)
+        half = (entry.batch_size or 0) // 2 // devices * devices
+        less = (
+            f"--config.{what}.batch_size={half} makes its batches smaller"
+            if half
+            else f"--config.{what}=None leaves it out, as its batches cannot be smaller"
+        )
+        raise failures.DeviceFull(f"{said}; {less}") from error
+
+
 def run(entries: Sequence[Entry], state: Any) -> dict[str, float]:
     """Run evaluators on a state, and return one row of "name/metric" values.
 
@@ -264,7 +290,7 @@ def run(entries: Sequence[Entry], state: Any) -> dict[str, float]:
         evaluated = state
         if entry.params != "params":
             evaluated = dataclasses.replace(state, params=getattr(state, entry.params))
-        with parts.explained(f"evals.{entry.name}", parts.SLIPS):
+        with parts.explained(f"evals.{entry.name}", parts.SLIPS), _explained(entry):
             for metric, value in entry.evaluator.run(evaluated):
                 row[f"{entry.name}/{metric}"] = value
         row[f"time/{entry.name}"] = time.monotonic() - start

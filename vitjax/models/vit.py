@@ -44,7 +44,7 @@ the matmuls stay in dtype_mm, float32.
 
 import dataclasses
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,7 +77,7 @@ VARIANTS = {
 }
 POSEMBS = ("learn", "sincos2d", "none")
 POOL_TYPES = ("gap", "map", "tok", "0", "none")
-ATTN_IMPLS = ("flax", "xla", "cudnn")
+ATTN_IMPLS = ("auto", "flax", "xla", "cudnn")
 GELUS = {
     "tanh": partial(nn.gelu, approximate=True),
     "exact": partial(nn.gelu, approximate=False),
@@ -417,7 +417,7 @@ class ViT(nn.Module):
 
         `train=True` needs rngs={"dropout": key} if dropout or drop_path is above 0.
         """
-        cfg = _block_config(self, deterministic=not train)
+        cfg = _block_config(self, image.shape[1:], deterministic=not train)
         out = {}
         x = out["stem"] = self._stem(jnp.asarray(image, cfg.dtype))
         b, h, w, d = x.shape
@@ -539,6 +539,56 @@ def Model(num_classes: int | None = None, variant: str | None = None, **kw: Any)
     return model
 
 
+def cudnn_lacks(model: ViT, image_shape: Sequence[int]) -> str | None:
+    """Return what JAX's cuDNN attention misses to train on images (h w ch), or None."""
+    channels = model.width // model.num_heads
+    rows, columns = (
+        n // p for n, p in zip(image_shape[:2], model.patch_size, strict=True)
+    )
+    tokens = rows * columns + (model.pool_type == "tok") + model.registers
+    if model.dtype_mm not in ("bfloat16", "float16"):
+        return f"dtype_mm 'bfloat16' or 'float16', got {model.dtype_mm!r}"
+    if channels % 8:
+        return f"heads of a multiple of 8 channels, got {channels}"
+    if model.pool_type == "map":
+        return "another pool_type than 'map', whose only query is an odd number"
+    if tokens % 2:
+        return f"an even number of tokens, got {tokens} (registers=1 adds one)"
+    return None
+
+
+def fastest_attention(model: ViT, device: Any, image_shape: Sequence[int]) -> str:
+    """Return what attn_impl="auto" is for images (h w ch) on a device.
+
+    The device may be absent. The answer is "cudnn" on an NVIDIA GPU where cuDNN can do
+    the model's attention, else "flax".
+    """
+    # NVIDIA's are numbers, such as "9.0"; flash attention begins with Ampere, 8.0.
+    capability = str(getattr(device, "compute_capability", ""))
+    if not capability.replace(".", "", 1).isdecimal() or float(capability) < 8:
+        return "flax"
+    served = (
+        cudnn_lacks(model, image_shape) is None
+        and model.width // model.num_heads <= 128  # Hopper's 256 is not everyone's
+        and model.softmax_dtype in (None, "float32")
+        and not model.return_attn
+    )
+    return "cudnn" if served else "flax"
+
+
+def with_attention(model: ViT, device: Any, image_shape: Sequence[int]) -> ViT:
+    """Return a model to train on a device, with "auto" replaced by what it is there.
+
+    Raises ValueError for a model whose attention cuDNN is told to do, and cannot.
+    """
+    if model.attn_impl == "auto":
+        return model.clone(attn_impl=fastest_attention(model, device, image_shape))
+    lacks = cudnn_lacks(model, image_shape) if model.attn_impl == "cudnn" else None
+    if lacks is not None:
+        raise ValueError(f"attn_impl 'cudnn' needs {lacks}; or choose attn_impl='auto'")
+    return model
+
+
 def scan_to_loop(params: Mapping[str, Any]) -> dict[str, Any]:
     """Convert parameters of a model with scan=True to those with scan=False."""
     encoder = dict(params["Transformer"])
@@ -632,7 +682,7 @@ def _check(model: ViT) -> None:
             f"width must be divisible by num_heads, got {model.width} and "
             f"{model.num_heads}"
         )
-    if model.attn_impl != "flax":
+    if model.attn_impl not in ("auto", "flax"):
         _check_fused(model)
 
 
@@ -658,7 +708,9 @@ def _check_fused(model: ViT) -> None:
         )
 
 
-def _block_config(model: ViT, deterministic: bool) -> BlockConfig:
+def _block_config(
+    model: ViT, image_shape: Sequence[int], deterministic: bool
+) -> BlockConfig:
     """Return the arguments that the blocks share, with None dtypes resolved."""
     names = (model.dtype_mm, model.residual_dtype, model.softmax_dtype)
     if "float64" in names and jnp.result_type(float) != np.float64:
@@ -671,6 +723,9 @@ def _block_config(model: ViT, deterministic: bool) -> BlockConfig:
         default if name is None else arguments.lookup(DTYPES, name, "dtype")
         for name in names[1:]
     )
+    attn_impl = model.attn_impl
+    if attn_impl == "auto":  # a program replaces it, for its own devices
+        attn_impl = fastest_attention(model, jax.devices()[0], image_shape)
     return BlockConfig(
         mlp_dim=model.mlp_dim,
         num_heads=model.num_heads,
@@ -680,7 +735,7 @@ def _block_config(model: ViT, deterministic: bool) -> BlockConfig:
         residual_dtype=residual,
         softmax_dtype=softmax,
         gelu=model.gelu,
-        attn_impl=model.attn_impl,
+        attn_impl=attn_impl,
         return_attn=model.return_attn,
         norm_eps=model.norm_eps,
         layer_scale=model.layer_scale,

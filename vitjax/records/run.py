@@ -56,6 +56,12 @@ def open_records(
         )
         stack.enter_context(contextlib.closing(progress))
         _announce(progress, state, program.trainable, sizes, workdir)
+        if e.model.get("attn_impl") == "auto":
+            platform = mesh.devices.flat[0].platform
+            chosen = program.model.attn_impl
+            progress.say(
+                f"attn_impl='auto' is {chosen!r} for this model on a {platform}"
+            )
         yield Records(
             writer,
             clock,

@@ -14,6 +14,13 @@ from vitjax.files import write_whole
 from vitjax.records.jsonl import read_rows
 
 
+def has_progress(workdir: Path) -> bool:
+    """Return whether a run has made a checkpoint or recorded a step in the workdir."""
+    return any((Path(workdir) / "checkpoints").glob("*")) or any(
+        row["step"] > 0 for row in read_rows(workdir)
+    )
+
+
 def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
     """Raise ValueError if a run of another config has made progress in the workdir.
 
@@ -21,10 +28,7 @@ def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
     first step is ignored.
     """
     path = Path(workdir) / "config.json"
-    started = any((Path(workdir) / "checkpoints").glob("*")) or any(
-        row["step"] > 0 for row in read_rows(workdir)
-    )
-    if not path.exists() or not started:
+    if not path.exists() or not has_progress(workdir):
         return
     try:
         old = json.loads(path.read_text())

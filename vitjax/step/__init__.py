@@ -6,6 +6,7 @@ optimizers are passed in.
 """
 
 from vitjax.step.accumulate import check_batch_size
+from vitjax.step.precision import PRECISIONS, at_precision
 from vitjax.step.state import TrainState, copied, init_state, param_shapes
 from vitjax.step.train_step import (
     check_scaled,
@@ -17,7 +18,9 @@ from vitjax.step.train_step import (
 )
 
 __all__ = [
+    "PRECISIONS",
     "TrainState",
+    "at_precision",
     "check_batch_size",
     "check_scaled",
     "copied",

@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 
 from vitjax.devices.sharding import infer_sharding
 from vitjax.step import loss_scale as loss_scale_lib
+from vitjax.step.precision import at_precision
 
 
 @flax.struct.dataclass
@@ -54,13 +55,15 @@ def init_state(
     sharding_strategy: Any = ((".*", "replicate"),),
     ema: bool = False,
     loss_scale: Mapping[str, Any] | None = None,
+    matmul_precision: str | None = None,
 ) -> tuple[Callable[[Key[Array, ""]], TrainState], Any, Any]:
     """Return (init, shapes, shardings) of the state, without allocating it.
 
     `init(key)` makes the state directly on the devices, as `shardings` places it. `shapes`
     is the state as ShapeDtypeStructs. With `ema`, the state has an average of the
     parameters, which has their sharding and starts as a copy of them. `loss_scale` is
-    the keyword arguments of `vitjax.step.loss_scale.make`, or None.
+    the keyword arguments of `vitjax.step.loss_scale.make`, or None. `matmul_precision`:
+    see `at_precision`.
     """
 
     def create(key: Key[Array, ""]) -> TrainState:
@@ -76,6 +79,7 @@ def init_state(
             ),
         )
 
+    create = at_precision(matmul_precision, create)
     shapes = jax.eval_shape(lambda: create(jax.random.key(0)))
     shardings = infer_sharding(shapes, mesh, sharding_strategy)
     if ema:

@@ -28,6 +28,7 @@ from vitjax.step import loss_scale
 from vitjax.step import mixup as mixup_lib
 from vitjax.step.accumulate import accumulate_gspmd, accumulate_local
 from vitjax.step.losses import find_loss
+from vitjax.step.precision import at_precision
 from vitjax.step.state import TrainState
 
 Features = dict[str, Any]  # feature name -> array
@@ -170,6 +171,7 @@ def make_train_step(
     frozen: Any = None,
     ema: Mapping[str, Any] | None = None,
     state_sharding: Any = None,
+    matmul_precision: str | None = None,
 ) -> Callable[[TrainState, Features, Any], tuple[TrainState, dict[str, Array]]]:
     """Make the jitted step(state, batch, key) -> (state, metrics). It donates `state`.
 
@@ -182,6 +184,7 @@ def make_train_step(
       frozen: tree of bools; gradients of True leaves are set to zero, also in l2_grads.
       ema: keyword arguments of `vitjax.step.ema.make_update`, or None.
       state_sharding: NamedShardings from `init_state`; None means replicated.
+      matmul_precision: of float32 products; see `vitjax.step.at_precision`.
 
     The metrics are big_vision's: training_loss (of the mixed batch), l2_grads (before
     clipping), l2_params (after the update), l2_updates (signed, with rate and decay). A
@@ -235,7 +238,11 @@ def make_train_step(
         return state, metrics | more
 
     home = replicated(mesh) if state_sharding is None else state_sharding
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(home, replicated(mesh)))
+    return jax.jit(
+        at_precision(matmul_precision, train_step),
+        donate_argnums=0,
+        out_shardings=(home, replicated(mesh)),
+    )
 
 
 def make_preview(

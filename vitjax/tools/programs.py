@@ -30,11 +30,13 @@ def write(trained: Trained, to: str, out: Path, shape: tuple[int, int, int]) -> 
     ops = pixels_to_input(trained.evaluator()[1])
     preprocess = device_ops.get_preprocess_fn(ops)
     params = jax.tree.map(jnp.asarray, trained.params)
+    model: Any = trained.model
+    if getattr(model, "attn_impl", None) in ("auto", "cudnn"):
+        model = model.clone(attn_impl="flax")  # the program is for every platform
 
     def serve(images: Any) -> Any:
         labels = jnp.zeros(images.shape[0], jnp.int32)
         features = preprocess({"image": images, "label": labels})
-        model: Any = trained.model
         return model.apply({"params": params}, features["image"], train=False)[0]
 
     make, tolerance, use = {

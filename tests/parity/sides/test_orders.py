@@ -64,6 +64,7 @@ def test_a_case_of_low_precision_has_controls_and_bfloat16_one_more():
         ("float64", []),
         ("float32", [("float32", False)] * 2),
         ("bfloat16", [("bfloat16", False)] * 2 + [("float32", True)]),
+        ("bfloat16_all", [("bfloat16_all", False)] * 2 + [("float32", True)]),
     ):
         case = Case(precision=precision)
         assert list(theirs.controls(case, side, num_orders=2)) == expected

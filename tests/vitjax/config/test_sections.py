@@ -17,7 +17,7 @@ from vitjax.evaluators import EVALUATORS
 from vitjax.evaluators.schedule import WHEN
 from vitjax.models import MODELS, vit
 from vitjax.optim import chain, schedules
-from vitjax.step import mixup
+from vitjax.step import PRECISIONS, mixup
 from vitjax.step.losses import LOSSES
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "config.md"
@@ -107,6 +107,7 @@ def test_every_key_has_a_text_and_every_text_a_key():
         ("model.pool_type", vit.POOL_TYPES),
         ("model.gelu", vit.GELUS),
         ("model.attn_impl", vit.ATTN_IMPLS),
+        ("matmul_precision", PRECISIONS),
         ("model.remat_policy", vit.REMAT_POLICIES),
         ("model.dtype_mm", vit.DTYPES),
         ("optax_name", chain.OURS),

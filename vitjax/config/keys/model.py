@@ -52,7 +52,7 @@ MODEL = {
         "The values that the backward pass does not compute again. The policy is none, "
         "nothing_saveable, everything_saveable, dots_saveable or "
         "dots_with_no_batch_dims_saveable. nothing_saveable takes the least memory. None "
-        'is "none", or "nothing_saveable" with scan.'
+        'is "none", or "nothing_saveable" with scan. It may change when a run resumes.'
     ),
     "model.dtype_mm": (
         "The type of the matrix products of stem, blocks and MAP head. " + _DTYPES + " "
@@ -76,8 +76,9 @@ MODEL = {
         "CLIP."
     ),
     "model.attn_impl": (
-        "How the attention is computed: flax, xla or cudnn. flax is two einsums. cudnn "
-        "needs an NVIDIA GPU and dtype_mm of bfloat16 or float16."
+        "How the attention is computed: auto, flax, xla or cudnn. flax is two einsums. "
+        "cudnn needs an NVIDIA GPU, dtype_mm of bfloat16 or float16, and an even number "
+        "of tokens. auto is cudnn where it can be had, else flax; the run says which."
     ),
     "model.return_attn": (
         "Return the attention's probabilities among the model's intermediates. It is for "

@@ -137,6 +137,13 @@ RECORDS = {
     ),
 }
 DEVICES = {
+    "matmul_precision": (
+        "The precision of float32 matrix products on accelerators: highest, high or "
+        "default. highest, which None is there, computes in float32; high is TF32 on "
+        "NVIDIA and three passes of bfloat16 on a TPU; default, which is JAX's own, is "
+        "TF32 on NVIDIA and one pass on a TPU. A CPU always has float32, and products in "
+        "bfloat16 stay what they are."
+    ),
     "mesh": (
         "The axes of the devices, pairs (name, size). One size may be -1, which is all "
         "remaining devices. It may change when a run resumes."
