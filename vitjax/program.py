@@ -104,6 +104,14 @@ def matmul_precision(e: Experiment, platform: str) -> str | None:
     return e.matmul_precision
 
 
+def compiler_options(e: Experiment, device_kind: str) -> dict[str, Any]:
+    """Return XLA's options for the training step on a kind of device."""
+    # XLA would write most products as Triton kernels, without bias and GELU.
+    own = {"xla_gpu_enable_triton_gemm": False}
+    own = own if device_kind.startswith("NVIDIA") else {}
+    return {**own, **(e.compiler_options or {})}
+
+
 def _check_answer(e: Experiment, model: nn.Module, image_shape: Sequence[int]) -> None:
     """Raise ValueError unless a person's own model answers as the run needs it to."""
     image = jax.ShapeDtypeStruct((2, *image_shape), np.float32)
@@ -284,6 +292,7 @@ def build(
         ema=e.ema,
         state_sharding=shardings,
         matmul_precision=precision,
+        compiler_options=compiler_options(e, device.device_kind),
     )
     return Program(
         model=model,

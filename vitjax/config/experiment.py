@@ -101,6 +101,8 @@ class Experiment:
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Devices.
     matmul_precision: str | None = None  # None: highest, on accelerators
+    # XLA's, for the training step; they replace program.compiler_options' own.
+    compiler_options: Mapping[str, Any] | None = None
     mesh: Sequence[tuple[str, int]] = (("data", -1),)
     sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),)
     prefetch_to_device: int = 2

@@ -291,11 +291,7 @@ def compiler_options(target: Target) -> dict[str, Any]:
     """Return the options of `lowered.compile` for a target without its chips."""
     if target.chip.tpu:
         return {}
-    return {
-        "xla_gpu_autotune_level": 0,  # there is nothing to measure on
-        # With all products in cuBLASLt, they are easy to count.
-        "xla_gpu_enable_triton_gemm": False,
-    }
+    return {"xla_gpu_autotune_level": 0}  # there is nothing to measure on
 
 
 @contextlib.contextmanager

@@ -172,6 +172,7 @@ def make_train_step(
     ema: Mapping[str, Any] | None = None,
     state_sharding: Any = None,
     matmul_precision: str | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Callable[[TrainState, Features, Any], tuple[TrainState, dict[str, Array]]]:
     """Make the jitted step(state, batch, key) -> (state, metrics). It donates `state`.
 
@@ -185,6 +186,7 @@ def make_train_step(
       ema: keyword arguments of `vitjax.step.ema.make_update`, or None.
       state_sharding: NamedShardings from `init_state`; None means replicated.
       matmul_precision: of float32 products; see `vitjax.step.at_precision`.
+      compiler_options: XLA's.
 
     The metrics are big_vision's: training_loss (of the mixed batch), l2_grads (before
     clipping), l2_params (after the update), l2_updates (signed, with rate and decay). A
@@ -242,6 +244,7 @@ def make_train_step(
         at_precision(matmul_precision, train_step),
         donate_argnums=0,
         out_shardings=(home, replicated(mesh)),
+        compiler_options=dict(compiler_options) if compiler_options else None,
     )
 
 

@@ -144,6 +144,11 @@ DEVICES = {
         "TF32 on NVIDIA and one pass on a TPU. A CPU always has float32, and products in "
         "bfloat16 stay what they are."
     ),
+    "compiler_options": (
+        "XLA's options for the training step, by name, such as "
+        "xla_gpu_enable_triton_gemm, which is False on NVIDIA so that cuBLASLt adds "
+        "bias and GELU within its products. XLA_FLAGS has the same names."
+    ),
     "mesh": (
         "The axes of the devices, pairs (name, size). One size may be -1, which is all "
         "remaining devices. It may change when a run resumes."
