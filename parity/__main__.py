@@ -27,8 +27,9 @@ are in standard errors over seeds.
 In float64 the bound is 1e-9, and 0 for the number of examples that only one side
 classifies correctly. In float32 and bfloat16 the bound is measured: four times the
 difference of the reference from itself with another order of sums (pixels, tokens,
-width, heads and hidden units permuted; for bfloat16 also from itself in float32). bfloat16 is
-for matrix products, bfloat16_all for the residual stream too. In float32 the reference computes Adam's bias corrections in float32, as optax does. Lines
+width, heads and hidden units permuted; for bfloat16 also from itself in float32).
+bfloat16 is the type of matrix products, bfloat16_all that of the residual stream too. In
+float32 the reference computes Adam's bias corrections in float32, as optax does. Lines
 "known: ..." measure such known differences, against derived bounds.
 
 The exit status is 1 if any line says FAIL.""",

@@ -129,7 +129,7 @@ def _plan(
     e: Experiment, mesh: Any, spec: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> tuple[float, float]:
     """Return XLA's plan of a step in bytes of a device: (all, temporaries alone)."""
-    lowered = program.build(e, mesh, element_spec=spec, **sizes).lower()
+    lowered = program.build(e, mesh, element_spec=spec, **sizes, labels=None).lower()
     try:
         return memory(lowered.compile())
     except jax.errors.JaxRuntimeError as error:
