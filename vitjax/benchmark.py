@@ -155,6 +155,26 @@ def _trace(step: Callable[[int], Any], folder: Path) -> None:
         jax.block_until_ready(out)
 
 
+def build(
+    e: Experiment, mesh: jax.sharding.Mesh, *, batch_size: int, image_size: int
+) -> program.Program:
+    """Build the program of `e` for `synthetic_batches`, in a run as long as ImageNet's.
+
+    The devices of `mesh` may be absent.
+    """
+    return program.build(
+        e,
+        mesh,
+        element_spec={
+            "image": ((image_size, image_size, 3), np.dtype(np.uint8)),
+            "label": ((), np.dtype(np.int32)),
+        },
+        batch_size=batch_size,
+        total_steps=112_603,
+        data_size=1_281_167,
+    )
+
+
 def measure(
     e: Experiment,
     *,
@@ -170,15 +190,7 @@ def measure(
     mesh = sharding.make_mesh(e.mesh)
     check_batch_size(batch_size, mesh, e.accum_freq)
     batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
-    spec = {name: (x.shape[1:], x.dtype) for name, x in batches[0].items()}
-    run = program.build(
-        e,
-        mesh,
-        element_spec=spec,
-        batch_size=batch_size,
-        total_steps=112_603,
-        data_size=1_281_167,
-    )
+    run = build(e, mesh, batch_size=batch_size, image_size=image_size)
     start = time.perf_counter()
     state = run.init()
     key = run.key
@@ -229,6 +241,7 @@ def measure(
         "peak memory GiB per device": peak_memory,
         "memory from": memory_source,
         "planned memory GiB per device": planned_memory,
+        "traced steps": 0 if trace is None else TRACED_STEPS,
     }
 
 

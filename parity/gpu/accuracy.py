@@ -90,10 +90,14 @@ def _no_floor(name: str) -> float:
 
 def forward(precision: str, case: Case = CASE) -> Iterator[Comparison]:
     """Compare every stage of the model; one line each for the blocks and the rest."""
-    errors = _compared(precision, case, partial(ours.forward, jitted=True), theirs.forward)
+    errors = _compared(
+        precision, case, partial(ours.forward, jitted=True), theirs.forward
+    )
     blocks = [name for name in errors.measured if name.startswith("block")]
     yield errors.line("blocks", blocks)
-    yield errors.line("the other stages", [n for n in errors.measured if n not in blocks])
+    yield errors.line(
+        "the other stages", [n for n in errors.measured if n not in blocks]
+    )
 
 
 def loss(precision: str, case: Case = CASE) -> Iterator[Comparison]:
@@ -160,7 +164,9 @@ def training(
             for at, x in enumerate(curve)
         }
         # Adam turns the rounding noise of key biases into steps.
-        return by_step | {k: v for k, v in params.items() if not k.endswith("/key/bias")}
+        return by_step | {
+            k: v for k, v in params.items() if not k.endswith("/key/bias")
+        }
 
     def floor(b: Mapping[str, Any]) -> Callable[[str], float]:
         tops: dict[str, float] = {}

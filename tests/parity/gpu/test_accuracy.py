@@ -72,7 +72,9 @@ def test_products_are_rounded_forward_and_backward():
             out = torch.nn.functional.linear(x, w, y[0])
             (out * y).sum().backward()
         r = rounding
-        torch.testing.assert_close(out, r(x.detach()) @ r(w).T + y[0], rtol=0, atol=1e-14)
+        torch.testing.assert_close(
+            out, r(x.detach()) @ r(w).T + y[0], rtol=0, atol=1e-14
+        )
         torch.testing.assert_close(x.grad, r(y) @ r(w), rtol=0, atol=1e-14)
         assert not torch.equal(out, torch.nn.functional.linear(x, w, y[0]))
 
