@@ -25,6 +25,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 def pytest_configure(config):
     """Use 8 CPU devices, or with `-m gpu` the GPU, and the CPU as second backend."""
     if config.getoption("markexpr") == "gpu":
+        jax.devices()  # before torch loads its own libraries of CUDA
         return
     # Tests compile much and compute little: a third of the compile time, same
     # arithmetic.

@@ -32,11 +32,11 @@ from vitjax.step import check_batch_size
 from vitjax.step.flops import forward_flops
 from vitjax.trees import count
 
-# --precision: arguments of the model, and JAX's precision of float32 products (None:
-# JAX's own choice, which is TF32 on a GPU and one pass of bfloat16 on a TPU).
+# --precision: arguments of the model, and JAX's precision of float32 products. JAX's
+# default is TF32 on a GPU, and one pass of bfloat16 on a TPU.
 PRECISIONS: dict[str, tuple[dict[str, Any], str | None]] = {
     "float32": ({}, "highest"),
-    "tf32": ({}, "tensorfloat32"),
+    "tf32": ({}, "default"),
     "bfloat16": ({"dtype_mm": "bfloat16"}, None),
     "bfloat16_all": (
         dict.fromkeys(("dtype_mm", "residual_dtype", "softmax_dtype"), "bfloat16"),
@@ -104,14 +104,14 @@ def synthetic_batches(
     ]
 
 
-def peak_tflops(device: Any, dtype: str) -> tuple[float, str]:
+def peak_tflops(device: Any, dtype: str, matmul: str | None) -> tuple[float, str]:
     """Return (peak TFLOP/s of one device, source) for products of `dtype`.
 
-    The precision of float32 products is `jax_default_matmul_precision`.
+    `matmul` is JAX's precision of float32 products, None for its default.
     """
     chip = chips.of_kind(device.device_kind)
     if chip is not None:
-        precision = jax.config.jax_default_matmul_precision or "default"
+        precision = matmul or "default"
         peak = chip.peak(dtype, precision) / 1e12
         return peak, f"data sheet, {chip.name}, {dtype} at precision {precision}"
     size = 2048
@@ -150,9 +150,7 @@ def _trace(step: Callable[[int], Any], folder: Path) -> None:
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with jax.profiler.trace(folder, profiler_options=options):
-        for i in range(TRACED_STEPS):
-            out = step(i)
-        jax.block_until_ready(out)
+        jax.block_until_ready([step(i) for i in range(TRACED_STEPS)])
 
 
 def build(
@@ -181,11 +179,12 @@ def measure(
     batch_size: int,
     image_size: int,
     steps: int,
+    matmul: str | None = None,
     trace: Path | None = None,
 ) -> dict:
     """Compile and time the step of `e`, and return the figures that `main` prints.
 
-    With `trace`, a profile of `TRACED_STEPS` further steps is written into that folder.
+    `matmul` is JAX's precision of float32 products, None for its default. With `trace`, a profile of `TRACED_STEPS` further steps is written into that folder.
     """
     mesh = sharding.make_mesh(e.mesh)
     check_batch_size(batch_size, mesh, e.accum_freq)
@@ -194,7 +193,8 @@ def measure(
     start = time.perf_counter()
     state = run.init()
     key = run.key
-    compiled = run.train_step.lower(state, batches[0], key).compile()
+    with jax.default_matmul_precision(matmul):
+        compiled = run.train_step.lower(state, batches[0], key).compile()
 
     def step(i: int) -> Any:
         nonlocal state
@@ -224,7 +224,7 @@ def measure(
     flops = 3 * forward_flops(run.model, params, shape) * batch_size
     device = jax.local_devices()[0]
     dtype = e.model.get("dtype_mm", "float32")
-    peak, peak_source = peak_tflops(device, dtype)
+    peak, peak_source = peak_tflops(device, dtype, matmul)
     tflops = flops / step_seconds / 1e12 / mesh.size
     return {
         "device": startup.describe(),
@@ -289,24 +289,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.json:
             flags.json.touch()  # fail before the run, not after it
         startup.enable_compilation_cache()
-        with jax.default_matmul_precision(matmul):
-            figures = measure(
-                flagship(
-                    flags.model,
-                    accum_freq=flags.accum_freq,
-                    sharding_strategy=((".*", strategy),),
-                    model={
-                        **dtypes,
-                        "attn_impl": flags.attn_impl,
-                        "remat_policy": flags.remat_policy,
-                        "scan": flags.scan,
-                    },
-                ),
-                batch_size=flags.batch_size,
-                image_size=flags.image_size,
-                steps=flags.steps,
-                trace=flags.trace,
-            )
+        figures = measure(
+            flagship(
+                flags.model,
+                accum_freq=flags.accum_freq,
+                sharding_strategy=((".*", strategy),),
+                model={
+                    **dtypes,
+                    "attn_impl": flags.attn_impl,
+                    "remat_policy": flags.remat_policy,
+                    "scan": flags.scan,
+                },
+            ),
+            batch_size=flags.batch_size,
+            image_size=flags.image_size,
+            steps=flags.steps,
+            matmul=matmul,
+            trace=flags.trace,
+        )
     except Exception as error:
         less = "use --accum_freq, --remat_policy or --dtype_mm bfloat16 to save memory"
         sentence = failures.sentence(error, less)

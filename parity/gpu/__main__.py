@@ -6,7 +6,6 @@ files gpu.json and gpu.md are written again after every job.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from input_pipeline import home
 from parity.gpu import jobs, run, table
+from parity.gpu.jobs import Job
 from vitjax.devices import failures
 
 SECONDS = 460.0
@@ -33,8 +33,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, metavar="DIR", default=Path("gpu"), help="where files go")
     add("--seconds", type=float, default=SECONDS, help="when to end, after the start")
+    add("--only", metavar="TEXT", default="", help="only jobs with this in their names")
     add("--tiny", action="store_true", help="small sizes, to try it on any machine")
     return parser.parse_args(home.expanded(argv))
+
+
+def chosen(groups: Sequence[Sequence[Job]], text: str) -> list[list[Job]]:
+    """Return the jobs with `text` in their names, and groups that have one."""
+    found = [[job for job in group if text in job.name] for group in groups]
+    return [group for group in found if group]
 
 
 def write(report: dict[str, Any], out: Path) -> None:
@@ -65,9 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     out = args.out.resolve()
-    # Two libraries share the GPU, one after the other; peaks are then those of a step.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    [about] = run.run([jobs.PROBE], end, out)
+    [about] = run.run([[jobs.PROBE]], end, out)
     if "failed" in about:
         print(
             f"error: JAX and torch cannot be asked: {about['failed']}", file=sys.stderr
@@ -88,6 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         print(note, flush=True)
     wanted = jobs.tiny() if args.tiny else jobs.full(about["chip"])
+    wanted = chosen(wanted, args.only)
+    if not wanted:
+        print(f"error: no job has {args.only!r} in its name", file=sys.stderr)
+        return 2
     report: dict[str, Any] = {"about": about, "note": note, "rows": []}
     for row in run.run(wanted, end, out):
         report["rows"].append(row)

@@ -44,7 +44,7 @@ class Precision:
 
 PRECISIONS = {
     "float32": Precision("float32", "highest"),
-    "tf32": Precision("float32", "tensorfloat32"),
+    "tf32": Precision("float32", "default"),
     "bfloat16": Precision("bfloat16", None),
 }
 Side = Callable[[Case, Any], Mapping[str, Any]]

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -80,37 +80,39 @@ def timm(
     )  # fmt: skip
 
 
-def tests(name: str, file: str) -> Job:
-    """Return the job that runs the tests marked gpu of a file."""
-    return Job(name, "tests", (*PYTEST, file, "--junitxml="), most=200.0)
+def checks(name: str, file: str, only: str = "") -> Job:
+    """Return the job that runs the tests marked gpu of a file, with pytest's -k."""
+    which = ("-k", only) if only else ()
+    command = (*PYTEST, f"{TESTS}/{file}", *which, "--junitxml=")
+    return Job(name, "tests", command, most=200.0)
 
 
 PROBE = Job("devices", "probe", ("parity.gpu.probe", "--json="), least=0.0)
 TRACE = Job("trace of the fastest vitjax S/16", "trace", ())
-_ACCURACY, _REPEAT = f"{TESTS}/test_accuracy.py", f"{TESTS}/test_repeat.py"
+TRAINING = "training or microbatches"
+CHECKS = (
+    checks("accuracy of the model", "test_accuracy.py", f"not ({TRAINING})"),
+    checks("accuracy of training", "test_accuracy.py", TRAINING),
+    checks("repeating, checkpoints, memory", "test_repeat.py"),
+)
 
 
-def _plan(chip: str) -> Job:
-    command = ("parity.gpu.memory", f"--chip={chip}", "--json=")
-    return Job("memory of vitjax S/16, planned without the chip", "memory", command)
+def full(chip: str | None) -> Sequence[Sequence[Job]]:
+    """Return groups of jobs for a GPU; those of a group run at the same time.
 
-
-def full(chip: str | None) -> list[Job]:
-    """Return the jobs for a GPU. `chip` is its name in `vitjax.devices.chips`, if any."""
+    `chip` is the GPU's name in `vitjax.devices.chips`, or None.
+    """
     s, b = "vit_small_patch16_224", "vit_base_patch16_224"
-    wanted = [
-        vitjax("S/16", "bfloat16", "cudnn", 1024),
-        timm(s, 1024),
-        tests("accuracy in each precision", _ACCURACY),
+    together = list(CHECKS)
+    if chip is not None:
+        command = ("parity.gpu.memory", f"--chip={chip}", "--json=")
+        name = "memory of vitjax S/16 bfloat16 cudnn, batch 1024"
+        together.append(Job(name, "memory", command))
+    timed = [
         vitjax("S/16", "bfloat16_all", "cudnn", 1024),
         TRACE,
         vitjax("S/16", "tf32", "flax", 1024),
         vitjax("S/16", "float32", "flax", 1024),
-        tests("repeats, checkpoints, memory", _REPEAT),
-    ]
-    if chip is not None:
-        wanted.append(_plan(chip))
-    rest = [
         vitjax("B/16", "bfloat16", "cudnn", 512),
         timm(b, 512),
         vitjax("S/16", "bfloat16", "flax", 1024),
@@ -118,39 +120,41 @@ def full(chip: str | None) -> list[Job]:
         vitjax("S/16", "bfloat16", "cudnn", 256),
         timm(s, 256),
         timm(s, 1024, mode="max-autotune-no-cudagraphs"),
-        *(
-            vitjax("S/16", precision, impl, batch_size)
-            for precision, batch_size, impl in itertools.product(
-                ("tf32", "float32"), (1024, 256), ("xla", "flax")
-            )
-            if (batch_size, impl) != (1024, "flax")  # above
-        ),
+    ]
+    others = itertools.product(("tf32", "float32"), (1024, 256), ("xla", "flax"))
+    timed += [
+        vitjax("S/16", precision, impl, batch_size)
+        for precision, batch_size, impl in others
+        if (batch_size, impl) != (1024, "flax")  # above
+    ]
+    timed += [
+        vitjax("S/16", "bfloat16", "flax", 256),
+        vitjax("S/16", "bfloat16", "xla", 256),
         Job(
-            "a second run without flags of XLA",
-            "repeat",
-            ("parity.gpu.repeat", "--json="),
+            "two runs without flags of XLA", "repeat", ("parity.gpu.repeat", "--json=")
         ),
         timm(s, 1024, mode="eager"),
     ]
-    return wanted + rest
-
-
-def tiny() -> list[Job]:
-    """Return one small job of each kind, for any machine."""
-    sizes = {"image_size": 32, "steps": 5}
     return [
-        vitjax("Ti/16", "bfloat16", "flax", 8, **sizes),
-        timm("vit_tiny_patch16_224", 8, mode="eager", **sizes),
-        timm("vit_tiny_patch16_224", 8, **sizes),
-        tests("accuracy in each precision", _ACCURACY),
-        TRACE,
-        vitjax("Ti/16", "float32", "flax", 8, **sizes),
-        tests("repeats, checkpoints, memory", _REPEAT),
-        Job(
-            "a second run with flags of XLA",
-            "repeat",
-            ("parity.gpu.repeat", f"--flags={DETERMINISTIC}", "--json="),
-        ),
+        [vitjax("S/16", "bfloat16", "cudnn", 1024)],
+        [timm(s, 1024)],
+        together,
+        *([job] for job in timed),
+    ]
+
+
+def tiny() -> Sequence[Sequence[Job]]:
+    """Return groups of small jobs of each kind, for any machine."""
+    s = "vit_tiny_patch16_224"
+    repeating = ("parity.gpu.repeat", f"--flags={DETERMINISTIC}", "--json=")
+    return [
+        [vitjax("Ti/16", "bfloat16", "flax", 8, image_size=32, steps=5)],
+        [timm(s, 8, mode="eager", image_size=32, steps=5)],
+        [timm(s, 8, image_size=32, steps=5)],
+        CHECKS,
+        [TRACE],
+        [vitjax("Ti/16", "float32", "flax", 8, image_size=32, steps=5)],
+        [Job("two runs with flags of XLA", "repeat", repeating)],
     ]
 
 

@@ -101,15 +101,14 @@ def others(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         hidden = {"name", "kind", "seconds", "failed", "skipped"}
         figures = [f"{k} {v}" for k, v in row.items() if k not in hidden]
         lines.append(f"- {row['name']}: {_missing(row) or ', '.join(figures)}")
-    ratios = [
-        f"{row['name']}: {peak / plan:.2f}"
-        for row in rows
-        if (peak := row.get("peak memory GiB per device"))
-        and (plan := row.get("planned memory GiB per device"))
-        and row.get("memory from") == "allocator's peak"
-    ]
-    if ratios:
-        lines.append(f"- the allocator's peak to XLA's plan: {'; '.join(ratios)}")
+    for row in rows:
+        if row.get("memory from") == "allocator's peak":
+            peak, plan = (
+                row[f"{w} memory GiB per device"] for w in ("peak", "planned")
+            )
+            lines.append(
+                f"- {row['name']}: the allocator's peak is {peak / plan:.2f} of XLA's plan"
+            )
     return lines
 
 
