@@ -1,4 +1,4 @@
-"""Whether a training repeats to the bit: `python -m parity.gpu.repeat --json FILE`.
+"""Compare the bits of repeated trainings: `python -m parity.gpu.repeat --json FILE`.
 
 Each run is a process of its own, which compiles again: XLA chooses kernels by timing
 them, and some kernels add in any order.
