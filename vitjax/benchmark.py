@@ -245,8 +245,8 @@ def measure(
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
+def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog=commands.called("vitjax.benchmark"),
         description="Time the trainer's own step on synthetic images.",
@@ -279,6 +279,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(home.expanded(argv))
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    flags = parse_flags(argv)
     strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
     dtypes, matmul = {"dtype_mm": flags.dtype_mm}, None
     if flags.precision is not None:
