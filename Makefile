@@ -9,10 +9,13 @@ EXTRAS ?=
 PYTHONS ?= python3.12 python3.13
 # Test processes at a time; each takes up to 3 GB.
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+# Of make gpu: where its results go, and flags such as --tiny or --seconds 300.
+OUT ?= gpu
+FLAGS ?=
 comma := ,
 .NOTPARALLEL:
 
-.PHONY: quickstart dev quick test soak lint format bench fashion-mnist constraints resolve clean
+.PHONY: quickstart dev quick test soak lint format bench gpu fashion-mnist constraints resolve clean
 
 SUPPORTED := 3.11 3.12 3.13
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
@@ -74,6 +77,9 @@ format: $(DEV) ## rewrite in the project's style
 
 bench: $(RUN) ## speed of the training step on this machine
 	$(BIN)/python -m vitjax.benchmark --model mu/16 --batch_size 64 --image_size 64 --steps 10
+
+gpu: ## tests, speed, memory and kernels on a GPU, with PYTHON as it is: installs nothing
+	$(PYTHON) -m parity.gpu --out $(OUT) $(FLAGS)
 
 fashion-mnist: data/usr/share/datasets/fashion-mnist ## real pictures of clothes, from Debian's package
 

@@ -1,12 +1,10 @@
-"""Set-up of all tests: 8 CPU devices and strict rank promotion, set before JAX starts."""
+"""Set-up of all tests: their devices and strict rank promotion, set before JAX starts."""
 
 import contextlib
 import os
 import sys
 import tempfile
 
-# Tests compile much and compute little: a third of the compile time, same arithmetic.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Shared by all test processes, so that each program is compiled once.
 CACHE = os.path.join(tempfile.gettempdir(), f"vitjax-tests-xla-{os.getuid()}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE)
@@ -20,10 +18,20 @@ import pytest  # noqa: E402
 # A test may import TensorFlow or torch before anything of ours.
 import input_pipeline  # noqa: E402, F401
 
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_configure(config):
+    """Use 8 CPU devices, or with `-m gpu` the GPU, and the CPU as second backend."""
+    if config.getoption("markexpr") == "gpu":
+        jax.devices()  # before torch loads its own libraries of CUDA
+        return
+    # Tests compile much and compute little: a third of the compile time, same
+    # arithmetic.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(scope="session")

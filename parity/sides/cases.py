@@ -39,11 +39,13 @@ class Case:
     num_steps: int = 200  # steps of the trajectory
     num_examples: int = 1797  # the evaluation's: all of scikit-learn's digits
     eval_batch_size: int = 128
+    data: str = "digits"  # of the trajectory; "patterns" needs no scikit-learn
+    attn_impl: str = "flax"  # vitjax's
 
     def model_kwargs(self) -> dict[str, Any]:
         """Return the arguments that vitjax's model and the reference share."""
         rest = {"image_size", "batch_size", "eval_batch_size", "precision"}
-        rest |= {"num_seeds", "num_steps", "num_examples"}
+        rest |= {"num_seeds", "num_steps", "num_examples", "data", "attn_impl"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in rest}
 
     @property
@@ -178,6 +180,26 @@ def _digit_images(case: Case, chosen: np.ndarray) -> np.ndarray:
     rows, columns = (s - 8 * factor for s in case.image_size)
     image = np.pad(image, ((0, 0), (0, rows), (0, columns)), constant_values=-1)
     return np.repeat(image[..., None], 3, axis=-1).astype(case.dtype)
+
+
+def train_batches(case: Case, num_steps: int) -> list[Any]:
+    """Return the `num_steps` batches of a training, in the form of `random_batch`'s."""
+    make = {"digits": digit_batches, "patterns": pattern_batches}[case.data]
+    return make(case, num_steps)
+
+
+def pattern_batches(case: Case, num_steps: int) -> list[Any]:
+    """Return batches of a random pattern for each class, under as much noise."""
+    rng = np.random.default_rng(4)
+    shape = (*case.image_size, 3)
+    patterns = rng.uniform(-0.5, 0.5, (case.num_classes, *shape))
+    batches = []
+    for _ in range(num_steps):
+        label = rng.integers(0, case.num_classes, case.batch_size)
+        noise = rng.uniform(-0.5, 0.5, (case.batch_size, *shape))
+        labels = np.eye(case.num_classes, dtype=case.dtype)[label]
+        batches.append(((patterns[label] + noise).astype(case.dtype), labels))
+    return batches
 
 
 def digit_batches(case: Case, num_steps: int) -> list[Any]:

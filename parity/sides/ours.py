@@ -18,11 +18,11 @@ from parity.sides.cases import (
     Case,
     Layout,
     Recipe,
-    digit_batches,
     padded_batches,
     random_batch,
     random_gradients,
     random_params,
+    train_batches,
 )
 from vitjax import step
 from vitjax.devices.sharding import batch_sharding, infer_sharding, replicated
@@ -44,13 +44,15 @@ def make_model(case: Case) -> vit.ViT:
     if case.precision == "bfloat16_all":
         kwargs["residual_dtype"] = "bfloat16"
     dtype = "bfloat16" if case.half else case.precision
-    return vit.Model(kwargs.pop("num_classes"), dtype_mm=dtype, **kwargs)
+    return vit.Model(
+        kwargs.pop("num_classes"), dtype_mm=dtype, attn_impl=case.attn_impl, **kwargs
+    )
 
 
 @functools.cache
 def shapes(case: Case) -> Any:
     """Return the tree of the parameters' shapes, which needs no float64."""
-    model = make_model(case.but(precision="float32"))
+    model = make_model(case.but(precision="float32", attn_impl="flax"))
     return step.param_shapes(model, (*case.image_size, 3))
 
 
@@ -84,21 +86,24 @@ def init_statistics(case: Case) -> dict[str, np.ndarray]:
 
 
 def initial_params(case: Case) -> Any:
-    """Draw vitjax's own initialisation once, in the case's dtype."""
+    """Draw vitjax's own initialisation once, in float32, and cast it to the case's."""
+    model = make_model(case.but(precision="float32", attn_impl="flax"))
     image = np.zeros((1, *case.image_size, 3), np.float32)
-    params = jax.jit(make_model(case).init)(jax.random.key(0), image)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), image)["params"]
     return jax.tree.map(lambda x: x.astype(case.dtype), _numpy(params))
 
 
-def forward(case: Case) -> dict[str, np.ndarray]:
+def forward(case: Case, jitted: bool = False) -> dict[str, np.ndarray]:
     """Return every stage on random parameters and images, by the reference's names.
 
-    It is not jitted: compiling a model for each choice of options takes longer.
+    It is jitted for few cases only: compiling a model for each choice of options takes
+    longer.
     """
     image, _ = random_batch(case)
     params = _cast(case, random_params(shapes(case)))
-    _, out = make_model(case).apply({"params": params}, image)
-    out = _numpy(out)
+    apply = make_model(case).apply
+    _, out = (jax.jit(apply) if jitted else apply)({"params": params}, image)
+    out: Any = _numpy(out)
     stages = {k: out[k] for k in ("with_posemb", "encoded", "head_input")}
     b, h, w, d = out["stem"].shape
     stages["stem"] = out["stem"].reshape(b, h * w, d)
@@ -146,7 +151,7 @@ def loss_and_gradient(
     """Return the loss and its gradient with respect to the logits."""
 
     def loss(logits: jax.Array) -> jax.Array:
-        rows = _cast(case, labels)
+        rows = jnp.asarray(_cast(case, labels))
         return LOSSES[name](logits=logits, labels=rows, label_smoothing=label_smoothing)
 
     value, gradient = _numpy(jax.value_and_grad(loss)(_cast(case, logits)))
@@ -257,7 +262,7 @@ def trajectory(
         state_sharding=sharding,
     )
     rows = []
-    for image, labels in digit_batches(case, recipe.total_steps):
+    for image, labels in train_batches(case, recipe.total_steps):
         batch = {"image": image, "labels": labels}
         batch = jax.device_put(batch, batch_sharding(mesh))
         state, metrics = train_step(state, batch, key)

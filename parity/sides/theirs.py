@@ -15,11 +15,11 @@ from parity.sides import ours, weights
 from parity.sides.cases import (
     Case,
     Recipe,
-    digit_batches,
     padded_batches,
     random_batch,
     random_gradients,
     random_params,
+    train_batches,
 )
 from parity.sides.orders import Order, make_order
 from vitjax.trees import flatten_with_names
@@ -202,11 +202,11 @@ def updates(
 def trajectory(
     case: Case, recipe: Recipe, order: Order | None, **kw: Any
 ) -> tuple[Arrays, Arrays]:
-    """Return metrics by name (step,) and the last parameters, on digits."""
+    """Return metrics by name (step,) and the last parameters."""
     model = reference_with(case, ours.initial_params(case), order)
     trainer = make_trainer(case, model, recipe, reordered=order is not None, **kw)
     rows = []
-    batches = digit_batches(case, recipe.total_steps)
+    batches = train_batches(case, recipe.total_steps)
     lambdas = ours.lambdas(recipe.total_steps)
     for (image, labels), lam in zip(batches, lambdas, strict=True):
         rows.append(trainer.step(*_batch(case, image, labels, order), lam))

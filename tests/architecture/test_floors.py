@@ -52,7 +52,7 @@ ROOMS = {
         ("rungs", ALL),
         ("faults", ALL),
         ("report", ALL),
-        ("speed __main__", ALL),
+        ("speed gpu __main__", ALL),
     ],
 }
 # Package -> who may import it.

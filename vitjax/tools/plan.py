@@ -175,13 +175,13 @@ def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
 
 def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float, str]:
     """Return (images per second, source of the figure); (nan, "") if unknown."""
-    from vitjax.benchmark import PEAK_TFLOPS
+    from vitjax.devices.chips import CHIPS
 
     if flags.img_per_sec is not None:
         return flags.img_per_sec, "--img_per_sec"
     if flags.accelerator is None:
         return float("nan"), ""
-    peak = PEAK_TFLOPS[flags.accelerator]
+    peak = CHIPS[flags.accelerator.lower()].bfloat16 / 1e12
     rate = devices * peak * 1e12 * flags.mfu / flops
     name = f"{devices} x {flags.accelerator}"
     return rate, f"{name} at an MFU of {flags.mfu:g} of its {peak} bfloat16 TFLOP/s"
@@ -295,13 +295,13 @@ def _text(value: Any) -> str:
 
 def _limit(flags: argparse.Namespace) -> float | None:
     """Return the GiB of one device that a step may use; None if unknown."""
-    from vitjax.tools.plan_cost import MEMORY_GIB, USABLE
+    from vitjax.devices.chips import CHIPS, GIB
 
     if flags.memory_gib is not None:
         return flags.memory_gib
     if flags.accelerator is None:
         return None
-    return USABLE * MEMORY_GIB[flags.accelerator]
+    return CHIPS[flags.accelerator.lower()].usable / GIB
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -310,7 +310,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     command.add_config(parser)
     add("--accelerator", metavar="NAME",
-        help="for hours and memory: H100, A100, 'TPU v4', ... (default: none)")  # fmt: skip
+        help="for hours and memory: H100, A100, v4, ... (default: none)")  # fmt: skip
     add("--devices", type=int, metavar="N",
         help="number of devices, simulated on the CPU (default: those of this machine)")  # fmt: skip
     add("--mfu", type=float, default=0.4, metavar="SHARE",
@@ -318,7 +318,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--img_per_sec", type=float, metavar="RATE",
         help="images a second of all devices together, if known; replaces --mfu")  # fmt: skip
     add("--memory_gib", type=float, metavar="GIB",
-        help="memory of one device (default: 90 %% of the accelerator's smallest form)")  # fmt: skip
+        help="memory of one device (default: 90 %% of the accelerator's)")  # fmt: skip
     add("--accum_freq", type=int, nargs="+", metavar="N",
         help="numbers of microbatches to plan for (default: 1 2 4 8, and the config's)")  # fmt: skip
     add("--remat_policy", nargs="+", metavar="NAME",
@@ -353,12 +353,12 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     if flags.devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.devices)
-    from vitjax.benchmark import PEAK_TFLOPS
     from vitjax.config.arguments import lookup
     from vitjax.devices import startup
+    from vitjax.devices.chips import CHIPS
 
     if flags.accelerator is not None:
-        lookup(PEAK_TFLOPS, flags.accelerator, "accelerator")
+        lookup(CHIPS, flags.accelerator.lower(), "accelerator")
     command.check_folder("--out", flags.out)
     startup.enable_compilation_cache()
     e = command.read_config(flags.config, overrides)

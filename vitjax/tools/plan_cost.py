@@ -13,22 +13,6 @@ from vitjax.config.experiment import Experiment
 from vitjax.devices import sharding
 from vitjax.step import check_batch_size
 
-# Memory of one device in GiB: the smallest variant in the vendor's data sheet. The keys
-# are those of benchmark.PEAK_TFLOPS.
-MEMORY_GIB = {
-    "H200": 141,
-    "H100": 80,
-    "A100": 40,
-    "V100": 16,
-    "L40S": 48,
-    "NVIDIA L4": 24,
-    "RTX 4090": 24,
-    "TPU v6": 32,
-    "TPU v5p": 95,
-    "TPU v5": 16,
-    "TPU v4": 32,
-}
-USABLE = 0.9  # share of an accelerator's memory; runtime and compiler use the rest
 # Resident host MB for a small data set, measured by
 # `python -m input_pipeline.benchmark_memory`, and bytes for each further example: its
 # position, or its name and position.
