@@ -87,7 +87,8 @@ def compile_for(lowered: Any, target: chips.Target) -> Any:
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
     """Bypass JAX's cache on disk, which cannot read programs for absent chips."""
-    enabled = jax.config.jax_enable_compilation_cache
+    config: Any = jax.config
+    enabled = config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # JAX asks once whether it is enabled
     try:

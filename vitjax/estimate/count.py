@@ -255,7 +255,7 @@ def _result_bytes(
         made = inner[name]
         while made.opcode in ("bitcast", "convert") and made.operands:
             made = inner[made.operands[0]]
-        part = 0.0 if made.opcode == "parameter" else _main(shape)
+        part = 0.0 if inner[name].opcode == "parameter" else _main(shape)
         if made.opcode == "dynamic-update-slice":  # in place
             part = min(part, sum(s.bytes for s in inner[made.operands[1]].shapes))
         total += part
