@@ -10,7 +10,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,24 @@ import numpy as np
 from input_pipeline import home
 from vitjax import commands, program
 from vitjax.config.experiment import Experiment
-from vitjax.devices import failures, sharding, startup
+from vitjax.devices import chips, failures, sharding, startup
+from vitjax.estimate.compiled import memory
 from vitjax.step import check_batch_size
 from vitjax.step.flops import forward_flops
 from vitjax.trees import count
 
-# Dense bf16 peak in TFLOP/s by a part of device_kind, from the vendors' data sheets.
-PEAK_TFLOPS = {
-    "H200": 989,
-    "H100": 989,
-    "A100": 312,
-    "V100": 125,
-    "L40S": 362,
-    "NVIDIA L4": 121,
-    "RTX 4090": 165,
-    "TPU v6": 918,
-    "TPU v5p": 459,
-    "TPU v5": 197,
-    "TPU v4": 275,
+# --precision: arguments of the model, and JAX's precision of float32 products (None:
+# JAX's own choice, which is TF32 on a GPU and one pass of bfloat16 on a TPU).
+PRECISIONS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "float32": ({}, "highest"),
+    "tf32": ({}, "tensorfloat32"),
+    "bfloat16": ({"dtype_mm": "bfloat16"}, None),
+    "bfloat16_all": (
+        dict.fromkeys(("dtype_mm", "residual_dtype", "softmax_dtype"), "bfloat16"),
+        None,
+    ),
 }
+TRACED_STEPS = 5
 
 
 def flagship(
@@ -105,11 +104,16 @@ def synthetic_batches(
     ]
 
 
-def peak_tflops(device: Any) -> tuple[float, str]:
-    """Return (peak TFLOP/s of one device, source of the figure)."""
-    for kind, peak in PEAK_TFLOPS.items():
-        if kind.lower() in device.device_kind.lower():
-            return float(peak), f"data sheet, {kind}, dense bf16"
+def peak_tflops(device: Any, dtype: str) -> tuple[float, str]:
+    """Return (peak TFLOP/s of one device, source) for products of `dtype`.
+
+    The precision of float32 products is `jax_default_matmul_precision`.
+    """
+    chip = chips.of_kind(device.device_kind)
+    if chip is not None:
+        precision = jax.config.jax_default_matmul_precision or "default"
+        peak = chip.peak(dtype, precision) / 1e12
+        return peak, f"data sheet, {chip.name}, {dtype} at precision {precision}"
     size = 2048
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.matmul)
@@ -132,18 +136,37 @@ def _sharing(device: Any) -> int:
     return jax.local_device_count() if device.platform == "cpu" else 1
 
 
-def _memory(compiled: Any) -> tuple[float, str]:
-    """Return (peak GiB per device, source of the figure)."""
+def _memory(compiled: Any) -> tuple[float, float, str]:
+    """Return GiB per device: (peak, XLA's plan), and the source of the peak."""
+    planned = memory(compiled)[0] / 2**30
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"] / 2**30, "allocator's peak"
-    m = compiled.memory_analysis()
-    size = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
-    return (size - m.alias_size_in_bytes) / 2**30, "XLA's plan"
+        return stats["peak_bytes_in_use"] / 2**30, planned, "allocator's peak"
+    return planned, planned, "XLA's plan"
 
 
-def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> dict:
-    """Compile and time the step of `e`, and return the figures that `main` prints."""
+def _trace(step: Callable[[int], Any], folder: Path) -> None:
+    """Write a trace of some steps, with kernels and without Python's calls."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with jax.profiler.trace(folder, profiler_options=options):
+        for i in range(TRACED_STEPS):
+            out = step(i)
+        jax.block_until_ready(out)
+
+
+def measure(
+    e: Experiment,
+    *,
+    batch_size: int,
+    image_size: int,
+    steps: int,
+    trace: Path | None = None,
+) -> dict:
+    """Compile and time the step of `e`, and return the figures that `main` prints.
+
+    With `trace`, a profile of `TRACED_STEPS` further steps is written into that folder.
+    """
     mesh = sharding.make_mesh(e.mesh)
     check_batch_size(batch_size, mesh, e.accum_freq)
     batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
@@ -160,9 +183,14 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
     state = run.init()
     key = run.key
     compiled = run.train_step.lower(state, batches[0], key).compile()
-    for i in range(3):
+
+    def step(i: int) -> Any:
+        nonlocal state
         state, out = compiled(state, batches[i % 2], key)
-        jax.block_until_ready(out)
+        return out
+
+    for i in range(3):
+        jax.block_until_ready(step(i))
     compile_seconds = time.perf_counter() - start
     # As in training, the host waits only for the last step of a block.
     block = max(1, steps // 5)
@@ -170,19 +198,22 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
     for _ in range(0, steps, block):
         start = time.perf_counter()
         for i in range(block):
-            state, out = compiled(state, batches[i % 2], key)
+            out = step(i)
         jax.block_until_ready(out)
         seconds.append((time.perf_counter() - start) / block)
     step_seconds = statistics.median(seconds)
+    peak_memory, planned_memory, memory_source = _memory(compiled)
+    if trace is not None:
+        _trace(step, trace)
 
     params = run.shapes.params
     # The backward pass takes twice the operations of the forward pass.
     shape = (image_size, image_size, 3)
     flops = 3 * forward_flops(run.model, params, shape) * batch_size
     device = jax.local_devices()[0]
-    peak, peak_source = peak_tflops(device)
+    dtype = e.model.get("dtype_mm", "float32")
+    peak, peak_source = peak_tflops(device, dtype)
     tflops = flops / step_seconds / 1e12 / mesh.size
-    memory, memory_source = _memory(compiled)
     return {
         "device": startup.describe(),
         "parameters": count(params),
@@ -195,8 +226,9 @@ def measure(e: Experiment, *, batch_size: int, image_size: int, steps: int) -> d
         "MFU": tflops / peak,
         "assumed peak TFLOP/s": peak,
         "peak from": peak_source,
-        "peak memory GiB per device": memory,
+        "peak memory GiB per device": peak_memory,
         "memory from": memory_source,
+        "planned memory GiB per device": planned_memory,
     }
 
 
@@ -215,6 +247,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--image_size", type=int, default=224, help="pixels a side")
     add("--steps", type=int, default=20, help="timed steps")
     add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="sets the model's dtypes and the precision of float32 products, instead of "
+        "--dtype_mm",
+    )
     add("--attn_impl", default="flax", help="flax, xla or cudnn")
     add(
         "--remat_policy",
@@ -223,31 +261,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
+    add("--trace", type=Path, metavar="DIR", help="also write a profile into DIR")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     flags = parser.parse_args(home.expanded(argv))
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}")
     strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
+    dtypes, matmul = {"dtype_mm": flags.dtype_mm}, None
+    if flags.precision is not None:
+        dtypes, matmul = PRECISIONS[flags.precision]
+        if flags.attn_impl != "flax":  # the others compute their softmax in float32
+            dtypes = {k: v for k, v in dtypes.items() if k != "softmax_dtype"}
     try:
         if flags.json:
             flags.json.touch()  # fail before the run, not after it
         startup.enable_compilation_cache()
-        figures = measure(
-            flagship(
-                flags.model,
-                accum_freq=flags.accum_freq,
-                sharding_strategy=((".*", strategy),),
-                model={
-                    "dtype_mm": flags.dtype_mm,
-                    "attn_impl": flags.attn_impl,
-                    "remat_policy": flags.remat_policy,
-                    "scan": flags.scan,
-                },
-            ),
-            batch_size=flags.batch_size,
-            image_size=flags.image_size,
-            steps=flags.steps,
-        )
+        with jax.default_matmul_precision(matmul):
+            figures = measure(
+                flagship(
+                    flags.model,
+                    accum_freq=flags.accum_freq,
+                    sharding_strategy=((".*", strategy),),
+                    model={
+                        **dtypes,
+                        "attn_impl": flags.attn_impl,
+                        "remat_policy": flags.remat_policy,
+                        "scan": flags.scan,
+                    },
+                ),
+                batch_size=flags.batch_size,
+                image_size=flags.image_size,
+                steps=flags.steps,
+                trace=flags.trace,
+            )
     except Exception as error:
         less = "use --accum_freq, --remat_policy or --dtype_mm bfloat16 to save memory"
         sentence = failures.sentence(error, less)
@@ -255,7 +301,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         return 1
-    figures = {"model": flags.model, "dtype_mm": flags.dtype_mm, **figures}
+    figures = {
+        "model": flags.model,
+        "dtype_mm": dtypes.get("dtype_mm", "float32"),
+        "precision": flags.precision or "JAX's default",
+        "attn_impl": flags.attn_impl,
+        **figures,
+    }
     width = max(map(len, figures))
     for name, value in figures.items():
         text = f"{value:,.4g}" if isinstance(value, float) else str(value)

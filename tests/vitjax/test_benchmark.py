@@ -1,8 +1,10 @@
 """The benchmark times the trainer's own program."""
 
 import json
+import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -61,3 +63,50 @@ def test_a_wrong_model_or_batch_is_one_sentence(capsys):
     assert len(lines) == 2
     assert "Z" in lines[0]
     assert "batch_size 12" in lines[1]
+
+
+def test_a_precision_sets_the_dtypes_and_the_precision_of_products(capsys):
+    argv = ["--model=mu/16", "--batch_size=8", "--image_size=32", "--steps=1"]
+    seen = {}
+
+    def measured(e, **_):
+        seen.update(e.model, matmul=jax.config.jax_default_matmul_precision)
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "measure", measured)
+        for name, attention, matmul, dtypes in (
+            ("float32", "flax", "highest", (None, None, None)),
+            ("tf32", "flax", "tensorfloat32", (None, None, None)),
+            ("bfloat16", "cudnn", None, ("bfloat16", None, None)),
+            ("bfloat16_all", "flax", None, ("bfloat16",) * 3),
+            ("bfloat16_all", "xla", None, ("bfloat16", "bfloat16", None)),
+        ):
+            seen.clear()
+            flags = [f"--precision={name}", f"--attn_impl={attention}"]
+            assert benchmark.main([*argv, *flags]) == 0
+            keys = ("dtype_mm", "residual_dtype", "softmax_dtype")
+            assert tuple(seen.get(key) for key in keys) == dtypes
+            assert seen["matmul"] == matmul
+    assert jax.config.jax_default_matmul_precision is None
+
+
+def test_the_peak_is_that_of_the_timed_dtype():
+    device = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+
+    def peak(dtype, matmul):
+        with jax.default_matmul_precision(matmul):
+            return benchmark.peak_tflops(device, dtype)[0]
+
+    assert peak("bfloat16", None) == pytest.approx(989.4)
+    assert peak("float32", None) == peak("float32", "tensorfloat32")
+    assert peak("float32", None) == pytest.approx(494.7)
+    assert peak("float32", "highest") == pytest.approx(66.9)
+
+
+def test_a_trace_is_written_and_memory_is_planned(tmp_path):
+    e = benchmark.flagship("mu/16")
+    sizes = {"batch_size": 8, "image_size": 32, "steps": 1}
+    figures = benchmark.measure(e, **sizes, trace=tmp_path)
+    assert list(tmp_path.rglob("*.trace.json.gz"))
+    assert 0 < figures["planned memory GiB per device"] < 1

@@ -95,7 +95,7 @@ CASES = [
     ("export --ckpt run --to safetensors a.pth", "written as .safetensors"),
     ("export --ckpt run --to timm no/a.pth", "there is no folder 'no'"),
     ("export --ckpt run --to timm note.pth", "exists already"),
-    ("plan {small} --out new --accelerator=H10", "did you mean 'H100'?"),
+    ("plan {small} --out new --accelerator=H10", "did you mean 'h100'?"),
     ("plan {small} --out new --config.input.data={gone}",
      "give --examples (known: imagenet2012"),
     ("plan {small} --out new --config.input.data={npz} --examples=9",

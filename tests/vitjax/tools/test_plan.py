@@ -10,7 +10,6 @@ from PIL import Image
 
 from tests.helpers.runs import ROOT, SMALL
 from vitjax import trees
-from vitjax.benchmark import PEAK_TFLOPS
 from vitjax.config import experiment
 from vitjax.config.files import load
 from vitjax.tools import plan, plan_cost
@@ -137,10 +136,6 @@ def test_the_first_plan_that_fits_is_suggested():
     assert best is None
     assert "fits 9.0 GiB" in text
     assert "10.0" in text
-
-
-def test_every_accelerator_has_its_memory():
-    assert plan_cost.MEMORY_GIB.keys() == PEAK_TFLOPS.keys()
 
 
 def test_a_folder_is_counted_as_training_reads_it(tmp_path):
