@@ -5,6 +5,7 @@ accumulation, metrics) on synthetic images. It does not need TensorFlow.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -24,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline import home
-from vitjax import commands, program
+from vitjax import commands, markdown, program
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips, failures, sharding, startup
+from vitjax.estimate import compiled, tables
 from vitjax.estimate.compiled import memory
-from vitjax.step import check_batch_size
 from vitjax.step.flops import forward_flops
 from vitjax.trees import count
 
@@ -155,6 +156,47 @@ def _trace(step: Callable[[int], Any], folder: Path) -> None:
         jax.block_until_ready(out)
 
 
+def build(
+    e: Experiment, mesh: jax.sharding.Mesh, batch_size: int, image_size: int
+) -> program.Program:
+    """Build the program of `e` for the batches of `synthetic_batches`."""
+    spec = {
+        "image": ((image_size, image_size, 3), np.dtype(np.uint8)),
+        "label": ((), np.dtype(np.int32)),
+    }
+    return program.build(
+        e,
+        mesh,
+        element_spec=spec,
+        batch_size=batch_size,
+        total_steps=112_603,
+        data_size=1_281_167,
+    )
+
+
+def compile_only(
+    e: Experiment,
+    target: chips.Target,
+    devices: Sequence[Any],
+    *,
+    batch_size: int,
+    image_size: int,
+) -> dict[str, Any]:
+    """Compile the step of `e` for absent chips; return figures of `estimate.tables`.
+
+    `devices` are those of `chips.devices(target)`.
+    """
+    chips.check_attention(target, e.model.get("attn_impl"))
+    mesh = sharding.make_mesh(e.mesh, devices)
+    run = build(e, mesh, batch_size, image_size)
+    try:
+        found = compiled.compile_for(run.lower(), target)
+    except compiled.TooLarge as error:
+        return tables.too_large(error.memory, target.chip)
+    estimate = compiled.estimate(found, target.chip, target.count)
+    return tables.figures(estimate, target.chip, batch_size)
+
+
 def measure(
     e: Experiment,
     *,
@@ -168,17 +210,8 @@ def measure(
     With `trace`, a profile of `TRACED_STEPS` further steps is written into that folder.
     """
     mesh = sharding.make_mesh(e.mesh)
-    check_batch_size(batch_size, mesh, e.accum_freq)
+    run = build(e, mesh, batch_size, image_size)
     batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
-    spec = {name: (x.shape[1:], x.dtype) for name, x in batches[0].items()}
-    run = program.build(
-        e,
-        mesh,
-        element_spec=spec,
-        batch_size=batch_size,
-        total_steps=112_603,
-        data_size=1_281_167,
-    )
     start = time.perf_counter()
     state = run.init()
     key = run.key
@@ -232,16 +265,16 @@ def measure(
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=commands.called("vitjax.benchmark"),
-        description="Time the trainer's own step on synthetic images.",
+        description="Time the trainer's own step on synthetic images; or compile it for "
+        "chips that are absent, and estimate what it takes there.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", default="S/16", help="variant of the ViT")
+    add("--model", nargs="+", default=["S/16"], help="variant of the ViT")
     add("--batch_size", type=int, default=1024, help="global batch size")
     add("--accum_freq", type=int, default=1, help="microbatches per step")
     add("--image_size", type=int, default=224, help="pixels a side")
@@ -249,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
     add(
         "--precision",
+        nargs="+",
         choices=PRECISIONS,
         help="sets the model's dtypes and the precision of float32 products, instead of "
         "--dtype_mm",
@@ -263,48 +297,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--fsdp", action="store_true", help="split parameters and moments")
     add("--trace", type=Path, metavar="DIR", help="also write a profile into DIR")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    flags = parser.parse_args(home.expanded(argv))
-    if flags.steps < 1:
-        parser.error(f"--steps must be at least 1, got {flags.steps}")
-    strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
+    add(
+        "--compile_only",
+        action="store_true",
+        help="compile for each --chip, --model and --precision, and time nothing",
+    )
+    add(
+        "--chip",
+        nargs="+",
+        metavar="NAME",
+        help="with --compile_only: h100, a100x8, v5e:2x4, ...; needs the extra aot_cuda "
+        "or aot_tpu",
+    )
+    add("--kernels", type=int, default=10, help="parts of the step that are listed")
+    return parser
+
+
+def _case(
+    flags: argparse.Namespace, variant: str, precision: str | None
+) -> tuple[Experiment, str | None]:
+    """Return the experiment of the flags, and JAX's precision of float32 products."""
     dtypes, matmul = {"dtype_mm": flags.dtype_mm}, None
-    if flags.precision is not None:
-        dtypes, matmul = PRECISIONS[flags.precision]
+    if precision is not None:
+        dtypes, matmul = PRECISIONS[precision]
         if flags.attn_impl != "flax":  # the others compute their softmax in float32
             dtypes = {k: v for k, v in dtypes.items() if k != "softmax_dtype"}
-    try:
-        if flags.json:
-            flags.json.touch()  # fail before the run, not after it
-        startup.enable_compilation_cache()
-        with jax.default_matmul_precision(matmul):
-            figures = measure(
-                flagship(
-                    flags.model,
-                    accum_freq=flags.accum_freq,
-                    sharding_strategy=((".*", strategy),),
-                    model={
-                        **dtypes,
-                        "attn_impl": flags.attn_impl,
-                        "remat_policy": flags.remat_policy,
-                        "scan": flags.scan,
-                    },
-                ),
-                batch_size=flags.batch_size,
-                image_size=flags.image_size,
-                steps=flags.steps,
-                trace=flags.trace,
-            )
-    except Exception as error:
-        less = "use --accum_freq, --remat_policy or --dtype_mm bfloat16 to save memory"
-        sentence = failures.sentence(error, less)
-        if sentence is None or os.environ.get("VITJAX_TRACEBACK"):
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 1
+    strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
+    e = flagship(
+        variant,
+        accum_freq=flags.accum_freq,
+        sharding_strategy=((".*", strategy),),
+        model={
+            **dtypes,
+            "attn_impl": flags.attn_impl,
+            "remat_policy": flags.remat_policy,
+            "scan": flags.scan,
+        },
+    )
+    return e, matmul
+
+
+def _measured(flags: argparse.Namespace) -> dict[str, Any]:
+    """Time the one case of the flags, and print and return its figures."""
+    [variant] = flags.model
+    [precision] = flags.precision or [None]
+    e, matmul = _case(flags, variant, precision)
+    startup.enable_compilation_cache()
+    with jax.default_matmul_precision(matmul):
+        figures = measure(
+            e,
+            batch_size=flags.batch_size,
+            image_size=flags.image_size,
+            steps=flags.steps,
+            trace=flags.trace,
+        )
     figures = {
-        "model": flags.model,
-        "dtype_mm": dtypes.get("dtype_mm", "float32"),
-        "precision": flags.precision or "JAX's default",
+        "model": variant,
+        "dtype_mm": e.model.get("dtype_mm", "float32"),
+        "precision": precision or "JAX's default",
         "attn_impl": flags.attn_impl,
         **figures,
     }
@@ -312,10 +362,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in figures.items():
         text = f"{value:,.4g}" if isinstance(value, float) else str(value)
         print(f"{name:<{width}}  {text}")
-    text = json.dumps(figures)
-    print(text)
+    print(json.dumps(figures))
+    return figures
+
+
+def _compiled(flags: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compile every case of the flags, and print and return its figures."""
+    targets = [chips.parse(name) for name in flags.chip]
+    chips.prepare()
+    devices = {target: chips.devices(target) for target in targets}
+    print("\n".join(markdown.heading(("chip", "model", "precision", *tables.HEAD))))
+    rows = []
+    cases: Any = itertools.product(devices, flags.model, flags.precision or [None])
+    for target, variant, precision in cases:
+        e, matmul = _case(flags, variant, precision)
+        with jax.default_matmul_precision(matmul):
+            row = compile_only(
+                e,
+                target,
+                devices[target],
+                batch_size=flags.batch_size,
+                image_size=flags.image_size,
+            )
+        shown = precision or flags.dtype_mm
+        print(markdown.line((target, variant, shown, *tables.cells(row))), flush=True)
+        names = {"chip": str(target), "model": variant, "precision": shown}
+        rows.append({**names, "batch_size": flags.batch_size, **row})
+    print(f"\n{tables.LEGEND}\n\nThe time is {compiled.ASSUMPTIONS}.")
+    if len(rows) == 1 and "parts" in rows[0] and flags.kernels > 0:
+        print("\nThe parts that move most:\n")
+        print(markdown.table(tables.PARTS, tables.parts(rows[0], flags.kernels)))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = _parser()
+    flags = parser.parse_args(home.expanded(argv))
+    if flags.steps < 1:
+        parser.error(f"--steps must be at least 1, got {flags.steps}")
+    if flags.compile_only != (flags.chip is not None):
+        parser.error(
+            "--compile_only and --chip go together: an absent chip times nothing"
+        )
+    if not flags.compile_only and max(len(flags.model), len(flags.precision or ())) > 1:
+        parser.error("several --model or --precision need --compile_only")
+    try:
+        if flags.json:
+            flags.json.touch()  # fail before the run, not after it
+        figures = _compiled(flags) if flags.compile_only else _measured(flags)
+    except Exception as error:
+        less = "use --accum_freq, --remat_policy or --dtype_mm bfloat16 to save memory"
+        sentence = failures.sentence(error, less)
+        if sentence is None or os.environ.get("VITJAX_TRACEBACK"):
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return 1
     if flags.json:
-        flags.json.write_text(text + "\n")
+        flags.json.write_text(json.dumps(figures) + "\n")
     return 0
 
 

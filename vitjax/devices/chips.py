@@ -292,6 +292,14 @@ def _layout(target: Target) -> dict[str, Any]:
     return options
 
 
+def check_attention(target: Target, attn_impl: str | None) -> None:
+    """Raise ValueError if the chips have no such `attn_impl`."""
+    if target.chip.tpu and attn_impl == "cudnn":
+        raise ValueError(
+            f"attn_impl='cudnn' needs an NVIDIA GPU, got {target}: choose flax or xla"
+        )
+
+
 def compiler_options(target: Target) -> dict[str, Any]:
     """Return the options of `lowered.compile` for a target without its chips."""
     if target.chip.tpu:

@@ -1,7 +1,7 @@
 """Compile the step of a config, and estimate what it takes of devices and host."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,15 +34,8 @@ class Place:
         """Whether XLA compiles for a CPU."""
         return self.devices[0].platform == "cpu"
 
-    def compile(self, lower: Callable[[], Any]) -> Any:
-        """Lower and compile a program. Raises compiled.TooLarge, or ValueError."""
-        try:
-            lowered = lower()
-        except NotImplementedError as error:
-            raise ValueError(
-                f"the config's step cannot be compiled for {self.name} ({error}): with "
-                "attn_impl='cudnn', choose another"
-            ) from error
+    def compile(self, lowered: Any) -> Any:
+        """Compile a program. Raises compiled.TooLarge."""
         if self.target is not None:
             return compiled.compile_for(lowered, self.target)
         try:
@@ -87,7 +80,7 @@ def step(
         "remat_policy": str(getattr(built.model, "remat_policy", None) or ""),
         "state GiB": _bytes(built.shapes, built.shardings) / GIB,
     }
-    return row | _figures(built.lower, where, sizes["batch_size"])
+    return row | _figures(built.lower(), where, sizes["batch_size"])
 
 
 def evaluation(
@@ -112,13 +105,13 @@ def evaluation(
         sharding=sharding.batch_sharding(built.mesh),
     )
     forward = jax.jit(lambda state, x: built.predict(state, x)[0], keep_unused=True)
-    lower = lambda: forward.lower(built.abstract_state, image)
-    return {"batch_size": rows} | _figures(lower, where, rows)
+    lowered = forward.lower(built.abstract_state, image)
+    return {"batch_size": rows} | _figures(lowered, where, rows)
 
 
-def _figures(lower: Callable[[], Any], where: Place, rows: int) -> dict[str, Any]:
+def _figures(lowered: Any, where: Place, rows: int) -> dict[str, Any]:
     try:
-        found = where.compile(lower)
+        found = where.compile(lowered)
     except compiled.TooLarge as error:
         assert where.chip is not None
         return tables.too_large(error.memory, where.chip)

@@ -34,6 +34,8 @@ def choices(
     if where.on_cpu and model.get("attn_impl") == "cudnn":
         print("note: attn_impl='cudnn' is planned as 'xla' on a CPU", file=sys.stderr)
         model["attn_impl"] = "xla"
+    if where.target is not None:
+        chips.check_attention(where.target, model.get("attn_impl"))
     remats: Sequence[Any] = [None]
     if e.model_name == "vit":
         remats = flags.remat_policy or [model.get("remat_policy", "none")]
