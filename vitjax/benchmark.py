@@ -186,7 +186,6 @@ def compile_only(
 
     `devices` are those of `chips.devices(target)`.
     """
-    chips.check_attention(target, e.model.get("attn_impl"))
     mesh = sharding.make_mesh(e.mesh, devices)
     run = build(e, mesh, batch_size, image_size)
     try:
@@ -370,6 +369,8 @@ def _compiled(flags: argparse.Namespace) -> list[dict[str, Any]]:
     """Compile every case of the flags, and print and return its figures."""
     targets = [chips.parse(name) for name in flags.chip]
     chips.prepare()
+    for target in targets:
+        chips.check_attention(target, flags.attn_impl)
     devices = {target: chips.devices(target) for target in targets}
     print("\n".join(markdown.heading(("chip", "model", "precision", *tables.HEAD))))
     rows = []

@@ -199,4 +199,5 @@ def place(op_name: str) -> tuple[str, str]:
 _STRUCTURE = {
     "shard_map", "while", "body", "cond", "closed_call", "checkpoint",
     "rematted_computation", "pjit", "branch_0_fun", "branch_1_fun", "scan",
+    "eval_jaxpr",
 }  # fmt: skip
