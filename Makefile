@@ -15,7 +15,7 @@ FLAGS ?=
 comma := ,
 .NOTPARALLEL:
 
-.PHONY: quickstart dev quick test soak lint format bench gpu fashion-mnist constraints resolve clean
+.PHONY: quickstart dev quick test soak aot lint format bench gpu fashion-mnist constraints resolve clean
 
 SUPPORTED := 3.11 3.12 3.13
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
@@ -65,6 +65,10 @@ quick: $(DEV) ## the tests that start no process and train nothing, a few minute
 
 soak: $(DEV) ## long tests of what a run survives, perhaps an hour
 	$(BIN)/python -m pytest -m soak
+
+aot: ## the tests that compile for GPUs and TPUs that are absent; installs what they need
+	$(MAKE) dev EXTRAS=aot_cuda,aot_tpu
+	$(BIN)/python -m pytest -m aot
 
 lint: $(DEV) ## style and types
 	$(BIN)/ruff format --check .

@@ -12,7 +12,10 @@ from pathlib import Path
 from constraints.reports import Unresolved, for_each, resolve
 
 # For quickstart, for the tests, and for the tests with each accelerator.
-EXTRAS = ("", "dev,parity", "dev,parity,cuda12", "dev,parity,cuda13", "dev,parity,tpu")
+EXTRAS = (
+    "", "dev,parity", "dev,parity,cuda12", "dev,parity,cuda13", "dev,parity,tpu",
+    "dev,parity,aot_cuda,aot_tpu",
+)  # fmt: skip
 SHOWN = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "torch")
 
 

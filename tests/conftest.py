@@ -41,6 +41,25 @@ def mesh():
 
 
 @pytest.fixture
+def absent(monkeypatch):
+    """Return open(name) -> (target, absent devices); skips where the extra is missing."""
+    from vitjax.devices import chips
+
+    def open_target(name):
+        target = chips.parse(name)
+        lacking = chips.missing(target)
+        if lacking is not None:
+            pytest.skip(lacking)
+        return target, chips.devices(target)
+
+    for variable in ("SKIP_MDS_QUERY", "WORKER_HOSTNAMES", "ACCELERATOR_TYPE"):
+        monkeypatch.setenv(f"TPU_{variable}", "")  # restored after the test
+        monkeypatch.delenv(f"TPU_{variable}")
+    chips.prepare()
+    return open_target
+
+
+@pytest.fixture
 def own(tmp_path, monkeypatch):
     """Return write(file, text), which writes modules into the current, empty folder."""
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ accumulation, metrics) on synthetic images. It does not need TensorFlow.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -24,22 +25,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline import home
-from vitjax import commands, program
+from vitjax import commands, markdown, program
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips, failures, sharding, startup
+from vitjax.estimate import compiled, tables
 from vitjax.estimate.compiled import memory
-from vitjax.step import check_batch_size
 from vitjax.step.flops import forward_flops
 from vitjax.trees import count
 
-# --precision: arguments of the model, and JAX's precision of float32 products. JAX's
-# default is TF32 on a GPU, and one pass of bfloat16 on a TPU.
+# --precision: arguments of the model, and the config's matmul_precision. They are those
+# of configs/vit_s16_i1k.py, which a machine without ml_collections cannot read.
 PRECISIONS: dict[str, tuple[dict[str, Any], str | None]] = {
-    "float32": ({}, "highest"),
-    "tf32": ({}, "default"),
+    "float32": ({}, None),
+    "tf32": ({}, "high"),
     "bfloat16": ({"dtype_mm": "bfloat16"}, None),
     "bfloat16_all": (
-        dict.fromkeys(("dtype_mm", "residual_dtype", "softmax_dtype"), "bfloat16"),
+        {"dtype_mm": "bfloat16", "residual_dtype": "bfloat16"},
         None,
     ),
 }
@@ -51,6 +52,7 @@ def flagship(
     *,
     accum_freq: int = 1,
     model: dict[str, Any] | None = None,
+    matmul_precision: str | None = None,
     sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),),
 ) -> Experiment:
     """Return the experiment of configs/vit_s16_i1k.py, as far as its step needs it.
@@ -72,6 +74,7 @@ def flagship(
         loss="softmax_xent",
         mixup={"p": 0.2},
         accum_freq=accum_freq,
+        matmul_precision=matmul_precision,
         sharding_strategy=sharding_strategy,
         optimizer={
             "optax_name": "scale_by_adam",
@@ -160,17 +163,40 @@ def build(
 
     The devices of `mesh` may be absent.
     """
+    spec = {
+        "image": ((image_size, image_size, 3), np.dtype(np.uint8)),
+        "label": ((), np.dtype(np.int32)),
+    }
     return program.build(
         e,
         mesh,
-        element_spec={
-            "image": ((image_size, image_size, 3), np.dtype(np.uint8)),
-            "label": ((), np.dtype(np.int32)),
-        },
+        element_spec=spec,
         batch_size=batch_size,
         total_steps=112_603,
         data_size=1_281_167,
     )
+
+
+def compile_only(
+    e: Experiment,
+    target: chips.Target,
+    devices: Sequence[Any],
+    *,
+    batch_size: int,
+    image_size: int,
+) -> dict[str, Any]:
+    """Compile the step of `e` for absent chips; return figures of `estimate.tables`.
+
+    `devices` are those of `chips.devices(target)`.
+    """
+    mesh = sharding.make_mesh(e.mesh, devices)
+    run = build(e, mesh, batch_size=batch_size, image_size=image_size)
+    try:
+        found = compiled.compile_for(run.lower(), target)
+    except compiled.TooLarge as error:
+        return tables.too_large(error.memory, target.chip)
+    estimate = compiled.estimate(found, target.chip, target.count)
+    return tables.figures(estimate, target.chip, batch_size)
 
 
 def measure(
@@ -179,22 +205,19 @@ def measure(
     batch_size: int,
     image_size: int,
     steps: int,
-    matmul: str | None = None,
     trace: Path | None = None,
 ) -> dict:
     """Compile and time the step of `e`, and return the figures that `main` prints.
 
-    `matmul` is JAX's precision of float32 products, None for its default. With `trace`, a profile of `TRACED_STEPS` further steps is written into that folder.
+    With `trace`, a profile of `TRACED_STEPS` further steps is written into that folder.
     """
     mesh = sharding.make_mesh(e.mesh)
-    check_batch_size(batch_size, mesh, e.accum_freq)
-    batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
     run = build(e, mesh, batch_size=batch_size, image_size=image_size)
+    batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
     start = time.perf_counter()
     state = run.init()
     key = run.key
-    with jax.default_matmul_precision(matmul):
-        compiled = run.train_step.lower(state, batches[0], key).compile()
+    compiled = run.train_step.lower(state, batches[0], key).compile()
 
     def step(i: int) -> Any:
         nonlocal state
@@ -224,13 +247,14 @@ def measure(
     flops = 3 * forward_flops(run.model, params, shape) * batch_size
     device = jax.local_devices()[0]
     dtype = e.model.get("dtype_mm", "float32")
-    peak, peak_source = peak_tflops(device, dtype, matmul)
+    peak, peak_source = peak_tflops(device, dtype, run.matmul_precision)
     tflops = flops / step_seconds / 1e12 / mesh.size
     return {
         "device": startup.describe(),
         "parameters": count(params),
         "batch_size": batch_size,
         "accum_freq": e.accum_freq,
+        "attn_impl": run.model.attn_impl,
         "compile and warm-up s": compile_seconds,
         "ms/step": 1000 * step_seconds,
         "img/s per device": batch_size / step_seconds / mesh.size,
@@ -245,16 +269,16 @@ def measure(
     }
 
 
-def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=commands.called("vitjax.benchmark"),
-        description="Time the trainer's own step on synthetic images.",
+        description="Time the trainer's own step on synthetic images; or compile it for "
+        "chips that are absent, and estimate what it takes there.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", default="S/16", help="variant of the ViT")
+    add("--model", nargs="+", default=["S/16"], help="variant of the ViT")
     add("--batch_size", type=int, default=1024, help="global batch size")
     add("--accum_freq", type=int, default=1, help="microbatches per step")
     add("--image_size", type=int, default=224, help="pixels a side")
@@ -262,11 +286,16 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
     add(
         "--precision",
+        nargs="+",
         choices=PRECISIONS,
         help="sets the model's dtypes and the precision of float32 products, instead of "
         "--dtype_mm",
     )
-    add("--attn_impl", default="flax", help="flax, xla or cudnn")
+    add(
+        "--attn_impl",
+        default="auto",
+        help="auto (cudnn on NVIDIA in half precision, else flax), flax, xla or cudnn",
+    )
     add(
         "--remat_policy",
         default="none",
@@ -276,43 +305,114 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--fsdp", action="store_true", help="split parameters and moments")
     add("--trace", type=Path, metavar="DIR", help="also write a profile into DIR")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    flags = parser.parse_args(home.expanded(argv))
-    if flags.steps < 1:
-        parser.error(f"--steps must be at least 1, got {flags.steps}")
-    return flags
+    add(
+        "--compile_only",
+        action="store_true",
+        help="compile for each --chip, --model and --precision, and time nothing",
+    )
+    add(
+        "--chip",
+        nargs="+",
+        metavar="NAME",
+        help="with --compile_only: h100, a100x8, v5e:2x4, ...; needs the extra aot_cuda "
+        "or aot_tpu",
+    )
+    add("--kernels", type=int, default=10, help="parts of the step that are listed")
+    return parser
+
+
+def _case(flags: argparse.Namespace, variant: str, precision: str | None) -> Experiment:
+    """Return the experiment of the flags."""
+    dtypes, matmul = {"dtype_mm": flags.dtype_mm}, None
+    if precision is not None:
+        dtypes, matmul = PRECISIONS[precision]
+    strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
+    return flagship(
+        variant,
+        accum_freq=flags.accum_freq,
+        matmul_precision=matmul,
+        sharding_strategy=((".*", strategy),),
+        model={
+            **dtypes,
+            "attn_impl": flags.attn_impl,
+            "remat_policy": flags.remat_policy,
+            "scan": flags.scan,
+        },
+    )
+
+
+def _measured(flags: argparse.Namespace) -> dict[str, Any]:
+    """Time the one case of the flags, and print and return its figures."""
+    [variant] = flags.model
+    [precision] = flags.precision or [None]
+    e = _case(flags, variant, precision)
+    startup.enable_compilation_cache()
+    figures = measure(
+        e,
+        batch_size=flags.batch_size,
+        image_size=flags.image_size,
+        steps=flags.steps,
+        trace=flags.trace,
+    )
+    figures = {
+        "model": variant,
+        "dtype_mm": e.model.get("dtype_mm", "float32"),
+        "precision": precision or flags.dtype_mm,
+        **figures,
+    }
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        text = f"{value:,.4g}" if isinstance(value, float) else str(value)
+        print(f"{name:<{width}}  {text}")
+    print(json.dumps(figures))
+    return figures
+
+
+def _compiled(flags: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compile every case of the flags, and print and return its figures."""
+    targets = [chips.parse(name) for name in flags.chip]
+    chips.prepare()
+    for target in targets:
+        chips.check_attention(target, flags.attn_impl)
+    devices = {target: chips.devices(target) for target in targets}
+    print("\n".join(markdown.heading(("chip", "model", "precision", *tables.HEAD))))
+    rows = []
+    cases: Any = itertools.product(devices, flags.model, flags.precision or [None])
+    for target, variant, precision in cases:
+        row = compile_only(
+            _case(flags, variant, precision),
+            target,
+            devices[target],
+            batch_size=flags.batch_size,
+            image_size=flags.image_size,
+        )
+        shown = precision or flags.dtype_mm
+        print(markdown.line((target, variant, shown, *tables.cells(row))), flush=True)
+        names = {"chip": str(target), "model": variant, "precision": shown}
+        rows.append({**names, "batch_size": flags.batch_size, **row})
+    print(f"\n{tables.LEGEND}\n\nThe time is {compiled.ASSUMPTIONS}.")
+    if len(rows) == 1 and "parts" in rows[0] and flags.kernels > 0:
+        print("\nThe parts that move most:\n")
+        print(markdown.table(tables.PARTS, tables.parts(rows[0], flags.kernels)))
+    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    flags = parse_flags(argv)
-    strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
-    dtypes, matmul = {"dtype_mm": flags.dtype_mm}, None
-    if flags.precision is not None:
-        dtypes, matmul = PRECISIONS[flags.precision]
-        if flags.attn_impl != "flax":  # the others compute their softmax in float32
-            dtypes = {k: v for k, v in dtypes.items() if k != "softmax_dtype"}
+    parser = _parser()
+    flags = parser.parse_args(home.expanded(argv))
+    if flags.steps < 1:
+        parser.error(f"--steps must be at least 1, got {flags.steps}")
+    if flags.compile_only != (flags.chip is not None):
+        parser.error(
+            "--compile_only and --chip go together: an absent chip times nothing"
+        )
+    if not flags.compile_only and max(len(flags.model), len(flags.precision or ())) > 1:
+        parser.error("several --model or --precision need --compile_only")
     try:
         if flags.json:
             flags.json.touch()  # fail before the run, not after it
-        startup.enable_compilation_cache()
-        figures = measure(
-            flagship(
-                flags.model,
-                accum_freq=flags.accum_freq,
-                sharding_strategy=((".*", strategy),),
-                model={
-                    **dtypes,
-                    "attn_impl": flags.attn_impl,
-                    "remat_policy": flags.remat_policy,
-                    "scan": flags.scan,
-                },
-            ),
-            batch_size=flags.batch_size,
-            image_size=flags.image_size,
-            steps=flags.steps,
-            matmul=matmul,
-            trace=flags.trace,
-        )
+        figures = _compiled(flags) if flags.compile_only else _measured(flags)
     except Exception as error:
         less = "use --accum_freq, --remat_policy or --dtype_mm bfloat16 to save memory"
         sentence = failures.sentence(error, less)
@@ -320,21 +420,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         return 1
-    figures = {
-        "model": flags.model,
-        "dtype_mm": dtypes.get("dtype_mm", "float32"),
-        "precision": flags.precision or "JAX's default",
-        "attn_impl": flags.attn_impl,
-        **figures,
-    }
-    width = max(map(len, figures))
-    for name, value in figures.items():
-        text = f"{value:,.4g}" if isinstance(value, float) else str(value)
-        print(f"{name:<{width}}  {text}")
-    text = json.dumps(figures)
-    print(text)
     if flags.json:
-        flags.json.write_text(text + "\n")
+        flags.json.write_text(json.dumps(figures) + "\n")
     return 0
 
 

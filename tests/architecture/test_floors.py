@@ -17,7 +17,7 @@ ALL = ("all rows above",)
 ROOMS = {
     "vitjax": [
         ("config", ()),
-        ("trees files commands", ()),
+        ("trees files commands markdown", ()),
         ("command_line", ("config", "commands")),
         ("devices", ("config", "trees")),
         ("estimate", ("devices",)),

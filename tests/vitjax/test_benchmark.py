@@ -1,6 +1,5 @@
 """The benchmark times the trainer's own program."""
 
-import dataclasses
 import json
 import types
 from pathlib import Path
@@ -69,25 +68,19 @@ def test_a_precision_sets_the_dtypes_and_the_precision_of_products(capsys):
     argv = ["--model=mu/16", "--batch_size=8", "--image_size=32", "--steps=1"]
     seen = {}
 
-    def measured(e, *, matmul, **_):
-        seen.update(e.model, matmul=matmul)
+    def measured(e, **_):
+        seen.update(e.model, matmul=e.matmul_precision)
         return {}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "measure", measured)
-        for name, attention, matmul, dtypes in (
-            ("float32", "flax", "highest", (None, None, None)),
-            ("tf32", "flax", "default", (None, None, None)),
-            ("bfloat16", "cudnn", None, ("bfloat16", None, None)),
-            ("bfloat16_all", "flax", None, ("bfloat16",) * 3),
-            ("bfloat16_all", "xla", None, ("bfloat16", "bfloat16", None)),
-        ):
+        for name in benchmark.PRECISIONS:
             seen.clear()
-            flags = [f"--precision={name}", f"--attn_impl={attention}"]
-            assert benchmark.main([*argv, *flags]) == 0
-            keys = ("dtype_mm", "residual_dtype", "softmax_dtype")
-            assert tuple(seen.get(key) for key in keys) == dtypes
-            assert seen["matmul"] == matmul
+            assert benchmark.main([*argv, f"--precision={name}"]) == 0
+            config = load(f"{FLAGSHIP}:precision={name}", []).to_dict()
+            for key in ("dtype_mm", "residual_dtype", "softmax_dtype"):
+                assert seen.get(key) == config["model"].get(key)
+            assert seen["matmul"] == config.get("matmul_precision")
 
 
 def test_the_peak_is_that_of_the_timed_dtype():
@@ -100,30 +93,6 @@ def test_the_peak_is_that_of_the_timed_dtype():
     assert peak("float32", None) == peak("float32", "default")
     assert peak("float32", None) == pytest.approx(494.7)
     assert peak("float32", "highest") == pytest.approx(66.9)
-
-
-def test_the_precision_of_products_is_in_the_program(monkeypatch):
-    lowered = []
-    build = benchmark.build
-
-    def built(*args, **kw):
-        run = build(*args, **kw)
-        step = run.train_step
-
-        def lower(*args):
-            lowered.append(step.lower(*args))
-            return lowered[-1]
-
-        return dataclasses.replace(run, train_step=types.SimpleNamespace(lower=lower))
-
-    monkeypatch.setattr(benchmark, "build", built)
-    sizes = {"batch_size": 8, "image_size": 32, "steps": 1}
-    for matmul, word in ((None, "DEFAULT"), ("highest", "HIGHEST")):
-        benchmark.measure(benchmark.flagship("mu/16"), **sizes, matmul=matmul)
-        text = lowered[-1].as_text()
-        products = [x for x in text.splitlines() if "stablehlo.dot_general" in x]
-        assert products
-        assert all(f"[{word}, {word}]" in x for x in products)
 
 
 def test_a_trace_is_written_and_memory_is_planned(tmp_path):

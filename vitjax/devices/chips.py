@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ from vitjax.config import arguments
 
 GIB = 2**30
 USABLE = 0.9
-"""Share of a chip's memory for a program; runtime and fragmentation use the rest."""
+"""Share of a GPU's memory for a program; runtime and fragmentation use the rest."""
+TAKEN = 0.75
+"""Share of a GPU's memory that JAX takes unless XLA_CLIENT_MEM_FRACTION says more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Chip:
     @property
     def usable(self) -> float:
         """Bytes of memory that a program may take."""
-        return USABLE * self.memory
+        return self.memory if self.tpu else USABLE * self.memory
 
     def peak(self, dtype: str, precision: str = "default") -> float:
         """Return the FLOP/s of products of `dtype` at a precision of JAX."""
@@ -172,7 +175,7 @@ class Target:
     """Chips to compile for: `count` of one kind, in a topology of libtpu if TPUs."""
 
     chip: Chip
-    count: int | None  # None: as many as the topology has
+    count: int
     topology: str = ""
 
     def __str__(self) -> str:
@@ -194,7 +197,7 @@ def parse(text: str) -> Target:
                 f"are {', '.join(c.name for c in CHIPS.values() if c.tpu)}, topologies "
                 f"{TPU_SIZES}"
             )
-        return Target(chip, None, f"{name}:{shape}")
+        return Target(chip, math.prod(map(int, shape.split("x"))), f"{name}:{shape}")
     if name in CHIPS or gpu is None:
         base, count = name, 1
     else:
@@ -240,6 +243,8 @@ def prepare() -> None:
     # libtpu asks the metadata server of Google's cloud otherwise.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # libtpu warns without one; the topology that is asked for decides.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 
 
 def devices(target: Target) -> list[Any]:
@@ -262,7 +267,7 @@ def devices(target: Target) -> list[Any]:
                     "",
                     "cuda",
                     target_config=chip.cuda.text(chip),
-                    topology=f"1x{target.count}x1",
+                    topology=f"1x1x{target.count}",
                 )
     except Exception as error:  # libtpu raises what it likes
         first = (
@@ -285,6 +290,14 @@ def _layout(target: Target) -> dict[str, Any]:
     if set(shape) == {"1"}:
         options["chips_per_host_bounds"] = (1, 1, 1)
     return options
+
+
+def check_attention(target: Target, attn_impl: str | None) -> None:
+    """Raise ValueError if the chips have no such `attn_impl`."""
+    if target.chip.tpu and attn_impl == "cudnn":
+        raise ValueError(
+            f"attn_impl='cudnn' needs an NVIDIA GPU, got {target}: choose flax or xla"
+        )
 
 
 def compiler_options(target: Target) -> dict[str, Any]:

@@ -14,17 +14,22 @@ from vitjax.config import arguments
 from vitjax.trees import flatten_with_names, regex
 
 
-def make_mesh(axes: Sequence[tuple[str, int]] = (("data", -1),)) -> Mesh:
+def make_mesh(
+    axes: Sequence[tuple[str, int]] = (("data", -1),),
+    devices: Sequence[Any] | None = None,
+) -> Mesh:
     """Make a mesh of all devices with `axes`, pairs of name and size.
 
-    One size may be -1 for the remaining devices. Raises ValueError if the product of
-    the sizes is not the number of devices.
+    One size may be -1 for the remaining devices. `devices` may be absent ones, as those
+    of `vitjax.devices.chips` are. Raises ValueError if the product of the sizes is not
+    the number of devices.
     """
     names = tuple(name for name, _ in axes)
     sizes = [size for _, size in axes]
     if len(set(names)) < len(names):
         raise ValueError(f"mesh {list(axes)} names an axis twice")
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and known and count % known == 0:
         sizes[sizes.index(-1)] = count // known
@@ -33,7 +38,8 @@ def make_mesh(axes: Sequence[tuple[str, int]] = (("data", -1),)) -> Mesh:
             f"mesh {list(axes)} does not fit {count} devices: "
             "expected sizes whose product is that, at most one of them -1"
         )
-    return jax.make_mesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * len(names))
+    types = (AxisType.Auto,) * len(names)
+    return jax.make_mesh(tuple(sizes), names, axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -5,12 +5,14 @@ of the chip's peak, whichever is longer, and kernels follow one another. It rank
 programs; it is not a measurement.
 """
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from vitjax.devices import chips
 from vitjax.estimate import count, hlo
@@ -74,11 +76,26 @@ class TooLarge(ValueError):
 def compile_for(lowered: Any, target: chips.Target) -> Any:
     """Compile a lowered program for a target. Raises TooLarge."""
     try:
-        return lowered.compile(compiler_options=chips.compiler_options(target))
+        with _uncached():
+            return lowered.compile(compiler_options=chips.compiler_options(target))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise TooLarge(str(error)) from error
         raise
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """Bypass JAX's cache on disk, which cannot read programs for absent chips."""
+    config: Any = jax.config
+    enabled = config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX asks once whether it is enabled
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def memory(compiled: Any) -> tuple[float, float]:
@@ -94,10 +111,11 @@ def estimate(compiled: Any, chip: chips.Chip, devices: int) -> Estimate:
     total, temporaries = memory(compiled)
     cost = compiled.cost_analysis() or {}
     collectives: dict[str, tuple[int, float]] = {}
-    for one in kernels:
-        if one.sent:
+    for kernel in kernels:
+        for one in kernel.collectives:
             number, sent = collectives.get(one.kind, (0, 0.0))
-            collectives[one.kind] = (number + one.times, sent + one.times * one.sent)
+            sent += kernel.times * one.bytes
+            collectives[one.kind] = (number + kernel.times, sent)
     parts = _parts(kernels, chip, devices)
     return Estimate(
         memory=total,
@@ -120,12 +138,20 @@ def seconds(one: count.Kernel, chip: chips.Chip, devices: int) -> float:
         for flops, dtype, precision in one.products
     )
     time = max(moving, computing) + (0.0 if chip.tpu else LAUNCH_SECONDS)
-    if one.sent:
-        # A ring: an all-reduce passes everything on twice, a permute once.
-        rounds = {"all-reduce": 2.0}.get(one.kind, 1.0)
-        share = 1.0 if one.kind == "collective-permute" else (devices - 1) / devices
-        time += rounds * share * one.sent / chip.link
+    for exchange in one.collectives:
+        group = exchange.group or devices
+        time += _passed(exchange.kind, group) * exchange.bytes / chip.link
     return time
+
+
+def _passed(kind: str, group: int) -> float:
+    """Return how often a device passes its operands on, in a ring of `group` devices."""
+    if kind == "collective-permute":
+        return 1.0
+    if kind == "all-gather":
+        return group - 1.0
+    # An all-reduce is a reduce-scatter and an all-gather.
+    return (2.0 if kind == "all-reduce" else 1.0) * (group - 1) / group
 
 
 def _parts(
@@ -173,4 +199,5 @@ def place(op_name: str) -> tuple[str, str]:
 _STRUCTURE = {
     "shard_map", "while", "body", "cond", "closed_call", "checkpoint",
     "rematted_computation", "pjit", "branch_0_fun", "branch_1_fun", "scan",
+    "eval_jaxpr",
 }  # fmt: skip

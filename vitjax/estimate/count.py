@@ -2,7 +2,8 @@
 
 A kernel is an instruction that runs on its own: a fusion, a library call, a copy. It
 reads its operands from the chip's memory and writes its results to it, once each; what
-a fusion only slices counts as the slice. A loop's body counts as often as it runs.
+a fusion only slices counts as the slice. A loop's body counts as often as it runs, and
+every branch of a condition counts.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vitjax.estimate import hlo
 from vitjax.estimate.hlo import Instruction, Module, Shape
 
 _FREE = {
@@ -33,6 +35,16 @@ COLLECTIVES = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Collective:
+    """An exchange between devices."""
+
+    kind: str  # one of COLLECTIVES
+    bytes: float  # of the operands, those that each device gives
+    group: int  # devices that exchange; 0: all
+    name: str  # a TPU hides one behind several kernels: pieces of one name
+
+
+@dataclasses.dataclass(frozen=True)
 class Kernel:
     """One kernel and how often it runs in a step."""
 
@@ -42,7 +54,7 @@ class Kernel:
     bytes: float  # of one run, to and from the chip's memory
     products: tuple[tuple[float, str, str], ...]  # (FLOPs, dtype, precision)
     times: int = 1
-    sent: float = 0.0  # bytes of a collective's operands
+    collectives: tuple[Collective, ...] = ()  # those that start in this kernel
 
     @property
     def flops(self) -> float:
@@ -52,7 +64,12 @@ class Kernel:
 
 def kernels(module: Module) -> list[Kernel]:
     """Return every kernel of a program, in order."""
-    return list(_kernels(module, module.entry, 1))
+    found, seen = [], set()
+    for kernel in _kernels(module, module.entry, 1):
+        new = tuple(c for c in kernel.collectives if c.name not in seen)
+        seen.update(c.name for c in new)
+        found.append(dataclasses.replace(kernel, collectives=new))
+    return found
 
 
 def _kernels(module: Module, computation: str, times: int) -> Iterator[Kernel]:
@@ -104,14 +121,50 @@ def _kernel(
     base = one.opcode.removesuffix("-start")
     operands = [body[name].shapes for name in one.operands if name in body]
     products = tuple(_products(module, body, one))
-    moved = _operand_bytes(module, one, operands) + _result_bytes(module, body, one)
-    sent = 0.0
-    if base in COLLECTIVES:
-        sent = sum(shape.bytes for shapes in operands for shape in shapes)
-        moved = 2 * sent if one.opcode.endswith("-start") else moved
+    exchanges = tuple(_collectives(module, body, one))
+    if one.opcode.endswith("-start") and exchanges:  # its result repeats the operands
+        moved = 2 * exchanges[0].bytes
     elif one.opcode.endswith("-start"):
         moved = _started(one, operands)
-    return Kernel(one.name, one.op_name, _kind(one, base), moved, products, times, sent)
+    else:
+        moved = _operand_bytes(module, one, operands)
+        moved += _result_bytes(module, body, one)
+    return Kernel(
+        one.name, one.op_name, _kind(one, base), moved, products, times, exchanges
+    )
+
+
+def _collectives(
+    module: Module, body: dict[str, Instruction], one: Instruction
+) -> Iterator[Collective]:
+    if one.opcode == "fusion":
+        inner = module.computations[one.attribute("calls") or ""]
+        for part in inner.values():
+            yield from _collectives(module, inner, part)
+    kind = one.opcode.removesuffix("-start")
+    if kind not in COLLECTIVES:
+        return
+    shapes = [s for name in one.operands if name in body for s in body[name].shapes]
+    chain = re.search(r'chain_id="(\d+)"', one.attributes)
+    name = f"chain {chain[1]}" if chain else one.name
+    # Without a TPU's padding, so that chips can be compared.
+    size = sum(s.size * hlo.SIZES.get(s.dtype, 0) for s in shapes)
+    yield Collective(kind, size, _group(one.attributes), name)
+
+
+def _group(attributes: str) -> int:
+    """Return the number of devices that exchange with one another; 0 if all."""
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
+    if listed:
+        return len(listed[1].split(","))
+    counted = re.search(r"replica_groups=\[\d+,(\d+)\]", attributes)
+    if counted:
+        return int(counted[1])
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes)
+    if mesh:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
+    return 0
 
 
 def _started(one: Instruction, operands: list[tuple[Shape, ...]]) -> float:
@@ -171,6 +224,8 @@ def _read(inner: dict[str, Instruction], parameter: Instruction) -> float:
             continue
         if one.opcode == "bitcast":
             names.add(one.name)
+        elif one.opcode == "tuple":
+            pass  # handed on, not read
         elif one.opcode in _SLICES and one.operands[0] in used:
             total += sum(shape.bytes for shape in one.shapes)
         elif one.opcode == "dynamic-update-slice" and one.operands[0] in used:
@@ -200,7 +255,7 @@ def _result_bytes(
         made = inner[name]
         while made.opcode in ("bitcast", "convert") and made.operands:
             made = inner[made.operands[0]]
-        part = _main(shape)
+        part = 0.0 if inner[name].opcode == "parameter" else _main(shape)
         if made.opcode == "dynamic-update-slice":  # in place
             part = min(part, sum(s.bytes for s in inner[made.operands[1]].shapes))
         total += part

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,16 +168,6 @@ def check_folder(flag: str, path: Path | None) -> None:
     """Raise ValueError if a flag's folder is an existing file."""
     if path is not None and path.exists() and not path.is_dir():
         raise ValueError(f"{flag} must be a folder, got the file {str(path)!r}")
-
-
-def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """Format a table in Markdown; its last line has no newline."""
-    lines = []
-    for row in (head, *rows):
-        cells = [str(cell).replace("|", "\\|") for cell in row]
-        lines.append("|" + "".join(f" {c} |" if c else " |" for c in cells))
-    lines.insert(1, "|" + "---|" * len(head))
-    return "\n".join(lines)
 
 
 def as_json(document: Any) -> str:

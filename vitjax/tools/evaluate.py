@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from vitjax import markdown
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command, probes
 
@@ -223,19 +224,19 @@ def _write(
     ]
     parts = [f"{trained.name}, {trained.source}"]
     if results:
-        parts.append(command.table(("evaluator", *columns), shown))
+        parts.append(markdown.table(("evaluator", *columns), shown))
     if probed:
         lines = [
             (row, k, f"{x:.4g}") for row, of in probed.items() for k, x in of.items()
         ]
-        parts.append(command.table(("probe", "metric", "value"), lines))
+        parts.append(markdown.table(("probe", "metric", "value"), lines))
     for name, result in results.items():
         rows = [r for r in result["per_class"] if r["accuracy"] is not None]
         rows.sort(key=lambda row: row["accuracy"])
         few = rows[:5] if len(rows) > 10 else rows
         parts.append(f"{name}: the classes with the lowest accuracy")
         hardest = [(r["class"], r["examples"], f"{r['accuracy']:.4f}") for r in few]
-        parts.append(command.table(("class", "examples", "accuracy"), hardest))
+        parts.append(markdown.table(("class", "examples", "accuracy"), hardest))
     (folder / "report.md").write_text("\n\n".join(parts) + "\n")
     return report
 

@@ -1,6 +1,6 @@
 """Estimate a run's cost before it starts: steps, operations, memory, hours.
 
-`python -m vitjax.tools.plan --config configs/vit_s16_i1k.py --accelerator H100`
+`python -m vitjax.tools.plan --config configs/vit_s16_i1k.py --chip h100`
 """
 
 import argparse
@@ -9,7 +9,6 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
@@ -17,39 +16,41 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from vitjax import markdown
 from vitjax.config.files import parse_with_overrides
-from vitjax.files import or_without, write_picture
+from vitjax.files import or_without
 from vitjax.tools import command
 
 if TYPE_CHECKING:
     from vitjax.config.experiment import Experiment
+    from vitjax.devices import chips
+    from vitjax.tools import plan_cost
 
 # Only light imports here, so that --help is fast.
 DESCRIPTION = f"""\
 Compile the training step of a config without running it, and print what the run needs:
-steps and epochs, parameters and operations, memory of each device for several accum_freq
-and remat_policy, memory of the host, bytes a second from the disk and to the devices,
-hours.
+steps and epochs, parameters and operations, memory of each device, traffic to its memory,
+collectives between devices, an estimate of the time, memory of the host, bytes a second
+from the disk and to the devices, hours.
 
 The data set may be missing: the number of examples comes from a table or --examples, the
 shape of the images from the config's op string. With --json, the tables go to stderr.
 
-The step is compiled for the devices of this machine, or with --devices for simulated ones
-on the CPU. XLA's plan for a CPU is an upper estimate for a GPU, which fuses more. A CPU
-honours remat_policy only inside a loop over the layers, so models with an argument `scan`
-are planned with scan=True there. "kept" is what autodiff
-keeps for the backward pass of one microbatch before the compiler fuses anything, on any
-device.
+--chip names the chips to compile for, which may be absent: h100, h100x8 (of one host),
+v5e:2x4 (a TPU and its topology). It needs the extra aot_cuda or aot_tpu. Without --chip,
+the step is compiled for the devices of this machine, or with --devices for simulated ones
+on the CPU. A CPU's plan is an upper bound of the memory of a GPU or TPU, which fuse more.
+A CPU honours remat_policy only inside a loop over the layers, so models with an argument
+`scan` are planned with scan=True there.
 
 {command.OVERRIDES}"""
 EXAMPLES = (
-    "--config configs/vit_s16_i1k.py --accelerator H100",
-    "--config configs/vit_i1k.py:variant=B/16\n--accelerator A100 --devices 8 --out plan/",
+    "--config configs/vit_s16_i1k.py --chip h100\n--config.model.dtype_mm=bfloat16",
+    "--config configs/vit_i1k.py:variant=B/16 --chip v5e:2x4\n--accum_freq 1 2 --out plan/",
     "--config configs/quickstart.py --img_per_sec 2000\n--json > plan.json",
 )
-ACCUM_FREQS = (1, 2, 4, 8)
-REMAT_POLICIES = ("none", "dots_saveable", "nothing_saveable")
 Row = tuple[str, str]
+Figures = dict[str, Any]
 
 
 def say(text: str = "") -> None:
@@ -59,7 +60,7 @@ def say(text: str = "") -> None:
 
 def table(rows: Sequence[Row]) -> None:
     """Print two columns in Markdown."""
-    say(command.table(("", ""), rows) + "\n")
+    say(markdown.table(("", ""), rows) + "\n")
 
 
 def outline(e: "Experiment", examples: int | None, image_size: int | None) -> Any:
@@ -79,120 +80,15 @@ def outline(e: "Experiment", examples: int | None, image_size: int | None) -> An
     return dataclasses.replace(found, examples=examples or found.examples)
 
 
-def choices(e: "Experiment", flags: argparse.Namespace, devices: int) -> list[Any]:
-    """Return the experiment with each requested accum_freq and remat_policy."""
-    import jax
-
-    model, batch_size = dict(e.model), e.input["batch_size"]
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and model.get("attn_impl") == "cudnn":
-        print("note: attn_impl='cudnn' is planned as 'xla' on a CPU", file=sys.stderr)
-        model["attn_impl"] = "xla"
-    remats: Sequence[Any] = [None]
-    if e.model_name == "vit":
-        own = model.get("remat_policy")
-        remats = flags.remat_policy or list(
-            dict.fromkeys(filter(None, [own, *REMAT_POLICIES]))
-        )
-        # Rules that name single layers match nothing in the stacked layers of a scan.
-        by_name = {"lr_mults", "wd_mults"} & e.optimizer.keys()
-        if on_cpu and not by_name:
-            model["scan"] = True
-    asked = flags.accum_freq or sorted({e.accum_freq, *ACCUM_FREQS})
-    accums = [n for n in asked if batch_size % (n * devices) == 0]
-    if not accums:
-        raise ValueError(
-            f"no accum_freq of {', '.join(map(str, asked))} divides a batch of "
-            f"{batch_size} on {devices} device(s): give another with --accum_freq"
-        )
-    return [
-        dataclasses.replace(
-            e,
-            accum_freq=accum,
-            model=model if remat is None else {**model, "remat_policy": remat},
-        )
-        for remat in remats
-        for accum in accums
-    ]
-
-
-def memory(
-    planned: Sequence[Any], spec: Mapping[str, Any], sizes: Mapping[str, int]
-) -> list[Any]:
-    """Return `plan_cost.DeviceMemory` of each; print its table row when it is known."""
-    from vitjax.tools import plan_cost
-
-    say("| accum_freq | remat_policy | state GiB | kept GiB | XLA's plan GiB |")
-    say("|---|---|---|---|---|")
-    rows = []
-    for e in planned:
-        row = plan_cost.device_memory(e, spec, sizes)
-        rows.append(row)
-        say(
-            f"| {row.accum_freq} | {row.remat_policy or '-'} | {row.state:.3f} | "
-            f"{row.kept:.3f} | {row.plan:.3f} |"
-        )
-    say()
-    return rows
-
-
-def suggestion(rows: Sequence[Any], limit: float) -> tuple[str, Any]:
-    """Return (a sentence, the first row that fits `limit` GiB, or None).
-
-    The rows are in order of preference, fewest recomputations first: by remat_policy,
-    then by accum_freq.
-    """
-    best = next((row for row in rows if row.plan <= limit), None)
-    if best is None:
-        least = min(row.plan for row in rows)
-        return (
-            f"no plan fits {limit:.1f} GiB (the smallest takes {least:.1f}): try a "
-            "larger --accum_freq, more --devices, or dtype_mm='bfloat16'",
-            None,
-        )
-    remat = f" with remat_policy={best.remat_policy!r}" if best.remat_policy else ""
-    return (
-        f"accum_freq={best.accum_freq}{remat} fits {limit:.1f} GiB "
-        f"({best.plan:.1f} planned)",
-        best,
-    )
-
-
-def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
-    """Draw the learning rate of every step."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axis = figure.subplots()
-    for name, values in rates.items():
-        if not name.startswith("global_"):
-            axis.plot(range(1, len(values) + 1), values, label=name)
-    axis.set(xlabel="step", ylabel="learning rate", title=title)
-    axis.grid(alpha=0.3)
-    axis.legend()
-    write_picture(path, figure, dpi=110)
-
-
-def speed(flags: argparse.Namespace, flops: float, devices: int) -> tuple[float, str]:
-    """Return (images per second, source of the figure); (nan, "") if unknown."""
-    from vitjax.devices.chips import CHIPS
-
-    if flags.img_per_sec is not None:
-        return flags.img_per_sec, "--img_per_sec"
-    if flags.accelerator is None:
-        return float("nan"), ""
-    peak = CHIPS[flags.accelerator.lower()].bfloat16 / 1e12
-    rate = devices * peak * 1e12 * flags.mfu / flops
-    name = f"{devices} x {flags.accelerator}"
-    return rate, f"{name} at an MFU of {flags.mfu:g} of its {peak} bfloat16 TFLOP/s"
-
-
 def facts(
-    e: "Experiment", data: Any, built: Any, sizes: Mapping[str, int]
-) -> dict[str, Any]:
+    e: "Experiment",
+    data: Any,
+    built: Any,
+    sizes: Mapping[str, int],
+    where: "plan_cost.Place",
+) -> Figures:
     """Compute figures without a compiler: sizes, parameters, FLOPs, host memory."""
     from input_pipeline.stream.memory import available
-    from vitjax.devices import startup
     from vitjax.step.flops import forward_flops
     from vitjax.tools import plan_cost
     from vitjax.trees import count
@@ -203,7 +99,7 @@ def facts(
     batch_bytes = _bytes_of_example(data) * sizes["batch_size"]
     host, parts = plan_cost.host_bytes(e, data, batch_bytes)
     return {
-        "compiled for": startup.describe(),
+        "compiled for": where.name,
         "examples": data.examples,
         "examples from": data.source,
         "total_steps": sizes["total_steps"],
@@ -227,7 +123,7 @@ def _bytes_of_example(data: Any) -> int:
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in spec)
 
 
-def pace(data: Any, images: int, rate: float, source: str) -> dict[str, Any]:
+def pace(data: Any, images: int, rate: float, source: str) -> Figures:
     """Return hours and MB/s of a run of `images` at `rate` images per second."""
     from_disk = 0.0 if data.in_memory else rate * data.bytes_per_example / 1e6
     return {
@@ -239,19 +135,24 @@ def pace(data: Any, images: int, rate: float, source: str) -> dict[str, Any]:
     }
 
 
-def plan(e: "Experiment", flags: argparse.Namespace) -> dict[str, Any]:
+def plan(
+    e: "Experiment", flags: argparse.Namespace, target: "chips.Target | None"
+) -> Figures:
     """Print the plan of an experiment and return its figures."""
-    import jax
-
+    from vitjax.devices import chips
     from vitjax.records.rows import rate_table
-    from vitjax.tools import plan_cost
+    from vitjax.tools import plan_cost, plan_steps
 
+    absent = target is not None and chips.missing(target) is None
+    where = plan_cost.place(target if absent else None)
     data = outline(e, flags.examples, flags.image_size)
     spec, batch_size = data.element_spec, e.input["batch_size"]
     sizes = {"data_size": data.examples, "batch_size": batch_size}
     sizes["total_steps"] = steps = e.steps("total", **sizes)
-    built = plan_cost.build(e, spec, sizes)
-    figures = facts(e, data, built, sizes)
+    # Before the program, which has the config's own accum_freq only.
+    planned = list(plan_steps.choices(e, flags, where))
+    built = plan_cost.build(planned[0][0], spec, sizes, where)
+    figures = facts(e, data, built, sizes, where)
     rates = rate_table(built.lr_fns, steps, e.optimizer["lr"]) if steps else {}
     if rates:
         figures["lr"] = {
@@ -259,30 +160,45 @@ def plan(e: "Experiment", flags: argparse.Namespace) -> dict[str, Any]:
             "last": float(rates["lr"][-1]),
         }
     table([(k, _text(v)) for k, v in figures.items()])
-    devices = jax.device_count()
-    rate, source = speed(flags, figures["FLOPs per image"], devices)
-    if not math.isnan(rate):
-        found = pace(data, steps * batch_size, rate, source)
-        table([(k, _text(v)) for k, v in found.items()])
-        figures |= found
-    planned = choices(e, flags, devices)
-    looped = ", scan=True" if planned[0].model.get("scan") else ""
-    say(f"Memory of one device, for {jax.default_backend()}{looped}:\n")
-    rows = memory(planned, spec, sizes)
-    figures["device memory GiB"] = [dataclasses.asdict(row) for row in rows]
-    limit = _limit(flags)
-    if limit is not None:
-        text, best = suggestion(rows, limit)
-        say(text)
-        figures["suggested accum_freq"] = best and best.accum_freq
-        figures["suggested remat_policy"] = best and best.remat_policy
-    if flags.out is not None and rates:
-        flags.out.mkdir(parents=True, exist_ok=True)
-        path = flags.out / "lr.png"
-        with or_without("lr.png"):
-            draw_rates(path, rates, f"{flags.config}: {steps:,} steps")
-            say(f"written: {path}")
+    chip = target.chip if target is not None else where.chip
+    limit = flags.memory_gib or (chip and chip.usable / chips.GIB)
+    figures["memory GiB that may be used"] = limit
+    figures["upper bound"] = where.on_cpu
+    found, best = plan_steps.figures(planned, flags, where, limit, spec, sizes)
+    figures |= found
+    fits = found.get("suggested accum_freq", 1) is not None
+    rate = flags.img_per_sec or (best.get("images/s") if fits else None)
+    if rate:
+        source = "--img_per_sec" if flags.img_per_sec else "the estimate above"
+        speed = pace(data, steps * batch_size, rate, source)
+        table([(k, _text(v)) for k, v in speed.items()])
+        figures |= speed
+    if flags.out is not None:
+        pictures(flags, rates, best, where)
     return figures
+
+
+def pictures(
+    flags: argparse.Namespace,
+    rates: Mapping[str, Any],
+    best: Figures,
+    where: "plan_cost.Place",
+) -> None:
+    """Draw lr.png, and traffic.png where the chip is known, into --out."""
+    from vitjax.tools import plan_pictures
+
+    flags.out.mkdir(parents=True, exist_ok=True)
+    if rates:
+        path = flags.out / "lr.png"
+        with or_without(path.name):
+            steps = len(rates["lr"])
+            plan_pictures.draw_rates(path, rates, f"{flags.config}: {steps:,} steps")
+            say(f"written: {path}")
+    if "parts" in best:
+        path = flags.out / "traffic.png"
+        with or_without(path.name):
+            plan_pictures.draw_traffic(path, best, f"{flags.config}, {where.name}")
+            say(f"written: {path}")
 
 
 def _text(value: Any) -> str:
@@ -293,51 +209,53 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _limit(flags: argparse.Namespace) -> float | None:
-    """Return the GiB of one device that a step may use; None if unknown."""
-    from vitjax.devices.chips import CHIPS, GIB
-
-    if flags.memory_gib is not None:
-        return flags.memory_gib
-    if flags.accelerator is None:
-        return None
-    return CHIPS[flags.accelerator.lower()].usable / GIB
-
-
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse a command line into (flags, config overrides)."""
     parser = command.parser("plan", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     command.add_config(parser)
-    add("--accelerator", metavar="NAME",
-        help="for hours and memory: H100, A100, v4, ... (default: none)")  # fmt: skip
+    add("--chip", metavar="NAME",
+        help="chips to compile for, absent ones too: h100, a100x8, v5e:2x4, v4:2x2x4, ... "
+        "(default: the devices of this machine)")  # fmt: skip
     add("--devices", type=int, metavar="N",
-        help="number of devices, simulated on the CPU (default: those of this machine)")  # fmt: skip
-    add("--mfu", type=float, default=0.4, metavar="SHARE",
-        help="share of the accelerator's peak that the run will reach (default: 0.4)")  # fmt: skip
+        help="without --chip: number of devices, simulated on the CPU")  # fmt: skip
     add("--img_per_sec", type=float, metavar="RATE",
-        help="images a second of all devices together, if known; replaces --mfu")  # fmt: skip
+        help="images a second of all devices together, if known, for the hours "
+        "(default: the estimate)")  # fmt: skip
     add("--memory_gib", type=float, metavar="GIB",
-        help="memory of one device (default: 90 %% of the accelerator's)")  # fmt: skip
+        help="memory of one device (default: 90 %% of a GPU's, all that XLA leaves of a "
+        "TPU's)")  # fmt: skip
     add("--accum_freq", type=int, nargs="+", metavar="N",
-        help="numbers of microbatches to plan for (default: 1 2 4 8, and the config's)")  # fmt: skip
+        help="numbers of microbatches to compile (default: the config's, and its doubles "
+        "until one fits)")  # fmt: skip
     add("--remat_policy", nargs="+", metavar="NAME",
-        help="what the backward pass may keep, to plan for (default: the config's, "
-        f"{', '.join(REMAT_POLICIES)})")  # fmt: skip
+        help="what the backward pass may keep, to compile: none, dots_saveable, "
+        "nothing_saveable, ... (default: the config's)")  # fmt: skip
+    add(
+        "--eval", action="store_true", help="compile the forward pass of evaluation too"
+    )
+    add("--kernels", type=int, default=10, metavar="N",
+        help="parts of the step to list, those with most traffic (default: 10)")  # fmt: skip
     add("--examples", type=int, metavar="N",
         help="number of training examples, if data set and table do not give it")  # fmt: skip
     command.add_image_size(parser, "the config's pp decodes nothing")
-    command.add_out(parser, "DIR", "lr.png", "nowhere")
+    command.add_out(parser, "DIR", "lr.png and traffic.png", "nowhere")
     command.add_json(parser)
     flags, overrides = parse_with_overrides(parser, argv)
     for name in (
-        "devices", "img_per_sec", "memory_gib", "examples", "image_size", "mfu",
+        "devices", "img_per_sec", "memory_gib", "examples", "image_size",
     ):  # fmt: skip
         value = getattr(flags, name)
         if value is not None and value <= 0:
             parser.error(f"--{name} must be above 0, got {value}")
     if any(n < 1 for n in flags.accum_freq or ()):
         parser.error("--accum_freq must be at least 1")
+    if flags.kernels < 0:
+        parser.error(f"--kernels must be at least 0, got {flags.kernels}")
+    if flags.chip is not None and flags.devices is not None:
+        parser.error(
+            "--devices simulates CPUs: give the number in --chip, as in h100x8"
+        )
     return flags, overrides
 
 
@@ -348,30 +266,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    import jax
-
-    if flags.devices is not None:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", flags.devices)
-    from vitjax.config.arguments import lookup
     from vitjax.devices import startup
-    from vitjax.devices.chips import CHIPS
 
-    if flags.accelerator is not None:
-        lookup(CHIPS, flags.accelerator.lower(), "accelerator")
     command.check_folder("--out", flags.out)
+    target = _target(flags)
     startup.enable_compilation_cache()
     e = command.read_config(flags.config, overrides)
-    if not flags.json:
-        with _quiet():
-            plan(e, flags)
-        return
-    with (
-        _quiet(),
-        contextlib.redirect_stdout(sys.stderr),
-    ):  # shows progress
-        figures = plan(e, flags)
-    print(command.as_json(figures))
+    tables_to = sys.stderr if flags.json else sys.stdout  # shows progress
+    with _quiet(), contextlib.redirect_stdout(tables_to):
+        figures = plan(e, flags, target)
+    if flags.json:
+        print(command.as_json(figures))
+    # A step that is too large for a CPU's plan may fit a chip that fuses more.
+    if figures.get("suggested accum_freq", 1) is None and not figures["upper bound"]:
+        raise ValueError(figures["suggestion"])
+
+
+def _target(flags: argparse.Namespace) -> "chips.Target | None":
+    """Return the chips of --chip; prepare JAX for them, or for simulated CPUs.
+
+    Without the extra for the chips, as many CPUs are simulated, after a sentence.
+    """
+    import jax
+
+    from vitjax.devices import chips
+
+    target, cpus = None, flags.devices
+    if flags.chip is not None:
+        target = chips.parse(flags.chip)
+        chips.prepare()
+        lacking = chips.missing(target)
+        if lacking is not None:
+            cpus = target.count
+            print(
+                f"note: {lacking}; the CPU's plan follows, an upper bound",
+                file=sys.stderr,
+            )
+    if cpus is not None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", cpus)
+    return target
 
 
 @contextlib.contextmanager

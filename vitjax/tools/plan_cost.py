@@ -1,17 +1,17 @@
-"""Estimate the memory of devices and host that a run will need."""
+"""Compile the step of a config, and estimate what it takes of devices and host."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vitjax import program
 from vitjax.config.experiment import Experiment
-from vitjax.devices import sharding
-from vitjax.step import check_batch_size
+from vitjax.devices import chips, failures, sharding, startup
+from vitjax.devices.chips import GIB
+from vitjax.estimate import compiled, tables
 
 # Resident host MB for a small data set, measured by
 # `python -m input_pipeline.benchmark_memory`, and bytes for each further example: its
@@ -21,67 +21,110 @@ PLACE_BYTES = {"tfds": 8, "folder": 30}
 
 
 @dataclasses.dataclass(frozen=True)
-class DeviceMemory:
-    """The GiB of one device that a step uses."""
+class Place:
+    """Where a step is compiled for: absent chips, or the devices of this machine."""
 
-    accum_freq: int
-    remat_policy: str  # "" for a model without one
-    state: float  # parameters, moments, EMA
-    plan: float  # XLA's plan of the whole step, the state included
-    kept: float  # what the forward pass keeps for the backward pass, unfused
+    devices: Sequence[Any]
+    chip: chips.Chip | None  # None: in no table, such as a CPU
+    target: chips.Target | None  # None: the devices of this machine
+    name: str
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether XLA compiles for a CPU."""
+        return self.devices[0].platform == "cpu"
+
+    def compile(self, lowered: Any) -> Any:
+        """Compile a program. Raises compiled.TooLarge."""
+        if self.target is not None:
+            return compiled.compile_for(lowered, self.target)
+        try:
+            return lowered.compile(compiler_options=_options(self.on_cpu))
+        except jax.errors.JaxRuntimeError as error:
+            if failures.is_out_of_memory(error):
+                raise compiled.TooLarge(str(error)) from error
+            return lowered.compile()  # another XLA version lacks these options
+
+
+def place(target: chips.Target | None) -> Place:
+    """Return the place of absent chips; without a target, that of this machine.
+
+    Raises ValueError if there are no such chips.
+    """
+    if target is not None:
+        return Place(chips.devices(target), target.chip, target, str(target))
+    devices = jax.devices()
+    chip = chips.of_kind(devices[0].device_kind)
+    return Place(devices, chip, None, startup.describe())
 
 
 def build(
-    e: Experiment, spec: Mapping[str, Any], sizes: Mapping[str, int]
+    e: Experiment, spec: Mapping[str, Any], sizes: Mapping[str, int], where: Place
 ) -> program.Program:
     """Build the program of an experiment; ValueError if that is impossible."""
-    mesh = sharding.make_mesh(e.mesh)
+    mesh = sharding.make_mesh(e.mesh, where.devices)
     return program.build(e, mesh, element_spec=spec, **sizes, labels=None)
 
 
-def device_memory(
-    e: Experiment, spec: Mapping[str, Any], sizes: Mapping[str, int]
-) -> DeviceMemory:
-    """Compile the step of an experiment and read XLA's plan of its memory.
+def step(
+    e: Experiment, spec: Mapping[str, Any], sizes: Mapping[str, int], where: Place
+) -> dict[str, Any]:
+    """Compile the step of an experiment and return its figures, per device.
 
+    They are those of `estimate.tables`, or the memory alone where the chip is unknown.
     Raises ValueError if accum_freq does not divide.
     """
-    mesh = sharding.make_mesh(e.mesh)
-    check_batch_size(sizes["batch_size"], mesh, e.accum_freq)
-    built = program.build(e, mesh, element_spec=spec, **sizes, labels=None)
-    home = sharding.batch_sharding(mesh)
-    rows = sizes["batch_size"]
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            (rows, *shape), jax.dtypes.canonicalize_dtype(dtype), sharding=home
-        )
-        for name, (shape, dtype) in spec.items()
+    built = build(e, spec, sizes, where)
+    row = {
+        "accum_freq": e.accum_freq,
+        "remat_policy": str(getattr(built.model, "remat_policy", None) or ""),
+        "state GiB": _bytes(built.shapes, built.shardings) / GIB,
     }
-    state = jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-        built.shapes,
-        built.shardings,
+    return row | _figures(built.lower(), where, sizes["batch_size"])
+
+
+def evaluation(
+    e: Experiment, spec: Mapping[str, Any], sizes: Mapping[str, int], where: Place
+) -> dict[str, Any]:
+    """Compile the forward pass on the largest batch of the evaluators; as `step`.
+
+    Images are float32, as the preprocessing leaves them. Its memory includes the
+    optimizer's state, which stays on the devices.
+    """
+    built = build(e, spec, sizes, where)
+    usual = e.batch_size_eval or sizes["batch_size"]
+    rows = max([s.get("batch_size", usual) for s in e.evals.values()], default=usual)
+    if rows % built.mesh.size:
+        raise ValueError(
+            f"a batch of {rows} is not divisible by {built.mesh.size} device(s) in "
+            "evaluation: set batch_size_eval"
+        )
+    image = jax.ShapeDtypeStruct(
+        (rows, *built.image_shape),
+        np.float32,
+        sharding=sharding.batch_sharding(built.mesh),
     )
-    lowered = built.train_step.lower(state, batch, built.key)
+    forward = jax.jit(lambda state, x: built.predict(state, x)[0], keep_unused=True)
+    lowered = forward.lower(built.abstract_state, image)
+    return {"batch_size": rows} | _figures(lowered, where, rows)
+
+
+def _figures(lowered: Any, where: Place, rows: int) -> dict[str, Any]:
     try:
-        compiled = lowered.compile(compiler_options=_options())
-    except jax.errors.JaxRuntimeError:  # another XLA version lacks these options
-        compiled = lowered.compile()
-    m: Any = compiled.memory_analysis()
-    size = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
-    at_once = rows // mesh.size // e.accum_freq
-    return DeviceMemory(
-        accum_freq=e.accum_freq,
-        remat_policy=str(getattr(built.model, "remat_policy", None) or ""),
-        state=_state_bytes(built) / 2**30,
-        plan=(size - m.alias_size_in_bytes) / 2**30,
-        kept=_kept_bytes(built, at_once) / 2**30,
-    )
+        found = where.compile(lowered)
+    except compiled.TooLarge as error:
+        assert where.chip is not None
+        return tables.too_large(error.memory, where.chip)
+    if where.chip is None:
+        total, temporaries = compiled.memory(found)
+        return {"memory GiB": total / GIB, "temporaries GiB": temporaries / GIB}
+    estimate = compiled.estimate(found, where.chip, len(where.devices))
+    return tables.figures(estimate, where.chip, rows)
 
 
-def _options() -> dict[str, Any]:
+def _options(on_cpu: bool) -> dict[str, Any]:
     """Return compiler options for a CPU plan closer to an accelerator's, and faster."""
-    if jax.default_backend() != "cpu":
+    if not on_cpu:
         return {}
     return {
         "xla_backend_optimization_level": 0,  # the machine code is never run
@@ -89,34 +132,14 @@ def _options() -> dict[str, Any]:
     }
 
 
-def _state_bytes(built: program.Program) -> int:
-    """Return the bytes of the state's shards on one device."""
+def _bytes(shapes: Any, shardings: Any) -> int:
+    """Return the bytes of a tree's shards on one device."""
     sizes = jax.tree.map(
         lambda s, where: np.prod(where.shard_shape(s.shape)) * s.dtype.itemsize,
-        built.shapes,
-        built.shardings,
+        shapes,
+        shardings,
     )
     return int(sum(jax.tree.leaves(sizes)))
-
-
-def _kept_bytes(built: program.Program, rows: int) -> int:
-    """Return the bytes that autodiff keeps for `rows` images, without parameters."""
-    image = jax.ShapeDtypeStruct((rows, *built.image_shape), jnp.float32)
-
-    def backward(params: Any, image: Any, key: Any) -> Any:
-        def out(params: Any) -> Any:
-            rngs = {"dropout": key}
-            return built.model.apply({"params": params}, image, train=True, rngs=rngs)[
-                0
-            ]
-
-        return jax.vjp(out, params)[1]  # its leaves are the residuals
-
-    params = built.shapes.params
-    kept = jax.eval_shape(backward, params, image, built.key)
-    total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
-    own = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
-    return max(0, total - own)
 
 
 def host_bytes(

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from vitjax import markdown
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
@@ -225,7 +226,7 @@ def table(timing: Timing, batch_size: int) -> str:
         seconds = getattr(timing, key)
         rows.append((name, _ms(seconds), f"{batch_size / seconds:,.0f}"))
     rows.append(("part of the loop that waits for a batch", _ms(timing.wait), ""))
-    return command.table(("part", "ms a step", "images a second"), rows)
+    return markdown.table(("part", "ms a step", "images a second"), rows)
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vitjax import markdown
 from vitjax.files import write_whole
 from vitjax.records.curves import Line, draw_curves
-from vitjax.tools import command
 from vitjax.tools.run_files import TITLES, Curve, Run, curve, finite
 
 BINS = 100  # a curve of more than twice as many points is averaged into this many
@@ -109,7 +109,7 @@ def write(
     lines = [
         "# Runs compared",
         "\n".join(f"- {text}" for text in summary),
-        command.table(head, rows) if rows else "",
+        markdown.table(head, rows) if rows else "",
         *notes,
         "![Curves](runs.png)",
         caption,

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from vitjax import markdown
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_whole
 from vitjax.tools import command, sweep_matrix
@@ -148,7 +149,7 @@ def table(runs: Sequence[tuple[Mapping[str, str], Path, bool]]) -> str:
         if not ok:
             shown[0] = "failed"
         rows.append([*chosen.values(), *shown])
-    return command.table(head, rows) + "\n"
+    return markdown.table(head, rows) + "\n"
 
 
 def _number(value: Any) -> str:
