@@ -21,15 +21,13 @@ if __name__ == "__main__":
     failures.leave_on_interrupt()  # the imports take seconds
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline import home
 from vitjax import commands, markdown, program
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips, failures, sharding, startup
-from vitjax.estimate import compiled, tables
-from vitjax.estimate.compiled import memory
+from vitjax.estimate import at_hand, compiled, tables
 from vitjax.step.flops import forward_flops
 from vitjax.trees import count
 
@@ -105,47 +103,6 @@ def synthetic_batches(
         }
         for _ in range(n)
     ]
-
-
-def peak_tflops(device: Any, dtype: str, matmul: str | None) -> tuple[float, str]:
-    """Return (peak TFLOP/s of one device, source) for products of `dtype`.
-
-    `matmul` is JAX's precision of float32 products, None for its default.
-    """
-    chip = chips.of_kind(device.device_kind)
-    if chip is not None:
-        precision = matmul or "default"
-        peak = chip.peak(dtype, precision) / 1e12
-        return peak, f"data sheet, {chip.name}, {dtype} at precision {precision}"
-    size = 2048
-    a = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
-    start = time.perf_counter()
-    for _ in range(5):
-        product(a, a).block_until_ready()
-    seconds = (time.perf_counter() - start) / 5
-    return (
-        2 * size**3 / seconds / 1e12 / _sharing(device),
-        f"measured here: float32 matrix product of {size} x {size}",
-    )
-
-
-def _sharing(device: Any) -> int:
-    """Return how many devices share the measured peak.
-
-    The CPU "devices" of one process share its cores; other devices share nothing.
-    """
-    return jax.local_device_count() if device.platform == "cpu" else 1
-
-
-def _memory(compiled: Any) -> tuple[float, float, str]:
-    """Return GiB per device: (peak, XLA's plan), and the source of the peak."""
-    planned = memory(compiled)[0] / 2**30
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"] / 2**30, planned, "allocator's peak"
-    return planned, planned, "XLA's plan"
 
 
 def _trace(step: Callable[[int], Any], folder: Path) -> None:
@@ -237,7 +194,7 @@ def measure(
         jax.block_until_ready(out)
         seconds.append((time.perf_counter() - start) / block)
     step_seconds = statistics.median(seconds)
-    peak_memory, planned_memory, memory_source = _memory(compiled)
+    peak_memory, planned_memory, memory_source = at_hand.memory(compiled)
     if trace is not None:
         _trace(step, trace)
 
@@ -247,7 +204,7 @@ def measure(
     flops = 3 * forward_flops(run.model, params, shape) * batch_size
     device = jax.local_devices()[0]
     dtype = e.model.get("dtype_mm", "float32")
-    peak, peak_source = peak_tflops(device, dtype, run.matmul_precision)
+    peak, peak_source = at_hand.peak_tflops(device, dtype, run.matmul_precision)
     tflops = flops / step_seconds / 1e12 / mesh.size
     return {
         "device": startup.describe(),

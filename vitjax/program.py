@@ -104,6 +104,13 @@ def matmul_precision(e: Experiment, platform: str) -> str | None:
     return e.matmul_precision
 
 
+def forward(e: Experiment, model: nn.Module) -> Callable[[Any, Any], Any]:
+    """Return apply(params, images), for JAX's first device, at the run's precision."""
+    precision = matmul_precision(e, jax.default_backend())
+    apply = lambda p, x: model.apply({"params": p}, x, train=False)
+    return step.at_precision(precision, apply)
+
+
 def compiler_options(e: Experiment, device_kind: str) -> dict[str, Any]:
     """Return XLA's options for the training step on a kind of device."""
     # XLA would write most products as Triton kernels, without bias and GELU.
@@ -220,6 +227,35 @@ def check(e: Experiment) -> nn.Module:
     return make_model(e)
 
 
+def _train_step(
+    e: Experiment,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    device_pp: Callable[..., Any],
+    class_weights: Sequence[float] | None,
+    frozen: Any,
+    shardings: Any,
+) -> Any:
+    device = mesh.devices.flat[0]
+    return step.make_train_step(
+        model,
+        tx,
+        loss=e.loss,
+        mesh=mesh,
+        mixup=e.mixup,
+        accum_freq=e.accum_freq,
+        device_pp=device_pp,
+        label_smoothing=e.label_smoothing,
+        class_weights=class_weights,
+        frozen=frozen,
+        ema=e.ema,
+        state_sharding=shardings,
+        matmul_precision=matmul_precision(e, device.platform),
+        compiler_options=compiler_options(e, device.device_kind),
+    )
+
+
 def build(
     e: Experiment,
     mesh: Mesh,
@@ -278,22 +314,7 @@ def build(
         loss_scale=e.loss_scale,
         matmul_precision=precision,
     )
-    train_step = step.make_train_step(
-        model,
-        tx,
-        loss=e.loss,
-        mesh=mesh,
-        mixup=e.mixup,
-        accum_freq=e.accum_freq,
-        device_pp=device_pp,
-        label_smoothing=e.label_smoothing,
-        class_weights=weights,
-        frozen=frozen,
-        ema=e.ema,
-        state_sharding=shardings,
-        matmul_precision=precision,
-        compiler_options=compiler_options(e, device.device_kind),
-    )
+    train_step = _train_step(e, model, tx, mesh, device_pp, weights, frozen, shardings)
     return Program(
         model=model,
         matmul_precision=precision,

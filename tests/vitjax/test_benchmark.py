@@ -10,6 +10,7 @@ import pytest
 from vitjax import benchmark, program
 from vitjax.config.experiment import from_config
 from vitjax.config.files import load
+from vitjax.estimate import at_hand
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def test_the_peak_is_that_of_the_timed_dtype():
     device = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
 
     def peak(dtype, matmul):
-        return benchmark.peak_tflops(device, dtype, matmul)[0]
+        return at_hand.peak_tflops(device, dtype, matmul)[0]
 
     assert peak("bfloat16", None) == pytest.approx(989.4)
     assert peak("float32", None) == peak("float32", "default")

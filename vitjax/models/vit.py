@@ -208,14 +208,15 @@ class Attention(nn.Module):
         ]
         if norm is not None:
             matrices = [norm.folded(into) for into in matrices]
-        if x is y:
-            apart = cfg.attn_impl == "cudnn"
-            three = products.apply_three(x, matrices, cfg.dtype, apart=apart)
-        else:
-            three = [
-                products.apply(of, matrix, cfg.dtype)
-                for of, matrix in zip((x, y, y), matrices, strict=True)
-            ]
+        with jax.named_scope("qkv"):
+            if x is y:
+                apart = cfg.attn_impl == "cudnn"
+                three = products.apply_three(x, matrices, cfg.dtype, apart=apart)
+            else:
+                three = [
+                    products.apply(of, matrix, cfg.dtype)
+                    for of, matrix in zip((x, y, y), matrices, strict=True)
+                ]
         query, key, value = (z.reshape(*z.shape[:-1], *split) for z in three)
         if cfg.attn_impl == "flax":
             x, probs = einsum_attention(query, key, value, cfg.softmax_dtype)
@@ -226,7 +227,8 @@ class Attention(nn.Module):
         inits = (cfg.out_init, cfg.attn_bias_init)
         out = products.Linear(split, (d,), *inits, name="out")()
         x = x.reshape(*x.shape[:-2], d)
-        return products.apply(x, out, cfg.dtype), probs
+        with jax.named_scope("out"):
+            return products.apply(x, out, cfg.dtype), probs
 
 
 class MlpBlock(nn.Module):
@@ -245,12 +247,14 @@ class MlpBlock(nn.Module):
         first = products.Linear((d,), (hidden,), *inits, name="Dense_0")()
         if norm is not None:
             first = norm.folded(first)
-        x = products.apply(x, first, cfg.dtype)
+        with jax.named_scope("Dense_0"):
+            x = products.apply(x, first, cfg.dtype)
         gelu = arguments.lookup(GELUS, cfg.gelu, "gelu")
         x = products.recomputed(gelu)(x)
         x = nn.Dropout(cfg.dropout)(x, cfg.deterministic)
         second = products.Linear((hidden,), (d,), *inits, name="Dense_1")()
-        return products.apply(x, second, cfg.dtype)
+        with jax.named_scope("Dense_1"):
+            return products.apply(x, second, cfg.dtype)
 
 
 class LayerScale(nn.Module):

@@ -15,6 +15,8 @@ def forward_flops(model: Any, params: Any, image_shape: tuple[int, ...]) -> floa
     norms, GELU and softmax do not. `params` may be shapes. A backward pass takes twice
     as many operations. Remat adds those that it recomputes.
     """
+    if getattr(model, "attn_impl", "flax") != "flax":  # libraries hide their products
+        model = model.clone(attn_impl="flax")
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     program = jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x, train=False)[0])
     return float(_count(program(params, image).jaxpr))

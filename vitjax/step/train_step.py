@@ -157,6 +157,20 @@ def _updated(
     return state, metrics
 
 
+def _make_loss(
+    model: nn.Module,
+    prepare: Callable[[Any, Any], tuple[Array, Array]],
+    loss_of: Callable[..., Array],
+) -> Callable[..., Array]:
+    def loss_fn(params: Any, rows: Any, key: Any, lam: Any) -> Float[Array, ""]:
+        image, labels = prepare(rows, lam)
+        rngs = {"dropout": key}
+        logits, _ = model.apply({"params": params}, image, train=True, rngs=rngs)
+        return loss_of(logits=logits, labels=labels)
+
+    return loss_fn
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -196,16 +210,10 @@ def make_train_step(
     loss_of = functools.partial(find_loss(loss), **how)
     mix = mixup_lib.check(**mixup) if mixup else None
     average = ema_lib.make_update(**ema) if ema is not None else None
-    prepare = make_prepare(device_pp)
+    loss_fn = _make_loss(model, make_prepare(device_pp), loss_of)
     tx = optax.with_extra_args_support(tx)
     whole = state_sharding is None or is_replicated(state_sharding)
     accumulate = accumulate_local if whole else accumulate_gspmd
-
-    def loss_fn(params: Any, rows: Any, key: Any, lam: Any) -> Float[Array, ""]:
-        image, labels = prepare(rows, lam)
-        rngs = {"dropout": key}
-        logits, _ = model.apply({"params": params}, image, train=True, rngs=rngs)
-        return loss_of(logits=logits, labels=labels)
 
     def train_step(
         state: TrainState, batch: Features, key: Key[Array, ""]

@@ -28,7 +28,6 @@ from vitjax.config import names
 from vitjax.config.arguments import lookup
 from vitjax.evaluators import schedule
 from vitjax.models import vit
-from vitjax.step import at_precision
 from vitjax.tools import file_config
 from vitjax.trees import flatten_with_names
 from vitjax.weights import files, posemb
@@ -195,9 +194,7 @@ class Trained:
 
     @functools.cached_property
     def _apply(self) -> Any:
-        precision = program.matmul_precision(self.experiment, jax.default_backend())
-        apply = lambda p, x: self.model.apply({"params": p}, x, train=False)
-        return jax.jit(at_precision(precision, apply))
+        return jax.jit(program.forward(self.experiment, self.model))
 
     def _shapes(self, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)

@@ -92,7 +92,9 @@ def test_a_program_that_is_refused_says_its_memory(text, gib):
 
 def test_the_parts_add_up(mesh):
     """On any device: of bytes, products and kernels, none is lost or counted twice."""
-    run = benchmark.build(benchmark.flagship("mu/16"), mesh, 16, 32)
+    run = benchmark.build(
+        benchmark.flagship("mu/16"), mesh, batch_size=16, image_size=32
+    )
     program = run.lower().compile()
     kernels = count.kernels(hlo.parse(program.as_text()))
     found = compiled.estimate(program, V5E, 8)
@@ -132,7 +134,7 @@ def step(target, devices, variant, batch_size, image_size, **flags):
         kw["sharding_strategy"] = ((".*", kw["sharding_strategy"]),)
     e = benchmark.flagship(variant, model=model, **kw)
     mesh = sharding.make_mesh(devices=devices)
-    run = benchmark.build(e, mesh, batch_size, image_size)
+    run = benchmark.build(e, mesh, batch_size=batch_size, image_size=image_size)
     program = compiled.compile_for(run.lower(), target)
     found = compiled.estimate(program, target.chip, target.count)
     return program, found, trees.count(run.shapes.params)

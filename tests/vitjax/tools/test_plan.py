@@ -12,7 +12,8 @@ from tests.helpers.runs import ROOT, SMALL
 from vitjax import trees
 from vitjax.config import experiment
 from vitjax.config.files import load
-from vitjax.tools import plan, plan_cost
+from vitjax.devices import chips
+from vitjax.tools import plan, plan_cost, plan_steps
 from vitjax.tools.trained import open_trained
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ def figures(tmp_path_factory):
     command = [
         sys.executable, "-m", "vitjax.tools.plan", *SMALL, "--config.model.depth=3",
         "--devices=2", "--accum_freq", "1", "2", "3", "--remat_policy", "none",
-        "nothing_saveable", "--accelerator=A100", "--mfu=0.5", "--memory_gib=100",
+        "nothing_saveable", "--img_per_sec=5000", "--memory_gib=100", "--eval",
         f"--out={folder}", "--json",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -74,7 +75,7 @@ def test_operations_and_hours_by_hand(figures):
     assert found["FLOPs per image"] == 3 * 2 * products
     images = found["total_steps"] * 64
     assert found["FLOPs per run"] == found["FLOPs per image"] * images
-    seconds = found["FLOPs per run"] / (2 * 312e12 * 0.5)
+    seconds = images / 5000
     assert found["hours"] * 3600 == pytest.approx(seconds)
     # An image of 8 x 8 bytes, and a label of 8.
     bytes_per_second = images / seconds * (64 + 8)
@@ -84,20 +85,19 @@ def test_operations_and_hours_by_hand(figures):
 
 def test_memory_falls_with_accumulation_and_remat(figures):
     found, text = figures
-    rows = {(r["accum_freq"], r["remat_policy"]): r for r in found["device memory GiB"]}
+    rows = {(r["accum_freq"], r["remat_policy"]): r for r in found["steps"]}
     # 3 does not divide 64 rows on two devices.
     assert rows.keys() == {(a, r) for a in (1, 2) for r in ("none", "nothing_saveable")}
     # Parameters and two moments, in float32.
     state = 3 * 4 * found["parameters"] / 2**30
     for row in rows.values():
-        assert row["state"] == pytest.approx(state, rel=0.01)
-        assert row["plan"] > row["state"]
+        assert row["state GiB"] == pytest.approx(state, rel=0.01)
+        assert row["memory GiB"] > row["state GiB"]
     once, twice = rows[1, "none"], rows[2, "none"]
-    assert twice["kept"] == pytest.approx(once["kept"] / 2, rel=0.02)
-    assert state < twice["plan"] < once["plan"]
-    remat = rows[1, "nothing_saveable"]
-    assert remat["kept"] < 0.5 * once["kept"]
-    assert remat["plan"] < once["plan"]
+    assert state < twice["memory GiB"] < once["memory GiB"]
+    assert rows[1, "nothing_saveable"]["memory GiB"] < once["memory GiB"]
+    assert found["upper bound"]
+    assert 0 < found["evaluation"]["memory GiB"] < once["memory GiB"]
     assert found["suggested accum_freq"] == 1
     assert "accum_freq=1 with remat_policy='none' fits 100.0 GiB" in text
 
@@ -126,16 +126,44 @@ def test_the_flagship_is_outlined_without_imagenet(tmp_path):
 
 def test_the_first_plan_that_fits_is_suggested():
     sizes = [(1, "none", 40.0), (2, "none", 21.0), (1, "dots", 20.0), (2, "dots", 10.0)]
-    rows = [
-        plan_cost.DeviceMemory(accum, remat, 0.0, gib, 0.0)
-        for accum, remat, gib in sizes
-    ]
+    keys = ("accum_freq", "remat_policy", "memory GiB")
+    rows = [dict(zip(keys, values, strict=True)) for values in sizes]
     for limit, best in ((40.0, 0), (30.0, 1), (20.0, 2)):
-        assert plan.suggestion(rows, limit)[1] is rows[best]
-    text, best = plan.suggestion(rows, 9.0)
+        assert plan_steps.suggestion(rows, limit)[1] is rows[best]
+    text, best = plan_steps.suggestion(rows, 9.0)
     assert best is None
     assert "fits 9.0 GiB" in text
     assert "10.0" in text
+
+
+def test_the_chip_is_named_and_its_extra_too(capsys, monkeypatch):
+    """Without the extra, the CPU's plan is shown, as the upper bound that it is."""
+    assert plan.main([*SMALL, "--chip=h101"]) == 1
+    error = capsys.readouterr().err
+    assert "unknown chip 'h101'; did you mean 'h100'?" in error
+    assert len(error.splitlines()) == 1
+    monkeypatch.setattr(chips, "missing", lambda target: f"install it for {target}")
+    assert plan.main([*SMALL, "--chip=v5e:2x4", "--config.model.depth=1"]) == 0
+    printed = capsys.readouterr()
+    assert "install it for v5e:2x4" in printed.err
+    assert "fits 15.8 GiB" in printed.out
+
+
+@pytest.mark.aot
+def test_a_step_is_planned_for_absent_gpus(capsys):
+    """Memory, traffic and collectives of two H100s, and of accumulation there."""
+    wanted = ["--chip=h100x2", "--accum_freq", "1", "2", "--kernels=3", "--json"]
+    assert plan.main([*SMALL, *wanted]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for row in found["steps"]:
+        assert row["fits"]
+        assert row["collectives"]["all-reduce"]["number"] >= 1
+        # The sum of the parameters' gradients, once a step, and a loss.
+        sent = row["collectives"]["all-reduce"]["MB"] * 1e6
+        assert sent == pytest.approx(4 * (found["parameters"] + 1), rel=0.01)
+        assert sum(p["bytes"] for p in row["parts"]) == pytest.approx(
+            row["traffic GB"] * 1e9
+        )
 
 
 def test_a_folder_is_counted_as_training_reads_it(tmp_path):
