@@ -243,6 +243,8 @@ def prepare() -> None:
     # libtpu asks the metadata server of Google's cloud otherwise.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Nothing is opened, so that several processes may compile at a time.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     # libtpu warns without one; the topology that is asked for decides.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 

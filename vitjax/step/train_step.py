@@ -199,8 +199,7 @@ def make_train_step(
       frozen: tree of bools; gradients of True leaves are set to zero, also in l2_grads.
       ema: keyword arguments of `vitjax.step.ema.make_update`, or None.
       state_sharding: NamedShardings from `init_state`; None means replicated.
-      matmul_precision: of float32 products; see `vitjax.step.at_precision`.
-      compiler_options: XLA's.
+      matmul_precision: see `vitjax.step.at_precision`. compiler_options: XLA's.
 
     The metrics are big_vision's: training_loss (of the mixed batch), l2_grads (before
     clipping), l2_params (after the update), l2_updates (signed, with rate and decay). A

@@ -150,8 +150,9 @@ def test_the_chip_is_named_and_its_extra_too(capsys, monkeypatch):
 
 
 @pytest.mark.aot
-def test_a_step_is_planned_for_absent_gpus(capsys):
+def test_a_step_is_planned_for_absent_gpus(absent, capsys):
     """Memory, traffic and collectives of two H100s, and of accumulation there."""
+    absent("h100x2")
     wanted = ["--chip=h100x2", "--accum_freq", "1", "2", "--kernels=3", "--json"]
     assert plan.main([*SMALL, *wanted]) == 0
     found = json.loads(capsys.readouterr().out)
