@@ -171,6 +171,11 @@ def _make_loss(
     return loss_fn
 
 
+def _accumulate(state_sharding: Any) -> Callable[..., tuple[Array, Any]]:
+    whole = state_sharding is None or is_replicated(state_sharding)
+    return accumulate_local if whole else accumulate_gspmd
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -211,8 +216,7 @@ def make_train_step(
     average = ema_lib.make_update(**ema) if ema is not None else None
     loss_fn = _make_loss(model, make_prepare(device_pp), loss_of)
     tx = optax.with_extra_args_support(tx)
-    whole = state_sharding is None or is_replicated(state_sharding)
-    accumulate = accumulate_local if whole else accumulate_gspmd
+    accumulate = _accumulate(state_sharding)
 
     def train_step(
         state: TrainState, batch: Features, key: Key[Array, ""]
