@@ -198,11 +198,10 @@ def make_train_step(
     Args:
       loss: see `losses.find_loss`; it gets `label_smoothing` and `class_weights`.
       mesh: the batch is split over all its axes.
-      mixup: keyword arguments of `vitjax.step.mixup.check`, or None.
+      mixup, ema: keyword arguments of `mixup.check` and `ema.make_update`, or None.
       accum_freq: microbatches per device and update.
       device_pp: see `make_prepare`; it runs inside the step, once per microbatch.
       frozen: tree of bools; gradients of True leaves are set to zero, also in l2_grads.
-      ema: keyword arguments of `vitjax.step.ema.make_update`, or None.
       state_sharding: NamedShardings from `init_state`; None means replicated.
       matmul_precision: see `vitjax.step.at_precision`. compiler_options: XLA's.
 
@@ -211,9 +210,9 @@ def make_train_step(
     state with a loss_scale adds `LossScale.metrics` and update_skipped (0 or 1).
     """
     how = dict(label_smoothing=label_smoothing, class_weights=class_weights)
-    loss_of = functools.partial(find_loss(loss), **how)
     mix = mixup_lib.check(**mixup) if mixup else None
     average = ema_lib.make_update(**ema) if ema is not None else None
+    loss_of = functools.partial(find_loss(loss), **how)
     loss_fn = _make_loss(model, make_prepare(device_pp), loss_of)
     tx = optax.with_extra_args_support(tx)
     accumulate = _accumulate(state_sharding)
