@@ -145,9 +145,9 @@ DEVICES = {
         "bfloat16 stay what they are."
     ),
     "compiler_options": (
-        "XLA's options for the training step, by name, such as "
-        "xla_gpu_enable_triton_gemm, which is False on NVIDIA so that cuBLASLt adds "
-        "bias and GELU within its products. XLA_FLAGS has the same names."
+        "XLA's options for the training step, by name. XLA_FLAGS has the same names. On "
+        "NVIDIA, xla_gpu_enable_triton_gemm is False unless it stands here: cuBLASLt then "
+        "adds bias and GELU within its products."
     ),
     "mesh": (
         "The axes of the devices, pairs (name, size). One size may be -1, which is all "
