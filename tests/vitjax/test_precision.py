@@ -1,5 +1,6 @@
 """The types of the products in a run's own programs, and the attention it chooses."""
 
+import dataclasses
 import types
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_float32_is_float32_on_accelerators_too():
     found = {p: program.matmul_precision(default, p) for p in ("cpu", "gpu", "tpu")}
     assert found == {"cpu": None, "gpu": "highest", "tpu": "highest"}
     assert {program.matmul_precision(tf32, p) for p in found} == {"high"}
+
+
+def test_xlas_options_are_those_of_the_kind_of_device_and_of_the_config():
+    e = from_config(vit_s16_i1k.get_config().to_dict())
+    triton = "xla_gpu_enable_triton_gemm"
+    kinds = ("NVIDIA H100 80GB HBM3", "TPU v5 lite", "cpu")
+    found = [program.compiler_options(e, kind) for kind in kinds]
+    assert found == [{triton: False}, {}, {}]
+    asked = {triton: True, "xla_dump_to": "folder"}
+    e = dataclasses.replace(e, compiler_options=asked)
+    assert program.compiler_options(e, kinds[0]) == asked
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
