@@ -24,7 +24,6 @@ def flops(image_shape, name="vit", num_classes=1000, **model):
         ({"rep_size": True}, 0, 2 * 384 * 384),
         # A library's attention has no products in the program.
         ({"attn_impl": "xla"}, 0, 0),
-        ({"attn_impl": "cudnn", "dtype_mm": "bfloat16"}, 0, 0),
     ],
     ids=str,
 )
