@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from input_pipeline import home
 from vitjax import benchmark
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--image_size", type=int, default=224, help="pixels a side")
     add("--attn_impl", default="cudnn", help="flax, xla or cudnn")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args(home.expanded(argv))
     chips.prepare()
     model = {"dtype_mm": "bfloat16", "attn_impl": flags.attn_impl}
     gib = planned(

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import home
+
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "torch", "timm",
     "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m parity.gpu.probe")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args(home.expanded(argv))
     flags.json.write_text(json.dumps(probe()))
     return 0
 

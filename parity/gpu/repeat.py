@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from input_pipeline import home
+
 # The first includes no kernel that adds in any order; the second times no kernels.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 STEPS = 5
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--flags", default="", help="XLA_FLAGS to add")
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(home.expanded(argv))
     if args.once:
         print(trained())
         return 0

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from input_pipeline import home
 from vitjax.devices import chips
 from vitjax.weights.libraries import import_torchvision
 
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", type=int, default=20, help="timed steps")
     add("--mode", default="default", help="eager, or a mode of torch.compile")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    flags = parser.parse_args(argv)
+    flags = parser.parse_args(home.expanded(argv))
     figures = measure(
         flags.model,
         batch_size=flags.batch_size,

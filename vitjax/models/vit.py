@@ -464,7 +464,7 @@ class ViT(nn.Module):
         )()
         x = products.patches(image, self.patch_size)
         x = products.apply(x, embedding, image.dtype)
-        return x.reshape(len(image), rows, columns, self.width)
+        return x.reshape(image.shape[0], rows, columns, self.width)
 
     def _add_posemb(self, x, h, w):
         if self.posemb == "none":
