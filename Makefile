@@ -9,7 +9,7 @@ EXTRAS ?=
 PYTHONS ?= python3.12 python3.13
 # Test processes at a time; each takes up to 3 GB.
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
-# Of make gpu: where its results go, and flags such as --tiny or --seconds 300.
+# make gpu writes its results into OUT; FLAGS are its own, such as --tiny or --seconds 300.
 OUT ?= gpu
 FLAGS ?=
 comma := ,

@@ -18,7 +18,7 @@ TRITON = "triton._C.libtriton"
 
 
 def prepare() -> None:
-    """Set TensorFlow's and JAX's variables, and keep triton's symbols separate from TensorFlow's.
+    """Set variables of TensorFlow and JAX, and keep triton's symbols to itself.
 
     Variables that the user has set are kept. Nothing is imported. JAX gets only the CPU
     where its plugins are installed and no chip is present.

@@ -261,5 +261,5 @@ def test_the_pieces_of_a_collective_are_one(groups, size):
     found = written(PIECES.replace("GROUPS", groups))
     [one] = [c for kernel in found.values() for c in kernel.collectives]
     assert (one.kind, one.bytes, one.group) == ("all-gather", 16, size)
-    # What a fusion only hands on does not move.
+    # A fusion moves no bytes of an array that it passes through unchanged.
     assert found["two"].bytes == 4 * 4 + 4 * 32
