@@ -296,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with --compile_only: h100, a100x8, v5e:2x4, ...; needs the extra aot_cuda "
         "or aot_tpu",
     )
-    add("--kernels", type=int, default=10, help="parts of the step that are listed")
+    add("--kernels", type=int, default=10, help="kernels that --compile_only lists")
     return parser
 
 
@@ -372,7 +372,7 @@ def _compiled(flags: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append({**names, "batch_size": flags.batch_size, **row})
     print(f"\n{tables.LEGEND}\n\nThe time is {compiled.ASSUMPTIONS}.")
     if len(rows) == 1 and "parts" in rows[0] and flags.kernels > 0:
-        print("\nThe parts that move most:\n")
+        print("\nThe kernels that move most, by layer:\n")
         print(markdown.table(tables.PARTS, tables.parts(rows[0], flags.kernels)))
     return rows
 

@@ -161,6 +161,7 @@ CHIPS = {
         _tpu("v4", "TPU v4", 30.75, 1228, 275, 300),
     )
 }  # fmt: skip
+MOST_GPUS = 8
 TPU_SIZES = "2x2, 2x4, 4x4, ... (v4 and v5p: 2x2x1, 2x2x2, ...)"
 
 
@@ -212,6 +213,11 @@ def parse(text: str) -> Target:
         )
     if chip.cuda is None:
         raise ValueError(f"--chip {text!r}: XLA no longer compiles for this GPU")
+    if count > MOST_GPUS:
+        raise ValueError(
+            f"--chip {text!r}: expected 1 to {MOST_GPUS} GPUs, those of one host, since "
+            "the network between hosts is not modelled"
+        )
     return Target(chip, count)
 
 

@@ -249,9 +249,12 @@ def _result_bytes(
     roots = [i for i in inner.values() if i.root]
     if one.opcode != "fusion" or not roots:
         return sum(map(_main, one.shapes))
-    written = roots[0].operands if roots[0].opcode == "tuple" else (roots[0].name,)
+    tuples = roots[0].opcode == "tuple"
+    if not tuples and len(one.shapes) > 1:  # one operation of several results
+        return sum(map(_main, one.shapes))
+    written = roots[0].operands if tuples else (roots[0].name,)
     total = 0.0
-    for name, shape in zip(written, one.shapes, strict=False):
+    for name, shape in zip(written, one.shapes, strict=True):
         made = inner[name]
         while made.opcode in ("bitcast", "convert") and made.operands:
             made = inner[made.operands[0]]

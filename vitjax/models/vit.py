@@ -462,8 +462,9 @@ class ViT(nn.Module):
             bias_init,
             name="embedding",
         )()
-        x = products.patches(image, self.patch_size)
-        x = products.apply(x, embedding, image.dtype)
+        with jax.named_scope("embedding"):
+            x = products.patches(image, self.patch_size)
+            x = products.apply(x, embedding, image.dtype)
         return x.reshape(image.shape[0], rows, columns, self.width)
 
     def _add_posemb(self, x, h, w):

@@ -38,6 +38,7 @@ def test_a_name_says_chip_count_and_topology(text, name, count, topology):
         ("v5e:8", "expected a TPU and its topology"),
         ("v7:2x4", "unknown chip 'v7'"),
         ("v100", "no longer compiles"),
+        ("h100x16", "expected 1 to 8 GPUs, those of one host"),
     ],
 )
 def test_a_wrong_name_is_told_with_the_known_ones(text, told):
