@@ -45,15 +45,18 @@ def vitjax(
     *,
     image_size: int = 224,
     steps: int = 20,
+    mlp_impl: str = "xla",
 ) -> Job:
     """Return the job that times vitjax's step."""
+    how = attn_impl if mlp_impl == "xla" else f"{attn_impl} {mlp_impl}"
     return Job(
-        f"vitjax {model} {precision} {attn_impl}, batch {batch_size}",
+        f"vitjax {model} {precision} {how}, batch {batch_size}",
         "speed",
         (
             "vitjax.benchmark", f"--model={model}", f"--precision={precision}",
-            f"--attn_impl={attn_impl}", f"--batch_size={batch_size}",
-            f"--image_size={image_size}", f"--steps={steps}", "--json=",
+            f"--attn_impl={attn_impl}", f"--mlp_impl={mlp_impl}",
+            f"--batch_size={batch_size}", f"--image_size={image_size}",
+            f"--steps={steps}", "--json=",
         ),
     )  # fmt: skip
 
@@ -110,6 +113,7 @@ def full(chip: str | None) -> Sequence[Sequence[Job]]:
         together.append(Job(name, "memory", command))
     timed = [
         vitjax("S/16", "bfloat16_all", "cudnn", 1024),
+        vitjax("S/16", "bfloat16_all", "cudnn", 1024, mlp_impl="pallas"),
         TRACE,
         vitjax("S/16", "tf32", "flax", 1024),
         vitjax("S/16", "float32", "flax", 1024),
