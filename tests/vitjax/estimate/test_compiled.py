@@ -197,7 +197,8 @@ def test_the_kernel_of_the_mlp_adds_no_collective(absent, strategy):
         found[impl] = estimate.collectives
     assert found["pallas"].keys() == found["xla"].keys()
     for kind, (_, given) in found["xla"].items():
-        assert found["pallas"][kind][1] == pytest.approx(given, rel=0.02)
+        # The kernel sums a bias's gradient, of 128 numbers, in float32.
+        assert found["pallas"][kind][1] == pytest.approx(given, abs=4 * 128)
 
 
 @pytest.mark.aot
