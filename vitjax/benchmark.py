@@ -215,6 +215,7 @@ def measure(
         "batch_size": batch_size,
         "accum_freq": e.accum_freq,
         "attn_impl": run.model.attn_impl,
+        "mlp_impl": run.model.mlp_impl,
         "compile and warm-up s": compile_seconds,
         "ms/step": 1000 * step_seconds,
         "img/s per device": batch_size / step_seconds / mesh.size,
@@ -268,6 +269,12 @@ def _parser() -> argparse.ArgumentParser:
         help="auto (cudnn on NVIDIA in half precision, else flax), flax, xla or cudnn",
     )
     add(
+        "--mlp_impl",
+        default="xla",
+        help="xla, or pallas for one kernel of the MLP's way back on NVIDIA, in half "
+        "precision",
+    )
+    add(
         "--remat_policy",
         default="none",
         help="policy for what the backward pass recomputes",
@@ -315,6 +322,7 @@ def _case(flags: argparse.Namespace, variant: str, precision: str | None) -> Exp
         model={
             **dtypes,
             "attn_impl": flags.attn_impl,
+            "mlp_impl": flags.mlp_impl,
             "remat_policy": flags.remat_policy,
             "scan": flags.scan,
         },

@@ -46,18 +46,21 @@ def vitjax(
     *,
     image_size: int = 224,
     steps: int = 20,
+    mlp_impl: str = "xla",
     option: str = "",
 ) -> Job:
     """Return the job that times vitjax's step, with an option of XLA, NAME=VALUE."""
+    how = attn_impl if mlp_impl == "xla" else f"{attn_impl} {mlp_impl}"
     options = (f"--compiler_options={option}",) if option else ()
     return Job(
-        f"vitjax {model} {precision} {attn_impl}, batch {batch_size}"
+        f"vitjax {model} {precision} {how}, batch {batch_size}"
         f"{option and ', ' + option}",
         "speed",
         (
             "vitjax.benchmark", f"--model={model}", f"--precision={precision}",
-            f"--attn_impl={attn_impl}", f"--batch_size={batch_size}",
-            f"--image_size={image_size}", f"--steps={steps}", *options, "--json=",
+            f"--attn_impl={attn_impl}", f"--mlp_impl={mlp_impl}",
+            f"--batch_size={batch_size}", f"--image_size={image_size}",
+            f"--steps={steps}", *options, "--json=",
         ),
     )  # fmt: skip
 
@@ -114,6 +117,7 @@ def full(chip: str | None) -> Sequence[Sequence[Job]]:
         together.append(Job(name, "memory", command))
     timed = [
         vitjax("S/16", "bfloat16_all", "cudnn", 1024),
+        vitjax("S/16", "bfloat16_all", "cudnn", 1024, mlp_impl="pallas"),
         # XLA's own products instead of cuBLASLt's.
         vitjax("S/16", "bfloat16_all", "cudnn", 1024, option=TRITON),
         TRACE,

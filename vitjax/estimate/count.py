@@ -185,6 +185,7 @@ def _kind(one: Instruction, base: str) -> str:
         ("cublas", "cublas"),
         ("fmha", "attention"),
         ("conv", "convolution"),
+        ("triton", "pallas"),
     ):
         if part in one.target:
             return kind
@@ -292,6 +293,8 @@ def _products(
         flops = _dot(one.shapes[0], operands[0], one.attributes, pattern)
     elif "fmha" in one.target:
         flops = _attention(one)
+    elif "triton" in one.target:  # vitjax.models.gelu_product, the only Pallas kernel
+        flops = 2.0 * one.shapes[0].size * operands[0].dims[-1]
     if flops:
         yield flops, _narrow(operands), _precision(one.attributes)
 

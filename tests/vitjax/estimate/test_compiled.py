@@ -138,13 +138,15 @@ def test_jax_keeps_no_program_of_an_absent_chip(mesh, absent, tmp_path, monkeypa
         compiled.compilation_cache.reset_cache()
 
 
+FSDP = "fsdp(axis='data', min_size_to_shard_mb=0)"
+MODEL = ("dtype_mm", "attn_impl", "residual_dtype", "mlp_impl")
+
+
 @functools.cache
 def step(target, devices, variant, batch_size, image_size, **flags):
     """The flagship's step for absent chips: (its program, its estimate, its parameters)."""
     kw = dict(flags)
-    model = {
-        k: kw.pop(k) for k in ("dtype_mm", "attn_impl", "residual_dtype") if k in kw
-    }
+    model = {k: kw.pop(k) for k in MODEL if k in kw}
     if "sharding_strategy" in kw:
         kw["sharding_strategy"] = ((".*", kw["sharding_strategy"]),)
     e = benchmark.flagship(variant, model=model, **kw)
@@ -183,13 +185,31 @@ def test_a_step_adds_gradients_once_and_gathers_no_images(
 @pytest.mark.parametrize("name", ["v5e:2x4", "h100x8"])
 def test_fsdp_gathers_parameters(absent, name):
     where = opened(absent, name)
-    strategy = "fsdp(axis='data', min_size_to_shard_mb=0)"
-    _, split, params = step(*where, "mu/16", 64, 32, sharding_strategy=strategy)
+    _, split, params = step(*where, "mu/16", 64, 32, sharding_strategy=FSDP)
     assert "all-gather" in split.collectives
     # Less than all parameters and activations; one image a device has 3,072 bytes.
     assert split.collectives["all-gather"][1] < 4 * params
     _, whole, _ = step(*where, "mu/16", 64, 32, accum_freq=1)
     assert split.memory < whole.memory
+
+
+@pytest.mark.aot
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["replicate", FSDP])
+def test_the_kernel_of_the_mlp_adds_no_collective(absent, strategy):
+    """XLA gathers the operands of a kernel that it cannot split."""
+    where, found = opened(absent, "h100x8"), {}
+    for impl in ("xla", "pallas"):
+        given = {"dtype_mm": "bfloat16", "attn_impl": "flax", "mlp_impl": impl}
+        program, estimate, _ = step(
+            *where, "mu/16", 64, 32, sharding_strategy=strategy, **given
+        )
+        assert ("xla.gpu.triton" in program.as_text()) == (impl == "pallas")
+        found[impl] = estimate.collectives
+    assert found["pallas"].keys() == found["xla"].keys()
+    for kind, (_, given) in found["xla"].items():
+        # The kernel sums a bias's gradient, of 128 numbers, in float32.
+        assert found["pallas"][kind][1] == pytest.approx(given, abs=4 * 128)
 
 
 @pytest.mark.aot
