@@ -32,6 +32,8 @@ _KERNELS = {
     "lanczos3": "lanczos3",
     "lanczos5": "lanczos5",
 }
+# Methods without negative weights.
+_MEANS = ("bilinear", "area", "nearest")
 
 
 def pair_of(size: Size) -> tuple[int, int]:
@@ -62,7 +64,9 @@ def resize_to(
     def finish(out: tf.Tensor) -> tf.Tensor:
         if image.dtype.is_integer:
             out = tf.round(out) if nearest else out
-            out = tf.clip_by_value(out, image.dtype.min, image.dtype.max)
+            # A mean of bytes is no byte more than the largest, whatever its rounding.
+            if image.dtype != tf.uint8 or method not in _MEANS:
+                out = tf.clip_by_value(out, image.dtype.min, image.dtype.max)
         return tf.cast(out, image.dtype)
 
     if antialias and method in _KERNELS:

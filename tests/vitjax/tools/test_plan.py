@@ -189,8 +189,12 @@ def test_a_step_is_planned_for_absent_gpus(absent, capsys):
     """Memory, traffic and collectives of two H100s, and of accumulation there."""
     absent("h100x2")
     wanted = ["--chip=h100x2", "--accum_freq", "1", "2", "--kernels=3", "--json"]
-    assert plan.main([*SMALL, *wanted]) == 0
+    assert plan.main([*SMALL, *wanted, "--eval"]) == 0
     found = json.loads(capsys.readouterr().out)
+    forward = found["evaluation"]
+    assert forward["fits"]
+    assert not forward["collectives"]
+    assert 0 < forward["TFLOP"] < found["steps"][0]["TFLOP"]
     for row in found["steps"]:
         assert row["fits"]
         assert row["collectives"]["all-reduce"]["number"] >= 1
@@ -200,6 +204,18 @@ def test_a_step_is_planned_for_absent_gpus(absent, capsys):
         assert sum(p["bytes"] for p in row["parts"]) == pytest.approx(
             row["traffic GB"] * 1e9
         )
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("config", ["fmnist_vit.py", "mup_vit.py"])
+def test_models_of_other_authors_are_planned_too(config, absent, capsys):
+    absent("h100")
+    assert (
+        plan.main([f"--config={ROOT}/configs/{config}", "--chip=h100", "--json"]) == 0
+    )
+    [row] = json.loads(capsys.readouterr().out)["steps"]
+    assert row["fits"]
+    assert row["TFLOP"] > 0
 
 
 @pytest.mark.aot
