@@ -1,6 +1,7 @@
 """Run jobs until the time is up, each in a process group of its own."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from parity.gpu import jobs, kernels
 from parity.gpu.jobs import Job
 
 MARGIN = 5.0  # seconds, to end a process and write the last files
+STAND_INS = Path(__file__).parent / "stand_ins"
 STOPPED = "stopped, because its time was up"
 
 
@@ -72,6 +74,9 @@ def environment(job: Job) -> dict[str, str]:
         found.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     else:
         found.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if importlib.util.find_spec("jaxtyping") is None:
+        given = found.get("PYTHONPATH")
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, (given, str(STAND_INS))))
     return found
 
 

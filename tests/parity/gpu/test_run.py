@@ -1,6 +1,7 @@
 """Jobs end when the time is up, and one that fails leaves the others alone."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -94,6 +95,39 @@ def test_a_job_is_a_process_whose_result_is_a_file(module, tmp_path):
     assert found["ms/step"] == 3
     assert found["env"][0].split()[-1] == "--some=flag"
     assert found["env"][1] == "0.92"
+
+
+def test_a_job_runs_where_only_its_own_packages_are(monkeypatch):
+    """Real annotations and the functions that have them; jaxtyping is a stand-in."""
+    missing = (
+        "beartype", "hypothesis", "matplotlib", "ml_collections", "sklearn", "tensorflow",
+        "tensorflow_datasets", "typeguard", "wandb",
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "jaxtyping", None)  # as if it were not installed
+    env = run.environment(job("a job"))
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n"
+        "import importlib, jaxtyping\n"
+        "assert 'stand_ins' in jaxtyping.__file__, jaxtyping.__file__\n"
+        "for name in ('accuracy', 'memory', 'repeat', 'timm_speed'):\n"
+        "    importlib.import_module(f'parity.gpu.{name}')\n"
+        "from vitjax.benchmark import main\n"
+        "sys.exit(main(['--model=mu/16', '--batch_size=4', '--image_size=32',"
+        " '--steps=1']))"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True
+    )
+    assert "img/s per device" in done.stdout, done.stderr
+
+
+def test_a_stand_in_never_hides_the_package(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    assert run.environment(job("a job"))["PYTHONPATH"] == "mine"
+    monkeypatch.setitem(sys.modules, "jaxtyping", None)
+    found = run.environment(job("a job"))["PYTHONPATH"]
+    assert found == f"mine{os.pathsep}{run.STAND_INS}"
 
 
 @pytest.mark.parametrize(
