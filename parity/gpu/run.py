@@ -17,6 +17,8 @@ from parity.gpu import jobs, kernels
 from parity.gpu.jobs import Job
 
 MARGIN = 5.0  # seconds, to end a process and write the last files
+# Two names of one share of the memory: jaxlib refuses both beside each other.
+FRACTION = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 STAND_INS = Path(__file__).parent / "stand_ins"
 STOPPED = "stopped, because its time was up"
 
@@ -71,7 +73,8 @@ def environment(job: Job) -> dict[str, str]:
     if flags:
         found["XLA_FLAGS"] = flags
     if job.kind in ("speed", "trace"):
-        found.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+        if not any(name in found for name in FRACTION):
+            found[FRACTION[0]] = "0.92"
     else:
         found.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if importlib.util.find_spec("jaxtyping") is None:

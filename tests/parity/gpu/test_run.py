@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jaxlib import xla_client
 
 from parity.gpu import __main__ as gpu
 from parity.gpu import jobs, kernels, run
@@ -84,10 +85,27 @@ def performed(seconds, tmp_path, kind="speed", **kw):
     return run.perform(Job("a job", kind, ("job", "--json="), **kw), seconds, tmp_path)
 
 
+@pytest.mark.parametrize("given", [None, *run.FRACTION])
+def test_a_timed_job_has_one_share_of_the_memory(monkeypatch, given):
+    """JAX reads it for a GPU, and refuses both of its names beside each other."""
+    for name in run.FRACTION:
+        monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(given, "0.5")
+    found = run.environment(job("timed"))
+    share = "0.5" if given else "0.92"
+    for name in run.FRACTION:
+        monkeypatch.delenv(name, raising=False)
+        if name in found:
+            monkeypatch.setenv(name, found[name])
+    options = xla_client.generate_pjrt_gpu_plugin_options()
+    assert options["memory_fraction"] == float(share)
+
+
 def test_a_job_is_a_process_whose_result_is_a_file(module, tmp_path):
     module(
         "import json, os, sys\n"
-        "names = ('XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION')\n"
+        "names = ('XLA_FLAGS', 'XLA_CLIENT_MEM_FRACTION')\n"
         "found = {'ms/step': 3, 'env': [os.environ.get(n) for n in names]}\n"
         "open(sys.argv[1].removeprefix('--json='), 'w').write(json.dumps(found))\n"
     )
