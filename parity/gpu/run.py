@@ -20,6 +20,7 @@ MARGIN = 5.0  # seconds, to end a process and write the last files
 # Two names of one share of the memory: jaxlib refuses both beside each other.
 FRACTION = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 STAND_INS = Path(__file__).parent / "stand_ins"
+NO_TIME = "no time left"
 STOPPED = "stopped, because its time was up"
 
 
@@ -134,7 +135,7 @@ def run(
         began = clock()
         left = end - began - MARGIN
         if left < job.least:
-            found["skipped"] = "no time left"
+            found["skipped"] = NO_TIME
         elif job.kind == "trace":
             found |= _traced(before, commands, min(left, job.most), out, perform)
         else:

@@ -201,7 +201,12 @@ def test_a_report_of_pytest_is_read(tmp_path):
 def test_every_job_names_a_program_and_flags_that_exist():
     """Modules that are not pytest are in this project, with these flags."""
     root = Path(__file__).resolve().parents[3]
-    groups = [*jobs.full("h100"), *jobs.full(None), *jobs.tiny(), [jobs.PROBE]]
+    groups = [
+        *jobs.full("h100", 85e9),
+        *jobs.full(None, None),
+        *jobs.tiny(),
+        [jobs.PROBE],
+    ]
     for job in (job for group in groups for job in group if job.command):
         program, *words = job.command
         if program == "pytest":
@@ -212,28 +217,60 @@ def test_every_job_names_a_program_and_flags_that_exist():
             assert f'"{word.partition("=")[0]}"' in source, (program, word)
 
 
-def test_the_jobs_are_what_is_asked_for():
+@pytest.mark.parametrize(
+    ("memory", "large", "small"),
+    [(84_942_979_072, 1024, 256), (47_697_362_944, 256, 64), (None, 256, 64)],
+)
+def test_the_jobs_are_what_is_asked_for(memory, large, small):
     """Each precision, each attention that takes it, both batch sizes, timm beside."""
-    names = [job.name for group in jobs.full("h100") for job in group]
+    groups = jobs.full("h100", memory)
+    names = [job.name for group in groups for job in group]
     assert len(set(names)) == len(names)
-    for batch_size in (256, 1024):
+    for batch_size in (large, small):
         for precision in ("float32", "tf32", "bfloat16"):
             for impl in ("flax", "xla"):
                 assert f"vitjax S/16 {precision} {impl}, batch {batch_size}" in names
         assert f"vitjax S/16 bfloat16 cudnn, batch {batch_size}" in names
     for model in ("small", "base"):
         assert any(f"timm vit_{model}" in n and "torch.compile" in n for n in names)
+    for job in (job for group in groups for job in group):
+        for word in job.command:
+            if word.startswith("--batch_size="):
+                assert int(word.partition("=")[2]) <= large
+
+
+def test_the_most_wanted_jobs_come_first():
+    """What makes the README's table: each speed beside timm's, and the tests."""
+    groups = jobs.full("h100", 85e9)
+    wanted = [
+        "S/16 bfloat16 cudnn, batch 1024", "S/16 bfloat16_all cudnn, batch 1024",
+        "small_patch16_224 bfloat16 torch.compile default, batch 1024", "accuracy of",
+        "trace", "S/16 tf32", "B/16", "base_patch16_224", "S/16 float32",
+        "S/16 bfloat16 cudnn, batch 256", "small_patch16_224 bfloat16 torch.compile",
+        "triton",
+    ]  # fmt: skip
+    for text, group in zip(wanted, groups, strict=False):
+        assert any(text in job.name for job in group), text
+
+
+def test_the_plan_is_of_the_first_timed_step():
+    """The two figures are of one model, batch and attention."""
+    [[timed], *groups] = jobs.full("h100", 85e9)
+    [plan] = [job for group in groups for job in group if job.kind == "memory"]
+    assert plan.name == f"memory of {timed.name}"
+    same = [w for w in plan.command if w.startswith("--batch_size")]
+    assert same == [w for w in timed.command if w.startswith("--batch_size")]
 
 
 def test_jobs_are_chosen_by_a_part_of_their_names():
-    found = gpu.chosen(jobs.full(None), "S/16 tf32")
+    found = gpu.chosen(jobs.full(None, None), "S/16 tf32")
     assert len(found) == 4
     assert all("S/16 tf32" in job.name for group in found for job in group)
-    assert gpu.chosen(jobs.full(None), "no such") == []
+    assert gpu.chosen(jobs.full(None, None), "no such") == []
 
 
 def test_without_a_gpu_only_tiny_runs(tmp_path, capsys, monkeypatch):
-    about = {"platform": "cpu", "device": "a cpu", "chip": None}
+    about = {"platform": "cpu", "device": "a cpu", "chip": None, "memory": None}
 
     def rows(groups, end, out):
         for group in groups:
