@@ -220,7 +220,7 @@ def measure(
         "ms/step": 1000 * step_seconds,
         "img/s per device": batch_size / step_seconds / mesh.size,
         "model TFLOP/s per device": tflops,
-        "MFU": tflops / peak,
+        "MFU": None if peak is None else tflops / peak,
         "assumed peak TFLOP/s": peak,
         "peak from": peak_source,
         "peak memory GiB per device": peak_memory,
@@ -350,6 +350,7 @@ def _measured(flags: argparse.Namespace) -> dict[str, Any]:
     }
     width = max(map(len, figures))
     for name, value in figures.items():
+        value = "-" if value is None else value
         text = f"{value:,.4g}" if isinstance(value, float) else str(value)
         print(f"{name:<{width}}  {text}")
     print(json.dumps(figures))

@@ -196,5 +196,5 @@ def _pool(where: plan_cost.Place, best: Figures | None) -> str:
         return ""
     return (
         f"; JAX takes {chips.TAKEN:.0%} of a GPU's memory by default, so set "
-        "XLA_CLIENT_MEM_FRACTION=0.95"
+        "XLA_CLIENT_MEM_FRACTION=0.92"
     )

@@ -207,7 +207,7 @@ def test_a_step_is_planned_for_absent_gpus(absent, capsys):
 
 
 @pytest.mark.aot
-@pytest.mark.parametrize("config", ["fmnist_vit.py", "mup_vit.py"])
+@pytest.mark.parametrize("config", ["fmnist_vit.py", "nanovit.py", "towervit.py"])
 def test_models_of_other_authors_are_planned_too(config, absent, capsys):
     absent("h100")
     assert (
