@@ -256,53 +256,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--image_size", type=int, default=224, help="pixels a side")
     add("--steps", type=int, default=20, help="timed steps")
     add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
-    add(
-        "--precision",
-        nargs="+",
-        choices=PRECISIONS,
+    add("--precision", nargs="+", choices=PRECISIONS,
         help="sets the model's dtypes and the precision of float32 products, instead of "
-        "--dtype_mm",
-    )
-    add(
-        "--attn_impl",
-        default="auto",
-        help="auto (cudnn on NVIDIA in half precision, else flax), flax, xla or cudnn",
-    )
-    add(
-        "--mlp_impl",
-        default="xla",
-        help="xla, or pallas for one kernel of the MLP's way back on NVIDIA, in half "
-        "precision",
-    )
-    add(
-        "--remat_policy",
-        default="none",
-        help="policy for what the backward pass recomputes",
-    )
+        "--dtype_mm")  # fmt: skip
+    add("--attn_impl", default="auto",
+        help="auto (cudnn on NVIDIA in half precision, else flax), flax, xla or cudnn")  # fmt: skip
+    add("--mlp_impl", default="xla",
+        help="xla, or pallas: GELU's gradient within a product on NVIDIA")  # fmt: skip
+    add("--remat_policy", default="none",
+        help="policy for what the backward pass recomputes")  # fmt: skip
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
-    add(
-        "--compiler_options",
-        nargs="+",
-        type=_option,
-        default=[],
-        metavar="NAME=VALUE",
-        help="XLA's, as the config's key: xla_gpu_enable_triton_gemm=True",
-    )
+    add("--compiler_options", nargs="+", type=_option, default=[], metavar="NAME=VALUE",
+        help="XLA's, as the config's key: xla_gpu_enable_triton_gemm=True")  # fmt: skip
     add("--trace", type=Path, metavar="DIR", help="also write a profile into DIR")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    add(
-        "--compile_only",
-        action="store_true",
-        help="compile for each --chip, --model and --precision, and time nothing",
-    )
-    add(
-        "--chip",
-        nargs="+",
-        metavar="NAME",
+    add("--compile_only", action="store_true",
+        help="compile for each --chip, --model and --precision, and time nothing")  # fmt: skip
+    add("--chip", nargs="+", metavar="NAME",
         help="with --compile_only: h100, a100x8, v5e:2x4, ...; needs the extra aot_cuda "
-        "or aot_tpu",
-    )
+        "or aot_tpu")  # fmt: skip
     add("--kernels", type=int, default=10, help="kernels that --compile_only lists")
     return parser
 
