@@ -250,6 +250,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--data", metavar="CONFIG",
+        help="time this config's own data, its step, and the loop of both, as "
+        "vitjax.tools.profile does; --config.KEY=VALUE changes it")  # fmt: skip
     add("--model", nargs="+", default=["S/16"], help="variant of the ViT")
     add("--batch_size", type=int, default=1024, help="global batch size")
     add("--accum_freq", type=int, default=1, help="microbatches per step")
@@ -259,12 +262,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", nargs="+", choices=PRECISIONS,
         help="sets the model's dtypes and the precision of float32 products, instead of "
         "--dtype_mm")  # fmt: skip
-    add("--attn_impl", default="auto",
-        help="auto (cudnn on NVIDIA in half precision, else flax), flax, xla or cudnn")  # fmt: skip
+    add("--attn_impl", default="auto", help="auto, flax, xla or cudnn")
     add("--mlp_impl", default="xla",
         help="xla, or pallas: GELU's gradient within a product on NVIDIA")  # fmt: skip
-    add("--remat_policy", default="none",
-        help="policy for what the backward pass recomputes")  # fmt: skip
+    add("--remat_policy", default="none", help="what the backward pass recomputes")
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
     add("--compiler_options", nargs="+", type=_option, default=[], metavar="NAME=VALUE",
@@ -362,7 +363,15 @@ def _compiled(flags: argparse.Namespace) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = _parser()
-    flags = parser.parse_args(home.expanded(argv))
+    flags, changes = parser.parse_known_args(home.expanded(argv))
+    if flags.data is not None:
+        from vitjax.tools import profile  # it reads config files
+
+        trace = [] if flags.trace is None else [f"--out={flags.trace}"]
+        steps = f"--steps={flags.steps}"
+        return profile.main([f"--config={flags.data}", steps, *trace, *changes])
+    if changes:
+        parser.error(f"unrecognized arguments: {' '.join(changes)}")
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}")
     if flags.compile_only != (flags.chip is not None):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.helpers.runs import SMALL
+from vitjax import benchmark
 from vitjax.tools import profile
 from vitjax.tools.profile import Timing
 
@@ -20,7 +21,15 @@ def test_figures_and_a_trace(tmp_path, capsys):
     assert profile.main([*SMALL, *flags]) == 0
     done = capsys.readouterr()
     found = json.loads(done.out)
-    assert found.keys() == {"data", "transfer", "compute", "loop", "wait", "bound"}
+    assert found.keys() == {
+        "data",
+        "transfer",
+        "compute",
+        "loop",
+        "wait",
+        "bound",
+        "reached",
+    }
     assert all(found[key] > 0 for key in found.keys() - {"bound"})
     assert found["wait"] < found["loop"]
     assert "timing: compute alone" in done.err
@@ -36,8 +45,30 @@ def test_without_json_it_is_a_table(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     # 64 images in half a second.
     assert "| compute alone | 500 | 128 |" in printed
-    assert "compute bounds this run: alone it takes 500 ms of the 520 ms" in printed
+    assert (
+        "alone it takes 500 ms, 2.5 times the next part; the loop takes 520 ms"
+        in printed
+    )
     assert f"written: {tmp_path}" in printed
+
+
+def test_the_benchmark_times_a_config_too(tmp_path, capsys, monkeypatch):
+    seen = []
+
+    def timed(e, steps, out):
+        seen.append((e.accum_freq, steps, out))
+        return Timing(data=0.5, transfer=0.1, compute=0.4, loop=0.5, wait=0.1), 64
+
+    monkeypatch.setattr(profile, "profile", timed)
+    config, *overrides = SMALL
+    data = config.replace("--config=", "--data=")
+    argv = [data, *overrides, "--steps=7", "--config.accum_freq=2"]
+    assert benchmark.main([*argv, f"--trace={tmp_path}"]) == 0
+    assert seen == [(2, 7, tmp_path)]
+    assert "data bounds this run" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        benchmark.main(["--config.accum_freq=2"])
+    assert "unrecognized arguments" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bound", ["data", "transfer", "compute"])
@@ -45,12 +76,13 @@ def test_the_longest_part_bounds_the_run(bound):
     parts = {"data": 0.1, "transfer": 0.1, "compute": 0.1} | {bound: 0.25}
     sentence = Timing(**parts, loop=0.26, wait=0.0).sentence()
     assert sentence.startswith(
-        f"{bound} bounds this run: alone it takes 250 ms of the 260 ms of a step; "
+        f"{bound} bounds this run: alone it takes 250 ms, 2.5 times the next part; the "
+        "loop takes 260 ms a step, which is 0.96 of that speed; "
     )
     assert profile.ADVICE[bound] in sentence
     # Where nothing overlaps, a step takes the sum of its parts.
     sentence = Timing(**parts, loop=sum(parts.values()), wait=0.0).sentence()
-    assert "of the 450 ms of a step, and the other parts do not hide" in sentence
+    assert "0.56 of that speed, and the other parts do not hide" in sentence
 
 
 def test_a_loop_waits_for_slow_batches_and_says_so():
