@@ -67,7 +67,7 @@ def prepare(
     if place.is_finished():
         tell(f"{final} is already prepared in this way: nothing to do")
         return
-    with place.held(), work.Workers(workers) as pool:
+    with work.Workers(workers) as pool:
         samples = source.samples(_SAMPLES, settings)
         found = [result for _, result in pool.each(source.sample, samples)]
         before, after = (
@@ -76,12 +76,13 @@ def prepare(
         )
         share = after / before if before else 1
         place.check_space(source.nbytes * share + source.other_bytes, tell)
-        facts = source.write(place, pool, settings, skip_damaged)
-        place.finish(facts)
+        with place.held():
+            facts = source.write(place, pool, settings, skip_damaged)
+            place.finish(facts)
     counts = ", ".join(f"{count:,} {what}" for what, count in facts["counts"].items())
     tell(
-        f"{facts['images']:,} images: {counts}; {work.in_words(facts['bytes_before'])} "
-        f"before, {work.in_words(facts['bytes_after'])} now, in {final}"
+        f"{counts}; images of {work.in_words(facts['bytes_before'])} before, of "
+        f"{work.in_words(facts['bytes_after'])} now, in {final}"
     )
     tell(f"to use it, set data_dir to {os.path.abspath(out)}")
 

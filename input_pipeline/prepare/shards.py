@@ -113,10 +113,11 @@ class Shards:
                 f"the images of {self.inner} are {image.np_dtype}, but only "
                 "uint8 can be resized"
             )
-        sides = [side for side in tuple(image.shape)[:2] if side is not None]
+        shape: Any = image.shape
+        sides = [side for side in shape[:2] if side is not None]
         if sides and max(sides) > short_side:
             raise ValueError(
-                f"{self.inner} declares that its images are {image.shape}, so they cannot "
+                f"{self.inner} declares that its images are {shape}, so they cannot "
                 "have another size"
             )
 

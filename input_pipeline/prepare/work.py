@@ -122,11 +122,12 @@ class Place:
         """Raise ValueError if the disk lacks the bytes that are still to be written."""
         there = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
         rest = max(0, needed * _MARGIN - there)
-        free = shutil.disk_usage(self.folder).free
+        disk = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        free = shutil.disk_usage(disk).free
         if rest > free:
             raise ValueError(
                 f"the data set will take about {in_words(needed)}, but the disk of "
-                f"{self.final.parent} has only {in_words(free)} free: free "
+                f"{disk} has only {in_words(free)} free: free "
                 f"{in_words(rest - free)}, or choose another --out or a smaller "
                 "--short_side"
             )
