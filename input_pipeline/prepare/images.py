@@ -56,8 +56,9 @@ class Settings:
 def smaller(data: bytes, settings: Settings) -> tuple[str, bytes]:
     """Return (RESIZED, SMALL or OTHER; the bytes of the file in place of `data`).
 
-    OTHER are the formats GIF, TIFF, AVIF, JPEG 2000 and PPM, animations, and PNG of 16
-    bits or with one transparent colour.
+    OTHER are the formats GIF, TIFF, AVIF, JPEG 2000 and PPM, animated WebP, and PNG with
+    one transparent colour. Of an animated PNG the first picture is kept, which is all
+    that the pipeline shows.
 
     Raises DamagedImage for what is no image, or a damaged one. The pixels of an image
     that is not resized are not looked at.
@@ -110,8 +111,8 @@ def _formats() -> list[str]:
 def _is_written(photo: Any, kind: str) -> bool:
     if kind not in _WRITTEN:
         return False
-    if kind != "JPEG" and getattr(photo, "is_animated", False):
-        return False
+    if kind == "WEBP":
+        return not photo.is_animated
     if kind != "PNG":
         return True
     one_colour = "transparency" in photo.info and photo.mode != "P"
