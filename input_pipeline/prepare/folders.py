@@ -193,17 +193,18 @@ def _tree(root: Path) -> tuple[list[str], list[str]]:
     """
     folders, files = [], []
 
-    def walk(path: str, name: str, above: frozenset[str]) -> None:
+    def walk(name: str, depth: int, above: frozenset[str]) -> None:
+        path = os.path.join(root, name)
         real = os.path.realpath(path)
         if real in above:  # a link to a folder above it
             return
-        inner_files, inner = folder_layouts.visible(path)
-        files.extend(os.path.join(name, file) for file in inner_files)
-        if not name and prepared.FILE in files:
-            files.remove(prepared.FILE)
+        folders.append(name)
+        names, inner = folder_layouts.visible(path)
+        files.extend(os.path.join(name, file) for file in names)
+        # As the source, which follows links from a class's folder on: root, split, class.
+        above = above | {real} if depth >= 2 else above
         for each in inner:
-            folders.append(os.path.join(name, each))
-            walk(os.path.join(path, each), os.path.join(name, each), above | {real})
+            walk(os.path.join(name, each), depth + 1, above)
 
-    walk(str(root), "", frozenset())
-    return folders, files
+    walk("", 0, frozenset())
+    return folders, [name for name in files if name != prepared.FILE]

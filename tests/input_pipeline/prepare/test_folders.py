@@ -51,7 +51,7 @@ def photos(tmp_path):
     write(root / "train" / "9" / "._1.jpg", b"junk")
     write(root / "README", b"about")
     (root / "train" / "9" / "again").symlink_to(root / "val" / "10")
-    (root / "train" / "9" / "up").symlink_to(root / "train")
+    (root / "train" / "9" / "up").symlink_to(root / "train" / "9")
     return root
 
 
@@ -71,7 +71,7 @@ def test_tree_names_order_labels_and_pixels(photos, tmp_path, inline, capsys):
     before = files(photos)
     out = tmp_path / "out"
     assert prepare.main(arguments(photos, out)) == 0
-    assert "1 of another format, 2 not an image" in capsys.readouterr().out
+    assert "2 not an image, 1 of another format" in capsys.readouterr().out
     after = files(out)
     assert after.keys() - before.keys() == {"prepared.json"}
     assert before.keys() - after.keys() == {"train/9/._1.jpg"}
@@ -115,18 +115,27 @@ def test_other_layouts_stay_as_they_are(tmp_path, inline):
     write(root / "train" / "n2" / "images" / "b.JPEG", data)
     write(root / "val" / "images" / "val_0.JPEG", data)
     write(root / "val" / "val_annotations.txt", b"val_0.JPEG\tn2\t0\t0\t1\t1\n")
-    flat = tmp_path / "flat"
+    flat, round_ = tmp_path / "flat", tmp_path / "round"
+    write(round_ / "train" / "a" / "1.jpg", data)
+    write(round_ / "train" / "b" / "2.jpg", data)
+    (round_ / "train" / "b" / "up").symlink_to(round_)  # all images are of b, too
     for split in ("val", "test"):
         name = f"ILSVRC2012_{split}_00000003.JPEG"
         write(flat / split / name, data)
-    for root, split in ((root, "val"), (root, "train"), (flat, "val")):
-        out = tmp_path / f"{root.name}_{SHORT}"
-        assert prepare.main(arguments(root, out)) == 0
+    for folder, split, count in (
+        (root, "val", 1),
+        (root, "train", 2),
+        (flat, "val", 1),
+        (round_, "train", 3),
+    ):
+        out = tmp_path / f"{folder.name}_{SHORT}"
+        assert prepare.main(arguments(folder, out)) == 0
         labels = [
             sources.open_source(kind="folder", data_dir=str(x), split=split).labels()
-            for x in (root, out)
+            for x in (folder, out)
         ]
         np.testing.assert_array_equal(*labels)
+        assert len(labels[0]) == count
     with Image.open(tmp_path / "flat_100" / "test" / name) as photo:
         assert photo.height == SHORT
 
