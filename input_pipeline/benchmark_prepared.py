@@ -2,7 +2,7 @@
 
 Photographs of several sizes are written as JPEGs, and prepared. For each size it prints
 the bytes of both, the images per second of each preset from both, in turns in one run,
-and how far the pixels of an evaluation move. The photographs are random crops of
+the time of a core that an image takes, and how far the pixels of an evaluation move. The photographs are random crops of
 scikit-learn's two; larger sizes are mosaics of such crops, so that every size has
 as much detail in a pixel.
 """
@@ -89,27 +89,35 @@ def kilobytes(folder: Path) -> float:
 
 def rates(
     folders: Sequence[Path], batch_size: int, batches: int, rounds: int
-) -> dict[str, list[float]]:
-    """Return the images per second of each preset from each folder, medians.
+) -> dict[str, list[tuple[float, float]]]:
+    """Return (images per second, core-ms an image) of each preset from each folder.
 
-    All of them take turns in each round, so that other load slows all alike.
+    All of them take turns in each round, so that other load slows all alike. The core's
+    time hardly depends on other load. Both are medians.
     """
     streams: dict[str, list[Iterator[Any]]] = {
         name: [_stream(folder, pp, batch_size) for folder in folders]
         for name, pp in TRAIN.items()
     }
-    found: dict[str, list[list[float]]] = {k: [[] for _ in folders] for k in streams}
+    found: Any = {name: [([], []) for _ in folders] for name in streams}
     for turn, (name, each) in itertools.product(range(1 + rounds), streams.items()):
-        for stream, row in zip(each, found[name], strict=True):
+        for stream, (wall, core) in zip(each, found[name], strict=True):
             for _ in range(3):  # those that were made ahead
                 next(stream)
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             for _ in range(batches):
                 next(stream)
             if turn:  # the first compiles
-                row.append(batch_size * batches / (time.perf_counter() - start))
+                images = batch_size * batches
+                wall.append(images / (time.perf_counter() - start))
+                core.append(1000 * (time.process_time() - used) / images)
             time.sleep(0.3)  # until the batches ahead are made
-    return {name: list(map(statistics.median, rows)) for name, rows in found.items()}
+    return {
+        name: [
+            (statistics.median(wall), statistics.median(core)) for wall, core in rows
+        ]
+        for name, rows in found.items()
+    }
 
 
 def _stream(folder: Path, pp: str, batch_size: int) -> Iterator[Any]:
@@ -179,10 +187,11 @@ def measure(flags: argparse.Namespace) -> None:
                 f"{size[0]} x {size[1]}, shorter side to {flags.short_side}: "
                 f"{before:.0f} KB -> {kilobytes(small):.0f} KB"
             )
-            for name, (slow, fast) in found.items():
+            for name, ((slow, long), (fast, short)) in found.items():
                 print(
-                    f"  {name:<28}{slow:>8,.0f} -> {fast:>6,.0f} images/s: "
-                    f"{fast / slow:.2f} times"
+                    f"  {name:<28}{slow:>8,.0f} -> {fast:>6,.0f} images/s "
+                    f"({fast / slow:.2f} times), {long:.2f} -> {short:.2f} core-ms an "
+                    f"image ({long / short:.2f} times)"
                 )
             for name, distance in distances(*files).items():
                 print(
