@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 
 from input_pipeline.prepare import images, work
 from input_pipeline.prepare.images import DAMAGED, DamagedImage, Settings
@@ -129,7 +128,7 @@ def _converted(record: bytes, settings: Settings) -> tuple[str, bytes]:
     """
     try:
         example = tf.train.Example.FromString(record)
-    except DecodeError as error:
+    except Exception as error:  # of protobuf, which TensorFlow brings
         raise DamagedImage(f"it is no tf.train.Example: {error}") from None
     values = example.features.feature[IMAGE].bytes_list.value
     if len(values) != 1:
@@ -144,7 +143,7 @@ def _rest(record: bytes) -> str:
     """Return a checksum of all features but the image."""
     try:
         example = tf.train.Example.FromString(record)
-    except DecodeError:
+    except Exception:  # as in _converted
         return hashlib.sha256(record).hexdigest()
     example.features.feature.pop(IMAGE, None)
     return hashlib.sha256(example.SerializeToString(deterministic=True)).hexdigest()
