@@ -99,11 +99,13 @@ def eval_data(
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
     tell: Callable[[str], None] = lambda notice: None,
+    note: Callable[[Any], None] = lambda prepared: None,
 ) -> Callable[..., tuple[OnDevices, int]]:
     """Return the evaluators' make_data(data=, pp_fn=, batch_size=) -> (batches, steps).
 
     It maps labels to those of the model, whose classes are given; see
-    `input_pipeline.pipeline.make_eval`. `tell` gets one sentence on each mapping.
+    `input_pipeline.pipeline.make_eval`. `tell` gets one sentence on each mapping, `note`
+    the `prepared` of each data set.
     """
 
     def make_data(**section: Any) -> tuple[OnDevices, int]:
@@ -114,6 +116,7 @@ def eval_data(
         host_batches, steps = pipeline.make_eval(**section)
         for notice in host_batches.notices:
             tell(notice)
+        note(host_batches.prepared)
         return OnDevices(host_batches, mesh), steps
 
     return make_data
@@ -176,9 +179,27 @@ def as_before(
             f"the data has {now:,} examples, but had {before:,} when {where} was "
             "written: from now on, epochs and the order of examples differ"
         )
+    before, now = kept.get("prepared"), data.prepared
+    if kept and _resized(before) != _resized(now):
+        tell(
+            f"the images were {_in_words(now)} before, but those of {where} were "
+            f"{_in_words(before)}: from now on, it learns from other pixels"
+        )
     if kept and "data_size" not in kept and getattr(data.source, "as_seen", False):
         tell(
             f"{where} was written by a version that read images as stored, not rotated by "
             "EXIF nor composited on white: --config.input.data.as_seen=False does the same"
         )
     return data
+
+
+def _resized(prepared: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what was done to a data set's images, without its folder."""
+    return {k: x for k, x in (prepared or {}).items() if k != "folder"}
+
+
+def _in_words(prepared: Mapping[str, Any] | None) -> str:
+    if prepared is None:
+        return "not resized"
+    how = ", ".join(f"{k}={x!r}" for k, x in sorted(_resized(prepared).items()))
+    return f"resized ({how})"

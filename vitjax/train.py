@@ -31,7 +31,7 @@ from vitjax.evaluators import schedule
 from vitjax.files import or_without
 from vitjax.records import curves
 from vitjax.records.run import open_records
-from vitjax.records.workdir import has_progress, locked, refuse_other_config
+from vitjax.records.workdir import has_progress, locked, refuse_other_config, told
 
 
 def train_and_evaluate(
@@ -62,7 +62,9 @@ def train_and_evaluate(
     program = program_lib.build(
         e, mesh, element_spec=data.element_spec, **sizes, labels=data.labels
     )
-    entries = _open_evals(e, program, data, mesh, sizes, warn)
+    prepared = [data.prepared]
+    entries = _open_evals(e, program, data, mesh, sizes, warn, prepared.append)
+    recorded = settings | told(prepared)
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         signal = enter(StopSignal())
@@ -76,7 +78,7 @@ def train_and_evaluate(
         best = enter(best_of(e.ckpt_best, workdir, rows, kept))
         records = enter(
             open_records(
-                e, workdir, settings, program, data, state, sizes, kept, newest
+                e, workdir, recorded, program, data, state, sizes, kept, newest
             )
         )
         meta = _metadata(e, settings, program, data)
@@ -125,6 +127,7 @@ def _open_evals(
     mesh: jax.sharding.Mesh,
     sizes: Mapping[str, int],
     warn: Callable[[str], None],
+    note: Callable[[Any], None],
 ) -> list[schedule.Entry]:
     """Open the evaluators of the config's `evals`, with their data."""
     from input_pipeline.sources import DataNotFound
@@ -133,7 +136,7 @@ def _open_evals(
     return schedule.make_entries(
         e.evals,
         predict=program.predict,
-        make_data=data_lib.eval_data(mesh, **classes, tell=warn),
+        make_data=data_lib.eval_data(mesh, **classes, tell=warn, note=note),
         mesh=mesh,
         sizes=sizes,
         batch_size=e.batch_size_eval or sizes["batch_size"],
@@ -157,6 +160,7 @@ def _metadata(
         "class_names": data_lib.model_classes(data, e)["class_names"],
         "data_classes": data.num_classes,
         "data_size": data.total_examples,
+        "prepared": data.prepared,
     }
 
 

@@ -38,6 +38,7 @@ class Source(Protocol):
     notices: tuple[str, ...]
     """User-facing sentences on how the data set was read, if any."""
     # The optional tuple `label_keys` names the features with labels; else ("label",).
+    # The optional dict `prepared` has the facts of `prepared.facts`; None: as it was made.
     # The optional method `labels()` returns the label of every example, an int64[n],
     # without reading the examples: see `labels_of`.
 

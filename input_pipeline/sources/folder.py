@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.sources import folder_layouts, image_files, splits
+from input_pipeline.sources import folder_layouts, image_files, prepared, splits
 from input_pipeline.sources.folder_layouts import ARRANGE, Folder, Found
 from input_pipeline.sources.splits import DataNotFound
 from input_pipeline.tracing import as_written
@@ -53,7 +54,8 @@ class FolderSource:
             folder_layouts.notice(os.path.join(root, name), found[name])
             for name in asked
         )
-        self.notices = tuple(filter(None, notices))
+        self.prepared, resized = prepared.told(pathlib.Path(root))
+        self.notices = (*filter(None, notices), *resized)
         label_of = {name: label for label, name in enumerate(self.class_names)}
 
         def load(name: str) -> tuple[_Files, int]:

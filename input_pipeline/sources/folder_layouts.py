@@ -102,10 +102,10 @@ def notice(path: str, found: Found) -> str | None:
 
 def folders(folder: str) -> list[str]:
     """Return the names of the folders in a folder, sorted, without junk."""
-    return _visible(folder)[1]
+    return visible(folder)[1]
 
 
-def _visible(folder: str) -> tuple[list[str], list[str]]:
+def visible(folder: str) -> tuple[list[str], list[str]]:
     """Return the names of a folder's files and folders, each sorted, without junk."""
     files, inner = [], []
     with os.scandir(folder) as entries:
@@ -116,7 +116,7 @@ def _visible(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _images(folder: str) -> list[str]:
-    return [name for name in _visible(folder)[0] if is_image(name)]
+    return [name for name in visible(folder)[0] if is_image(name)]
 
 
 def _below(
@@ -129,7 +129,7 @@ def _below(
     real = os.path.realpath(path)
     if real in above:  # a link to a folder above it
         return
-    files, inner = _visible(path)
+    files, inner = visible(path)
     names = [name for name in files if is_image(name)]
     if len(names) < len(files):
         others.update(

@@ -22,11 +22,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 FORMATS = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM"
 # The formats that PIL may try: some of its others start programs.
 _PIL_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_PRECISE = "INTEGER_ACCURATE"  # the transform of decode(precise=True) in ops.image
+PRECISE = "INTEGER_ACCURATE"  # the transform of decode(precise=True) in ops.image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
 _RAW_EXIF = "Raw profile type exif"
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 _SMALL = 2**16  # bytes; up to here a search in graph is faster than Python
 _HEAD = 36  # bytes that show which files are plain
 
@@ -132,7 +132,7 @@ def _looked_at(data: tf.Tensor, as_seen: bool) -> tf.Tensor:
         turn = tf.identity(turn)
 
     def turned() -> tf.Tensor:
-        pixels = tf.io.decode_jpeg(data, dct_method=_PRECISE)
+        pixels = tf.io.decode_jpeg(data, dct_method=PRECISE)
         return tf.numpy_function(_turned_png, [pixels, turn], tf.string)
 
     return tf.ensure_shape(tf.cond(turn > 1, turned, lambda: found), [])
@@ -143,9 +143,9 @@ def _look(data: bytes, as_seen: bool) -> tuple[np.ndarray, np.ndarray, np.ndarra
     found, turn, why = data, 1, b""
     try:
         if data.startswith(b"\xff\xd8\xff"):
-            turn = _orientation(_exif_of_jpeg(data)) if as_seen else 1
+            turn = orientation(exif_of_jpeg(data)) if as_seen else 1
         elif data.startswith(_PNG):
-            bare, special = _bare_png(data)
+            bare, special = bare_png(data)
             found = _png(_pixels(bare, as_seen)) if special else data
         else:
             found = _png(_pixels(data, as_seen))
@@ -162,7 +162,7 @@ def _turned_png(pixels: np.ndarray, orientation: Any) -> np.ndarray:
 # --------------------------------------------------------------------------- EXIF
 
 
-def _exif_of_jpeg(data: bytes) -> bytes:
+def exif_of_jpeg(data: bytes) -> bytes:
     """Return the EXIF data before a JPEG's tables, which is its proper place."""
     at = 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
@@ -180,7 +180,7 @@ def _exif_of_jpeg(data: bytes) -> bytes:
     return b""
 
 
-def _orientation(exif: bytes) -> int:
+def orientation(exif: bytes) -> int:
     """Return EXIF's orientation, 1 to 8; 1, upright, if it is missing or damaged."""
     exif = exif.removeprefix(_EXIF)
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
@@ -191,7 +191,7 @@ def _orientation(exif: bytes) -> int:
         (count,) = struct.unpack_from(f"{order}H", exif, at)
         for entry in range(at + 2, at + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
-            if tag == _ORIENTATION:
+            if tag == ORIENTATION:
                 code = {1: "B", 3: "H", 4: "I"}.get(kind, "H")
                 (value,) = struct.unpack_from(order + code, exif, entry + 8)
                 return value if value in _TURNS else 1
@@ -219,7 +219,7 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 # ---------------------------------------------------------------------------- PNG
 
 
-def _bare_png(data: bytes) -> tuple[bytes, bool]:
+def bare_png(data: bytes) -> tuple[bytes, bool]:
     """Return a PNG without metadata, whose size PIL limits; and whether it is special.
 
     A special PNG has transparent pixels or is turned, which TensorFlow ignores.
@@ -271,17 +271,17 @@ def _pixels(data: bytes, as_seen: bool) -> np.ndarray:
                 # PIL scales pixels of 2 and 4 bits, but not the transparent value.
                 photo.info["transparency"] = key * 255 // (2 ** data[24] - 1)
             pixels = _eight_bits(photo, as_seen)
-            exif = photo.info.get("exif") or _raw_exif(photo)
+            exif = photo.info.get("exif") or raw_exif(photo)
     except UnidentifiedImageError:
         raise ValueError(_unknown(data)) from None
     except ValueError:
         raise
     except Exception as error:  # PIL raises many types on damaged files
         raise ValueError(str(error) or type(error).__name__) from None
-    return _turned(pixels, _orientation(exif)) if as_seen else pixels
+    return _turned(pixels, orientation(exif)) if as_seen else pixels
 
 
-def _raw_exif(photo: Any) -> bytes:
+def raw_exif(photo: Any) -> bytes:
     """Return the EXIF data that a PNG has as text: name, length, hexadecimal lines."""
     try:
         return bytes.fromhex("".join(photo.info[_RAW_EXIF].split("\n")[3:]))

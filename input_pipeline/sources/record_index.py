@@ -105,6 +105,20 @@ def scan(shard: str, size: int) -> np.ndarray:
     return np.array(found, np.int64)
 
 
+def frame(shard: str, offset: int) -> bytes:
+    """Return the bytes of the record at an offset, with its length and checksums."""
+    with _open(shard) as file:
+        file.seek(offset)
+        header = file.read(_HEADER)
+        (length,) = struct.unpack_from("<Q", header)
+        return header + file.read(length + _FOOTER)
+
+
+def content(frame: bytes) -> bytes:
+    """Return the data in the bytes of a record; its checksums are not looked at."""
+    return frame[_HEADER:-_FOOTER]
+
+
 def _is_remote(path: str) -> bool:
     return "://" in path
 

@@ -42,6 +42,7 @@ class Relabelled:
             self.labels = lambda: np.asarray(table, np.int64)[source.labels()]
         self.as_seen = getattr(source, "as_seen", False)
         self.path = getattr(source, "path", None)
+        self.prepared = getattr(source, "prepared", None)
         self._source = source
         self._keys = getattr(source, "label_keys", ("label",))
         with tf.device("CPU"):

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
-from input_pipeline.sources import record_index
+from input_pipeline.sources import prepared, record_index
 from input_pipeline.sources.splits import DataNotFound
 from input_pipeline.spec import did_you_mean
 from input_pipeline.tracing import as_written
@@ -35,7 +35,9 @@ class TfdsSource:
 
     def __init__(self, *, name: str, split: str, data_dir: str | None = None):
         self._what = f"{name} {split}"
-        builder, self.notices = _prepared_builder(name, data_dir)
+        builder, notices = prepared_builder(name, data_dir)
+        self.prepared, resized = prepared.told(builder.data_path)
+        self.notices = (*notices, *resized)
         instructions = _file_instructions(builder, name, split)
         self._features: Any = builder.info.features
         self.class_names = _class_names(self._features)
@@ -50,7 +52,7 @@ class TfdsSource:
         found = dict(zip(shards, record_index.offsets(shards), strict=True))
         self._counts = {shard: len(offsets) for shard, offsets in found.items()}
         for piece in instructions:
-            _check_count(piece, len(found[piece.filename]))
+            check_count(piece, len(found[piece.filename]))
         self._records = np.concatenate(
             [found[p.filename][p.skip : p.skip + p.take] for p in instructions]
         )
@@ -89,7 +91,7 @@ class TfdsSource:
 
         def read_piece(*piece):
             file, offset, first, count = piece
-            records = _records_from(file, offset, buffer_size=2**20).take(count)
+            records = records_from(file, offset, buffer_size=2**20).take(count)
             return tf.data.Dataset.zip(
                 tf.data.Dataset.range(first, first + count), records
             )
@@ -140,7 +142,7 @@ class TfdsSource:
         return {**features, "_id": tf.cast(index, tf.int32)}
 
 
-def _records_from(file, offset, buffer_size: int) -> tf.data.Dataset:
+def records_from(file: Any, offset: Any, buffer_size: int) -> tf.data.Dataset:
     """Return the records of a file from a byte offset on."""
     variant = tf.raw_ops.TFRecordDatasetV2(
         filenames=[file],
@@ -155,7 +157,7 @@ def _records_from(file, offset, buffer_size: int) -> tf.data.Dataset:
 def _read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     # Without a buffer only the record itself is read: three times faster than with the
     # default of 256 KiB, measured on records of 110 KB.
-    return _records_from(file, offset, buffer_size=0).take(1).get_single_element()
+    return records_from(file, offset, buffer_size=0).take(1).get_single_element()
 
 
 def _checked(label: tf.Tensor, num_classes: Any) -> tf.Tensor:
@@ -202,13 +204,16 @@ def _builder(name: str, data_dir: str | None) -> tuple[tfds.core.DatasetBuilder,
         logging.set_verbosity(verbosity)
 
 
-def _prepared_builder(
+def prepared_builder(
     name: str, data_dir: str | None
 ) -> tuple[tfds.core.DatasetBuilder, tuple[str, ...]]:
-    """Return (the builder of a prepared data set, notices on its version)."""
-    builder, prepared = _builder(name, data_dir)
+    """Return (the builder of a prepared data set, notices on its version).
+
+    Raises DataNotFound or ValueError, as `TfdsSource`.
+    """
+    builder, is_prepared = _builder(name, data_dir)
     notices = ()
-    if not prepared:
+    if not is_prepared:
         versions = _prepared_versions(builder)
         if len(versions) != 1 or ":" in name:
             raise DataNotFound(_not_prepared(builder, name, data_dir))
@@ -294,7 +299,8 @@ def _file_instructions(builder, name: str, split: str) -> list:
     return [piece for piece in instructions if piece.take]
 
 
-def _check_count(piece, count: int) -> None:
+def check_count(piece, count: int) -> None:
+    """Raise ValueError unless a shard has as many records as tfds' metadata says."""
     if count != piece.examples_in_shard:
         raise ValueError(
             f"the shard {piece.filename} has {count} records, but dataset_info.json "

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -39,6 +40,11 @@ class EvalData:
     def num_classes(self) -> int | None:
         """The number of classes, if the source knows it."""
         return self.source.num_classes
+
+    @property
+    def prepared(self) -> dict[str, Any] | None:
+        """What `input_pipeline.prepare` did to the images before, if it did."""
+        return getattr(self.source, "prepared", None)
 
     @property
     def steps(self) -> int:

@@ -54,6 +54,11 @@ class TrainData:
         return self.source.num_classes
 
     @property
+    def prepared(self) -> dict[str, Any] | None:
+        """What `input_pipeline.prepare` did to the images before, if it did."""
+        return getattr(self.source, "prepared", None)
+
+    @property
     def element_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each feature of one example, without the batch."""
         return batching.shapes_of_one(self._batches.element_spec)

@@ -43,8 +43,8 @@ ROOMS = {
         ("ops", ALL),
         ("stream", ALL),
         ("pipeline", ALL),
-        ("look benchmark", ALL),
-        ("benchmark_memory", ALL),
+        ("look benchmark prepare", ALL),
+        ("benchmark_memory benchmark_prepared", ALL),
     ],
     "parity": [
         ("reference", ()),

@@ -31,7 +31,7 @@ def open_records(
     """Open the records of a run that starts from `state`, and announce the run.
 
     Args:
-      settings: the config as plain values, for config.json.
+      settings: the config as plain values, and what the data told, for config.json.
       program, data: the run's program and training data.
       sizes: data_size, batch_size and total_steps.
       kept: the JSON item of the checkpoint that the run resumes from, if there is one.

@@ -5,13 +5,15 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from vitjax.config.experiment import learned_differences
 from vitjax.files import write_whole
 from vitjax.records.jsonl import read_rows
+
+_PREPARED = "prepared"  # in config.json: no key, but what the data told
 
 
 def has_progress(workdir: Path) -> bool:
@@ -36,6 +38,7 @@ def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
         raise ValueError(
             f"{path} is not JSON ({error}); give another --workdir"
         ) from None
+    old.pop(_PREPARED, None)
     changed = learned_differences(old, config)
     if changed:
         raise ValueError(
@@ -43,6 +46,17 @@ def refuse_other_config(workdir: Path, config: dict[str, Any]) -> None:
             f"({'; '.join(changed)}); give the same config, or another --workdir, with "
             f"--config.resume={workdir} to continue from this one"
         )
+
+
+def told(prepared: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """Return the entry of config.json on data sets whose images were resized before.
+
+    Args:
+      prepared: what each data set tells of it; None if it tells nothing.
+    """
+    found = [dict(facts) for facts in prepared if facts is not None]
+    distinct = [facts for i, facts in enumerate(found) if facts not in found[:i]]
+    return {_PREPARED: distinct} if distinct else {}
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:

@@ -1,0 +1,230 @@
+"""Measure what `input_pipeline.prepare` gains: `python -m input_pipeline.benchmark_prepared`.
+
+Photographs of several sizes are written as JPEGs, and prepared. For each size it prints
+the bytes of both, the images per second of each preset from both, in turns in one run,
+the time of a core that an image takes, and how far the pixels of an evaluation move. The photographs are random crops of
+scikit-learn's two; larger sizes are mosaics of such crops, so that every size has
+as much detail in a pixel.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from input_pipeline import home
+
+SIZES = ((400, 350), (500, 375), (1200, 900))
+"""Width and height; ImageNet's mean is about the first."""
+_QUALITY = 96  # 114 KB at 500 x 375
+_CROP = "decode_jpeg_and_inception_crop"
+_EXACT = "area_min=5, antialias=True, precise=True"
+TRAIN = {
+    "crop alone": f"{_CROP}(224)",
+    "big_vision": f"{_CROP}(224)|flip_lr|randaug(2, 10)",
+    "fixed": f"{_CROP}(224, {_EXACT})|flip_lr|randaug(2, 10, contrast='fixed')",
+    "mup_vit, crop=torchvision": f"{_CROP}(224, {_EXACT}, sampler='torchvision')|flip_lr"
+    "|randaug(2, 10, contrast='fixed')",
+    "fixed, randaug=off": f"{_CROP}(224, {_EXACT})|flip_lr",
+}
+"""The preprocessing of the flagship's presets, without the last keep."""
+EVALUATE = {
+    "big_vision": "decode|resize_small(256, method='area', antialias=False)"
+    "|central_crop(224)",
+    "fixed": "decode(precise=True)|resize_small(256, method='bilinear', antialias=True)"
+    "|central_crop(224)",
+}
+
+
+def write_photographs(folder: Path, size: tuple[int, int], count: int) -> float:
+    """Write JPEGs of one class below `folder`/train; return their mean size in KB."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    photographs: Any = load_sample_images()
+    rng = np.random.default_rng(0)
+    place = folder / "train" / "photographs"
+    place.mkdir(parents=True)
+    width, height = size
+
+    def crop(number: int) -> Any:
+        image = photographs.images[number % 2]
+        y, x = (rng.integers(0, n + 1) for n in np.array(image.shape[:2]) - (350, 400))
+        return image[y : y + 350, x : x + 400, :][:, :: rng.choice((-1, 1))]
+
+    def whole(number: int) -> Any:
+        image = photographs.images[number % 2]
+        if width > image.shape[1] or height > image.shape[0]:
+            rows = range(-(-height // 350))
+            columns = range(-(-width // 400))
+            tiles = [[crop(number + row + x) for x in columns] for row in rows]
+            image = np.concatenate([np.concatenate(row, 1) for row in tiles], 0)
+        y, x = (
+            rng.integers(0, n + 1) for n in np.array(image.shape[:2]) - (height, width)
+        )
+        return image[y : y + height, x : x + width]
+
+    for i in range(count):
+        image = whole(i)
+        light = image * rng.uniform(0.7, 1.2) + rng.normal(
+            0, rng.uniform(0, 6), image.shape
+        )
+        pixels = np.clip(light, 0, 255).astype(np.uint8)
+        file = place / f"{i:03}.jpg"
+        Image.fromarray(pixels).save(file, quality=_QUALITY, subsampling="4:2:0")
+    return kilobytes(folder)
+
+
+def kilobytes(folder: Path) -> float:
+    """Return the mean size of the JPEGs in a folder."""
+    return statistics.mean(p.stat().st_size for p in folder.rglob("*.jpg")) / 1000
+
+
+def rates(
+    folders: Sequence[Path], batch_size: int, batches: int, rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Return (images per second, core-ms an image) of each preset from each folder.
+
+    All of them take turns in each round, so that other load slows all alike. The core's
+    time hardly depends on other load. Both are medians.
+    """
+    streams: dict[str, list[Iterator[Any]]] = {
+        name: [_stream(folder, pp, batch_size) for folder in folders]
+        for name, pp in TRAIN.items()
+    }
+    found: Any = {name: [([], []) for _ in folders] for name in streams}
+    for turn, (name, each) in itertools.product(range(1 + rounds), streams.items()):
+        for stream, (wall, core) in zip(each, found[name], strict=True):
+            for _ in range(3):  # those that were made ahead
+                next(stream)
+            start, used = time.perf_counter(), time.process_time()
+            for _ in range(batches):
+                next(stream)
+            if turn:  # the first compiles
+                images = batch_size * batches
+                wall.append(images / (time.perf_counter() - start))
+                core.append(1000 * (time.process_time() - used) / images)
+            time.sleep(0.3)  # until the batches ahead are made
+    return {
+        name: [
+            (statistics.median(wall), statistics.median(core)) for wall, core in rows
+        ]
+        for name, rows in found.items()
+    }
+
+
+def _stream(folder: Path, pp: str, batch_size: int) -> Iterator[Any]:
+    from input_pipeline import pipeline
+
+    stream, _ = pipeline.make_train(
+        data={"kind": "folder", "data_dir": str(folder), "split": "train"},
+        batch_size=batch_size,
+        seed=0,
+        pp=f"{pp}|keep('image', 'label')",
+        prefetch=1,
+    )
+    return iter(stream)
+
+
+def distances(before: Sequence[bytes], after: Sequence[bytes]) -> dict[str, float]:
+    """Return the mean absolute difference, in levels, of each evaluation's pixels."""
+    import numpy as np
+    import tensorflow as tf
+
+    from input_pipeline import ops
+
+    found = {}
+    for name, spec in EVALUATE.items():
+        preprocess = ops.get_preprocess_fn(spec)
+
+        def pixels(data: bytes, preprocess: Any = preprocess) -> Any:
+            image: Any = preprocess({"image": tf.constant(data)})["image"]
+            return image.numpy().astype(np.float64)
+
+        pairs = zip(before, after, strict=True)
+        found[name] = statistics.mean(
+            float(np.abs(pixels(x) - pixels(y)).mean()) for x, y in pairs
+        )
+    return found
+
+
+def _prepared(folder: Path, out: Path, short_side: int, quality: int) -> None:
+    from input_pipeline.prepare.__main__ import prepare
+    from input_pipeline.prepare.folders import Folder
+
+    prepare(
+        Folder(str(folder)),
+        str(out),
+        short_side=short_side,
+        quality=quality,
+        filter="bicubic",
+        skip_damaged=False,
+        workers=os.cpu_count() or 1,
+        tell=lambda text: None,
+    )
+
+
+def measure(flags: argparse.Namespace) -> None:
+    """Print the figures of each size."""
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as temporary:
+            full, small = Path(temporary, "full"), Path(temporary, "small")
+            before = write_photographs(full, size, flags.images)
+            _prepared(full, small, flags.short_side, flags.quality)
+            found = rates((full, small), flags.batch_size, flags.batches, flags.rounds)
+            files = [
+                [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
+                for folder in (full, small)
+            ]
+            print(
+                f"{size[0]} x {size[1]}, shorter side to {flags.short_side}: "
+                f"{before:.0f} KB -> {kilobytes(small):.0f} KB"
+            )
+            for name, ((slow, long), (fast, short)) in found.items():
+                print(
+                    f"  {name:<28}{slow:>8,.0f} -> {fast:>6,.0f} images/s "
+                    f"({fast / slow:.2f} times), {long:.2f} -> {short:.2f} core-ms an "
+                    f"image ({long / short:.2f} times)"
+                )
+            for name, distance in distances(*files).items():
+                print(
+                    f"  evaluation of {name}: {distance:.2f} levels apart", flush=True
+                )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m input_pipeline.benchmark_prepared",
+        description="Measure bytes, images per second and pixels of photographs at full "
+        "size, and as python -m input_pipeline.prepare writes them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--short_side", type=int, default=320, help="of the prepared images")
+    add("--quality", type=int, default=95, help="of the prepared images")
+    add("--images", type=int, default=64, help="of each size")
+    add("--batch_size", type=int, default=64, help="of the measured batches")
+    add("--batches", type=int, default=6, help="timed in each round")
+    add("--rounds", type=int, default=5, help="rounds of all presets")
+    flags = parser.parse_args(home.expanded(argv))
+    if min(vars(flags).values()) < 1:
+        parser.error("every number must be at least 1")
+    try:
+        measure(flags)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+"""The work on a data set: its folder, its processes, its progress, and its resumption.
+
+Everything is written to the folder NAME.preparing, which becomes NAME when all is done
+and verified. A finished task leaves its result there, so the same command goes on after
+a kill; what a task writes has another name until it is whole.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from input_pipeline.sources import prepared
+
+Result = dict[str, Any]
+"""The JSON values that a task returns; `images` counts them, `counts` by outcome."""
+_DONE, _LOCK, _PART = ".done", ".lock", ".part-of-prepare"
+_MARGIN = 1.1  # of an estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a data set is written: `final` in the end, `folder` until then.
+
+    Args:
+      final: the folder of the finished data set.
+      record: what prepared.json says from the start: the settings and the source. The
+        same record means the same work.
+    """
+
+    final: Path
+    record: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The folder until all is done."""
+        return self.final.with_name(f"{self.final.name}.preparing")
+
+    def is_finished(self) -> bool:
+        """Return whether the same work is already done.
+
+        Raises ValueError if there is something else, which would be overwritten.
+        """
+        if not self.final.exists() or _is_empty(self.final):
+            return False
+        there = prepared.read(self.final)
+        if there is not None and _same(there, self.record):
+            return True
+        what = (
+            "of another source or with other settings"
+            if there
+            else "by another program"
+        )
+        raise ValueError(
+            f"{self.final} exists and was written {what}: choose another --out, or remove "
+            "it"
+        )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, or continue in it; no other process may at the same time.
+
+        Raises ValueError if the folder holds other work, or another process has it.
+        """
+        if os.path.ismount(self.final):
+            raise ValueError(
+                f"{self.final} is the root of a disk, which cannot be replaced by the "
+                "finished folder: name a folder in it as --out"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / _LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another process is at work in {self.folder}: wait until it has ended"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            self._begin()
+            yield
+
+    def _begin(self) -> None:
+        there = prepared.read(self.folder)
+        if there is None and {p.name for p in self.folder.iterdir()} > {_LOCK}:
+            raise ValueError(
+                f"{self.folder} exists and was written by another program: choose another "
+                "--out, or remove it"
+            )
+        if there is not None and not _same(there, self.record):
+            raise ValueError(
+                f"{self.folder} was begun from another source or with other settings "
+                f"({_differing(there, self.record)}): give the same ones, or remove it"
+            )
+        if there is None:
+            write_json(self.folder / prepared.FILE, self.record)
+        (self.folder / _DONE).mkdir(exist_ok=True)
+        for path in self.folder.rglob(f"*{_PART}"):  # what a killed process left
+            path.unlink()
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Write the whole record, and give the folder its final name."""
+        shutil.rmtree(self.folder / _DONE)
+        write_json(self.folder / prepared.FILE, {**self.record, **facts})
+        (self.folder / _LOCK).unlink()
+        os.replace(self.folder, self.final)
+
+    def check_space(self, needed: float, tell: Callable[[str], None]) -> None:
+        """Raise ValueError if the disk lacks the bytes that are still to be written."""
+        there = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
+        rest = max(0, needed * _MARGIN - there)
+        disk = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        free = shutil.disk_usage(disk).free
+        if rest > free:
+            raise ValueError(
+                f"the data set will take about {in_words(needed)}, but the disk of "
+                f"{disk} has only {in_words(free)} free: free "
+                f"{in_words(rest - free)}, or choose another --out or a smaller "
+                "--short_side"
+            )
+        tell(f"about {in_words(needed)} will be written; {in_words(free)} are free")
+
+
+class Workers:
+    """Processes that do tasks; `with` ends them."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __enter__(self) -> "Workers":
+        # A fork of a process that has imported TensorFlow, and done nothing else, starts
+        # at once and shares its memory.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["input_pipeline.prepare.images"])
+        self._pool = ProcessPoolExecutor(
+            self.count, mp_context=context, initializer=_start_worker
+        )
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def each(
+        self, function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield (index of the task, its result), as they come.
+
+        Raises the error of a task; ValueError if a process was killed.
+        """
+        waiting: dict[Future[Result], int] = {}
+        rest = iter(enumerate(tasks))
+        try:
+            while True:
+                # Few at a time, so that an error need not wait for many others.
+                while len(waiting) < 2 * self.count and (task := next(rest, None)):
+                    waiting[self._pool.submit(function, *task[1])] = task[0]
+                if not waiting:
+                    return
+                ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool:
+            raise ValueError(
+                "one of the processes was killed, perhaps for want of memory: the same "
+                "command goes on, with fewer --workers if need be"
+            ) from None
+
+
+def _start_worker() -> None:
+    """Prepare a process: it takes no accelerator, and ends when its parent is gone."""
+    import tensorflow as tf
+    from PIL import Image
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    tf.config.set_visible_devices([], "GPU")
+    Image.MAX_IMAGE_PIXELS = None  # the user's own images are no attack
+    parent: Any = multiprocessing.parent_process()
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
+def kept(
+    place: Place,
+    workers: Workers,
+    function: Callable[..., Result],
+    tasks: Mapping[str, tuple[Any, ...]],
+    bar: tqdm,
+) -> Iterator[tuple[str, Result]]:
+    """Yield (name, result) of each task; those of an earlier start are not done again."""
+    open_tasks = []
+    for name in tasks:
+        path = place.folder / _DONE / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            bar.update(result["images"])
+            yield name, result
+        else:
+            open_tasks.append(name)
+    for index, result in workers.each(function, [tasks[name] for name in open_tasks]):
+        name = open_tasks[index]
+        write_json(place.folder / _DONE / f"{name}.json", result)
+        bar.update(result["images"])
+        yield name, result
+
+
+def progress(total: int, what: str) -> tqdm:
+    """Return a bar of images."""
+    return tqdm(desc=what, total=total, unit=" images", mininterval=1, smoothing=0)
+
+
+def spread(size: int, count: int) -> list[int]:
+    """Return at most `count` of the numbers below `size`, at equal distances."""
+    return [size * i // min(size, count) for i in range(min(size, count))]
+
+
+def added(results: Iterable[Result]) -> Result:
+    """Return the sums of the results' numbers: images, bytes and counts."""
+    total: Result = {"images": 0, "bytes_before": 0, "bytes_after": 0}
+    counts: Counter[str] = Counter()
+    for result in results:
+        for key in total:
+            total[key] += result[key]
+        counts.update(result["counts"])
+    return {**total, "counts": dict(sorted(counts.items()))}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under another name first, so that it is never half there."""
+    with whole(path) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write; afterwards it gets the name `path`."""
+    part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
+    yield part
+    os.replace(part, path)
+
+
+def in_words(count: float) -> str:
+    """Return a number of bytes for people."""
+    if count < 1000:
+        return f"{count:,.0f} bytes"
+    for unit in ("KB", "MB", "GB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:,.1f} {unit}"
+    return f"{count / 1000:,.1f} TB"
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _same(there: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    return not _differing(there, record)
+
+
+def _differing(there: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{key}: {there.get(key)!r} there, {value!r} now"
+        for key, value in json.loads(json.dumps(record)).items()
+        if there.get(key) != value
+    )

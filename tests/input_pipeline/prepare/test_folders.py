@@ -1,0 +1,264 @@
+"""A folder of images written once more: the same tree, order and labels."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from input_pipeline import sources
+from input_pipeline.prepare import __main__ as prepare
+from input_pipeline.prepare import folders, images
+from input_pipeline.sources import folder_layouts
+from tests.helpers.photographs import PHOTOGRAPHS, encode
+from tests.input_pipeline.prepare.conftest import resized
+
+SHORT = 100
+
+
+def arguments(source, out, *more):
+    flags = {"kind": "folder", "data_dir": source, "out": out, "short_side": SHORT}
+    return [x for k, v in flags.items() for x in (f"--{k}", str(v))] + list(more)
+
+
+def write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two splits of three classes, nested folders, other files, a link, other names."""
+    root = tmp_path / "photos"
+    kinds = [
+        ("1.jpg", "JPEG"),
+        ("10.JPEG", "JPEG"),
+        ("2.png", "PNG"),
+        ("x.webp", "WEBP"),
+    ]
+    for split in ("train", "val"):
+        for label, name in ((1, "10"), (2, "9"), (3, "5 or 6")):
+            for i, (file, kind) in enumerate(kinds):
+                photo = list(PHOTOGRAPHS.values())[(label + i) % 5]
+                write(root / split / name / file, encode(photo, kind))
+            small = encode(PHOTOGRAPHS["odd"][:90])
+            write(root / split / name / "session 1" / "small.jpg", small)
+    write(root / "train" / "9" / "clip.gif", encode(PHOTOGRAPHS["odd"], "GIF"))
+    write(root / "train" / "9" / "notes.txt", b"notes")
+    write(root / "train" / "9" / "._1.jpg", b"junk")
+    write(root / "README", b"about")
+    (root / "train" / "9" / "again").symlink_to(root / "val" / "10")
+    (root / "train" / "9" / "up").symlink_to(root / "train" / "9")
+    return root
+
+
+def files(root):
+    """name -> content of every file, without the link to a folder above it."""
+    found = {}
+    for path, inner, names in os.walk(root, followlinks=True):
+        inner[:] = [x for x in inner if x != "up"]
+        found |= {
+            str(Path(path, name).relative_to(root)): Path(path, name).read_bytes()
+            for name in names
+        }
+    return found
+
+
+def test_tree_names_order_labels_and_pixels(photos, tmp_path, inline, capsys):
+    before = files(photos)
+    out = tmp_path / "out"
+    assert prepare.main(arguments(photos, out)) == 0
+    assert "2 not an image, 1 of another format" in capsys.readouterr().out
+    after = files(out)
+    assert after.keys() - before.keys() == {"prepared.json"}
+    assert before.keys() - after.keys() == {"train/9/._1.jpg"}
+    for name in after.keys() - {"prepared.json"}:
+        if name.endswith(("small.jpg", ".txt", ".gif", "README")):
+            assert after[name] == before[name]
+            continue
+        old, new = (Image.open(root / name) for root in (photos, out))
+        assert old.format == new.format
+        share = SHORT / min(old.size)
+        assert new.size == tuple(round(side * share) for side in old.size)
+        error = np.asarray(new) - resized(np.asarray(old), new.size)
+        assert np.abs(error).mean() < 5
+    for split in ("train", "val[:50%]", "train[3:]+val"):
+        a, b = (
+            sources.open_source(kind="folder", data_dir=str(x), split=split)
+            for x in (photos, out)
+        )
+        assert len(a) == len(b)
+        assert a.class_names == b.class_names
+        np.testing.assert_array_equal(a.labels(), b.labels())
+        paths = [
+            [Path(x.path(i)).relative_to(root) for i in range(len(x))]
+            for x, root in ((a, photos), (b, out))
+        ]
+        assert paths[0] == paths[1]
+        assert a.prepared is None
+        assert b.prepared["short_side"] == SHORT
+        assert "images were resized to 100 before" in b.notices[-1]
+        assert len(b.notices) == len(a.notices) + 1
+    # The same command again finds it done.
+    assert prepare.main(arguments(photos, out)) == 0
+    assert "already prepared" in capsys.readouterr().out
+
+
+def test_other_layouts_stay_as_they_are(tmp_path, inline):
+    """Tiny ImageNet's lists, and ILSVRC's flat folders, of which one has no labels."""
+    data, root = encode(PHOTOGRAPHS["odd"]), tmp_path / "tiny"
+    write(root / "wnids.txt", b"n2\nn1\n")
+    write(root / "train" / "n1" / "images" / "a.JPEG", data)
+    write(root / "train" / "n2" / "images" / "b.JPEG", data)
+    write(root / "val" / "images" / "val_0.JPEG", data)
+    write(root / "val" / "val_annotations.txt", b"val_0.JPEG\tn2\t0\t0\t1\t1\n")
+    flat, round_ = tmp_path / "flat", tmp_path / "round"
+    write(round_ / "train" / "a" / "1.jpg", data)
+    write(round_ / "train" / "b" / "2.jpg", data)
+    (round_ / "train" / "b" / "up").symlink_to(round_)  # all images are of b, too
+    for split in ("val", "test"):
+        name = f"ILSVRC2012_{split}_00000003.JPEG"
+        write(flat / split / name, data)
+    for folder, split, count in (
+        (root, "val", 1),
+        (root, "train", 2),
+        (flat, "val", 1),
+        (round_, "train", 3),
+    ):
+        out = tmp_path / f"{folder.name}_{SHORT}"
+        assert prepare.main(arguments(folder, out)) == 0
+        labels = [
+            sources.open_source(kind="folder", data_dir=str(x), split=split).labels()
+            for x in (folder, out)
+        ]
+        np.testing.assert_array_equal(*labels)
+        assert len(labels[0]) == count
+    with Image.open(tmp_path / "flat_100" / "test" / name) as photo:
+        assert photo.height == SHORT
+
+
+def fails(capsys, argv):
+    assert prepare.main([str(x) for x in argv]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_damaged_file_is_named_or_left_in_its_place(
+    photos, tmp_path, inline, capsys, monkeypatch
+):
+    monkeypatch.setattr(folders, "_LENGTH", 3)
+    damaged, out = photos / "val" / "10" / "10.JPEG", tmp_path / "out"
+    damaged.write_bytes(damaged.read_bytes()[:4000])
+    line = fails(capsys, arguments(photos, out))
+    assert "10.JPEG is damaged (" in line
+    assert "--skip_damaged" in line
+    assert not out.exists()
+    done = []
+    smaller = images.smaller
+    monkeypatch.setattr(
+        images, "smaller", lambda data, *rest: done.append(data) or smaller(data, *rest)
+    )
+    assert prepare.main(arguments(photos, out, "--skip_damaged")) == 0
+    assert "2 damaged" in capsys.readouterr().out  # a link leads to it too
+    assert (out / "val" / "10" / "10.JPEG").read_bytes() == damaged.read_bytes()
+    # After the sample, what was done at the first start is not done again.
+    samples = sum(folder_layouts.is_image(name) for name in folders._tree(photos)[1])
+    assert 0 < len(done) - samples < samples
+
+
+def test_folders_that_are_refused(photos, tmp_path, inline, capsys, monkeypatch):
+    there = tmp_path / "there"
+    write(there / "mine.txt", b"precious")
+    line = fails(capsys, arguments(photos, there))
+    assert "written by another program: choose another --out" in line
+    assert files(there) == {"mine.txt": b"precious"}
+    for out in (photos, photos / "train" / "new", photos.parent):
+        line = fails(capsys, arguments(photos, out))
+        assert "must not be in one another" in line
+    assert "there is no folder" in fails(capsys, arguments(tmp_path / "no", "out"))
+    (tmp_path / "empty").mkdir()
+    assert "has no images" in fails(capsys, arguments(tmp_path / "empty", "out"))
+    line = fails(capsys, ["--kind", "folder", "--out", "out"])
+    assert "--kind folder needs --data_dir" in line
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "disk")
+    line = fails(capsys, arguments(photos, tmp_path / "disk"))
+    assert "is the root of a disk" in line
+    assert {p.name for p in tmp_path.iterdir()} == {"photos", "there", "empty"}
+
+
+def test_an_empty_folder_may_be_there(photos, tmp_path, inline):
+    (tmp_path / "out").mkdir()
+    assert prepare.main(arguments(photos, tmp_path / "out")) == 0
+    assert (tmp_path / "out" / "prepared.json").exists()
+
+
+def test_what_was_written_is_looked_at_again(
+    photos, tmp_path, inline, capsys, monkeypatch
+):
+    """A file that is lost, cut short or of another class."""
+    update = folders.work.kept
+
+    def harmed(harm):
+        def kept(place, *rest):
+            yield from update(place, *rest)
+            harm(place.folder / "train")
+
+        monkeypatch.setattr(folders.work, "kept", kept)
+        line = fails(capsys, arguments(photos, tmp_path / "out"))
+        shutil.rmtree(tmp_path / "out.preparing")
+        assert line.endswith("and start again")
+        return line
+
+    def cut(train):
+        path = train / "9" / "2.png"
+        path.write_bytes(path.read_bytes()[:20])
+
+    assert "(train/9/2.png)" in harmed(lambda train: (train / "9" / "2.png").unlink())
+    assert "2.png is not what was written" in harmed(cut)
+    # Labels that differ, though the tree is the same.
+    labels = folders.FolderSource.labels
+    monkeypatch.setattr(
+        folders.FolderSource, "labels", lambda x: labels(x) + ("preparing" in x.path(0))
+    )
+    assert "'train' has other labels" in harmed(lambda train: None)
+
+
+def test_help_names_what_is_kept(capsys):
+    with pytest.raises(SystemExit) as stop:
+        prepare.main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for words in ("--short_side", "to the byte", "after a kill", "data_dir"):
+        assert words in out
+    with pytest.raises(SystemExit) as stop:
+        prepare.main(["--name", "x", "--out", "y", "--quality", "101"])
+    assert stop.value.code == 2
+
+
+def test_progress_and_sizes_are_for_people():
+    from input_pipeline.prepare import work
+
+    sizes = [7, 1234, 5_600_000, 78e9, 1.2e12]
+    assert list(map(work.in_words, sizes)) == [
+        "7 bytes", "1.2 KB", "5.6 MB", "78.0 GB", "1.2 TB",
+    ]  # fmt: skip
+    assert work.spread(10, 4) == [0, 2, 5, 7]
+    assert work.spread(3, 9) == [0, 1, 2]
+    assert work.spread(0, 9) == []
+
+
+def test_the_resized_pictures_are_read_by_the_pipeline(photos, tmp_path, inline):
+    assert prepare.main(arguments(photos, tmp_path / "out")) == 0
+    source = sources.open_source(
+        kind="folder", data_dir=str(tmp_path / "out"), split="train"
+    )
+    for i in range(len(source)):
+        image = source.read(tf.constant(i, tf.int64))["image"]
+        decoded = tf.io.decode_image(image, 3, expand_animations=False)
+        assert min(decoded.shape[:2]) in (90, SHORT, 223)  # small, resized, GIF
