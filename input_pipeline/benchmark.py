@@ -24,6 +24,7 @@ PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
 """The flagship's preprocessing without the last keep."""
 _EXACT = "decode_jpeg_and_inception_crop(224, antialias=True, precise=True{})|flip_lr"
 PRESETS = {
+    "big_vision": PP,
     "big_vision, randaug off": PP.rpartition("|")[0],
     "fixed": _EXACT.format("") + "|randaug(2, 10, contrast='fixed')",
     "fixed, randaug off": _EXACT.format(""),
@@ -31,7 +32,7 @@ PRESETS = {
     + "|randaug(2, 10, contrast='fixed')",
     "mup_vit, randaug off": _EXACT.format(", sampler='torchvision'"),
 }
-"""The other presets of configs/vit_s16_i1k.py, mup_vit with crop=torchvision."""
+"""The presets of configs/vit_s16_i1k.py, mup_vit with crop=torchvision."""
 OTHERS = (
     "flip_lr",
     "resize((224, 224))",
@@ -143,7 +144,11 @@ def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[_Stage
         _Stage("(b) and resize", iter(with_pp(_touched(f"{decode}({size})"))._batches)),
         _Stage("(c) all of pp, uint8 batches", iter(whole._batches)),
         _Stage("(d) as numpy, on the device", on_device),
-        *(_Stage(name, iter(all_of(pp)._batches)) for name, pp in PRESETS.items()),
+        *(
+            _Stage(name, iter(all_of(preset)._batches))
+            for name, preset in PRESETS.items()
+            if preset != pp  # it is (c)
+        ),
     ]
 
 

@@ -2,9 +2,9 @@
 
 Photographs of several sizes are written as JPEGs, and prepared. For each size it prints
 the bytes of both, the images per second of each preset from both, in turns in one run,
-the time of a core that an image takes, and how far the pixels of an evaluation move. The photographs are random crops of
-scikit-learn's two; larger sizes are mosaics of such crops, so that every size has
-as much detail in a pixel.
+the time of a core that an image takes, and how far the pixels of an evaluation move. The
+photographs are random crops of scikit-learn's two; larger sizes are mosaics of such
+crops, so that every size has as much detail in a pixel.
 """
 
 import argparse
@@ -18,22 +18,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import home
+from input_pipeline import benchmark, home
 
 SIZES = ((400, 350), (500, 375), (1200, 900))
 """Width and height; ImageNet's mean is about the first."""
 _QUALITY = 96  # 114 KB at 500 x 375
-_CROP = "decode_jpeg_and_inception_crop"
-_EXACT = "area_min=5, antialias=True, precise=True"
 TRAIN = {
-    "crop alone": f"{_CROP}(224)",
-    "big_vision": f"{_CROP}(224)|flip_lr|randaug(2, 10)",
-    "fixed": f"{_CROP}(224, {_EXACT})|flip_lr|randaug(2, 10, contrast='fixed')",
-    "mup_vit, crop=torchvision": f"{_CROP}(224, {_EXACT}, sampler='torchvision')|flip_lr"
-    "|randaug(2, 10, contrast='fixed')",
-    "fixed, randaug=off": f"{_CROP}(224, {_EXACT})|flip_lr",
+    "crop and resize": "decode_jpeg_and_inception_crop(224)",
+    **{name: pp for name, pp in benchmark.PRESETS.items() if "randaug off" not in name},
+    "fixed, randaug off": benchmark.PRESETS["fixed, randaug off"],
 }
-"""The preprocessing of the flagship's presets, without the last keep."""
 EVALUATE = {
     "big_vision": "decode|resize_small(256, method='area', antialias=False)"
     "|central_crop(224)",

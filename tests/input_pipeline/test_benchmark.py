@@ -39,7 +39,7 @@ def test_a_run_prints_every_stage_and_op(tmp_path, monkeypatch, capsys):
     figures = json.loads(path.read_text())
     names = [row["stage"] for row in figures["stages"]]
     assert [name[:3] for name in names[:4]] == ["(a)", "(b)", "(c)", "(d)"]
-    assert names[4:] == list(benchmark.PRESETS)
+    assert names[4:] == list(benchmark.PRESETS)  # pp is none of them
     assert figures["stages"][0]["fraction of (a)"] == 1
     for row in figures["stages"]:
         assert row["stage"] in out
@@ -53,12 +53,3 @@ def test_a_run_prints_every_stage_and_op(tmp_path, monkeypatch, capsys):
 def test_a_wrong_op_is_one_sentence(capsys):
     assert benchmark.main(["--pp", "decod"]) == 1
     assert "did you mean 'decode'" in capsys.readouterr().err
-
-
-def test_the_default_is_the_flagships_pp():
-    from configs import vit_s16_i1k
-
-    flagship = vit_s16_i1k.get_config().input.pp.split("|keep")[0]
-    names = [part.split("(")[0] for part in flagship.split("|")]
-    assert names == [part.split("(")[0] for part in benchmark.PP.split("|")]
-    assert "randaug(2, 10" in flagship

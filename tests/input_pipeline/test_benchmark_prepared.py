@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from configs import vit_s16_i1k
-from input_pipeline import benchmark_prepared
+from input_pipeline import benchmark, benchmark_prepared
 
 
 @pytest.mark.parametrize("size", [(400, 350), (1200, 900)])
@@ -24,20 +24,15 @@ def test_the_photographs_have_the_size_and_are_the_same_each_time(tmp_path, size
             assert path.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("name", "argument"),
-    [
-        ("big_vision", ""),
-        ("fixed", "preset=fixed"),
-        ("mup_vit, crop=torchvision", "preset=mup_vit,crop=torchvision"),
-        ("fixed, randaug=off", "preset=fixed,randaug=off"),
-    ],
-)
-def test_the_presets_are_the_flagships(name, argument):
+@pytest.mark.parametrize("name", benchmark.PRESETS)
+def test_the_presets_are_the_flagships(name):
     """As what they do: the same ops with the same arguments, defaults included."""
     from input_pipeline import ops
 
-    config = vit_s16_i1k.get_config(argument)
+    preset, *off = name.split(", ")
+    crop = ",crop=torchvision" if preset == "mup_vit" else ""
+    randaug = ",randaug=off" if off else ""
+    config = vit_s16_i1k.get_config(f"preset={preset}{crop}{randaug}")
 
     def after(spec):
         data = tf.io.encode_jpeg(
@@ -47,7 +42,7 @@ def test_the_presets_are_the_flagships(name, argument):
         features["batch_seed"] = features["seed"]
         return ops.get_preprocess_fn(spec)(features)["image"].numpy()
 
-    ours = after(benchmark_prepared.TRAIN[name] + "|keep('image', 'label')")
+    ours = after(benchmark.PRESETS[name] + "|keep('image', 'label')")
     np.testing.assert_array_equal(ours, after(config.input.pp))
     if name in benchmark_prepared.EVALUATE:
         spec = config.evals.val.pp_fn.replace("|keep('image', 'label')", "")
@@ -75,7 +70,7 @@ def test_it_prints_bytes_rates_and_pixels(monkeypatch, capsys):
     monkeypatch.setattr(work, "Workers", Inline)
     monkeypatch.setattr(benchmark_prepared, "SIZES", ((90, 60),))
     pp = "decode_jpeg_and_inception_crop(16)"
-    monkeypatch.setattr(benchmark_prepared, "TRAIN", {"crop alone": pp})
+    monkeypatch.setattr(benchmark_prepared, "TRAIN", {"crop and resize": pp})
     argv = "--short_side 40 --images 4 --batch_size 4 --batches 1 --rounds 1"
     assert benchmark_prepared.main(argv.split()) == 0
     out = capsys.readouterr().out
