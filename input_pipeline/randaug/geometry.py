@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import tensorflow as tf
+
+from input_pipeline import warps
 
 Interpolation = Literal["nearest", "bilinear"]
 Number = tf.Tensor | float | int  # a Python number or a scalar tensor
@@ -65,7 +66,8 @@ def project(
     """
     fixed = not any(isinstance(value, tf.Tensor) for value in matrix)
     if interpolation == "nearest" and fixed and applies(image):
-        return _look_up(image, _pixel_map(image.shape.as_list(), matrix), fill)
+        height, width, _ = image.shape.as_list()
+        return _look_up(image, warps.pixel_map(height, width, matrix), fill)
     row = [tf.cast(value, tf.float32) for value in [*matrix, 0.0, 0.0]]
     smooth = interpolation == "bilinear" and image.dtype.is_integer
     out = tf.raw_ops.ImageProjectiveTransformV3(
@@ -80,23 +82,6 @@ def project(
     return tf.cast(tf.round(out), image.dtype) if smooth else out
 
 
-def _pixel_map(shape: list[Any], matrix: list[Any]) -> np.ndarray:
-    """Return the number, y * width + x, of the pixel that each output shows, int32.
-
-    height * width means a position outside.
-    """
-    height, width, _ = shape
-    a, b, c, d, e, f = (np.float32(value) for value in matrix)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    # Round half away from zero on exact values: adding 0.5 in float32 could round up.
-    column, row = (
-        np.trunc(v.astype(np.float64) + np.copysign(0.5, v))
-        for v in (a * x + b * y + c, d * x + e * y + f)
-    )
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return np.where(inside, row * width + column, height * width).astype(np.int32)
-
-
 @compiled
 def _look_up(image: tf.Tensor, pixels: Any, fill: float | int) -> tf.Tensor:
     flat = tf.reshape(image, [-1, image.shape[-1]])
@@ -107,12 +92,11 @@ def _look_up(image: tf.Tensor, pixels: Any, fill: float | int) -> tf.Tensor:
 def rotation(image: tf.Tensor, degrees: Number) -> list[Number]:
     """Return the matrix of a rotation about ((w - 1) / 2, (h - 1) / 2).
 
-    The rotation is counter-clockwise. The operations and their order are those of
-    tfa.image.rotate, to the last bit.
+    It is that of `warps.rotation`, also for images of unknown size and for tensors.
     """
     if image.shape[:2].is_fully_defined() and not isinstance(degrees, tf.Tensor):
-        with tf.init_scope():  # Python numbers, also while a graph is traced
-            return [float(value) for value in _rotation(image, degrees)]
+        height, width = image.shape.as_list()[:2]
+        return list(warps.rotation(height, width, degrees))
     return _rotation(image, degrees)
 
 

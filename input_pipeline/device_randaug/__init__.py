@@ -1,0 +1,193 @@
+"""RandAugment inside the jitted step: the host's `randaug`, to the uint8 value.
+
+It reads the plans that the host draws. A layer is one pass over all images, in which
+each has its own table of values and its own map of pixels. The five ops that look at
+whole images run before it, on their rows alone: `_on_rows`.
+
+It is for the rows of one device. On several, call it inside shard_map.
+
+Shapes: b images, h w, n = h * w pixels, l layers.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32, UInt8, UInt32
+
+from input_pipeline import layers
+from input_pipeline.device_randaug import ops, tables
+from input_pipeline.device_randaug.tables import Tables
+from input_pipeline.layers import NAMES
+
+MOST_PIXELS = 2**20  # the tables have 11 numbers a pixel
+
+
+class Policy(NamedTuple):
+    """A policy on the devices: fn(images, plans) -> images, with its number of words."""
+
+    apply: Callable[[Any, Any], Any]
+    words: int
+
+
+def randaug(
+    num_layers: int = 2,
+    magnitude: float | int = 10,
+    contrast: Literal["legacy", "fixed"] = "legacy",
+    fill: int = 128,
+    interpolation: Literal["nearest", "bilinear"] = "nearest",
+) -> Policy:
+    """Return the policy for batches of uint8 images [b, h, w, 3], plans uint32 [b, l].
+
+    The arguments are those of the host's op.
+    """
+    layers.check(num_layers, magnitude, fill)
+    if interpolation != "nearest":
+        raise ValueError(
+            f"on the devices interpolation must be 'nearest', got {interpolation!r}: put "
+            "randaug into pp instead"
+        )
+
+    def apply(image: Any, plan: Any) -> Any:
+        _check_images(image)
+        _, height, width, _ = image.shape
+        t = tables.build(height, width, float(magnitude), contrast, fill)
+        with jax.named_scope("randaug"):
+            pixels = ops.pack(image)
+            for number in range(num_layers):
+                pixels = _layer(pixels, plan[:, number], t, height, width)
+            return ops.unpack(pixels).reshape(image.shape)
+
+    return Policy(apply, num_layers)
+
+
+def _check_images(image: Any) -> None:
+    if image.dtype != jnp.uint8 or image.ndim != 4 or image.shape[-1] != 3:
+        raise ValueError(
+            "randaug takes uint8 images [b, h, w, 3], got "
+            f"{image.dtype.name} {list(image.shape)}: put it before value_range, and "
+            "resize or crop to one size in pp"
+        )
+    height, width = image.shape[1:3]
+    if not 0 < height * width <= MOST_PIXELS:
+        raise ValueError(
+            f"on the devices randaug has tables for images of 1 to {MOST_PIXELS:,} "
+            f"pixels, got {height} x {width}: put it into pp instead"
+        )
+
+
+def _layer(
+    pixels: UInt32[Array, "b n"],
+    word: UInt32[Array, " b"],
+    t: Tables,
+    height: int,
+    width: int,
+) -> UInt32[Array, "b n"]:
+    """Apply one layer: to each image the op that its word says."""
+    [drawn] = layers.read_plan([word], height, width)
+    op, negate = drawn.op.astype(jnp.int32), drawn.negate.astype(jnp.int32)
+    lookups = ops.at(t.values, op)
+    lookups = jnp.broadcast_to(lookups[:, None], (len(op), 3, 256))
+    pixels, lookups = _on_rows(pixels, lookups, op, t, height, width)
+    pixels = _moved(pixels, ops.at(t.which, negate, op), t)
+    row = jnp.arange(len(op))[:, None]
+    changed = ops.joined(
+        [ops.at(lookups[:, c], row, ops.channel(pixels, c)) for c in range(3)]
+    )
+    y, x = (place.astype(jnp.int32)[:, None, None] for place in drawn.centre)
+    rows, columns = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
+    hidden = (rows >= y - t.cutout) & (rows < y + t.cutout)
+    hidden &= (columns >= x - t.cutout) & (columns < x + t.cutout)
+    hidden &= (op == NAMES.index("Cutout"))[:, None, None]
+    return jnp.where(hidden.reshape(pixels.shape), _grey(t.fill), changed)
+
+
+def _grey(fill: int) -> Array:
+    return jnp.uint32(fill * 0x010101)
+
+
+def _moved(
+    pixels: UInt32[Array, "b n"], which: Int32[Array, " b"], t: Tables
+) -> UInt32[Array, "b n"]:
+    """Look each pixel up where the image's map says."""
+    n = pixels.shape[1]
+    row, place = jnp.arange(len(which))[:, None], jnp.arange(n)[None]
+    source = ops.at(t.maps, which[:, None], place).astype(jnp.int32)
+    found = ops.at(pixels, row, jnp.minimum(source, n - 1))
+    return jnp.where(source == n, _grey(t.fill), found)
+
+
+def _on_rows(
+    pixels: UInt32[Array, "b n"],
+    lookups: UInt8[Array, "b 3 256"],
+    op: Int32[Array, " b"],
+    t: Tables,
+    height: int,
+    width: int,
+) -> tuple[UInt32[Array, "b n"], UInt8[Array, "b 3 256"]]:
+    """Return pixels and lookups after the ops that look at whole images.
+
+    Each round takes some rows of each op, mostly all of them; the loop goes on until
+    none is left.
+    """
+    b = len(op)
+    at_once = _usual(b)
+    tabled = {"AutoContrast": ops.autocontrast, "Equalize": ops.equalize}
+    if t.contrast == "fixed":
+        tabled["Contrast"] = ops.contrast
+    whole = {
+        "Color": ops.color,
+        "Sharpness": lambda rows, t: ops.sharpness(rows, t, height, width),
+    }
+    mine = {name: op == NAMES.index(name) for name in (*tabled, *whole)}
+    most = jnp.max(jnp.stack([jnp.sum(mask) for mask in mine.values()]))
+
+    def one_round(state: Any) -> Any:
+        done, pixels, lookups = state
+        for name, function in tabled.items():
+            source, target = _some(mine[name], done, at_once)
+            new = function(ops.at(pixels, source), t)
+            lookups = _put(lookups, target, new)
+        for name, function in whole.items():
+            source, target = _some(mine[name], done, at_once)
+            new = function(ops.at(pixels, source), t)
+            pixels = _put(pixels, target, new)
+        return done + at_once, pixels, lookups
+
+    def left(state: Any) -> Any:
+        return state[0] < most
+
+    _, pixels, lookups = jax.lax.while_loop(
+        left, one_round, (jnp.int32(0), pixels, lookups)
+    )
+    return pixels, lookups
+
+
+def _usual(b: int) -> int:
+    """Return a number that rows of one op, of b images, exceed in 1 of 10,000 layers."""
+    share = 1 / len(NAMES)
+    spread = math.sqrt(b * share * (1 - share))
+    return min(b, math.ceil(b * share + 4 * spread))
+
+
+def _some(
+    mask: Bool[Array, " b"], done: Array, count: int
+) -> tuple[Int32[Array, " k"], Int32[Array, " k"]]:
+    """Return the next `count` rows of a mask, after `done`: to read, and to write.
+
+    Where there are fewer, row 0 is read, and a row beyond the last is not written. Each
+    row is compared with each number, since sorting and scattering are slower.
+    """
+    b = len(mask)
+    number = done + jnp.arange(count)
+    rank = jnp.cumsum(mask) - 1
+    hit = mask[None] & (rank[None] == number[:, None])
+    source = jnp.sum(jnp.where(hit, jnp.arange(b)[None], 0), 1)
+    missing = number > rank[-1]
+    return source, jnp.where(missing, b + jnp.arange(count), source)
+
+
+def _put(whole: Array, target: Int32[Array, " k"], rows: Array) -> Array:
+    return whole.at[target].set(rows, mode="drop", unique_indices=True)
