@@ -55,9 +55,12 @@ def randaug(
         _, height, width, _ = image.shape
         t = tables.build(height, width, float(magnitude), contrast, fill)
         with jax.named_scope("randaug"):
-            pixels = ops.pack(image)
-            for number in range(num_layers):
-                pixels = _layer(pixels, plan[:, number], t, height, width)
+            # A loop, since the compiler takes seconds for a layer.
+            pixels, _ = jax.lax.scan(
+                lambda pixels, word: (_layer(pixels, word, t, height, width), None),
+                ops.pack(image),
+                plan[:, :num_layers].T,
+            )
             return ops.unpack(pixels).reshape(image.shape)
 
     return Policy(apply, num_layers)
@@ -132,8 +135,7 @@ def _on_rows(
     Each round takes some rows of each op, mostly all of them; the loop goes on until
     none is left.
     """
-    b = len(op)
-    at_once = _usual(b)
+    at_once = _usual(len(op))
     tabled = {"AutoContrast": ops.autocontrast, "Equalize": ops.equalize}
     if t.contrast == "fixed":
         tabled["Contrast"] = ops.contrast
@@ -141,27 +143,31 @@ def _on_rows(
         "Color": ops.color,
         "Sharpness": lambda rows, t: ops.sharpness(rows, t, height, width),
     }
-    mine = {name: op == NAMES.index(name) for name in (*tabled, *whole)}
-    most = jnp.max(jnp.stack([jnp.sum(mask) for mask in mine.values()]))
+    mine = [op == NAMES.index(name) for name in (*tabled, *whole)]
+    most = jnp.max(jnp.stack([jnp.sum(mask) for mask in mine]))
 
     def one_round(state: Any) -> Any:
         done, pixels, lookups = state
-        for name, function in tabled.items():
-            source, target = _some(mine[name], done, at_once)
-            new = function(ops.at(pixels, source), t)
-            lookups = _put(lookups, target, new)
-        for name, function in whole.items():
-            source, target = _some(mine[name], done, at_once)
-            new = function(ops.at(pixels, source), t)
-            pixels = _put(pixels, target, new)
+        places = [_some(mask, done, at_once) for mask in mine]
+        sources, valid = map(jnp.concatenate, zip(*places, strict=True))
+        # A row beyond the last is not written; each of them is another one.
+        targets = jnp.where(valid, sources, len(op) + jnp.arange(len(sources)))
+        # Read all before anything is written, or XLA copies the whole batch.
+        rows = jnp.split(ops.at(pixels, sources), len(mine))
+        here, there = jnp.split(targets, [at_once * len(tabled)])
+        made = [f(r, t) for f, r in zip(tabled.values(), rows, strict=False)]
+        lookups = _put(lookups, here, jnp.concatenate(made))
+        made = [
+            f(r, t) for f, r in zip(whole.values(), rows[len(tabled) :], strict=True)
+        ]
+        pixels = _put(pixels, there, jnp.concatenate(made))
         return done + at_once, pixels, lookups
 
     def left(state: Any) -> Any:
         return state[0] < most
 
-    _, pixels, lookups = jax.lax.while_loop(
-        left, one_round, (jnp.int32(0), pixels, lookups)
-    )
+    start = jnp.int32(0), pixels, lookups
+    _, pixels, lookups = jax.lax.while_loop(left, one_round, start)
     return pixels, lookups
 
 
@@ -174,19 +180,17 @@ def _usual(b: int) -> int:
 
 def _some(
     mask: Bool[Array, " b"], done: Array, count: int
-) -> tuple[Int32[Array, " k"], Int32[Array, " k"]]:
-    """Return the next `count` rows of a mask, after `done`: to read, and to write.
+) -> tuple[Int32[Array, " k"], Bool[Array, " k"]]:
+    """Return the next `count` rows of a mask, after `done`, and whether there are any.
 
-    Where there are fewer, row 0 is read, and a row beyond the last is not written. Each
-    row is compared with each number, since sorting and scattering are slower.
+    Row 0 stands for those that are missing. Each row is compared with each number, since
+    sorting and scattering are slower.
     """
-    b = len(mask)
     number = done + jnp.arange(count)
     rank = jnp.cumsum(mask) - 1
     hit = mask[None] & (rank[None] == number[:, None])
-    source = jnp.sum(jnp.where(hit, jnp.arange(b)[None], 0), 1)
-    missing = number > rank[-1]
-    return source, jnp.where(missing, b + jnp.arange(count), source)
+    rows = jnp.sum(jnp.where(hit, jnp.arange(len(mask))[None], 0), 1)
+    return rows, number <= rank[-1]
 
 
 def _put(whole: Array, target: Int32[Array, " k"], rows: Array) -> Array:
