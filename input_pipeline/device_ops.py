@@ -244,6 +244,16 @@ def in_two(spec: str) -> tuple[Preprocess | None, Preprocess]:
     return (augment if end else None), rest
 
 
+def check_once(pp: str, device_pp: str) -> None:
+    """Raise ValueError if both specs apply randaug."""
+    own = [c for c in spec_lib.parse(pp) if c.name == "randaug"]
+    if own and "randaug" in spec_lib.names(device_pp):
+        raise ValueError(
+            f"randaug is in pp and in device_pp, so that images would get the same ops "
+            f"twice: in pp write randaug_plan in place of {own[0].text}"
+        )
+
+
 def _in_turn(calls: list[spec_lib.OpCall], positions: range) -> Preprocess:
     """Return the function of the calls at some positions, one after the other."""
     ops = [(calls[position], _build(calls, position)) for position in positions]

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int32, UInt8, UInt32
 
 from input_pipeline import layers
@@ -22,14 +23,16 @@ from input_pipeline.device_randaug import ops, tables
 from input_pipeline.device_randaug.tables import Tables
 from input_pipeline.layers import NAMES
 
+_GREY = np.uint32(0x010101)
 MOST_PIXELS = 2**20  # the tables have 11 numbers a pixel
 
 
 class Policy(NamedTuple):
-    """A policy on the devices: fn(images, plans) -> images, with its number of words."""
+    """A policy on the devices, as plans.Policy is one on the host."""
 
-    apply: Callable[[Any, Any], Any]
-    words: int
+    words: int  # that it reads
+    apply: Callable[[Any, Any], Any]  # fn(images, plans) -> images
+    explain: Callable[[np.ndarray], list[str]]  # of the plan of one image
 
 
 def randaug(
@@ -54,16 +57,27 @@ def randaug(
         _check_images(image)
         _, height, width, _ = image.shape
         t = tables.build(height, width, float(magnitude), contrast, fill)
-        with jax.named_scope("randaug"):
-            # A loop, since the compiler takes seconds for a layer.
-            pixels, _ = jax.lax.scan(
-                lambda pixels, word: (_layer(pixels, word, t, height, width), None),
-                ops.pack(image),
-                plan[:, :num_layers].T,
-            )
-            return ops.unpack(pixels).reshape(image.shape)
+        return applied(image, plan[:, :num_layers], t)
 
-    return Policy(apply, num_layers)
+    def explain(plan: np.ndarray) -> list[str]:
+        return layers.explain(plan[:num_layers], float(magnitude))
+
+    return Policy(num_layers, apply, explain)
+
+
+def applied(
+    image: UInt8[Array, "b h w 3"], plan: UInt32[Array, "b l"], t: Tables
+) -> UInt8[Array, "b h w 3"]:
+    """Return the images after all layers of their plans, by the tables of their size."""
+    _, height, width, _ = image.shape
+    with jax.named_scope("randaug"):
+        # A loop, since the compiler takes seconds for a layer.
+        pixels, _ = jax.lax.scan(
+            lambda pixels, word: (_layer(pixels, word, t, height, width), None),
+            ops.pack(image),
+            plan.T,
+        )
+        return ops.unpack(pixels).reshape(image.shape)
 
 
 def _check_images(image: Any) -> None:
@@ -104,11 +118,7 @@ def _layer(
     hidden = (rows >= y - t.cutout) & (rows < y + t.cutout)
     hidden &= (columns >= x - t.cutout) & (columns < x + t.cutout)
     hidden &= (op == NAMES.index("Cutout"))[:, None, None]
-    return jnp.where(hidden.reshape(pixels.shape), _grey(t.fill), changed)
-
-
-def _grey(fill: int) -> Array:
-    return jnp.uint32(fill * 0x010101)
+    return jnp.where(hidden.reshape(pixels.shape), t.fill * _GREY, changed)
 
 
 def _moved(
@@ -119,7 +129,7 @@ def _moved(
     row, place = jnp.arange(len(which))[:, None], jnp.arange(n)[None]
     source = ops.at(t.maps, which[:, None], place).astype(jnp.int32)
     found = ops.at(pixels, row, jnp.minimum(source, n - 1))
-    return jnp.where(source == n, _grey(t.fill), found)
+    return jnp.where(source == n, t.fill * _GREY, found)
 
 
 def _on_rows(

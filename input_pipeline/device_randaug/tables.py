@@ -36,8 +36,8 @@ class Tables(NamedTuple):
     maps: np.ndarray
     # [2, 16] int32: the map of each op, not negated and negated.
     which: np.ndarray
-    cutout: int  # half of the side
-    fill: int
+    cutout: np.ndarray  # half of the side, int32
+    fill: np.ndarray  # 0 to 255, uint32
     contrast: str  # "legacy" or "fixed"
 
 
@@ -54,8 +54,8 @@ def build(height: int, width: int, level: float, contrast: str, fill: int) -> Ta
         smooth=smooth(),
         maps=maps,
         which=which,
-        cutout=min(int(arguments["Cutout"][0]), 2**20),
-        fill=fill,
+        cutout=np.asarray(min(arguments["Cutout"][0], 2**20), np.int32),
+        fill=np.asarray(fill, np.uint32),
         contrast=contrast,
     )
 

@@ -1,8 +1,8 @@
 """The training step and the evaluation step: pure functions of state, batch and key.
 
-One jitted training step pairs the rows for mixup (on the uint8 batch), splits them into
-microbatches, computes device_pp -> mix -> forward -> backward for each microbatch, and
-makes one update.
+One jitted training step augments the uint8 batch, pairs its rows for mixup, splits them
+into microbatches, computes device_pp -> mix -> forward -> backward for each microbatch,
+and makes one update.
 
 Shapes: b rows of the global batch, h w c image, k classes.
 """
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from vitjax.devices.sharding import (
@@ -78,6 +79,19 @@ def make_prepare(
         return mixup_lib.mix(finish(own), finish(partner), lam)
 
     return prepare
+
+
+def _augmented(
+    augment: Callable[[Features], Features] | None, batch: Features, mesh: Mesh
+) -> Features:
+    """Return the batch after `augment`, which each device computes for its own rows."""
+    if augment is None:
+        return batch
+    axes = mesh.axis_names
+    own_rows = jax.shard_map(
+        augment, mesh=mesh, in_specs=P(axes), out_specs=P(axes), check_vma=False
+    )
+    return own_rows(batch)
 
 
 def _pair(
@@ -184,6 +198,7 @@ def make_train_step(
     mesh: Mesh,
     mixup: Mapping[str, Any] | None = None,
     accum_freq: int = 1,
+    augment: Callable[[Features], Features] | None = None,
     device_pp: Callable[[Features], Features] | None = None,
     label_smoothing: int | float = 0.0,
     class_weights: Sequence[int | float] | None = None,
@@ -200,7 +215,8 @@ def make_train_step(
       mesh: the batch is split over all its axes.
       mixup, ema: keyword arguments of `mixup.check` and `ema.make_update`, or None.
       accum_freq: microbatches per device and update.
-      device_pp: see `make_prepare`; it runs inside the step, once per microbatch.
+      augment: maps the features of any rows; it runs once, before rows are paired.
+      device_pp: see `make_prepare`; it runs after it, once per microbatch.
       frozen: tree of bools; gradients of True leaves are set to zero, also in l2_grads.
       state_sharding: NamedShardings from `init_state`; None means replicated.
       matmul_precision: see `vitjax.step.at_precision`. compiler_options: XLA's.
@@ -221,7 +237,7 @@ def make_train_step(
         state: TrainState, batch: Features, key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
         mix_key, model_key = step_keys(key, state.step)
-        rows, lam = _pair(batch, mix_key, mesh, mix)
+        rows, lam = _pair(_augmented(augment, batch, mesh), mix_key, mesh, mix)
         scale = state.loss_scale
         value_and_grad = jax.value_and_grad if scale is None else scale.value_and_grad
 
@@ -262,6 +278,7 @@ def make_preview(
     *,
     mesh: Mesh,
     mixup: Mapping[str, Any] | None = None,
+    augment: Callable[[Features], Features] | None = None,
     device_pp: Callable[[Features], Features] | None = None,
     rows: int = 32,
 ) -> Callable[[Features, Any, Any], tuple[Array, Array]]:
@@ -274,7 +291,7 @@ def make_preview(
 
     def preview(batch: Features, key: Any, step: Any) -> tuple[Array, Array]:
         mix_key, _ = step_keys(key, step)
-        both, lam = _pair(batch, mix_key, mesh, mix)
+        both, lam = _pair(_augmented(augment, batch, mesh), mix_key, mesh, mix)
         # Cut first: a float copy of the whole batch may not fit in memory.
         return prepare(jax.tree.map(lambda x: x[:rows], both), lam)
 
