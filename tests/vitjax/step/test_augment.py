@@ -51,7 +51,7 @@ def test_a_step_is_that_on_images_augmented_before(mesh, augment, strategy, accu
             ]  # fmt: skip
             assert not [line for line in moved if "u8[" in line or "u32[" in line]
             assert bool(moved) is (strategy == FSDP)
-        state, metrics = compiled(state, batch, key)
+        state, metrics = jax.block_until_ready(compiled(state, batch, key))
         _, again = compiled(state, batch, key)
         rows[inside] = jax.device_get((metrics, again))
     for ours, theirs in zip(*map(jax.tree.leaves, rows.values()), strict=True):
