@@ -5,13 +5,14 @@ accumulation, metrics) on synthetic images. It does not need TensorFlow.
 """
 
 import argparse
+import ast
 import itertools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def flagship(
     model: dict[str, Any] | None = None,
     matmul_precision: str | None = None,
     sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),),
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """Return the experiment of configs/vit_s16_i1k.py, as far as its step needs it.
 
@@ -74,6 +76,7 @@ def flagship(
         accum_freq=accum_freq,
         matmul_precision=matmul_precision,
         sharding_strategy=sharding_strategy,
+        compiler_options=compiler_options,
         optimizer={
             "optax_name": "scale_by_adam",
             "optax": {"mu_dtype": "bfloat16"},
@@ -226,6 +229,17 @@ def measure(
     }
 
 
+def _option(text: str) -> tuple[str, Any]:
+    """Parse NAME=VALUE of --compiler_options."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=commands.called("vitjax.benchmark"),
@@ -260,6 +274,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
+    add(
+        "--compiler_options",
+        nargs="+",
+        type=_option,
+        default=[],
+        metavar="NAME=VALUE",
+        help="XLA's, as the config's key: xla_gpu_enable_triton_gemm=True",
+    )
     add("--trace", type=Path, metavar="DIR", help="also write a profile into DIR")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     add(
@@ -289,6 +311,7 @@ def _case(flags: argparse.Namespace, variant: str, precision: str | None) -> Exp
         accum_freq=flags.accum_freq,
         matmul_precision=matmul,
         sharding_strategy=((".*", strategy),),
+        compiler_options=dict(flags.compiler_options),
         model={
             **dtypes,
             "attn_impl": flags.attn_impl,

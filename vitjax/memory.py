@@ -28,6 +28,13 @@ GENERAL = (
 )
 
 
+def doubled(accum_freq: int, batch_size: int, devices: int) -> Iterator[int]:
+    """Yield `accum_freq` and its doubles, as long as they divide the batch."""
+    while batch_size % (accum_freq * devices) == 0:
+        yield accum_freq
+        accum_freq *= 2
+
+
 def limit(device: Any) -> float | None:
     """Return the bytes that a program may take on a device; None if JAX cannot tell."""
     found = (device.memory_stats() or {}).get("bytes_limit")
@@ -105,11 +112,7 @@ def _candidates(
 
     That is so for the last number of microbatches, and for all that follows it.
     """
-    accums = []
-    accum = 2 * e.accum_freq
-    while batch_size % (accum * built.mesh.size) == 0:
-        accums.append(accum)
-        accum *= 2
+    accums = list(doubled(2 * e.accum_freq, batch_size, built.mesh.size))
     flags: list[str] = []
     for accum in accums:
         e = dataclasses.replace(e, accum_freq=accum)

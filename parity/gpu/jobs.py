@@ -18,6 +18,7 @@ PYTEST = (
     "-p", "no:cacheprovider",
 )  # fmt: skip
 TESTS = "tests/parity/gpu"
+TRITON = "xla_gpu_enable_triton_gemm=True"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +46,18 @@ def vitjax(
     *,
     image_size: int = 224,
     steps: int = 20,
+    option: str = "",
 ) -> Job:
-    """Return the job that times vitjax's step."""
+    """Return the job that times vitjax's step, with an option of XLA, NAME=VALUE."""
+    options = (f"--compiler_options={option}",) if option else ()
     return Job(
-        f"vitjax {model} {precision} {attn_impl}, batch {batch_size}",
+        f"vitjax {model} {precision} {attn_impl}, batch {batch_size}"
+        f"{option and ', ' + option}",
         "speed",
         (
             "vitjax.benchmark", f"--model={model}", f"--precision={precision}",
             f"--attn_impl={attn_impl}", f"--batch_size={batch_size}",
-            f"--image_size={image_size}", f"--steps={steps}", "--json=",
+            f"--image_size={image_size}", f"--steps={steps}", *options, "--json=",
         ),
     )  # fmt: skip
 
@@ -110,6 +114,8 @@ def full(chip: str | None) -> Sequence[Sequence[Job]]:
         together.append(Job(name, "memory", command))
     timed = [
         vitjax("S/16", "bfloat16_all", "cudnn", 1024),
+        # XLA's own products instead of cuBLASLt's.
+        vitjax("S/16", "bfloat16_all", "cudnn", 1024, option=TRITON),
         TRACE,
         vitjax("S/16", "tf32", "flax", 1024),
         vitjax("S/16", "float32", "flax", 1024),

@@ -4,13 +4,16 @@ import json
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from vitjax import benchmark, program
 from vitjax.config.experiment import from_config
 from vitjax.config.files import load
+from vitjax.devices import sharding
 from vitjax.estimate import at_hand
+from vitjax.step.flops import forward_flops
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +85,66 @@ def test_a_precision_sets_the_dtypes_and_the_precision_of_products(capsys):
             for key in ("dtype_mm", "residual_dtype", "softmax_dtype"):
                 assert seen.get(key) == config["model"].get(key)
             assert seen["matmul"] == config.get("matmul_precision")
+
+
+def test_options_of_xla_are_those_of_the_config(capsys):
+    argv = ["--model=mu/16", "--batch_size=8", "--image_size=32", "--steps=1"]
+    seen = []
+
+    def measured(e, **_):
+        seen.append(e.compiler_options)
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "measure", measured)
+        given = ("--compiler_options", "xla_a=True", "xla_b=3", "xla_c=fast")
+        assert benchmark.main([*argv, *given]) == 0
+    assert seen == [{"xla_a": True, "xla_b": 3, "xla_c": "fast"}]
+    capsys.readouterr()
+    assert benchmark.main([*argv, "--compiler_options", "xla_no_such=1"]) == 1
+    assert "xla_no_such" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        benchmark.main([*argv, "--compiler_options", "xla_a"])
+    assert "expected NAME=VALUE, got 'xla_a'" in capsys.readouterr().err
+
+
+@pytest.mark.aot
+def test_it_compiles_for_absent_chips(absent, tmp_path, capsys):
+    """Every chip and precision is a row of the table and of the JSON."""
+    absent("h100")
+    absent("v5e:1x1")
+    file = tmp_path / "rows.json"
+    argv = ["--compile_only", "--model=mu/16", "--batch_size=16", "--image_size=64"]
+    chosen = ["--chip", "h100", "v5e:1x1", "--precision", "float32", "bfloat16_all"]
+    assert benchmark.main([*argv, *chosen, f"--json={file}"]) == 0
+    printed = capsys.readouterr().out
+    rows = json.loads(file.read_text())
+    named = [(r["chip"], r["precision"]) for r in rows]
+    both = ("float32", "bfloat16_all")
+    assert named == [(chip, p) for chip in ("h100", "v5e:1x1") for p in both]
+    run = benchmark.build(
+        benchmark.flagship("mu/16"),
+        sharding.make_mesh(devices=jax.devices()[:1]),
+        batch_size=16,
+        image_size=64,
+    )
+    flops = 3 * forward_flops(run.model, run.shapes.params, (64, 64, 3)) * 16
+    for row in rows:
+        assert f"| {row['chip']} | mu/16 | {row['precision']} | " in printed
+        # The first layer's input needs no gradient; cuDNN computes scores again.
+        assert row["TFLOP"] * 1e12 == pytest.approx(flops, rel=0.25)
+        assert row["images/s"] == pytest.approx(16 / (row["estimate ms"] / 1e3))
+    assert rows[1]["traffic GB"] < rows[0]["traffic GB"]
+    assert "an estimate, not a measurement" in printed
+
+
+def test_only_absent_chips_are_compiled_for(capsys):
+    assert benchmark.main(["--compile_only", "--chip", "h101"]) == 1
+    assert "did you mean 'h100'?" in capsys.readouterr().err
+    for argv in (["--chip", "h100"], ["--compile_only"]):
+        with pytest.raises(SystemExit):
+            benchmark.main(argv)
+        assert "--compile_only and --chip go together" in capsys.readouterr().err
 
 
 def test_the_peak_is_that_of_the_timed_dtype():

@@ -11,6 +11,7 @@ from vitjax import markdown
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips
 from vitjax.estimate import compiled, tables
+from vitjax.memory import doubled
 from vitjax.tools import plan_cost
 
 CPU_HEAD = ("memory GiB",)
@@ -44,8 +45,7 @@ def choices(
         if where.on_cpu and not by_name:
             model["scan"] = True
     count = len(where.devices)
-    doubles = [e.accum_freq * 2**k for k in range(batch_size.bit_length())]
-    asked = flags.accum_freq or doubles
+    asked = flags.accum_freq or doubled(e.accum_freq, batch_size, count)
     accums = [n for n in asked if batch_size % (n * count) == 0]
     if not accums:
         tried = flags.accum_freq or [e.accum_freq]

@@ -167,6 +167,42 @@ def test_a_step_is_planned_for_absent_gpus(absent, capsys):
         )
 
 
+@pytest.mark.aot
+def test_fsdp_is_planned_for_absent_gpus(absent, capsys):
+    """Each of two GPUs keeps half of the state and gathers the parameters."""
+    absent("h100x2")
+    fsdp = "--config.sharding_strategy=[('.*','fsdp(\"data\",0)')]"
+    found = []
+    for argv in ([], [fsdp]):
+        assert plan.main([*SMALL, "--chip=h100x2", "--json", *argv]) == 0
+        [row] = json.loads(capsys.readouterr().out)["steps"]
+        found.append(row)
+    whole, split = found
+    assert split["state GiB"] == pytest.approx(whole["state GiB"] / 2, rel=0.05)
+    assert "all-gather" not in whole["collectives"]
+    assert split["collectives"]["all-gather"]["number"] >= 1
+
+
+@pytest.mark.aot
+def test_a_cpus_plan_is_an_upper_bound(absent, capsys, monkeypatch):
+    """Without the extra, the CPU's plan takes its place; it needs more memory."""
+    absent("h100x8")
+    flagship = [
+        f"--config={ROOT}/configs/vit_s16_i1k.py:variant=Ti/16,batch=64",
+        "--chip=h100x8", "--accum_freq=1", "--config.model.depth=4", "--json",
+    ]  # fmt: skip
+    assert plan.main(flagship) == 0
+    compiled = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(chips, "missing", lambda target: "install it")
+    assert plan.main(flagship) == 0
+    bound = json.loads(capsys.readouterr().out)
+    assert not compiled["upper bound"]
+    assert bound["upper bound"]
+    [at_most], [planned] = bound["steps"], compiled["steps"]
+    assert at_most["state GiB"] == pytest.approx(planned["state GiB"])
+    assert at_most["memory GiB"] > planned["memory GiB"]
+
+
 def test_a_folder_is_counted_as_training_reads_it(tmp_path):
     for path in ("ant/1.jpg", "ant/day 1/2.PNG", "bee/3.tif", "__MACOSX/x/4.jpg"):
         file = tmp_path / "train" / path
