@@ -37,10 +37,10 @@ _LOOK_UP, _UPDATE = 4, 8
 
 
 def program(
-    mesh: jax.sharding.Mesh, contrast: str
+    mesh: jax.sharding.Mesh, contrast: str, level: int = 10
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return the jitted randaug(2, 10), each device on its own rows, as in the step."""
-    augment, _ = device_ops.in_two(f"randaug(2, 10, contrast={contrast!r})")
+    """Return the jitted randaug(2, level), each device on its own rows, as in the step."""
+    augment, _ = device_ops.in_two(f"randaug(2, {level}, contrast={contrast!r})")
     assert augment is not None
     axes = mesh.axis_names
     own_rows = jax.shard_map(
@@ -74,6 +74,7 @@ def measured(size: int, side: int, contrast: str, steps: int) -> dict[str, Any]:
             seconds.append(time.perf_counter() - start)
         each = statistics.median(seconds) / size * mesh.size
         found[f"us an image, {title}"] = round(1e6 * each, 3)
+    found["device"] = jax.devices()[0].device_kind
     return found
 
 

@@ -83,6 +83,8 @@ def test_the_picture_has_every_byte_once(tmp_path):
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         return (abs(pixels - rgb).max(-1) <= 3).sum(1).max()
 
-    forward, backward = (width(plan_pictures.COLOURS[p]) for p in ("forward", "backward"))
+    forward, backward = (
+        width(plan_pictures.COLOURS[p]) for p in ("forward", "backward")
+    )
     # Bars of 3 and 6 GB side by side, against their edges' one or two pixels.
     assert backward == pytest.approx(2 * forward, abs=3)
