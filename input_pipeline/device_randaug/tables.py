@@ -104,13 +104,13 @@ def stretch() -> np.ndarray:
 def grey() -> np.ndarray:
     """Return the summands of luma, which are added from red to blue."""
     share = VALUES.astype(np.float32) * np.float32(1.0 / 255.0)
-    weights = np.float32([0.2989, 0.5870, 0.1140])
+    weights = np.array([0.2989, 0.5870, 0.1140], np.float32)
     return share * weights[:, None]
 
 
 def smooth() -> np.ndarray:
     """Return the summands of PIL's SMOOTH, which are added row by row."""
-    weights = np.float32([1, 5]) / np.float32(13)
+    weights = np.array([1, 5], np.float32) / np.float32(13)
     return VALUES.astype(np.float32) * weights[:, None]
 
 

@@ -47,6 +47,11 @@ def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
 
 
+def _sides(image: tf.Tensor) -> list[Any]:
+    """Return the shape, which is known."""
+    return image.shape.as_list()
+
+
 def project(
     image: tf.Tensor,
     matrix: list[Number],
@@ -64,10 +69,11 @@ def project(
     If a graph is traced with an image of known size and a matrix of numbers, "nearest"
     looks up the source of each pixel in a table: ten times as fast, the same image.
     """
-    fixed = not any(isinstance(value, tf.Tensor) for value in matrix)
+    numbers = [value for value in matrix if not isinstance(value, tf.Tensor)]
+    fixed = len(numbers) == len(matrix)
     if interpolation == "nearest" and fixed and applies(image):
-        height, width, _ = image.shape.as_list()
-        return _look_up(image, warps.pixel_map(height, width, matrix), fill)
+        height, width, _ = _sides(image)
+        return _look_up(image, warps.pixel_map(height, width, numbers), fill)
     row = [tf.cast(value, tf.float32) for value in [*matrix, 0.0, 0.0]]
     smooth = interpolation == "bilinear" and image.dtype.is_integer
     out = tf.raw_ops.ImageProjectiveTransformV3(
@@ -95,8 +101,7 @@ def rotation(image: tf.Tensor, degrees: Number) -> list[Number]:
     It is that of `warps.rotation`, also for images of unknown size and for tensors.
     """
     if image.shape[:2].is_fully_defined() and not isinstance(degrees, tf.Tensor):
-        height, width = image.shape.as_list()[:2]
-        return list(warps.rotation(height, width, degrees))
+        return list(warps.rotation(*_sides(image)[:2], degrees))
     return _rotation(image, degrees)
 
 
