@@ -101,7 +101,8 @@ def rotation(image: tf.Tensor, degrees: Number) -> list[Number]:
     It is that of `warps.rotation`, also for images of unknown size and for tensors.
     """
     if image.shape[:2].is_fully_defined() and not isinstance(degrees, tf.Tensor):
-        return list(warps.rotation(*_sides(image)[:2], degrees))
+        height, width, _ = _sides(image)
+        return list(warps.rotation(height, width, degrees))
     return _rotation(image, degrees)
 
 
