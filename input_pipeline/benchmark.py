@@ -22,6 +22,16 @@ from input_pipeline import home
 
 PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
 """The flagship's preprocessing without the last keep."""
+_EXACT = "decode_jpeg_and_inception_crop(224, antialias=True, precise=True{})|flip_lr"
+PRESETS = {
+    "big_vision, randaug off": PP.rpartition("|")[0],
+    "fixed": _EXACT.format("") + "|randaug(2, 10, contrast='fixed')",
+    "fixed, randaug off": _EXACT.format(""),
+    "mup_vit": _EXACT.format(", sampler='torchvision'")
+    + "|randaug(2, 10, contrast='fixed')",
+    "mup_vit, randaug off": _EXACT.format(", sampler='torchvision'"),
+}
+"""The other presets of configs/vit_s16_i1k.py, mup_vit with crop=torchvision."""
 OTHERS = (
     "flip_lr",
     "resize((224, 224))",
@@ -119,7 +129,10 @@ def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[_Stage
     def with_pp(preprocess: Any) -> Any:
         return dataclasses.replace(stream, preprocess=preprocess)
 
-    whole = with_pp(ops.get_preprocess_fn(f"{pp}|keep('image', 'label')"))
+    def all_of(pp: str) -> Any:
+        return with_pp(ops.get_preprocess_fn(f"{pp}|keep('image', 'label')"))
+
+    whole = all_of(pp)
     home = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     on_device: Any = (
         jax.block_until_ready(b) for b in prefetch(iter(whole), home, size=1)
@@ -130,6 +143,7 @@ def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[_Stage
         _Stage("(b) and resize", iter(with_pp(_touched(f"{decode}({size})"))._batches)),
         _Stage("(c) all of pp, uint8 batches", iter(whole._batches)),
         _Stage("(d) as numpy, on the device", on_device),
+        *(_Stage(name, iter(all_of(pp)._batches)) for name, pp in PRESETS.items()),
     ]
 
 
@@ -248,8 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline.benchmark",
-        description="Time the host's part of training, stage by stage, as fractions of "
-        "decoding alone.",
+        description="Time the host's part of training, stage by stage and preset by "
+        "preset, as fractions of decoding alone.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )

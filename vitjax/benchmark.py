@@ -215,11 +215,12 @@ def measure(
         "batch_size": batch_size,
         "accum_freq": e.accum_freq,
         "attn_impl": run.model.attn_impl,
+        "mlp_impl": run.model.mlp_impl,
         "compile and warm-up s": compile_seconds,
         "ms/step": 1000 * step_seconds,
         "img/s per device": batch_size / step_seconds / mesh.size,
         "model TFLOP/s per device": tflops,
-        "MFU": tflops / peak,
+        "MFU": None if peak is None else tflops / peak,
         "assumed peak TFLOP/s": peak,
         "peak from": peak_source,
         "peak memory GiB per device": peak_memory,
@@ -255,48 +256,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--image_size", type=int, default=224, help="pixels a side")
     add("--steps", type=int, default=20, help="timed steps")
     add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
-    add(
-        "--precision",
-        nargs="+",
-        choices=PRECISIONS,
+    add("--precision", nargs="+", choices=PRECISIONS,
         help="sets the model's dtypes and the precision of float32 products, instead of "
-        "--dtype_mm",
-    )
-    add(
-        "--attn_impl",
-        default="auto",
-        help="auto (cudnn on NVIDIA in half precision, else flax), flax, xla or cudnn",
-    )
-    add(
-        "--remat_policy",
-        default="none",
-        help="policy for what the backward pass recomputes",
-    )
+        "--dtype_mm")  # fmt: skip
+    add("--attn_impl", default="auto",
+        help="auto (cudnn on NVIDIA in half precision, else flax), flax, xla or cudnn")  # fmt: skip
+    add("--mlp_impl", default="xla",
+        help="xla, or pallas: GELU's gradient within a product on NVIDIA")  # fmt: skip
+    add("--remat_policy", default="none",
+        help="policy for what the backward pass recomputes")  # fmt: skip
     add("--scan", action="store_true", help="scan over the layers")
     add("--fsdp", action="store_true", help="split parameters and moments")
-    add(
-        "--compiler_options",
-        nargs="+",
-        type=_option,
-        default=[],
-        metavar="NAME=VALUE",
-        help="XLA's, as the config's key: xla_gpu_enable_triton_gemm=True",
-    )
+    add("--compiler_options", nargs="+", type=_option, default=[], metavar="NAME=VALUE",
+        help="XLA's, as the config's key: xla_gpu_enable_triton_gemm=True")  # fmt: skip
     add("--trace", type=Path, metavar="DIR", help="also write a profile into DIR")
     add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    add(
-        "--compile_only",
-        action="store_true",
-        help="compile for each --chip, --model and --precision, and time nothing",
-    )
-    add(
-        "--chip",
-        nargs="+",
-        metavar="NAME",
+    add("--compile_only", action="store_true",
+        help="compile for each --chip, --model and --precision, and time nothing")  # fmt: skip
+    add("--chip", nargs="+", metavar="NAME",
         help="with --compile_only: h100, a100x8, v5e:2x4, ...; needs the extra aot_cuda "
-        "or aot_tpu",
-    )
-    add("--kernels", type=int, default=10, help="parts of the step that are listed")
+        "or aot_tpu")  # fmt: skip
+    add("--kernels", type=int, default=10, help="kernels that --compile_only lists")
     return parser
 
 
@@ -315,6 +295,7 @@ def _case(flags: argparse.Namespace, variant: str, precision: str | None) -> Exp
         model={
             **dtypes,
             "attn_impl": flags.attn_impl,
+            "mlp_impl": flags.mlp_impl,
             "remat_policy": flags.remat_policy,
             "scan": flags.scan,
         },
@@ -342,6 +323,7 @@ def _measured(flags: argparse.Namespace) -> dict[str, Any]:
     }
     width = max(map(len, figures))
     for name, value in figures.items():
+        value = "-" if value is None else value
         text = f"{value:,.4g}" if isinstance(value, float) else str(value)
         print(f"{name:<{width}}  {text}")
     print(json.dumps(figures))
@@ -372,7 +354,7 @@ def _compiled(flags: argparse.Namespace) -> list[dict[str, Any]]:
         rows.append({**names, "batch_size": flags.batch_size, **row})
     print(f"\n{tables.LEGEND}\n\nThe time is {compiled.ASSUMPTIONS}.")
     if len(rows) == 1 and "parts" in rows[0] and flags.kernels > 0:
-        print("\nThe parts that move most:\n")
+        print("\nThe kernels that move most, by layer:\n")
         print(markdown.table(tables.PARTS, tables.parts(rows[0], flags.kernels)))
     return rows
 

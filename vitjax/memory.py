@@ -61,7 +61,10 @@ def explain(
     room = limit(device)
     if room is None or jax.process_count() > 1:
         return f"{said}; {GENERAL}"
-    found = remedy(e, built, spec, sizes, room, fixed=fixed)
+    try:
+        found = remedy(e, built, spec, sizes, room, fixed=fixed)
+    except jax.errors.JaxRuntimeError:  # the compiler's, which says nothing of a plan
+        return f"{said}; {GENERAL}"
     if found is None:
         return (
             f"{said}; no plan with more microbatches, less kept or smaller types fits: "
@@ -133,10 +136,14 @@ def _plan(
 ) -> tuple[float, float]:
     """Return XLA's plan of a step in bytes of a device: (all, temporaries alone)."""
     lowered = program.build(e, mesh, element_spec=spec, **sizes, labels=None).lower()
+    # Choosing kernels by timing them takes memory of the device, which is full.
+    on_gpu = mesh.devices.flat[0].platform == "gpu"
+    options = {"xla_gpu_autotune_level": 0} if on_gpu else None
     try:
-        return memory(lowered.compile())
+        return memory(lowered.compile(compiler_options=options))
     except jax.errors.JaxRuntimeError as error:
-        if not failures.is_out_of_memory(error):
+        # A plan that is refused, as on TPUs, has an amount; an allocation has none.
+        needed = TooLarge(str(error)).memory
+        if needed is None or not failures.is_out_of_memory(error):
             raise
-        needed = TooLarge(str(error)).memory or math.inf
         return needed, needed

@@ -114,13 +114,14 @@ class Preprocess:
         """Raise ValueError for an unknown op or wrong arguments."""
         self._calls = spec_lib.parse(spec)
         self._draws: dict[str, _Draws] = {}
+        self._for_device: set[str] = set()  # plans that are only drawn
         self._functions = [self._build(at) for at in range(len(self._calls))]
         self.follows_epochs = any(
             call.name == "choice_no_replacement" for call in self._calls
         )
         self.kept = frozenset(
             name for call in self._calls if call.name == "keep" for name in call.args
-        )
+        ).union(self._for_device)
 
     @as_written
     def __call__(self, features: Features) -> Features:
@@ -187,6 +188,8 @@ class Preprocess:
             name += f"_{nth}" if nth else ""
             draws = _coin(nth) if op.takes == "coin" else _draws_of_policy(fn, at)
             self._draws[name] = draws
+            if op.takes == "plan":
+                self._for_device.add(name)
             use = fn if op.takes == "coin" else fn.apply
 
             def on_draws(features: Features, seeds: Features) -> Features:
@@ -195,8 +198,7 @@ class Preprocess:
                     source = "batch_seed" if draws.per_batch else "seed"
                     drawn = draws.draw(_needed(seeds, source, call))
                 value = _decoded(features, inkey, call)
-                recorded = name in self.kept or op.takes == "plan"
-                record = {name: drawn} if recorded else {}
+                record = {name: drawn} if name in self.kept else {}
                 return features | {outkey: use(value, drawn)} | record
 
             return on_draws

@@ -24,6 +24,17 @@ PRECISE = "INTEGER_ACCURATE"
 # image of 1 x 20,000 would become 256 x 5,120,000.
 MOST_PIXELS = 2**25
 
+# tf.image.resize's kernels of ScaleAndTranslate. With antialias, area and nearest are
+# what they are without.
+_KERNELS = {
+    "bilinear": "triangle",
+    "bicubic": "keyscubic",
+    "lanczos3": "lanczos3",
+    "lanczos5": "lanczos5",
+}
+# Methods without negative weights.
+_MEANS = ("bilinear", "area", "nearest")
+
 
 def pair_of(size: Size) -> tuple[int, int]:
     """Return (height, width) from one number or two.
@@ -49,11 +60,51 @@ def resize_to(
 
     Integers are truncated, as in big_vision, or with `nearest` rounded half to even.
     """
-    out = tf.image.resize(image, size, method=method, antialias=antialias)
-    if image.dtype.is_integer:
-        out = tf.round(out) if nearest else out
-        out = tf.clip_by_value(out, image.dtype.min, image.dtype.max)
-    return tf.cast(out, image.dtype)
+
+    def finish(out: tf.Tensor) -> tf.Tensor:
+        if image.dtype.is_integer:
+            out = tf.round(out) if nearest else out
+            # A mean of bytes is no byte more than the largest, whatever its rounding.
+            if image.dtype != tf.uint8 or method not in _MEANS:
+                out = tf.clip_by_value(out, image.dtype.min, image.dtype.max)
+        return tf.cast(out, image.dtype)
+
+    if antialias and method in _KERNELS:
+        return _antialiased(image, size, _KERNELS[method], finish)
+    return finish(tf.image.resize(image, size, method=method, antialias=antialias))
+
+
+def _antialiased(
+    image: tf.Tensor, size: Any, kernel: str, finish: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
+    """Return `finish`, elementwise, of tf.image.resize(..., antialias=True).
+
+    The values are equal to the bit. ScaleAndTranslate makes each row a weighted sum of
+    rows, and then each pixel one of pixels, whose few channels it adds one by one. Here
+    both passes add rows: in the second, the columns are rows. The weights and the order
+    of the sums are its own.
+    """
+    (h, w), channels = tf.unstack(tf.shape(image)[:2]), image.shape[-1]
+    height, width = tf.unstack(tf.cast(size, tf.int32))
+
+    def rows(values: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        scale = tf.cast(new, tf.float32) / tf.cast(old, tf.float32)
+        return tf.raw_ops.ScaleAndTranslate(
+            images=tf.reshape(values, [1, old, 1, -1]),
+            size=tf.stack([new, 1]),
+            scale=tf.stack([scale, 1.0]),
+            translation=[0.0, 0.0],
+            kernel_type=kernel,
+            antialias=True,
+        )
+
+    # Matrices of [y, x and channel], then of [x and channel, y]: TensorFlow turns those
+    # twice as fast as [y, x, channel].
+    turned = tf.transpose(tf.reshape(rows(image, h, height), [height, -1]))
+    wide = tf.reshape(rows(turned, w, width), [width * channels, height])
+    out = tf.reshape(tf.transpose(finish(wide)), [height, width, channels])
+    sides = (None, None) if tf.is_tensor(size) else size
+    return tf.ensure_shape(out, [*sides, channels])
 
 
 def decode(channels: int = 3, precise: bool = False) -> Callable[..., tf.Tensor]:

@@ -32,7 +32,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, metavar="DIR", default=Path("gpu"), help="where files go")
-    add("--seconds", type=float, default=SECONDS, help="when to end, after the start")
+    add(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="when to end; jobs that do not fit are skipped",
+    )
     add("--only", metavar="TEXT", default="", help="only jobs with this in their names")
     add("--tiny", action="store_true", help="small sizes, to try it on any machine")
     return parser.parse_args(home.expanded(argv))
@@ -92,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return 2
         print(note, flush=True)
-    wanted = jobs.tiny() if args.tiny else jobs.full(about["chip"])
+    wanted = jobs.tiny() if args.tiny else jobs.full(about["chip"], about["memory"])
     wanted = chosen(wanted, args.only)
     if not wanted:
         print(f"error: no job has {args.only!r} in its name", file=sys.stderr)
@@ -103,6 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         report["seconds"] = time.monotonic() - began
         write(report, out)
         print(line(row), flush=True)
+    left = sum(row.get("skipped") == run.NO_TIME for row in report["rows"])
+    if left:
+        print(
+            f"{left} jobs had no time left: another call with --only TEXT, --seconds and "
+            "another --out runs them"
+        )
     found = table.counts(report["rows"])
     print(", ".join(f"{n} {name}" for name, n in found.items()))
     print(f"{args.out / 'gpu.md'} and {args.out / 'gpu.json'} have the results")

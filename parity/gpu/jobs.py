@@ -19,6 +19,12 @@ PYTEST = (
 )  # fmt: skip
 TESTS = "tests/parity/gpu"
 TRITON = "xla_gpu_enable_triton_gemm=True"
+ABSENT = "planned GiB on an absent chip"
+MEMORY_OF = "memory of "  # before the name of the timed job that a plan is of
+# Bytes of a GPU for batches of (1024, 256), whose step takes up to 61 GiB; others get the
+# second.
+LARGE = 70e9
+BATCHES, SMALLER = (1024, 256), (256, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +52,21 @@ def vitjax(
     *,
     image_size: int = 224,
     steps: int = 20,
+    mlp_impl: str = "xla",
     option: str = "",
 ) -> Job:
     """Return the job that times vitjax's step, with an option of XLA, NAME=VALUE."""
+    how = attn_impl if mlp_impl == "xla" else f"{attn_impl} {mlp_impl}"
     options = (f"--compiler_options={option}",) if option else ()
     return Job(
-        f"vitjax {model} {precision} {attn_impl}, batch {batch_size}"
+        f"vitjax {model} {precision} {how}, batch {batch_size}"
         f"{option and ', ' + option}",
         "speed",
         (
             "vitjax.benchmark", f"--model={model}", f"--precision={precision}",
-            f"--attn_impl={attn_impl}", f"--batch_size={batch_size}",
-            f"--image_size={image_size}", f"--steps={steps}", *options, "--json=",
+            f"--attn_impl={attn_impl}", f"--mlp_impl={mlp_impl}",
+            f"--batch_size={batch_size}", f"--image_size={image_size}",
+            f"--steps={steps}", *options, "--json=",
         ),
     )  # fmt: skip
 
@@ -114,51 +123,51 @@ CHECKS = (
 )
 
 
-def full(chip: str | None) -> Sequence[Sequence[Job]]:
+def full(chip: str | None, memory: float | None) -> Sequence[Sequence[Job]]:
     """Return groups of jobs for a GPU; those of a group run at the same time.
 
-    `chip` is the GPU's name in `vitjax.devices.chips`, or None.
+    `chip` is the GPU's name in `vitjax.devices.chips`, or None; `memory` its bytes.
     """
     s, b = "vit_small_patch16_224", "vit_base_patch16_224"
+    large, small = BATCHES if memory is not None and memory >= LARGE else SMALLER
+    first = vitjax("S/16", "bfloat16", "cudnn", large)
     together = list(CHECKS)
     if chip is not None:
-        command = ("parity.gpu.memory", f"--chip={chip}", "--json=")
-        name = "memory of vitjax S/16 bfloat16 cudnn, batch 1024"
-        together.append(Job(name, "memory", command))
+        command = (
+            "parity.gpu.memory", f"--chip={chip}", f"--batch_size={large}", "--json=",
+        )  # fmt: skip
+        together.append(Job(MEMORY_OF + first.name, "memory", command))
     timed = [
-        vitjax("S/16", "bfloat16_all", "cudnn", 1024),
-        # XLA's own products instead of cuBLASLt's.
-        vitjax("S/16", "bfloat16_all", "cudnn", 1024, option=TRITON),
+        vitjax("S/16", "bfloat16_all", "cudnn", large, mlp_impl="pallas"),
         TRACE,
         randaug(1024),
         randaug(128),
-        vitjax("S/16", "tf32", "flax", 1024),
-        vitjax("S/16", "float32", "flax", 1024),
-        vitjax("B/16", "bfloat16", "cudnn", 512),
-        timm(b, 512),
-        vitjax("S/16", "bfloat16", "flax", 1024),
-        vitjax("S/16", "bfloat16", "xla", 1024),
-        vitjax("S/16", "bfloat16", "cudnn", 256),
-        timm(s, 256),
-        timm(s, 1024, mode="max-autotune-no-cudagraphs"),
+        vitjax("S/16", "tf32", "flax", large),
+        vitjax("B/16", "bfloat16", "cudnn", large // 2),
+        timm(b, large // 2),
+        vitjax("S/16", "float32", "flax", large),
+        vitjax("S/16", "bfloat16", "cudnn", small),
+        timm(s, small),
+        # XLA's own products instead of cuBLASLt's.
+        vitjax("S/16", "bfloat16_all", "cudnn", large, option=TRITON),
+        vitjax("S/16", "bfloat16", "flax", large),
+        vitjax("S/16", "bfloat16", "xla", large),
+        timm(s, large, mode="max-autotune-no-cudagraphs"),
+        vitjax("S/16", "tf32", "xla", large),
+        vitjax("S/16", "float32", "xla", large),
     ]
-    others = itertools.product(("tf32", "float32"), (1024, 256), ("xla", "flax"))
+    others = itertools.product(("bfloat16", "tf32", "float32"), ("flax", "xla"))
+    timed += [vitjax("S/16", precision, impl, small) for precision, impl in others]
     timed += [
-        vitjax("S/16", precision, impl, batch_size)
-        for precision, batch_size, impl in others
-        if (batch_size, impl) != (1024, "flax")  # above
-    ]
-    timed += [
-        vitjax("S/16", "bfloat16", "flax", 256),
-        vitjax("S/16", "bfloat16", "xla", 256),
         Job(
             "two runs without flags of XLA", "repeat", ("parity.gpu.repeat", "--json=")
         ),
-        timm(s, 1024, mode="eager"),
+        timm(s, large, mode="eager"),
     ]
     return [
-        [vitjax("S/16", "bfloat16", "cudnn", 1024)],
-        [timm(s, 1024)],
+        [first],
+        [vitjax("S/16", "bfloat16_all", "cudnn", large)],
+        [timm(s, large)],
         together,
         *([job] for job in timed),
     ]

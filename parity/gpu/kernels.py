@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# The kind of a kernel: the first pattern that its name contains, in any case.
+ATTENTION, PRODUCTS = "attention", "matrix products"
+# The kind of a kernel: the first pattern that its full name contains, in any case.
+# cuDNN's convolutions are products too, and cutlass is in the names of both.
 KINDS = (
-    ("attention", r"sdpa|fmha|flash|attention"),
-    ("matrix products", r"gemm|nvjet|cutlass|xmma|cublas|wgmma|dot_general|^dot"),
+    (ATTENTION, r"sdpa|fmha|flash|attention"),
     ("convolutions", r"conv2d|convolution|implicit_conv|fprop|wgrad|dgrad"),
+    (PRODUCTS, r"gemm|nvjet|cutlass|xmma|cublas|wgmma|dot_general|^dot"),
     ("copies", r"memcpy|memset|copy|transpose"),
     ("fusions", r"fusion|^wrapped_"),
 )
@@ -21,7 +23,7 @@ OTHER = "other kernels"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The kernels of one name, numbers dropped, in one step on one device."""
+    """The kernels of one `group`, in one step on one device."""
 
     name: str
     kind: str
@@ -47,20 +49,31 @@ class Summary:
 
 
 def kind(name: str) -> str:
-    """Return the kind of a kernel."""
+    """Return the kind of a kernel, by its full name."""
     found = (k for k, pattern in KINDS if re.search(pattern, name, re.IGNORECASE))
     return next(found, OTHER)
 
 
 def group(name: str) -> str:
-    """Return a kernel's name without the numbers that XLA and templates add.
+    """Return a kernel's full name without its parameters and XLA's numbers.
 
-    "loop_add_fusion_12" and "loop_add_fusion.3" are loop_add_fusion; a template keeps
-    only the name before its arguments.
+    "loop_add_fusion_12" and "loop_add_fusion.3" are loop_add_fusion. Products and
+    attention keep their numbers and templates, which say what they compute.
     """
-    name = re.sub(r"^void ", "", name)
-    name = re.split(r"[<(]", name, maxsplit=1)[0].split("::")[-1]
+    name = _without_parameters(name.removeprefix("void "))
+    if kind(name) in (ATTENTION, PRODUCTS):
+        return name
     return re.sub(r"([._]\d+)+$", "", name)
+
+
+def _without_parameters(name: str) -> str:
+    """Cut a C++ name at the first "(" that is in no template's arguments."""
+    depth = 0
+    for at, letter in enumerate(name):
+        if letter == "(" and depth == 0 and at > 0:
+            return name[:at]
+        depth += {"<": 1, ">": -1}.get(letter, 0)
+    return name
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -105,13 +118,14 @@ def summarise(events: Iterable[Mapping[str, Any]], steps: int) -> Summary:
     found = of_device(events)
     if not found:
         raise ValueError("the trace has no kernel of a device")
-    times: dict[str, list[float]] = {}
+    times: dict[tuple[str, str], list[float]] = {}
     for e in found:
-        times.setdefault(group(e["name"]), []).append(e["dur"] / 1000)
+        key = group(e["name"]), kind(e["name"])
+        times.setdefault(key, []).append(e["dur"] / 1000)
     total = sum(map(sum, times.values()))
     rows = [
-        Row(name, kind(name), len(ms) / steps, sum(ms) / steps, sum(ms) / total)
-        for name, ms in times.items()
+        Row(name, kind_, len(ms) / steps, sum(ms) / steps, sum(ms) / total)
+        for (name, kind_), ms in times.items()
     ]
     rows.sort(key=lambda row: -row.ms)
     return Summary(total / steps, _busy(found), tuple(rows))

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from input_pipeline import home
+from parity.gpu import jobs
 from vitjax import benchmark
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.batch_size,
         flags.image_size,
     )
-    text = json.dumps({"chip": flags.chip, "planned GiB on an absent chip": gib})
+    text = json.dumps({"chip": flags.chip, jobs.ABSENT: gib})
     print(text)
     if flags.json:
         flags.json.write_text(text + "\n")

@@ -28,7 +28,10 @@ def versions() -> dict[str, str]:
 
 
 def probe() -> dict[str, Any]:
-    """Return what JAX and torch see; the chip is None if it is in no table."""
+    """Return what JAX and torch see.
+
+    The chip is None if it is in no table, and its memory, in bytes, if torch sees none.
+    """
     import jax
     import torch
 
@@ -36,14 +39,14 @@ def probe() -> dict[str, Any]:
 
     kind = jax.devices()[0].device_kind
     chip = chips.of_kind(kind)
+    gpu = torch.cuda.is_available()
     return {
         "platform": jax.default_backend(),
         "device": kind,
         "devices": jax.device_count(),
         "chip": None if chip is None else chip.name,
-        "torch sees": (
-            torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-        ),
+        "memory": torch.cuda.get_device_properties(0).total_memory if gpu else None,
+        "torch sees": torch.cuda.get_device_name() if gpu else "no GPU",
         "versions": versions(),
     }
 

@@ -1,6 +1,7 @@
 """Run jobs until the time is up, each in a process group of its own."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import signal
@@ -16,6 +17,10 @@ from parity.gpu import jobs, kernels
 from parity.gpu.jobs import Job
 
 MARGIN = 5.0  # seconds, to end a process and write the last files
+# Two names of one share of the memory: jaxlib refuses both beside each other.
+FRACTION = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+STAND_INS = Path(__file__).parent / "stand_ins"
+NO_TIME = "no time left"
 STOPPED = "stopped, because its time was up"
 
 
@@ -69,9 +74,13 @@ def environment(job: Job) -> dict[str, str]:
     if flags:
         found["XLA_FLAGS"] = flags
     if job.kind in ("speed", "trace"):
-        found.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+        if not any(name in found for name in FRACTION):
+            found[FRACTION[0]] = "0.92"
     else:
         found.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if importlib.util.find_spec("jaxtyping") is None:
+        given = found.get("PYTHONPATH")
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, (given, str(STAND_INS))))
     return found
 
 
@@ -126,7 +135,7 @@ def run(
         began = clock()
         left = end - began - MARGIN
         if left < job.least:
-            found["skipped"] = "no time left"
+            found["skipped"] = NO_TIME
         elif job.kind == "trace":
             found |= _traced(before, commands, min(left, job.most), out, perform)
         else:

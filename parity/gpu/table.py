@@ -3,15 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parity.gpu.jobs import RATE
+from parity.gpu.jobs import ABSENT, MEMORY_OF, RATE
 
 KERNELS = 20
+PLAN_FACTOR = 1.25
+"""How far the memory planned for an absent chip and the allocator's peak may differ."""
+_PEAK, _PLAN = ("peak memory GiB per device", "planned memory GiB per device")
 _SPEED = (  # column, figure, format, factor
     ("img/s", RATE, ",.0f", 1),
     ("ms/step", "ms/step", ",.2f", 1),
     ("MFU %", "MFU", ".1f", 100),
-    ("GiB", "peak memory GiB per device", ".2f", 1),
-    ("planned GiB", "planned memory GiB per device", ".2f", 1),
+    ("GiB", _PEAK, ".2f", 1),
+    ("planned GiB", _PLAN, ".2f", 1),
     ("compile s", "compile and warm-up s", ".0f", 1),
 )
 
@@ -91,24 +94,49 @@ def trace(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _measured(row: Mapping[str, Any]) -> bool:
+    return row.get("memory from") == "allocator's peak"
+
+
+def plans(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Return (GiB planned for an absent chip, allocator's peak) by the plan's name."""
+    rows = list(rows)
+    peaks = {MEMORY_OF + row["name"]: row[_PEAK] for row in rows if _measured(row)}
+    return {
+        row["name"]: (row[ABSENT], peaks[row["name"]])
+        for row in rows
+        if ABSENT in row and row["name"] in peaks
+    }
+
+
+def off(planned: float, peak: float) -> bool:
+    """Return whether a plan and a peak differ by more than PLAN_FACTOR."""
+    return not 1 / PLAN_FACTOR <= planned / peak <= PLAN_FACTOR
+
+
 def others(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return a line for each remaining row: memory, randaug, whether a run repeats."""
     rows = list(rows)
+    pairs = plans(rows)
     lines = []
     for row in rows:
         if row["kind"] not in ("memory", "randaug", "repeat"):
             continue
         hidden = {"name", "kind", "seconds", "failed", "skipped"}
         figures = [f"{k} {v}" for k, v in row.items() if k not in hidden]
+        if row["name"] in pairs:
+            planned, peak = pairs[row["name"]]
+            wrong = f", **FAILED: not within a factor of {PLAN_FACTOR}**"
+            figures.append(
+                f"{planned / peak:.2f} of the allocator's peak of {peak:.2f} GiB"
+                f"{wrong if off(planned, peak) else ''}"
+            )
         lines.append(f"- {row['name']}: {_missing(row) or ', '.join(figures)}")
-    for row in rows:
-        if row.get("memory from") == "allocator's peak":
-            peak, plan = (
-                row[f"{w} memory GiB per device"] for w in ("peak", "planned")
-            )
-            lines.append(
-                f"- {row['name']}: the allocator's peak is {peak / plan:.2f} of XLA's plan"
-            )
+    for row in filter(_measured, rows):
+        lines.append(
+            f"- {row['name']}: the allocator's peak is {row[_PEAK] / row[_PLAN]:.2f} of "
+            "XLA's plan"
+        )
     return lines
 
 
@@ -133,10 +161,15 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Return how many tests passed, FAILED and were skipped, and jobs that failed."""
+    """Return how many tests passed, FAILED and were skipped, and jobs that failed.
+
+    A plan beside the allocator's peak is a test.
+    """
     rows = list(rows)
     found = {"passed": 0, "FAILED": 0, "skipped": 0}
     for row in rows:
         for test in row.get("tests", ()):
             found[test["verdict"]] += 1
+    for pair in plans(rows).values():
+        found["FAILED" if off(*pair) else "passed"] += 1
     return found | {"failed jobs": sum("failed" in row for row in rows)}

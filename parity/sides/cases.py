@@ -41,11 +41,13 @@ class Case:
     eval_batch_size: int = 128
     data: str = "digits"  # of the trajectory; "patterns" needs no scikit-learn
     attn_impl: str = "flax"  # vitjax's
+    mlp_impl: str = "xla"  # vitjax's
 
     def model_kwargs(self) -> dict[str, Any]:
         """Return the arguments that vitjax's model and the reference share."""
         rest = {"image_size", "batch_size", "eval_batch_size", "precision"}
-        rest |= {"num_seeds", "num_steps", "num_examples", "data", "attn_impl"}
+        rest |= {"num_seeds", "num_steps", "num_examples", "data"}
+        rest |= {"attn_impl", "mlp_impl"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in rest}
 
     @property

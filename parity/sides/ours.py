@@ -44,15 +44,19 @@ def make_model(case: Case) -> vit.ViT:
     if case.precision == "bfloat16_all":
         kwargs["residual_dtype"] = "bfloat16"
     dtype = "bfloat16" if case.half else case.precision
-    return vit.Model(
-        kwargs.pop("num_classes"), dtype_mm=dtype, attn_impl=case.attn_impl, **kwargs
-    )
+    kwargs |= {"attn_impl": case.attn_impl, "mlp_impl": case.mlp_impl}
+    return vit.Model(kwargs.pop("num_classes"), dtype_mm=dtype, **kwargs)
+
+
+def _plain(case: Case) -> Case:
+    """Return a case with the same parameters that every device can compute."""
+    return case.but(precision="float32", attn_impl="flax", mlp_impl="xla")
 
 
 @functools.cache
 def shapes(case: Case) -> Any:
     """Return the tree of the parameters' shapes, which needs no float64."""
-    model = make_model(case.but(precision="float32", attn_impl="flax"))
+    model = make_model(_plain(case))
     return step.param_shapes(model, (*case.image_size, 3))
 
 
@@ -87,7 +91,7 @@ def init_statistics(case: Case) -> dict[str, np.ndarray]:
 
 def initial_params(case: Case) -> Any:
     """Draw vitjax's own initialisation once, in float32, and cast it to the case's."""
-    model = make_model(case.but(precision="float32", attn_impl="flax"))
+    model = make_model(_plain(case))
     image = np.zeros((1, *case.image_size, 3), np.float32)
     params = jax.jit(model.init)(jax.random.key(0), image)["params"]
     return jax.tree.map(lambda x: x.astype(case.dtype), _numpy(params))

@@ -37,8 +37,9 @@ def test_a_run_prints_every_stage_and_op(tmp_path, monkeypatch, capsys):
     assert benchmark.main([*argv, "--pp", pp]) == 0
     out = capsys.readouterr().out
     figures = json.loads(path.read_text())
-    names = [row["stage"][:3] for row in figures["stages"]]
-    assert names == ["(a)", "(b)", "(c)", "(d)"]
+    names = [row["stage"] for row in figures["stages"]]
+    assert [name[:3] for name in names[:4]] == ["(a)", "(b)", "(c)", "(d)"]
+    assert names[4:] == list(benchmark.PRESETS)
     assert figures["stages"][0]["fraction of (a)"] == 1
     for row in figures["stages"]:
         assert row["stage"] in out

@@ -159,6 +159,20 @@ def test_the_peak_is_that_of_the_timed_dtype():
     assert peak("float32", "highest") == pytest.approx(66.9)
 
 
+@pytest.mark.parametrize("kind", ["NVIDIA L40", "TPU7x"])
+def test_an_unknown_chip_has_no_peak(monkeypatch, capsys, kind):
+    """A measured product in TF32 would pass for the peak of bfloat16."""
+    unknown = types.SimpleNamespace(device_kind=kind, platform="not a cpu")
+    peak = at_hand.peak_tflops
+    monkeypatch.setattr(at_hand, "peak_tflops", lambda _, *a: peak(unknown, *a))
+    argv = ["--model=mu/16", "--batch_size=8", "--image_size=32", "--steps=1"]
+    assert benchmark.main(argv) == 0
+    *shown, figures = capsys.readouterr().out.splitlines()
+    assert json.loads(figures)["MFU"] is None
+    assert ["MFU", "-"] in [line.split() for line in shown]
+    assert f"{kind} is not in the table of chips" in "\n".join(shown)
+
+
 def test_a_trace_is_written_and_memory_is_planned(tmp_path):
     e = benchmark.flagship("mu/16")
     sizes = {"batch_size": 8, "image_size": 32, "steps": 1}

@@ -122,14 +122,50 @@ def test_then_less_is_kept_and_then_products_are_in_bfloat16(mesh, monkeypatch):
 
 def test_a_plan_that_the_compiler_refuses_does_not_fit(mesh, monkeypatch):
     """As TPUs do: at compile time, with the amount."""
-    e, lowered = experiment(), types.SimpleNamespace()
+    refuse(monkeypatch, TPU)
+    found = memory._plan(experiment(), mesh, SPEC, SIZES)
+    assert found[0] == pytest.approx(20.1 * 2**30)
 
-    def refuse():
-        raise jax.errors.JaxRuntimeError(TPU)
 
-    lowered.compile = refuse
+def refuse(monkeypatch, text):
+    lowered = types.SimpleNamespace()
+
+    def compile(compiler_options=None):
+        raise jax.errors.JaxRuntimeError(text)
+
+    lowered.compile = compile
     monkeypatch.setattr(program.Program, "lower", lambda self: lowered)
-    assert memory._plan(e, mesh, SPEC, SIZES)[0] == pytest.approx(20.1 * 2**30)
+
+
+@pytest.mark.parametrize("text", [GPU, "NOT_FOUND: no valid config of a kernel"])
+def test_a_compiler_that_finds_no_memory_to_try_kernels_says_nothing_of_the_plan(
+    mesh, monkeypatch, text
+):
+    """Not "no plan fits": what usually helps, with the first error's amount."""
+    e = experiment()
+    built = build(e, mesh)
+    refuse(monkeypatch, text)
+    monkeypatch.setattr(memory, "limit", lambda device: 1e12)
+    error = jax.errors.JaxRuntimeError(GPU)
+    said = memory.explain(error, e, built, SPEC, SIZES, fixed=False)
+    assert said.endswith(f"asked for 3 GiB, more than is free; {memory.GENERAL}")
+
+
+@pytest.mark.parametrize(
+    ("platform", "options"), [("gpu", {"xla_gpu_autotune_level": 0}), ("tpu", None)]
+)
+def test_a_plan_tries_no_kernels_on_the_full_gpu(monkeypatch, platform, options):
+    """JAX adds the options to those of the step itself."""
+    given = []
+    compile = lambda compiler_options: given.append(compiler_options)
+    lowered = types.SimpleNamespace(compile=compile)
+    built = types.SimpleNamespace(lower=lambda: lowered)
+    monkeypatch.setattr(program, "build", lambda *_, **__: built)
+    monkeypatch.setattr(memory, "memory", lambda compiled: (2.0, 1.0))
+    device = types.SimpleNamespace(platform=platform)
+    there = types.SimpleNamespace(devices=np.array([device]))
+    assert memory._plan(experiment(), there, SPEC, SIZES) == (2.0, 1.0)
+    assert given == [options]
 
 
 @pytest.fixture(scope="module")

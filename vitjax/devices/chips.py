@@ -66,7 +66,7 @@ class Cuda:
             'platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 patch: 0 } '
             # Without a version, XLA's own matrix products find no tile sizes.
             "runtime_version { major: 12 minor: 8 patch: 0 } "
-            f'device_description_str: "{chip.kind}"'
+            f'device_description_str: "{chip.kinds[0]}"'
         )
 
 
@@ -75,7 +75,7 @@ class Chip:
     """One accelerator. FLOP/s are dense peaks, with float32 sums."""
 
     name: str  # in --chip
-    kind: str  # how JAX's device_kind names it, or its distinctive part
+    kinds: tuple[str, ...]  # JAX's device_kind; on a TPU one of several
     memory: int  # bytes
     bandwidth: float  # bytes a second
     bfloat16: float  # FLOP/s
@@ -107,11 +107,16 @@ class Chip:
 
 
 def _tpu(
-    name: str, kind: str, memory_gib: float, bandwidth: float, tera: float, link: float
+    name: str,
+    kinds: tuple[str, ...],
+    memory_gib: float,
+    bandwidth: float,
+    tera: float,
+    link: float,
 ) -> Chip:
     peak = tera * 1e12
     return Chip(
-        name, kind, int(memory_gib * GIB), bandwidth * 1e9, bfloat16=peak, tf32=peak,
+        name, kinds, int(memory_gib * GIB), bandwidth * 1e9, bfloat16=peak, tf32=peak,
         float32=peak / 6, link=link * 1e9, topology=name,
     )  # fmt: skip
 
@@ -127,7 +132,8 @@ def _gpu(
 ) -> Chip:
     bfloat16, tf32, float32 = (t * 1e12 for t in teras)
     return Chip(
-        name, kind, int(memory), bandwidth * 1e9, bfloat16, tf32, float32, link * 1e9, cuda
+        name, (kind,), int(memory), bandwidth * 1e9, bfloat16, tf32, float32,
+        link * 1e9, cuda,
     )  # fmt: skip
 
 
@@ -142,32 +148,32 @@ def _ada(cores: int, l2_mib: int, clock_ghz: float) -> Cuda:
     return dataclasses.replace(_ADA, cores=cores, l2_mib=l2_mib, clock_ghz=clock_ghz)
 
 
-# The first whose kind is in a device's device_kind describes it: a special kind comes
-# before a general one.
+# Names are exact, since a card of another form (PCIe, NVL), a notebook's or a part of one
+# (MIG) has other figures. TPUs have the names of jax's own table of them.
 CHIPS = {
     chip.name: chip
     for chip in (
         _gpu("h200", "NVIDIA H200", 150_754_820_096, 4800, (989.4, 494.7, 66.9), 450, _HOPPER),
         _gpu("h100", "NVIDIA H100 80GB HBM3", 84_942_979_072, 3352, (989.4, 494.7, 66.9), 450, _HOPPER),
         _gpu("a100", "NVIDIA A100-SXM4-80GB", 85_031_714_816, 2039, (312, 156, 19.5), 300, _AMPERE),
-        _gpu("a100-40", "NVIDIA A100", 42_297_786_368, 1555, (312, 156, 19.5), 300, _AMPERE),
+        _gpu("a100-40", "NVIDIA A100-SXM4-40GB", 42_297_786_368, 1555, (312, 156, 19.5), 300, _AMPERE),
         _gpu("l40s", "NVIDIA L40S", 47_697_362_944, 864, (362, 183, 91.6), 32, _ADA),
         _gpu("l4", "NVIDIA L4", 23_609_475_072, 300, (121, 60, 30.3), 32, _ada(58, 48, 2.04)),
         _gpu("rtx4090", "NVIDIA GeForce RTX 4090", 25_386_352_640, 1008, (165.2, 82.6, 82.6), 32, _ada(128, 72, 2.52)),
-        _gpu("v100", "V100", 16 * GIB, 900, (125, 15.7, 15.7), 150, None),
-        _tpu("v6e", "TPU v6", 31.25, 1638, 918, 448),
-        _tpu("v5e", "TPU v5 lite", 15.75, 819, 197, 200),
-        _tpu("v5p", "TPU v5", 95.74, 2765, 459, 600),
-        _tpu("v4", "TPU v4", 30.75, 1228, 275, 300),
+        _gpu("v100", "Tesla V100-SXM2-16GB", 16 * GIB, 900, (125, 15.7, 15.7), 150, None),
+        _tpu("v6e", ("TPU v6 lite", "TPU v6e"), 31.25, 1638, 918, 448),
+        _tpu("v5e", ("TPU v5 lite", "TPU v5e"), 15.75, 819, 197, 200),
+        _tpu("v5p", ("TPU v5", "TPU v5p"), 95.74, 2765, 459, 600),
+        _tpu("v4", ("TPU v4",), 30.75, 1228, 275, 300),
     )
 }  # fmt: skip
+MOST_GPUS = 8
 TPU_SIZES = "2x2, 2x4, 4x4, ... (v4 and v5p: 2x2x1, 2x2x2, ...)"
 
 
 def of_kind(device_kind: str) -> Chip | None:
     """Return the chip that JAX calls `device_kind`, or None if it is in no table."""
-    found = (c for c in CHIPS.values() if c.kind.lower() in device_kind.lower())
-    return next(found, None)
+    return next((c for c in CHIPS.values() if device_kind in c.kinds), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +218,11 @@ def parse(text: str) -> Target:
         )
     if chip.cuda is None:
         raise ValueError(f"--chip {text!r}: XLA no longer compiles for this GPU")
+    if count > MOST_GPUS:
+        raise ValueError(
+            f"--chip {text!r}: expected 1 to {MOST_GPUS} GPUs, those of one host, since "
+            "the network between hosts is not modelled"
+        )
     return Target(chip, count)
 
 

@@ -10,16 +10,21 @@ from vitjax.devices import chips
 from vitjax.estimate import compiled as compiled_lib
 
 
-def peak_tflops(device: Any, dtype: str, matmul: str | None) -> tuple[float, str]:
+def peak_tflops(
+    device: Any, dtype: str, matmul: str | None
+) -> tuple[float | None, str]:
     """Return (peak TFLOP/s of one device, source) for products of `dtype`.
 
-    `matmul` is JAX's precision of float32 products, None for its default.
+    `matmul` is JAX's precision of float32 products, None for its default. The peak of a
+    CPU is measured, and that of another device that is in no table is None.
     """
     chip = chips.of_kind(device.device_kind)
     if chip is not None:
         precision = matmul or "default"
         peak = chip.peak(dtype, precision) / 1e12
         return peak, f"data sheet, {chip.name}, {dtype} at precision {precision}"
+    if device.platform != "cpu":
+        return None, f"{device.device_kind} is not in the table of chips"
     size = 2048
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(jnp.matmul)
@@ -29,17 +34,9 @@ def peak_tflops(device: Any, dtype: str, matmul: str | None) -> tuple[float, str
         product(a, a).block_until_ready()
     seconds = (time.perf_counter() - start) / 5
     return (
-        2 * size**3 / seconds / 1e12 / _sharing(device),
+        2 * size**3 / seconds / 1e12 / jax.local_device_count(),  # they share its cores
         f"measured here: float32 matrix product of {size} x {size}",
     )
-
-
-def _sharing(device: Any) -> int:
-    """Return how many devices share the measured peak.
-
-    The CPU "devices" of one process share its cores; other devices share nothing.
-    """
-    return jax.local_device_count() if device.platform == "cpu" else 1
 
 
 def memory(compiled: Any) -> tuple[float, float, str]:

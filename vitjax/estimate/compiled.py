@@ -31,11 +31,12 @@ PHASES = ("forward", "backward", "recomputed", "other")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One layer (of all blocks together) in one phase of the step, on one device."""
+    """Kernels of one kind in a layer (of all blocks) and phase, on one device."""
 
     layer: str
     phase: str
-    kernels: int
+    kernel: str  # kind and last operation: "cublas dot_general"
+    kernels: int  # how many run in a step
     bytes: float
     flops: float
     seconds: float
@@ -157,13 +158,14 @@ def _passed(kind: str, group: int) -> float:
 def _parts(
     kernels: Sequence[count.Kernel], chip: chips.Chip, devices: int
 ) -> tuple[Part, ...]:
-    found: dict[tuple[str, str], Part] = {}
+    found: dict[tuple[str, str, str], Part] = {}
     for one in kernels:
         layer, phase = place(one.op_name)
-        before = found.get((layer, phase), Part(layer, phase, 0, 0.0, 0.0, 0.0))
-        found[layer, phase] = Part(
-            layer,
-            phase,
+        last = one.op_name.rpartition("/")[2]
+        key = layer, phase, f"{one.kind} {last}".strip()
+        before = found.get(key, Part(*key, 0, 0.0, 0.0, 0.0))
+        found[key] = Part(
+            *key,
             before.kernels + one.times,
             before.bytes + one.times * one.bytes,
             before.flops + one.times * one.flops,

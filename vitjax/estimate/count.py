@@ -185,6 +185,7 @@ def _kind(one: Instruction, base: str) -> str:
         ("cublas", "cublas"),
         ("fmha", "attention"),
         ("conv", "convolution"),
+        ("triton", "pallas"),
     ):
         if part in one.target:
             return kind
@@ -249,9 +250,12 @@ def _result_bytes(
     roots = [i for i in inner.values() if i.root]
     if one.opcode != "fusion" or not roots:
         return sum(map(_main, one.shapes))
-    written = roots[0].operands if roots[0].opcode == "tuple" else (roots[0].name,)
+    tuples = roots[0].opcode == "tuple"
+    if not tuples and len(one.shapes) > 1:  # one operation of several results
+        return sum(map(_main, one.shapes))
+    written = roots[0].operands if tuples else (roots[0].name,)
     total = 0.0
-    for name, shape in zip(written, one.shapes, strict=False):
+    for name, shape in zip(written, one.shapes, strict=True):
         made = inner[name]
         while made.opcode in ("bitcast", "convert") and made.operands:
             made = inner[made.operands[0]]
@@ -289,6 +293,8 @@ def _products(
         flops = _dot(one.shapes[0], operands[0], one.attributes, pattern)
     elif "fmha" in one.target:
         flops = _attention(one)
+    elif "triton" in one.target:  # vitjax.models.gelu_product, the only Pallas kernel
+        flops = 2.0 * one.shapes[0].size * operands[0].dims[-1]
     if flops:
         yield flops, _narrow(operands), _precision(one.attributes)
 

@@ -11,7 +11,15 @@ HEAD = (
     "memory GiB", "traffic GB", "XLA's count GB", "TFLOP", "kernels", "collectives (MB)",
     "estimate ms", "images/s",
 )  # fmt: skip
-PARTS = ("part of the step", "phase", "kernels", "traffic GB", "TFLOP", "estimate ms")
+PARTS = (
+    "part of the step",
+    "phase",
+    "kernel",
+    "times",
+    "traffic GB",
+    "TFLOP",
+    "estimate ms",
+)
 LEGEND = (
     "Memory, traffic, TFLOP, kernels and collectives are those of one device and one step. "
     "Traffic counts each kernel's operands and results in the chip's main memory. XLA's "
@@ -75,11 +83,12 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def parts(row: Mapping[str, Any], most: int) -> list[tuple[str, ...]]:
-    """Return the rows under PARTS: the `most` parts of the step with most traffic."""
+    """Return the rows under PARTS: the `most` kernels of a layer with most traffic."""
     return [
         (
             part["layer"],
             part["phase"],
+            part["kernel"],
             f"{part['kernels']:,}",
             number(part["bytes"] / 1e9),
             number(part["flops"] / 1e12),

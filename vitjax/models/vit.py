@@ -78,6 +78,7 @@ VARIANTS = {
 POSEMBS = ("learn", "sincos2d", "none")
 POOL_TYPES = ("gap", "map", "tok", "0", "none")
 ATTN_IMPLS = ("auto", "flax", "xla", "cudnn")
+MLP_IMPLS = ("xla", "pallas")
 GELUS = {
     "tanh": partial(nn.gelu, approximate=True),
     "exact": partial(nn.gelu, approximate=False),
@@ -121,6 +122,7 @@ class BlockConfig:
     norm_eps: float | int = 1e-6
     layer_scale: float | int | None = None
     norm_after_pool: bool = False
+    mlp_impl: str = "xla"
 
     def norm(self, name: str) -> nn.LayerNorm:
         """Make a LayerNorm; call this in a module's compact method."""
@@ -247,14 +249,30 @@ class MlpBlock(nn.Module):
         first = products.Linear((d,), (hidden,), *inits, name="Dense_0")()
         if norm is not None:
             first = norm.folded(first)
+        second = products.Linear((hidden,), (d,), *inits, name="Dense_1")
+        gelu = arguments.lookup(GELUS, cfg.gelu, "gelu")
+        if cfg.mlp_impl == "pallas":
+            return self._fused(x, first, second(), gelu)
         with jax.named_scope("Dense_0"):
             x = products.apply(x, first, cfg.dtype)
-        gelu = arguments.lookup(GELUS, cfg.gelu, "gelu")
         x = products.recomputed(gelu)(x)
         x = nn.Dropout(cfg.dropout)(x, cfg.deterministic)
-        second = products.Linear((hidden,), (d,), *inits, name="Dense_1")()
         with jax.named_scope("Dense_1"):
-            return products.apply(x, second, cfg.dtype)
+            return products.apply(x, second(), cfg.dtype)
+
+    def _fused(self, x, first, second, gelu):
+        """Apply both layers without dropout, GELU's way back in one kernel."""
+        from vitjax.models import gelu_product  # Pallas is slow to import
+
+        (w0, b0), (w1, b1) = jax.tree.map(
+            lambda p: p.astype(self.cfg.dtype), (first, second)
+        )
+        rows = x.astype(self.cfg.dtype).reshape(-1, x.shape[-1])
+        with jax.named_scope("Dense_0"):
+            rows = rows @ w0
+        with jax.named_scope("Dense_1"):
+            rows = gelu_product.gelu_product(rows, b0, w1, self.cfg.gelu, gelu)
+            return (rows + b1[None]).reshape(x.shape)
 
 
 class LayerScale(nn.Module):
@@ -403,6 +421,7 @@ class ViT(nn.Module):
     softmax_dtype: str | None = None
     gelu: str = "tanh"
     attn_impl: str = "flax"
+    mlp_impl: str = "xla"
     return_attn: bool = False
     registers: int = 0
     drop_path: float | int = 0.0
@@ -462,8 +481,9 @@ class ViT(nn.Module):
             bias_init,
             name="embedding",
         )()
-        x = products.patches(image, self.patch_size)
-        x = products.apply(x, embedding, image.dtype)
+        with jax.named_scope("embedding"):
+            x = products.patches(image, self.patch_size)
+            x = products.apply(x, embedding, image.dtype)
         return x.reshape(image.shape[0], rows, columns, self.width)
 
     def _add_posemb(self, x, h, w):
@@ -651,6 +671,7 @@ def _check(model: ViT) -> None:
         "pool_type": POOL_TYPES,
         "gelu": GELUS,
         "attn_impl": ATTN_IMPLS,
+        "mlp_impl": MLP_IMPLS,
         "remat_policy": REMAT_POLICIES,
         "dtype_mm": DTYPES,
         "residual_dtype": DTYPES,
@@ -688,6 +709,8 @@ def _check(model: ViT) -> None:
         )
     if model.attn_impl not in ("auto", "flax"):
         _check_fused(model)
+    if model.mlp_impl == "pallas":
+        _check_pallas(model)
 
 
 def _check_fused(model: ViT) -> None:
@@ -710,6 +733,22 @@ def _check_fused(model: ViT) -> None:
         raise ValueError(
             f"{what} needs dtype_mm 'bfloat16' or 'float16', got {model.dtype_mm!r}"
         )
+
+
+def _check_pallas(model: ViT) -> None:
+    """Raise ValueError for what the kernel of `gelu_product` cannot do."""
+    from vitjax.models import gelu_product  # Pallas is slow to import
+
+    least = gelu_product.LEAST_DEPTH
+    lacks = None
+    if model.dtype_mm not in ("bfloat16", "float16"):
+        lacks = f"dtype_mm 'bfloat16' or 'float16', got {model.dtype_mm!r}"
+    elif model.dropout:
+        lacks = f"dropout 0, got {model.dropout}"
+    elif model.width % least:
+        lacks = f"a width that is a multiple of {least}, got {model.width}"
+    if lacks is not None:
+        raise ValueError(f"mlp_impl 'pallas' needs {lacks}; or choose mlp_impl='xla'")
 
 
 def _block_config(
@@ -744,4 +783,5 @@ def _block_config(
         norm_eps=model.norm_eps,
         layer_scale=model.layer_scale,
         norm_after_pool=model.norm_after_pool,
+        mlp_impl=model.mlp_impl,
     )

@@ -145,12 +145,12 @@ def plan(
 
     absent = target is not None and chips.missing(target) is None
     where = plan_cost.place(target if absent else None)
+    # Before the data is read, and the program is built with the config's accum_freq.
+    planned = list(plan_steps.choices(e, flags, where))
     data = outline(e, flags.examples, flags.image_size)
     spec, batch_size = data.element_spec, e.input["batch_size"]
     sizes = {"data_size": data.examples, "batch_size": batch_size}
     sizes["total_steps"] = steps = e.steps("total", **sizes)
-    # Before the program, which has the config's own accum_freq only.
-    planned = list(plan_steps.choices(e, flags, where))
     built = plan_cost.build(planned[0][0], spec, sizes, where)
     figures = facts(e, data, built, sizes, where)
     rates = rate_table(built.lr_fns, steps, e.optimizer["lr"]) if steps else {}
@@ -235,7 +235,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--eval", action="store_true", help="compile the forward pass of evaluation too"
     )
     add("--kernels", type=int, default=10, metavar="N",
-        help="parts of the step to list, those with most traffic (default: 10)")  # fmt: skip
+        help="kernels to list, by layer, those with most traffic (default: 10)")  # fmt: skip
     add("--examples", type=int, metavar="N",
         help="number of training examples, if data set and table do not give it")  # fmt: skip
     command.add_image_size(parser, "the config's pp decodes nothing")

@@ -37,6 +37,12 @@ def choices(
         model["attn_impl"] = "xla"
     if where.target is not None:
         chips.check_attention(where.target, model.get("attn_impl"))
+    count = len(where.devices)
+    if batch_size % count:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide over {count} devices: set "
+            "input.batch_size, or give another number of devices"
+        )
     remats: Sequence[Any] = [None]
     if e.model_name == "vit":
         remats = flags.remat_policy or [model.get("remat_policy", "none")]
@@ -44,15 +50,13 @@ def choices(
         by_name = {"lr_mults", "wd_mults"} & e.optimizer.keys()
         if where.on_cpu and not by_name:
             model["scan"] = True
-    count = len(where.devices)
     asked = flags.accum_freq or doubled(e.accum_freq, batch_size, count)
     accums = [n for n in asked if batch_size % (n * count) == 0]
     if not accums:
         tried = flags.accum_freq or [e.accum_freq]
         raise ValueError(
             f"no accum_freq of {', '.join(map(str, tried))} divides a batch of "
-            f"{batch_size} on {count} device(s): give another with --accum_freq, or "
-            "another number of devices"
+            f"{batch_size} on {count} device(s): give another with --accum_freq"
         )
     for remat in remats:
         own = model if remat is None else {**model, "remat_policy": remat}
@@ -86,11 +90,26 @@ def compile_steps(
     return rows
 
 
-def suggestion(rows: Sequence[Figures], limit: float) -> tuple[str, Figures | None]:
+def advice(e: Experiment) -> str:
+    """Return what makes a step smaller than the smallest plan of `e`."""
+    model = e.model
+    ways = ["more chips"]
+    if not any("fsdp" in strategy for _, strategy in e.sharding_strategy):
+        ways.append("fsdp in sharding_strategy")
+    if model.get("remat_policy", "none") == "none":
+        ways.append("remat_policy='nothing_saveable'")
+    if model.get("dtype_mm", "float32") == "float32":
+        ways.append("dtype_mm='bfloat16'")
+    return "use " + ", ".join([*ways, "or a smaller model"])
+
+
+def suggestion(
+    rows: Sequence[Figures], limit: float, otherwise: str
+) -> tuple[str, Figures | None]:
     """Return (a sentence, the first row that fits `limit` GiB, or None).
 
     The rows are in order of preference, fewest recomputations first: by remat_policy,
-    then by accum_freq.
+    then by accum_freq. The sentence ends with `otherwise` if none fits.
     """
     # XLA may refuse a program without saying what it would take.
     sizes = [math.inf if r["memory GiB"] is None else r["memory GiB"] for r in rows]
@@ -98,9 +117,7 @@ def suggestion(rows: Sequence[Figures], limit: float) -> tuple[str, Figures | No
     if best is None:
         least = f"{min(sizes):.1f}" if min(sizes) < math.inf else "more"
         return (
-            f"no plan fits {limit:.1f} GiB (the smallest takes {least}): use more chips, "
-            "fsdp in sharding_strategy, remat_policy='nothing_saveable', or "
-            "dtype_mm='bfloat16'",
+            f"no plan fits {limit:.1f} GiB (the smallest takes {least}): {otherwise}",
             None,
         )
     remat = best["remat_policy"]
@@ -135,19 +152,26 @@ def figures(
         # No accumulation makes the state smaller.
         return flags.accum_freq is None and (fits or row["state GiB"] > limit)
 
-    step = lambda e: plan_cost.step(e, spec, sizes, where)
+    def own(row: Figures) -> Figures:
+        if where.chip is None or not flags.memory_gib:
+            return row
+        memory = row["memory GiB"]
+        fits = memory is not None and memory <= flags.memory_gib
+        return row | {"memory GiB of the chip": flags.memory_gib, "fits": fits}
+
+    step = lambda e: own(plan_cost.step(e, spec, sizes, where))
     rows = compile_steps(planned, step, head, enough)
     found: Figures = {"steps": rows}
     best = rows[0]
     if limit is not None:
-        found["suggestion"], fitting = suggestion(rows, limit)
+        found["suggestion"], fitting = suggestion(rows, limit, advice(planned[-1][-1]))
         for key in ("accum_freq", "remat_policy"):
             found[f"suggested {key}"] = fitting and fitting[key]
         best = fitting or best
         if fitting is not None or where.on_cpu:  # else it is the command's error
             say(found["suggestion"] + _pool(where, fitting) + "\n")
     if flags.eval:
-        row = plan_cost.evaluation(planned[0][0], spec, sizes, where)
+        row = own(plan_cost.evaluation(planned[0][0], spec, sizes, where))
         found["evaluation"] = row
         say("Evaluation, the forward pass:\n")
         cells = tables.cells(row) if where.chip else [f"{row['memory GiB']:.3f}"]
@@ -156,7 +180,9 @@ def figures(
         found["assumptions"] = compiled.ASSUMPTIONS
         say(f"{tables.LEGEND}\n\nThe time is {compiled.ASSUMPTIONS}.\n")
         if flags.kernels:
-            say(f"The parts that move most, with accum_freq={best['accum_freq']}:\n")
+            say(
+                f"The kernels that move most, by layer, with accum_freq={best['accum_freq']}:\n"
+            )
             say(markdown.table(tables.PARTS, tables.parts(best, flags.kernels)) + "\n")
     return found, best
 
@@ -170,5 +196,5 @@ def _pool(where: plan_cost.Place, best: Figures | None) -> str:
         return ""
     return (
         f"; JAX takes {chips.TAKEN:.0%} of a GPU's memory by default, so set "
-        "XLA_CLIENT_MEM_FRACTION=0.95"
+        "XLA_CLIENT_MEM_FRACTION=0.92"
     )

@@ -163,6 +163,33 @@ def test_antialiased_resizing_is_pils_in_float(method, resample, size):
         np.testing.assert_allclose(got[..., c], np.asarray(channel), atol=1e-2)
 
 
+@pytest.mark.parametrize("method", ["bilinear", "bicubic", "lanczos3", "lanczos5"])
+def test_antialiased_resizing_is_tensorflows_to_the_bit(method):
+    """On photographs, noise and grids of any size, smaller and larger than the result."""
+    rng = np.random.default_rng(0)
+    shapes = rng.integers(1, 500, (20, 2)).tolist()
+    images = [rng.integers(0, 256, (*s, c), np.uint8) for s in shapes for c in (1, 3)]
+    images += [
+        *PHOTOGRAPHS.values(),
+        np.tile(np.uint8([[0], [255]]), (60, 50))[..., None],
+    ]
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, None]), tf.TensorSpec([2])]
+    )
+    def tensorflows(image, size):
+        return tf.image.resize(image, tf.cast(size, tf.int32), method, antialias=True)
+
+    for image in images:
+        size = (
+            (224, 224) if rng.integers(2) else tuple(rng.integers(1, 300, 2).tolist())
+        )
+        wide = image.astype(np.float32)
+        want = tensorflows(wide, np.float32(size)).numpy()
+        got = run(f"resize({size}, '{method}', True)", wide)
+        assert got.tobytes() == want.tobytes()
+
+
 @pytest.mark.parametrize("op", ["resize_small", "resize_long"])
 @pytest.mark.parametrize(
     "arguments", ["", ", 'bilinear'", ", 'bilinear', True", ", method='bicubic'"]

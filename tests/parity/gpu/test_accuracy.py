@@ -39,6 +39,12 @@ def test_each_attention_is_as_close_to_float64(platform, what, impl, record_prop
     check(getattr(accuracy, what)("bfloat16", case), record_property)
 
 
+def test_the_kernel_of_the_mlp_is_as_close_to_float64(platform, record_property):
+    """On a CPU, XLA computes what the kernel does."""
+    case = accuracy.CASE.but(mlp_impl="pallas")
+    check(accuracy.gradients("bfloat16", case), record_property)
+
+
 @pytest.mark.slow
 def test_eight_microbatches_are_as_close_to_float64_as_one(platform, record_property):
     for accum_freq in (1, 8):

@@ -59,7 +59,7 @@ def test_a_cpus_kernels_are_those_with_an_operation():
         event(1, 5, "dot.3", 0, 10, hlo_op="x"),
     ]
     found = kernels.summarise([*cpu, event(1, 6, "python call", 0, 99)], steps=1)
-    assert [(r.name, r.kind) for r in found.rows] == [("dot", "matrix products")]
+    assert [(r.name, r.kind) for r in found.rows] == [("dot.3", "matrix products")]
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,47 @@ def test_a_cpus_kernels_are_those_with_an_operation():
         ("loop_add_fusion.3", "loop_add_fusion", "fusions"),
         ("wrapped_convert_1", "wrapped_convert", "fusions"),
         ("loop_transpose_fusion_4", "loop_transpose_fusion", "copies"),
-        ("gemm_fusion_dot_7_0", "gemm_fusion_dot", "matrix products"),
+        ("gemm_fusion_dot_7_0", "gemm_fusion_dot_7_0", "matrix products"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_7",
-         "cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob", "attention"),
-        ("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm>(Params)", "Kernel2",
-         kernels.OTHER),
-        ("sm80_xmma_fprop_implicit_gemm_tf32", "sm80_xmma_fprop_implicit_gemm_tf32",
+         "cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_7", "attention"),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm>(Params)",
+         "cutlass::Kernel2<cutlass_80_tensorop_s1688gemm>", "matrix products"),
+        ("void cublasLt::splitKreduce_kernel<(int)32, float, (bool)1>(float*, int)",
+         "cublasLt::splitKreduce_kernel<(int)32, float, (bool)1>", "matrix products"),
+        ("void pytorch_flash::flash_fwd_kernel<cutlass::bfloat16_t>(Params)",
+         "pytorch_flash::flash_fwd_kernel<cutlass::bfloat16_t>", "attention"),
+        ("sm80_xmma_gemm_bf16bf16_tn_n_tilesize128x128x64_stage3_warpsize2x2x1_5",
+         "sm80_xmma_gemm_bf16bf16_tn_n_tilesize128x128x64_stage3_warpsize2x2x1_5",
          "matrix products"),
+        ("sm80_xmma_fprop_implicit_gemm_tf32", "sm80_xmma_fprop_implicit_gemm_tf32",
+         "convolutions"),
+        ("void cutlass__5x_cudnn::Kernel<cutlass_tensorop_s1688wgrad_optimized>(Params)",
+         "cutlass__5x_cudnn::Kernel<cutlass_tensorop_s1688wgrad_optimized>",
+         "convolutions"),
+        ("void at::native::reduce_kernel<512, 1>(at::ReduceOp)",
+         "at::native::reduce_kernel<512, 1>", kernels.OTHER),
         ("ncclDevKernel_AllReduce_Sum_f32_RING_LL", "ncclDevKernel_AllReduce_Sum_f32_RING_LL",
          kernels.OTHER),
     ],
 )  # fmt: skip
-def test_names_lose_their_numbers_and_have_a_kind(name, group, kind):
+def test_a_kernel_has_a_row_and_a_kind(name, group, kind):
     assert kernels.group(name) == group
-    assert kernels.kind(group) == kind
+    assert kernels.kind(name) == kernels.kind(group) == kind
+
+
+def test_products_of_several_templates_are_rows_of_their_own():
+    names = [f"void cutlass::Kernel2<cutlass_80_gemm_{n}>(Params)" for n in (64, 128)]
+    names += [
+        "gemm_fusion_dot_1",
+        "gemm_fusion_dot_2",
+        "loop_fusion_1",
+        "loop_fusion_2",
+    ]
+    events = [event(1, 5, n, 10 * i, 10, hlo_op="x") for i, n in enumerate(names)]
+    rows = kernels.summarise(events, steps=1).rows
+    assert sorted((r.kind, r.calls) for r in rows) == [
+        ("fusions", 2), *[("matrix products", 1)] * 4,
+    ]  # fmt: skip
 
 
 def test_the_newest_trace_is_read(tmp_path):

@@ -1,12 +1,14 @@
 """Jobs end when the time is up, and one that fails leaves the others alone."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from jaxlib import xla_client
 
 from parity.gpu import __main__ as gpu
 from parity.gpu import jobs, kernels, run
@@ -83,10 +85,27 @@ def performed(seconds, tmp_path, kind="speed", **kw):
     return run.perform(Job("a job", kind, ("job", "--json="), **kw), seconds, tmp_path)
 
 
+@pytest.mark.parametrize("given", [None, *run.FRACTION])
+def test_a_timed_job_has_one_share_of_the_memory(monkeypatch, given):
+    """JAX reads it for a GPU, and refuses both of its names beside each other."""
+    for name in run.FRACTION:
+        monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(given, "0.5")
+    found = run.environment(job("timed"))
+    share = "0.5" if given else "0.92"
+    for name in run.FRACTION:
+        monkeypatch.delenv(name, raising=False)
+        if name in found:
+            monkeypatch.setenv(name, found[name])
+    options = xla_client.generate_pjrt_gpu_plugin_options()
+    assert options["memory_fraction"] == float(share)
+
+
 def test_a_job_is_a_process_whose_result_is_a_file(module, tmp_path):
     module(
         "import json, os, sys\n"
-        "names = ('XLA_FLAGS', 'XLA_PYTHON_CLIENT_MEM_FRACTION')\n"
+        "names = ('XLA_FLAGS', 'XLA_CLIENT_MEM_FRACTION')\n"
         "found = {'ms/step': 3, 'env': [os.environ.get(n) for n in names]}\n"
         "open(sys.argv[1].removeprefix('--json='), 'w').write(json.dumps(found))\n"
     )
@@ -94,6 +113,39 @@ def test_a_job_is_a_process_whose_result_is_a_file(module, tmp_path):
     assert found["ms/step"] == 3
     assert found["env"][0].split()[-1] == "--some=flag"
     assert found["env"][1] == "0.92"
+
+
+def test_a_job_runs_where_only_its_own_packages_are(monkeypatch):
+    """Real annotations and the functions that have them; jaxtyping is a stand-in."""
+    missing = (
+        "beartype", "hypothesis", "matplotlib", "ml_collections", "sklearn", "tensorflow",
+        "tensorflow_datasets", "typeguard", "wandb",
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "jaxtyping", None)  # as if it were not installed
+    env = run.environment(job("a job"))
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({missing}))\n"
+        "import importlib, jaxtyping\n"
+        "assert 'stand_ins' in jaxtyping.__file__, jaxtyping.__file__\n"
+        "for name in ('accuracy', 'memory', 'repeat', 'timm_speed'):\n"
+        "    importlib.import_module(f'parity.gpu.{name}')\n"
+        "from vitjax.benchmark import main\n"
+        "sys.exit(main(['--model=mu/16', '--batch_size=4', '--image_size=32',"
+        " '--steps=1']))"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True
+    )
+    assert "img/s per device" in done.stdout, done.stderr
+
+
+def test_a_stand_in_never_hides_the_package(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    assert run.environment(job("a job"))["PYTHONPATH"] == "mine"
+    monkeypatch.setitem(sys.modules, "jaxtyping", None)
+    found = run.environment(job("a job"))["PYTHONPATH"]
+    assert found == f"mine{os.pathsep}{run.STAND_INS}"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +201,12 @@ def test_a_report_of_pytest_is_read(tmp_path):
 def test_every_job_names_a_program_and_flags_that_exist():
     """Modules that are not pytest are in this project, with these flags."""
     root = Path(__file__).resolve().parents[3]
-    groups = [*jobs.full("h100"), *jobs.full(None), *jobs.tiny(), [jobs.PROBE]]
+    groups = [
+        *jobs.full("h100", 85e9),
+        *jobs.full(None, None),
+        *jobs.tiny(),
+        [jobs.PROBE],
+    ]
     for job in (job for group in groups for job in group if job.command):
         program, *words = job.command
         if program == "pytest":
@@ -160,28 +217,60 @@ def test_every_job_names_a_program_and_flags_that_exist():
             assert f'"{word.partition("=")[0]}"' in source, (program, word)
 
 
-def test_the_jobs_are_what_is_asked_for():
+@pytest.mark.parametrize(
+    ("memory", "large", "small"),
+    [(84_942_979_072, 1024, 256), (47_697_362_944, 256, 64), (None, 256, 64)],
+)
+def test_the_jobs_are_what_is_asked_for(memory, large, small):
     """Each precision, each attention that takes it, both batch sizes, timm beside."""
-    names = [job.name for group in jobs.full("h100") for job in group]
+    groups = jobs.full("h100", memory)
+    names = [job.name for group in groups for job in group]
     assert len(set(names)) == len(names)
-    for batch_size in (256, 1024):
+    for batch_size in (large, small):
         for precision in ("float32", "tf32", "bfloat16"):
             for impl in ("flax", "xla"):
                 assert f"vitjax S/16 {precision} {impl}, batch {batch_size}" in names
         assert f"vitjax S/16 bfloat16 cudnn, batch {batch_size}" in names
     for model in ("small", "base"):
         assert any(f"timm vit_{model}" in n and "torch.compile" in n for n in names)
+    for job in (job for group in groups for job in group):
+        for word in job.command:
+            if word.startswith("--batch_size="):
+                assert int(word.partition("=")[2]) <= large
+
+
+def test_the_most_wanted_jobs_come_first():
+    """What makes the README's table: each speed beside timm's, and the tests."""
+    groups = jobs.full("h100", 85e9)
+    wanted = [
+        "S/16 bfloat16 cudnn, batch 1024", "S/16 bfloat16_all cudnn, batch 1024",
+        "small_patch16_224 bfloat16 torch.compile default, batch 1024", "accuracy of",
+        "trace", "S/16 tf32", "B/16", "base_patch16_224", "S/16 float32",
+        "S/16 bfloat16 cudnn, batch 256", "small_patch16_224 bfloat16 torch.compile",
+        "triton",
+    ]  # fmt: skip
+    for text, group in zip(wanted, groups, strict=False):
+        assert any(text in job.name for job in group), text
+
+
+def test_the_plan_is_of_the_first_timed_step():
+    """The two figures are of one model, batch and attention."""
+    [[timed], *groups] = jobs.full("h100", 85e9)
+    [plan] = [job for group in groups for job in group if job.kind == "memory"]
+    assert plan.name == f"memory of {timed.name}"
+    same = [w for w in plan.command if w.startswith("--batch_size")]
+    assert same == [w for w in timed.command if w.startswith("--batch_size")]
 
 
 def test_jobs_are_chosen_by_a_part_of_their_names():
-    found = gpu.chosen(jobs.full(None), "S/16 tf32")
+    found = gpu.chosen(jobs.full(None, None), "S/16 tf32")
     assert len(found) == 4
     assert all("S/16 tf32" in job.name for group in found for job in group)
-    assert gpu.chosen(jobs.full(None), "no such") == []
+    assert gpu.chosen(jobs.full(None, None), "no such") == []
 
 
 def test_without_a_gpu_only_tiny_runs(tmp_path, capsys, monkeypatch):
-    about = {"platform": "cpu", "device": "a cpu", "chip": None}
+    about = {"platform": "cpu", "device": "a cpu", "chip": None, "memory": None}
 
     def rows(groups, end, out):
         for group in groups:

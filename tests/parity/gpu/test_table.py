@@ -1,5 +1,7 @@
 """The page of given results."""
 
+import pytest
+
 from parity.gpu import table
 from parity.gpu.jobs import RATE
 
@@ -48,6 +50,27 @@ def test_the_page_has_every_figure():
     assert "- plan: chip h100, GiB 39.2" in lines
     assert "- two runs: failed: status 1: oh" in lines
     assert "- vitjax S/16: the allocator's peak is 0.95 of XLA's plan" in lines
+
+
+@pytest.mark.parametrize(
+    ("planned", "ratio", "fails"),
+    [(38.0, "1.00", 0), (47.4, "1.25", 0), (47.6, "1.25", 1), (30.3, "0.80", 1)],
+)
+def test_the_plan_for_an_absent_chip_is_held_against_the_peak(planned, ratio, fails):
+    """The peak of the step of the same name; 25 % are let pass."""
+    plan = {"name": "memory of vitjax S/16", "kind": "memory", "seconds": 8.0,
+            "planned GiB on an absent chip": planned}  # fmt: skip
+    [line] = [x for x in table.others([*ROWS, plan]) if x.startswith("- memory of")]
+    assert f"{ratio} of the allocator's peak of 38.00 GiB" in line
+    assert ("FAILED: not within a factor of 1.25" in line) == bool(fails)
+    found = table.counts([*ROWS, plan])
+    assert (found["passed"], found["FAILED"]) == (2 - fails, fails)
+
+
+def test_a_plan_without_a_peak_is_no_test():
+    plan = {"name": "memory of vitjax B/16", "kind": "memory", "seconds": 8.0,
+            "planned GiB on an absent chip": 3.0}  # fmt: skip
+    assert table.counts([*ROWS, plan]) == table.counts(ROWS)
 
 
 def test_every_table_has_as_many_cells_as_its_head():

@@ -38,6 +38,7 @@ def test_a_name_says_chip_count_and_topology(text, name, count, topology):
         ("v5e:8", "expected a TPU and its topology"),
         ("v7:2x4", "unknown chip 'v7'"),
         ("v100", "no longer compiles"),
+        ("h100x16", "expected 1 to 8 GPUs, those of one host"),
     ],
 )
 def test_a_wrong_name_is_told_with_the_known_ones(text, told):
@@ -54,10 +55,31 @@ def test_a_wrong_name_is_told_with_the_known_ones(text, told):
         ("NVIDIA A100-SXM4-40GB", "a100-40"),
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA L4", "l4"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("TPU v4", "v4"),
         ("TPU v5 lite", "v5e"),
+        ("TPU v5e", "v5e"),
         ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
         ("TPU v6 lite", "v6e"),
+        ("TPU v6e", "v6e"),
+        # Other memory, bandwidth or peak than the one whose name is alike.
+        ("NVIDIA L40", None),
+        ("NVIDIA L4 MIG 1g.6gb", None),
+        ("NVIDIA A100 80GB PCIe", None),
+        ("NVIDIA A100-PCIE-40GB", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("Tesla V100-SXM2-32GB", None),
+        ("TPU v4 lite", None),
+        ("TPU7x", None),
         ("cpu", None),
+        ("", None),
         ("NVIDIA GeForce GTX 1080", None),
     ],
 )
@@ -75,6 +97,21 @@ def test_the_figures_are_in_one_unit_each():
         assert chip.float32 <= chip.tf32 <= chip.bfloat16
         assert 3e10 <= chip.link < chip.bandwidth
         assert chip.tpu or chip.name == "v100" or chip.cuda is not None
+
+
+@pytest.mark.parametrize(
+    "chip", [c for c in chips.CHIPS.values() if c.cuda], ids=lambda chip: chip.name
+)
+def test_the_peak_in_float32_is_that_of_the_units(chip):
+    """Each of them adds one product a cycle; XLA is told of them, not of the peak."""
+    cuda = chip.cuda
+    peak = cuda.cores * cuda.lanes * 2 * cuda.clock_ghz * 1e9
+    assert chip.float32 == pytest.approx(peak, rel=0.01)
+
+
+def test_no_two_chips_have_a_kind_in_common():
+    kinds = [kind for chip in chips.CHIPS.values() for kind in chip.kinds]
+    assert len(set(kinds)) == len(kinds)
 
 
 def test_the_peak_is_that_of_dtype_and_precision():

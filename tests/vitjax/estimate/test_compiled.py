@@ -69,7 +69,8 @@ BLOCK = "jit(f)/jvp(ViT)/Transformer/encoderblock_3/MlpBlock_0"
         ("jit(f)/transpose(jvp(ViT))/head/dot_general", ("head", "backward")),
         ("jit(f)/while/body/transpose(jvp(ViT))/rematted_computation/head/dot",
          ("head", "recomputed")),
-        ("jit(f)/while/body/eval_jaxpr/jvp(ViT)/embedding/conv", ("embedding", "forward")),
+        ("jit(f)/while/body/eval_jaxpr/jvp(ViT)/ViT._stem/embedding/dot_general",
+         ("embedding", "forward")),
         ("jit(f)/shard_map/ppermute", ("step", "other")),
         ("", ("copies", "other")),
     ],
@@ -108,6 +109,16 @@ def test_the_parts_add_up(mesh):
     assert {"forward", "backward", "recomputed", "other"} == {
         p.phase for p in found.parts
     }
+    # The products of every layer are found under its name.
+    layers = {p.layer for p in found.parts if p.flops}
+    block = "Transformer/encoderblock"
+    attention = f"{block}/MultiHeadDotProductAttention_0"
+    assert layers >= {
+        *("embedding", "head", "pre_logits", attention),
+        *(f"{attention}/{name}" for name in ("qkv", "out")),
+        *(f"{block}/MlpBlock_0/{name}" for name in ("Dense_0", "Dense_1")),
+    }
+    assert not [p for p in found.parts if p.layer == "step" and p.flops]
 
 
 def test_jax_keeps_no_program_of_an_absent_chip(mesh, absent, tmp_path, monkeypatch):
@@ -128,11 +139,15 @@ def test_jax_keeps_no_program_of_an_absent_chip(mesh, absent, tmp_path, monkeypa
         compiled.compilation_cache.reset_cache()
 
 
+FSDP = "fsdp(axis='data', min_size_to_shard_mb=0)"
+MODEL = ("dtype_mm", "attn_impl", "residual_dtype", "mlp_impl")
+
+
 @functools.cache
 def step(target, devices, variant, batch_size, image_size, **flags):
     """The flagship's step for absent chips: (its program, its estimate, its parameters)."""
     kw = dict(flags)
-    model = {k: kw.pop(k) for k in ("dtype_mm", "attn_impl") if k in kw}
+    model = {k: kw.pop(k) for k in MODEL if k in kw}
     if "sharding_strategy" in kw:
         kw["sharding_strategy"] = ((".*", kw["sharding_strategy"]),)
     e = benchmark.flagship(variant, model=model, **kw)
@@ -209,13 +224,31 @@ def test_randaug_in_the_step_exchanges_nothing_and_adds_no_product(absent, name)
 @pytest.mark.parametrize("name", ["v5e:2x4", "h100x8"])
 def test_fsdp_gathers_parameters(absent, name):
     where = opened(absent, name)
-    strategy = "fsdp(axis='data', min_size_to_shard_mb=0)"
-    _, split, params = step(*where, "mu/16", 64, 32, sharding_strategy=strategy)
+    _, split, params = step(*where, "mu/16", 64, 32, sharding_strategy=FSDP)
     assert "all-gather" in split.collectives
     # Less than all parameters and activations; one image a device has 3,072 bytes.
     assert split.collectives["all-gather"][1] < 4 * params
     _, whole, _ = step(*where, "mu/16", 64, 32, accum_freq=1)
     assert split.memory < whole.memory
+
+
+@pytest.mark.aot
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["replicate", FSDP])
+def test_the_kernel_of_the_mlp_adds_no_collective(absent, strategy):
+    """XLA gathers the operands of a kernel that it cannot split."""
+    where, found = opened(absent, "h100x8"), {}
+    for impl in ("xla", "pallas"):
+        given = {"dtype_mm": "bfloat16", "attn_impl": "flax", "mlp_impl": impl}
+        program, estimate, _ = step(
+            *where, "mu/16", 64, 32, sharding_strategy=strategy, **given
+        )
+        assert ("xla.gpu.triton" in program.as_text()) == (impl == "pallas")
+        found[impl] = estimate.collectives
+    assert found["pallas"].keys() == found["xla"].keys()
+    for kind, (_, given) in found["xla"].items():
+        # The kernel sums a bias's gradient, of 128 numbers, in float32.
+        assert found["pallas"][kind][1] == pytest.approx(given, abs=4 * 128)
 
 
 @pytest.mark.aot
@@ -271,7 +304,7 @@ def test_the_flagship_on_eight_v5e(absent):
     # XLA also counts additions, exponentials and the like.
     assert 0.9 < found.flops / cost["flops"] <= 1.0
     assert found.xla_bytes == cost["bytes accessed"]
-    assert 0.5 < found.traffic / least_traffic(128, 196, 384, 12) < 1.4
+    assert 0.8 < found.traffic / least_traffic(128, 196, 384, 12) < 1.3
     assert found.traffic < found.xla_bytes
 
 
@@ -284,7 +317,8 @@ def test_the_flagship_on_an_h100(absent):
     assert "cudnn" in program.as_text()
     assert found.fits(H100)
     assert not found.collectives
-    assert 0.5 < found.traffic / least_traffic(1024, 196, 384, 12) < 1.6
+    # 1.5 before the forms of vitjax/models/products.py.
+    assert 0.9 < found.traffic / least_traffic(1024, 196, 384, 12) < 1.25
     # Forward and backward, and attention's scores once more in the backward pass.
     n, d = 196, 384
     block = 24 * n * d * d + 4 * n * n * d
@@ -297,3 +331,20 @@ def test_the_flagship_on_an_h100(absent):
     multiplied = found.flops / (0.75 * H100.bfloat16)
     launched = 3e-6 * found.kernels
     assert max(moved, multiplied) < found.seconds < moved + multiplied + launched
+
+
+@pytest.mark.aot
+@pytest.mark.slow
+@pytest.mark.parametrize("accum_freq", [1, 8])
+def test_the_flagship_on_eight_h100s(absent, accum_freq):
+    """XLA combines the gradients of 88 MB into three all-reduces."""
+    where = opened(absent, "h100x8")
+    given = {"dtype_mm": "bfloat16", "attn_impl": "cudnn", "residual_dtype": "bfloat16"}
+    _, found, params = step(*where, "S/16", 1024, 224, accum_freq=accum_freq, **given)
+    number, given = found.collectives["all-reduce"]
+    assert number == 3
+    assert 4 * params <= given < 4 * params + 100
+    assert found.collectives.keys() == {"all-reduce", "collective-permute"}
+    if accum_freq == 1:
+        by_hand = least_traffic(128, 196, 384, 12, full=2)
+        assert 0.9 < found.traffic / by_hand < 1.45

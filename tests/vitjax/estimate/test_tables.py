@@ -10,11 +10,21 @@ from vitjax.tools import plan_pictures
 
 V5E = chips.CHIPS["v5e"]
 PARTS = (
-    compiled.Part("Transformer/encoderblock", "forward", 24, 3e9, 2e12, 0.004),
-    compiled.Part("Transformer/encoderblock", "backward", 36, 6e9, 4e12, 0.008),
-    compiled.Part("step", "other", 3, 1e9, 0.0, 0.0125),
-    compiled.Part("head", "forward", 1, 2e7, 0.0, 0.0),
-    compiled.Part("copies", "other", 1, 1e7, 0.0, 0.0),
+    compiled.Part(
+        "Transformer/encoderblock", "forward", "fusion mul", 24, 3e9, 2e12, 0.004
+    ),
+    compiled.Part(
+        "Transformer/encoderblock",
+        "backward",
+        "cublas dot_general",
+        36,
+        6e9,
+        4e12,
+        0.008,
+    ),
+    compiled.Part("step", "other", "fusion add", 3, 1e9, 0.0, 0.0125),
+    compiled.Part("head", "forward", "fusion add", 1, 2e7, 0.0, 0.0),
+    compiled.Part("copies", "other", "copy", 1, 1e7, 0.0, 0.0),
 )
 
 
@@ -61,8 +71,16 @@ def test_what_is_missing_is_a_dash():
 def test_the_parts_with_most_traffic_come_first():
     row = tables.figures(found(), V5E, images=1)
     assert tables.parts(row, 2) == [
-        ("Transformer/encoderblock", "forward", "24", "3", "2", "4"),
-        ("Transformer/encoderblock", "backward", "36", "6", "4", "8"),
+        ("Transformer/encoderblock", "forward", "fusion mul", "24", "3", "2", "4"),
+        (
+            "Transformer/encoderblock",
+            "backward",
+            "cublas dot_general",
+            "36",
+            "6",
+            "4",
+            "8",
+        ),
     ]
     assert len(tables.parts(row, 99)) == len(PARTS)
 

@@ -245,6 +245,12 @@ def test_converters_are_exact_inverses_and_keep_the_order_of_many_blocks():
         ({"attn_impl": "xla", "dtype_mm": "float64"},
          "softmax_dtype 'float64' needs attn_impl='flax'"),
         ({"attn_impl": "cudnn"}, "needs dtype_mm 'bfloat16' or 'float16', got 'float32'"),
+        ({"mlp_impl": "triton"}, "unknown mlp_impl 'triton'"),
+        ({"mlp_impl": "pallas"}, "'pallas' needs dtype_mm 'bfloat16' or 'float16', got"),
+        ({"mlp_impl": "pallas", "dtype_mm": "bfloat16", "dropout": 0.1},
+         "'pallas' needs dropout 0, got 0.1; or choose mlp_impl='xla'"),
+        ({"mlp_impl": "pallas", "dtype_mm": "bfloat16", "width": 72, "num_heads": 9},
+         "'pallas' needs a width that is a multiple of 16, got 72"),
     ],
 )  # fmt: skip
 def test_arguments_that_are_refused(kw, message):

@@ -80,6 +80,11 @@ MODEL = {
         "cudnn needs an NVIDIA GPU, dtype_mm of bfloat16 or float16, and an even number "
         "of tokens. auto is cudnn where it can be had, else flax; the run says which."
     ),
+    "model.mlp_impl": (
+        "How the way back through the MLP's GELU is computed: xla or pallas. pallas is one "
+        "kernel with the product before it on an NVIDIA GPU, and the same numbers by XLA "
+        "elsewhere. It needs dtype_mm of bfloat16 or float16, and no dropout."
+    ),
     "model.return_attn": (
         "Return the attention's probabilities among the model's intermediates. It is for "
         "tools, and of no use in training."
