@@ -185,7 +185,7 @@ def test_a_step_adds_gradients_once_and_gathers_no_images(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["v5e:2x4", "h100x8"])
 def test_randaug_in_the_step_exchanges_nothing_and_adds_no_product(absent, name):
-    """The only image that moves is mixup's, with its plan of eight bytes."""
+    """The only image that moves is mixup's, with its label and without its plan."""
     target, devices = opened(absent, name)
     e = benchmark.flagship("mu/16")
     e = dataclasses.replace(e, device_pp=f"randaug(2, 10)|{e.device_pp}")
@@ -196,14 +196,13 @@ def test_randaug_in_the_step_exchanges_nothing_and_adds_no_product(absent, name)
     }
     run = program.build(
         e, sharding.make_mesh(devices=devices), element_spec=spec,
-        batch_size=64, total_steps=100, data_size=1000,
+        batch_size=64, total_steps=112_603, data_size=1_281_167,
     )  # fmt: skip
     built = compiled.compile_for(run.lower(), target)
     found = compiled.estimate(built, target.chip, target.count)
     assert found.collectives.keys() == {"all-reduce", "collective-permute"}
-    assert found.collectives["collective-permute"][1] == 32 * 32 * 3 + 4 + 8
-    part = {p.layer: p for p in found.parts}["randaug"]
-    assert part.kernels > 4
+    assert found.collectives["collective-permute"][1] == 32 * 32 * 3 + 4
+    assert sum(p.kernels for p in found.parts if p.layer == "randaug") > 20
     module = hlo.parse(built.as_text())
     sums = [
         (body, one)
