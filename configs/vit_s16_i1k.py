@@ -91,8 +91,8 @@ GENERAL = dict(
     crop=About("tf", "random crops: tf, torchvision, power(p) or beta(a, b)"),
     area_min=About(5.0, "a random crop has at least this percentage of the area"),
     randaug=About(
-        "on", "RandAugment(2, 10) of big_vision, or torchvision's (tv)",
-        ("on", "off", "tv"),
+        "on", "RandAugment(2, 10) of big_vision, or torchvision's (tv); device: in the step",
+        ("on", "off", "tv", "device"),
     ),
     mixup=About(True, "mix pairs of images, p = 0.2"),
     precision=About(
@@ -129,22 +129,27 @@ def get_config(arg: str | None = None) -> ConfigDict:
         f"decode_jpeg_and_inception_crop(224, area_min={chosen.area_min:g}, "
         f"antialias={chosen.antialias}, precise={chosen.precise}, sampler={chosen.crop!r})"
     )
-    randaug = {
-        "on": f"|randaug(2, 10, contrast={chosen.contrast!r})",
+    randaug = f"randaug(2, 10, contrast={chosen.contrast!r})"
+    augment = {
+        "on": f"|{randaug}",
         "tv": "|randaug_tv(2, 10)",
+        "device": "|randaug_plan(2)",  # the same draws
         "off": "",
     }[chosen.randaug]
+    on_device = chosen.randaug == "device"
     config.input = ConfigDict()
     config.input.data = dict(
         name="imagenet2012", split="train" if chosen.data == "100%" else "train[:99%]"
     )
     config.input.batch_size = chosen.batch
     # The host sends uint8 images and int32 labels; device_pp converts them in the step.
-    config.input.pp = f"{crop}|flip_lr{randaug}|keep('image', 'label')"
-    config.device_pp = (
+    plan = ", 'randaug_plan'" if on_device else ""
+    config.input.pp = f"{crop}|flip_lr{augment}|keep('image', 'label'{plan})"
+    finish = (
         "value_range(-1, 1)|onehot(1000, key='label', key_result='labels')"
         "|keep('image', 'labels')"
     )
+    config.device_pp = f"{randaug}|{finish}" if on_device else finish
 
     config.log_training_steps = 50
     config.ckpt_steps = 1000
@@ -168,11 +173,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if chosen.mixup:
         config.mixup = dict(p=0.2)
 
-    config.evals = _evals(chosen, config)
+    config.evals = _evals(chosen, config.loss, finish)
     return config
 
 
-def _evals(chosen: Any, config: Any) -> ConfigDict:
+def _evals(chosen: Any, loss: str, device_pp: str) -> ConfigDict:
     """Return big_vision's five evaluations; minival only if training leaves it out."""
     resize = (
         f"resize_small(256, method={chosen.resize!r}, antialias={chosen.antialias})"
@@ -184,8 +189,8 @@ def _evals(chosen: Any, config: Any) -> ConfigDict:
             type="classification",
             data=dict(name=name, split=split),
             pp_fn=f"{decode}|keep('image', 'label')",
-            device_pp=config.device_pp,
-            loss_name=config.loss,
+            device_pp=device_pp,
+            loss_name=loss,
             log_steps=2500,
             required=required,
         )

@@ -9,6 +9,9 @@ keep("image", "label", "seed"). The coin is the host's (plans.coin), so the flip
 image is a function of (seed, epoch, index), wherever flip_lr is in the specs. An image
 would be mirrored twice, and so never, with flip_lr in both specs.
 
+randaug reads `randaug_plan`, uint32 [b, layers], which the host's op randaug_plan draws:
+pp then ends with randaug_plan(2)|keep("image", "label", "randaug_plan").
+
 Shapes: b batch, c channels or classes; an image batch is [b, h, w, c].
 """
 
@@ -19,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer, Shaped, UInt32
 
-from input_pipeline import parts, plans
+from input_pipeline import device_randaug, parts, plans
 from input_pipeline import spec as spec_lib
 
 Features = dict[str, Any]  # feature name -> array [b, ...]
@@ -43,7 +46,7 @@ _HOST_OPS = frozenset(
         "lookup",
         "pad_crop",
         "pad_to_shape",
-        "randaug",
+        "randaug_plan",
         "randaug_tv",
         "trivial_augment_wide",
         "autoaugment_cifar10",
@@ -185,10 +188,11 @@ class Op(NamedTuple):
     """An op and what its function takes."""
 
     make: Callable[..., Any]
-    # "value": fn(value), of one feature; "coin": fn(value, coin); "features":
-    # fn(features). The first two take inkey, outkey and key (both at once) as well.
+    # "value": fn(value), of one feature; "coin": fn(value, coin); "policy": a
+    # device_randaug.Policy; "features": fn(features). All but the last take inkey,
+    # outkey and key (both at once) as well.
     # "own": what the function needs, fn(value) or fn(value, keys).
-    takes: Literal["value", "coin", "features", "own"]
+    takes: Literal["value", "coin", "policy", "features", "own"]
 
 
 OPS = {
@@ -199,12 +203,16 @@ OPS = {
     "keep": Op(keep, "features"),
     "normalize": Op(normalize, "value"),
     "onehot": Op(onehot, "features"),
+    "randaug": Op(device_randaug.randaug, "policy"),
     "value_range": Op(value_range, "value"),
     "vgg_value_range": Op(vgg_value_range, "value"),
 }
 
 
-def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
+Preprocess = Callable[[Features], Features]
+
+
+def get_preprocess_fn(spec: str) -> Preprocess:
     """Return the function of a spec: features -> features, for one batch.
 
     An empty spec changes nothing.
@@ -214,14 +222,48 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
         called (or traced), for a missing feature, `seed` included if an op is random.
     """
     calls = spec_lib.parse(spec)
-    ops = [_build(calls, position) for position in range(len(calls))]
+    return _in_turn(calls, range(len(calls)))
+
+
+def in_two(spec: str) -> tuple[Preprocess | None, Preprocess]:
+    """Return the function of a spec in two parts: up to the last randaug, and the rest.
+
+    The first is for each device's own rows, once, before mixup pairs them; it is None
+    for a spec without randaug. Raises ValueError as `get_preprocess_fn` does.
+    """
+    calls = spec_lib.parse(spec)
+    end = max((at for at, c in enumerate(calls, 1) if c.name == "randaug"), default=0)
+    first = _in_turn(calls, range(end))
+    rest = _in_turn(calls, range(end, len(calls)))
+
+    def augment(features: Features) -> Features:
+        # A keep may drop the seed, which a later op may read.
+        seed = {name: features[name] for name in ("seed",) if name in features}
+        return seed | first(features)
+
+    return (augment if end else None), rest
+
+
+def check_once(pp: str, device_pp: str) -> None:
+    """Raise ValueError if both specs apply randaug."""
+    own = [c for c in spec_lib.parse(pp) if c.name == "randaug"]
+    if own and "randaug" in spec_lib.names(device_pp):
+        raise ValueError(
+            f"randaug is in pp and in device_pp, so that images would get the same ops "
+            f"twice: in pp write randaug_plan in place of {own[0].text}"
+        )
+
+
+def _in_turn(calls: list[spec_lib.OpCall], positions: range) -> Preprocess:
+    """Return the function of the calls at some positions, one after the other."""
+    ops = [(calls[position], _build(calls, position)) for position in positions]
 
     def preprocess(features: Features) -> Features:
-        features, seed = dict(features), features.get("seed")
-        for call, op in zip(calls, ops, strict=True):
+        given, features = features, dict(features)
+        for call, op in ops:
             with parts.explained(f"op {call.text!r}"):
                 try:
-                    features = op(features, seed)
+                    features = op(features, given)
                 except KeyError as e:
                     raise ValueError(
                         f"op {call.text!r} reads feature {e}, which is not among "
@@ -234,7 +276,11 @@ def get_preprocess_fn(spec: str) -> Callable[[Features], Features]:
 
 def _build(
     calls: list[spec_lib.OpCall], position: int
-) -> Callable[[Features, Int[Array, "b 2"] | None], Features]:
+) -> Callable[[Features, Features], Features]:
+    """Return fn(features, those of the batch as it came) of the op at a position.
+
+    An op may drop the random draws from the features; later ops still need them.
+    """
     call = calls[position]
     if call.name in _HOST_OPS:
         raise ValueError(
@@ -244,14 +290,20 @@ def _build(
     op = _op_of(call)
     if op.takes == "features":
         on_features = spec_lib.build(call, op.make)
-        return lambda features, seed: on_features(features)
+        return lambda features, given: on_features(features)
     fn, inkey, outkey = spec_lib.build_keyed(call, op.make)
     own = op.takes == "own"
     if op.takes == "value" or (own and not parts.random_or_not(fn, call.text, "keys")):
-        return lambda features, seed: features | {outkey: fn(features[inkey])}
+        return lambda features, given: features | {outkey: fn(features[inkey])}
     nth = sum(earlier.name == call.name for earlier in calls[:position])
 
-    def random(features: Features, seed: Int[Array, "b 2"] | None) -> Features:
+    def policy(features: Features, given: Features) -> Features:
+        name = f"{call.name}_plan_{nth}" if nth else f"{call.name}_plan"
+        plan = _plan_of(given, name, fn.words, call)
+        return features | {outkey: fn.apply(features[inkey], plan)}
+
+    def random(features: Features, given: Features) -> Features:
+        seed: Int[Array, "b 2"] | None = given.get("seed")
         if seed is None:
             raise ValueError(
                 f"op {call.text!r} is random and needs the feature 'seed' (int32 "
@@ -265,7 +317,26 @@ def _build(
         coin = plans.coin((words[:, 0], words[:, 1]), nth)
         return features | {outkey: fn(features[inkey], coin)}
 
-    return random
+    return policy if op.takes == "policy" else random
+
+
+def _plan_of(
+    given: Features, name: str, words: int, call: spec_lib.OpCall
+) -> UInt32[Array, "b l"]:
+    """Return the plans of a policy. ValueError if the host does not send them."""
+    end = f"{call.name}_plan({words})|keep('image', 'label', {name!r})"
+    if name not in given:
+        raise ValueError(
+            f"op {call.text!r} needs the feature {name!r}, which the host draws: end pp "
+            f"with {end}"
+        )
+    plan = given[name]
+    if plan.dtype != jnp.uint32 or plan.ndim != 2 or plan.shape[1] < words:
+        raise ValueError(
+            f"op {call.text!r} needs the feature {name!r} as uint32 [b, {words}], got "
+            f"{plan.dtype.name} {list(plan.shape)}: end pp with {end}"
+        )
+    return plan
 
 
 def _op_of(call: spec_lib.OpCall) -> Op:

@@ -213,6 +213,7 @@ def check(e: Experiment) -> nn.Module:
     if e.matmul_precision is not None:
         arguments.lookup(step.PRECISIONS, e.matmul_precision, "matmul_precision")
     device_ops.get_preprocess_fn(e.device_pp)
+    device_ops.check_once(e.input.get("pp") or "", e.device_pp)
     if e.mixup is not None:
         arguments.check("mixup", mixup.check, e.mixup)
     if e.ema is not None:
@@ -232,7 +233,7 @@ def _train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     mesh: Mesh,
-    device_pp: Callable[..., Any],
+    both_pp: Mapping[str, Any],
     class_weights: Sequence[float] | None,
     frozen: Any,
     shardings: Any,
@@ -245,7 +246,7 @@ def _train_step(
         mesh=mesh,
         mixup=e.mixup,
         accum_freq=e.accum_freq,
-        device_pp=device_pp,
+        **both_pp,
         label_smoothing=e.label_smoothing,
         class_weights=class_weights,
         frozen=frozen,
@@ -281,9 +282,10 @@ def build(
     step.check_batch_size(batch_size, mesh, e.accum_freq)
     model = check(e)
     weights = _class_weights(e, labels)
-    device_pp = device_ops.get_preprocess_fn(e.device_pp)
+    augment, device_pp = device_ops.in_two(e.device_pp)
     batch = _batch(element_spec, batch_size, mesh)
-    image_shape = _image_shape(e, device_pp, batch)
+    whole = device_ops.get_preprocess_fn(e.device_pp)
+    image_shape = _image_shape(e, whole, batch)
     if parts.is_dotted(e.model_name):
         _check_answer(e, model, image_shape)
     params = step.param_shapes(model, image_shape)
@@ -314,7 +316,8 @@ def build(
         loss_scale=e.loss_scale,
         matmul_precision=precision,
     )
-    train_step = _train_step(e, model, tx, mesh, device_pp, weights, frozen, shardings)
+    both_pp = {"augment": augment, "device_pp": device_pp}
+    train_step = _train_step(e, model, tx, mesh, both_pp, weights, frozen, shardings)
     return Program(
         model=model,
         matmul_precision=precision,
@@ -330,7 +333,7 @@ def build(
         shardings=shardings,
         batch=batch,
         train_step=train_step,
-        preview=step.make_preview(mesh=mesh, mixup=e.mixup, device_pp=device_pp),
+        preview=step.make_preview(mesh=mesh, mixup=e.mixup, **both_pp),
         predict=step.at_precision(precision, step.make_eval_step(model)),
         loop_key=lambda: keys()[1],
     )

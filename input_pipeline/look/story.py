@@ -1,16 +1,21 @@
-"""Show what the training stream does: to one example op by op, or to a batch."""
+"""Show what the training stream does: to one example op by op, or to a batch.
+
+The step's ops are shown up to randaug, if it is one of them.
+"""
 
 import inspect
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+import jax
 import numpy as np
 import tensorflow as tf
 
+from input_pipeline import device_ops
 from input_pipeline.look import charts
 from input_pipeline.ops import OPS, Preprocess, op_of
 from input_pipeline.pipeline import TrainData
-from input_pipeline.spec import OpCall, parse
+from input_pipeline.spec import OpCall, build_keyed, parse
 from input_pipeline.stream import batching, damaged, order
 
 BATCH_SHOWN = 32
@@ -36,10 +41,12 @@ class Story(NamedTuple):
     parts: list[Shown]
 
 
-def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
+def tell(
+    data: TrainData, pp: str, epoch: int, index: int, device_pp: str = ""
+) -> Story:
     """Return everything that happens to example `index` of the stream in `epoch`.
 
-    `pp` is the text of `data.preprocess`. Raises ValueError for an index or epoch out
+    `pp` is the text of `data.preprocess`, and `device_pp` of the step's ops. Raises ValueError for an index or epoch out
     of range, or an example that cannot be read.
     """
     size = len(data.source)
@@ -85,7 +92,7 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
 
     calls, steps = parse(pp), []
     for at, call in enumerate(calls):
-        decided = op_of(call).takes in ("policy", "coin")
+        decided = op_of(call).takes in ("policy", "plan", "coin")
         lines = next(explained) if decided else []
         text, layers = _title(call), _layers(call)
         for number in range(1, layers):
@@ -96,7 +103,47 @@ def tell(data: TrainData, pp: str, epoch: int, index: int) -> Story:
         name = f"{text}, layer {layers}" if layers > 1 else text
         features = after(calls[: at + 1], last=at + 1 == len(calls))
         steps.append(Shown(name, lines[max(layers - 1, 0) :], features))
+    steps += _in_the_step(device_pp, steps[-1].features if steps else after([]))
     return Story(data.source.describe(index), place, after([]), steps)
+
+
+def _in_the_step(device_pp: str, features: dict[str, Any]) -> list[Shown]:
+    """Return the parts of the step's ops up to the last randaug."""
+    calls = parse(device_pp)
+    while calls and calls[-1].name != "randaug":
+        calls.pop()
+    steps = []
+    for at, call in enumerate(calls):
+        before, layers = calls[:at], _layers(call)
+        text = f"{_title(call)}, in the step"
+        lines: list[str] = []
+        if call.name == "randaug":
+            nth = sum(earlier.name == "randaug" for earlier in before)
+            plan = features.get(f"randaug_plan_{nth}" if nth else "randaug_plan")
+            policy, _, _ = build_keyed(call, device_ops.OPS["randaug"].make)
+            lines = [] if plan is None else policy.explain(plan)
+        for number in range(1, layers):
+            shown = _on_devices([*before, _with_layers(call, number)], features)
+            steps.append(
+                Shown(f"{text}, layer {number}", lines[number - 1 : number], shown)
+            )
+        name = f"{text}, layer {layers}" if layers > 1 else text
+        shown = _on_devices([*before, call], features)
+        steps.append(Shown(name, lines[max(layers - 1, 0) :], shown))
+    return steps
+
+
+def _on_devices(calls: list[OpCall], features: dict[str, Any]) -> dict[str, Any]:
+    """Return one example's features after ops of the step."""
+    batch = _numbers(
+        {name: np.asarray(value)[None] for name, value in features.items()}
+    )
+    after = jax.jit(device_ops.get_preprocess_fn("|".join(map(_text, calls))))(batch)
+    return {name: np.asarray(value)[0] for name, value in after.items()}
+
+
+def _numbers(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: v for k, v in batch.items() if np.issubdtype(v.dtype, np.number)}
 
 
 def _text(call: OpCall) -> str:
@@ -194,9 +241,18 @@ def draw_story(path: Path, story: Story, epoch: int, index: int) -> None:
     charts.draw_images(path, title, images, columns=6)
 
 
-def draw_batch(path: Path, data: TrainData) -> None:
-    """Draw the first images of the first training batch, as they leave the host."""
+def draw_batch(path: Path, data: TrainData, device_pp: str = "") -> None:
+    """Draw the first images of the first training batch.
+
+    They are drawn as they leave the host or, with randaug in `device_pp`, after it.
+    """
     batch = next(iter(data))
+    size = len(next(iter(batch.values())))
+    augment, _ = device_ops.in_two(device_pp)
+    if augment is not None:
+        first = {name: value[:BATCH_SHOWN] for name, value in batch.items()}
+        done = jax.device_get(jax.jit(augment)(_numbers(first)))
+        batch = {**first, **done}
     if "image" not in batch or not _is_image(batch["image"][0]):
         raise ValueError("the preprocessing leaves no image to draw in the batch")
     images = batch["image"][:BATCH_SHOWN]
@@ -205,8 +261,8 @@ def draw_batch(path: Path, data: TrainData) -> None:
         if key in batch:
             titles = [caption(label, data.class_names) for label in batch[key]]
     panels = [(t, "", image) for t, image in zip(titles, images, strict=False)]
-    of = f"{len(images)} of " if len(images) < len(batch["image"]) else ""
-    title = f"{of}the {len(batch['image'])} images of the first training batch"
+    of = f"{len(images)} of " if len(images) < size else ""
+    title = f"{of}the {size} images of the first training batch"
     charts.draw_images(path, title, panels, columns=8)
 
 

@@ -19,7 +19,7 @@ from input_pipeline import parts, plans
 from input_pipeline import spec as spec_lib
 from input_pipeline.ops import crops, image
 from input_pipeline.ops import features as features_lib
-from input_pipeline.randaug import randaug, torchvision_policies
+from input_pipeline.randaug import randaug, randaug_plan, torchvision_policies
 from input_pipeline.tracing import as_written
 
 Features = dict[str, Any]  # feature name -> tensor
@@ -32,12 +32,14 @@ class Op(NamedTuple):
     make: Callable[..., Any]
     # On one feature, with inkey, outkey and key (both at once) as arguments:
     # "value": fn(value); "random": fn(value, seed); "coin": fn(value, coin), where the
-    # coin is plans.coin; "policy": a plans.Policy. On all features: "features":
+    # coin is plans.coin; "policy": a plans.Policy; "plan": one that is only drawn, and
+    # named after the policy of device_pp that applies it. On all features: "features":
     # fn(features); "random_features": fn(features, seed).
     # "own": what the function needs, fn(value) or fn(value, seed).
     takes: Literal[
-        "value", "random", "coin", "policy", "features", "random_features", "own"
-    ]
+        "value", "random", "coin", "policy", "plan", "features", "random_features",
+        "own",
+    ]  # fmt: skip
 
 
 OPS = {
@@ -64,6 +66,7 @@ OPS = {
     "pad_crop": Op(crops.pad_crop, "random"),
     "pad_to_shape": Op(features_lib.pad_to_shape, "value"),
     "randaug": Op(randaug, "policy"),
+    "randaug_plan": Op(randaug_plan, "plan"),
     "randaug_tv": Op(torchvision_policies.randaug_tv, "policy"),
     "random_affine": Op(image.random_affine, "random"),
     "random_crop": Op(crops.random_crop, "random"),
@@ -111,13 +114,14 @@ class Preprocess:
         """Raise ValueError for an unknown op or wrong arguments."""
         self._calls = spec_lib.parse(spec)
         self._draws: dict[str, _Draws] = {}
+        self._for_device: set[str] = set()  # plans that are only drawn
         self._functions = [self._build(at) for at in range(len(self._calls))]
         self.follows_epochs = any(
             call.name == "choice_no_replacement" for call in self._calls
         )
         self.kept = frozenset(
             name for call in self._calls if call.name == "keep" for name in call.args
-        )
+        ).union(self._for_device)
 
     @as_written
     def __call__(self, features: Features) -> Features:
@@ -176,13 +180,17 @@ class Preprocess:
             return lambda features, seeds: on_features(features, folded(seeds))
 
         fn, inkey, outkey = spec_lib.build_keyed(call, op.make)
-        if op.takes in ("policy", "coin"):
-            nth = sum(earlier.name == call.name for earlier in self._calls[:at])
-            name = call.name + ("_plan" if op.takes == "policy" else "_coin")
+        if op.takes in ("policy", "plan", "coin"):
+            drawn_for = call.name.removesuffix("_plan")
+            earlier = (c.name.removesuffix("_plan") for c in self._calls[:at])
+            nth = sum(name == drawn_for for name in earlier)
+            name = drawn_for + ("_coin" if op.takes == "coin" else "_plan")
             name += f"_{nth}" if nth else ""
-            draws = _draws_of_policy(fn, at) if op.takes == "policy" else _coin(nth)
+            draws = _coin(nth) if op.takes == "coin" else _draws_of_policy(fn, at)
             self._draws[name] = draws
-            use = fn.apply if op.takes == "policy" else fn
+            if op.takes == "plan":
+                self._for_device.add(name)
+            use = fn if op.takes == "coin" else fn.apply
 
             def on_draws(features: Features, seeds: Features) -> Features:
                 drawn = seeds.get(name)

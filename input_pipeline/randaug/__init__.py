@@ -17,18 +17,20 @@ google-research/big_vision issues 109 and 110.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import tensorflow as tf
 
-from input_pipeline.plans import Policy, uniform
+from input_pipeline.layers import (
+    SIGNED,
+    check,
+    explain,
+    level_arguments,
+    read_plan,
+)
+from input_pipeline.plans import Policy
 from input_pipeline.randaug import ops
 from input_pipeline.randaug.geometry import Interpolation
-
-MAX_LEVEL = 10.0
-TRANSLATE_PIXELS = 100.0  # at level 10
-CUTOUT_PIXELS = 40  # at level 10: half of the side
 
 OPS: dict[str, Callable[..., tf.Tensor]] = {
     "AutoContrast": ops.autocontrast,
@@ -48,62 +50,6 @@ OPS: dict[str, Callable[..., tf.Tensor]] = {
     "Cutout": ops.cutout,
     "SolarizeAdd": ops.solarize_add,
 }
-SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
-
-
-# Bits of a layer's word of the plan.
-_OP, _NEGATE, _Y, _X = (0, 4), (4, 1), (5, 13), (18, 13)  # (lowest, how many)
-
-
-class Layer(NamedTuple):
-    """The random draws of one layer, read from one word of the plan."""
-
-    op: Any  # 0 ... 15, index into OPS
-    negate: Any  # 0 or 1, for the ops in SIGNED
-    centre: tuple[Any, Any]  # the place of Cutout, (y, x)
-
-
-def read_plan(plan: Any, height: Any, width: Any) -> list[Layer]:
-    """Return the layers of a plan: ops uniform over the 16, signs fair, places uniform.
-
-    `plan` holds one uint32 word per layer, numbers or arrays of numpy, TensorFlow or
-    JAX. height and width are below 2**19, and uint32 if they are tensors.
-    """
-    return [
-        Layer(
-            op=uniform(word, len(OPS), *_OP),
-            negate=uniform(word, 2, *_NEGATE),
-            centre=(uniform(word, height, *_Y), uniform(word, width, *_X)),
-        )
-        for word in plan
-    ]
-
-
-def level_arguments(level: float) -> dict[str, tuple[float, ...]]:
-    """Return the arguments of every op at a level (Cutout: without its centre).
-
-    The order of operations is upstream's, because int() of the products depends on it.
-    """
-    share = level / MAX_LEVEL
-    enhance = (share * 1.8 + 0.1,)
-    return {
-        "AutoContrast": (),
-        "Equalize": (),
-        "Invert": (),
-        "Rotate": (share * 30.0,),
-        "Posterize": (int(share * 4),),
-        "Solarize": (int(share * 256),),
-        "Color": enhance,
-        "Contrast": enhance,
-        "Brightness": enhance,
-        "Sharpness": enhance,
-        "ShearX": (share * 0.3,),
-        "ShearY": (share * 0.3,),
-        "TranslateX": (share * TRANSLATE_PIXELS,),
-        "TranslateY": (share * TRANSLATE_PIXELS,),
-        "Cutout": (int(share * CUTOUT_PIXELS),),
-        "SolarizeAdd": (int(share * 110),),
-    }
 
 
 def _branches(
@@ -134,22 +80,6 @@ _BRANCH = [
 ]
 
 
-def _explain(plan: np.ndarray, level: float) -> list[str]:
-    """Return a line for each layer."""
-    arguments = level_arguments(level)
-    lines = []
-    # For an image of 100 x 100: the place in per cent.
-    for layer in read_plan([int(word) for word in plan], 100, 100):
-        name = list(OPS)[layer.op]
-        sign = -1 if name in SIGNED and layer.negate else 1
-        numbers = [f"{sign * value:g}" for value in arguments[name]]
-        if name == "Cutout":
-            y, x = layer.centre
-            numbers.append(f"at {y} % of the height and {x} % of the width")
-        lines.append(" ".join([name, *numbers]))
-    return lines
-
-
 def randaug(
     num_layers: int = 2,
     magnitude: float | int = 10,
@@ -162,11 +92,7 @@ def randaug(
     `magnitude` is a level of 10, not an index of torchvision's 31 bins: big_vision's
     randaug(2, 10) and torchvision's RandAugment(2, 10) are not the same.
     """
-    if num_layers < 0 or not 0 <= magnitude < float("inf") or not 0 <= fill <= 255:
-        raise ValueError(
-            "num_layers and magnitude must be >= 0, and fill must be 0 to 255, got "
-            f"{num_layers}, {magnitude} and {fill}"
-        )
+    check(num_layers, magnitude, fill)
     warp = {"fill": fill, "interpolation": interpolation}
     numerics = {name: warp for name in SIGNED}
     numerics |= {"Contrast": {"contrast": contrast}, "Cutout": {"fill": fill}}
@@ -192,5 +118,19 @@ def randaug(
     return Policy(
         words=max(num_layers, 1),
         apply=apply,
-        explain=lambda plan: _explain(plan[:num_layers], float(magnitude)),
+        explain=lambda plan: explain(plan[:num_layers], float(magnitude)),
+    )
+
+
+def randaug_plan(num_layers: int = 2) -> Policy:
+    """Return the policy that draws the plan of `randaug` and leaves the image to it.
+
+    randaug of the same number of layers then follows in device_pp. The draws depend on
+    the op's place in the spec, so at randaug's place they are randaug's.
+    """
+    check(num_layers, 0, 0)
+    return Policy(
+        words=max(num_layers, 1),
+        apply=lambda image, plan: image,
+        explain=lambda plan: explain(plan[:num_layers], None),
     )

@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import tensorflow as tf
+
+from input_pipeline import warps
 
 Interpolation = Literal["nearest", "bilinear"]
 Number = tf.Tensor | float | int  # a Python number or a scalar tensor
@@ -46,6 +47,11 @@ def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
 
 
+def _sides(image: tf.Tensor) -> list[Any]:
+    """Return the shape, which is known."""
+    return image.shape.as_list()
+
+
 def project(
     image: tf.Tensor,
     matrix: list[Number],
@@ -63,9 +69,11 @@ def project(
     If a graph is traced with an image of known size and a matrix of numbers, "nearest"
     looks up the source of each pixel in a table: ten times as fast, the same image.
     """
-    fixed = not any(isinstance(value, tf.Tensor) for value in matrix)
+    numbers = [value for value in matrix if not isinstance(value, tf.Tensor)]
+    fixed = len(numbers) == len(matrix)
     if interpolation == "nearest" and fixed and applies(image):
-        return _look_up(image, _pixel_map(image.shape.as_list(), matrix), fill)
+        height, width, _ = _sides(image)
+        return _look_up(image, warps.pixel_map(height, width, numbers), fill)
     row = [tf.cast(value, tf.float32) for value in [*matrix, 0.0, 0.0]]
     smooth = interpolation == "bilinear" and image.dtype.is_integer
     out = tf.raw_ops.ImageProjectiveTransformV3(
@@ -80,23 +88,6 @@ def project(
     return tf.cast(tf.round(out), image.dtype) if smooth else out
 
 
-def _pixel_map(shape: list[Any], matrix: list[Any]) -> np.ndarray:
-    """Return the number, y * width + x, of the pixel that each output shows, int32.
-
-    height * width means a position outside.
-    """
-    height, width, _ = shape
-    a, b, c, d, e, f = (np.float32(value) for value in matrix)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    # Round half away from zero on exact values: adding 0.5 in float32 could round up.
-    column, row = (
-        np.trunc(v.astype(np.float64) + np.copysign(0.5, v))
-        for v in (a * x + b * y + c, d * x + e * y + f)
-    )
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return np.where(inside, row * width + column, height * width).astype(np.int32)
-
-
 @compiled
 def _look_up(image: tf.Tensor, pixels: Any, fill: float | int) -> tf.Tensor:
     flat = tf.reshape(image, [-1, image.shape[-1]])
@@ -107,12 +98,11 @@ def _look_up(image: tf.Tensor, pixels: Any, fill: float | int) -> tf.Tensor:
 def rotation(image: tf.Tensor, degrees: Number) -> list[Number]:
     """Return the matrix of a rotation about ((w - 1) / 2, (h - 1) / 2).
 
-    The rotation is counter-clockwise. The operations and their order are those of
-    tfa.image.rotate, to the last bit.
+    It is that of `warps.rotation`, also for images of unknown size and for tensors.
     """
     if image.shape[:2].is_fully_defined() and not isinstance(degrees, tf.Tensor):
-        with tf.init_scope():  # Python numbers, also while a graph is traced
-            return [float(value) for value in _rotation(image, degrees)]
+        height, width, _ = _sides(image)
+        return list(warps.rotation(height, width, degrees))
     return _rotation(image, degrees)
 
 

@@ -32,8 +32,8 @@ class Job:
     """A command in a process of its own.
 
     `command` follows `python -m`; the path of its result is added to the last word,
-    which is a flag with "=". `kind` is "probe", "speed", "trace", "tests", "memory" or
-    "repeat".
+    which is a flag with "=". `kind` is "probe", "speed", "trace", "tests", "memory",
+    "randaug" or "repeat".
     """
 
     name: str
@@ -100,6 +100,18 @@ def checks(name: str, file: str, only: str = "") -> Job:
     return Job(name, "tests", command, most=200.0)
 
 
+def randaug(batch_size: int, *, image_size: int = 224, steps: int = 20) -> Job:
+    """Return the job that times randaug alone, as the step computes it."""
+    return Job(
+        f"randaug(2, 10) in the step, batch {batch_size}",
+        "randaug",
+        (
+            "parity.gpu.randaug", f"--batch_size={batch_size}",
+            f"--image_size={image_size}", f"--steps={steps}", "--json=",
+        ),
+    )  # fmt: skip
+
+
 PROBE = Job("devices", "probe", ("parity.gpu.probe", "--json="), least=0.0)
 TRACE = Job("trace of the fastest vitjax S/16", "trace", ())
 TRAINING = "training or microbatches"
@@ -107,6 +119,7 @@ CHECKS = (
     checks("accuracy of the model", "test_accuracy.py", f"not ({TRAINING})"),
     checks("accuracy of training", "test_accuracy.py", TRAINING),
     checks("repeating, checkpoints, memory", "test_repeat.py"),
+    checks("pixels of randaug", "test_randaug.py"),
 )
 
 
@@ -127,6 +140,8 @@ def full(chip: str | None, memory: float | None) -> Sequence[Sequence[Job]]:
     timed = [
         vitjax("S/16", "bfloat16_all", "cudnn", large, mlp_impl="pallas"),
         TRACE,
+        randaug(1024),
+        randaug(128),
         vitjax("S/16", "tf32", "flax", large),
         vitjax("B/16", "bfloat16", "cudnn", large // 2),
         timm(b, large // 2),
@@ -168,6 +183,7 @@ def tiny() -> Sequence[Sequence[Job]]:
         [timm(s, 8, image_size=32, steps=5)],
         CHECKS,
         [TRACE],
+        [randaug(8, image_size=32, steps=5)],
         [vitjax("Ti/16", "float32", "flax", 8, image_size=32, steps=5)],
         [Job("two runs with flags of XLA", "repeat", repeating)],
     ]

@@ -115,12 +115,12 @@ def off(planned: float, peak: float) -> bool:
 
 
 def others(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each remaining row: memory, and whether a run repeats."""
+    """Return a line for each remaining row: memory, randaug, whether a run repeats."""
     rows = list(rows)
     pairs = plans(rows)
     lines = []
     for row in rows:
-        if row["kind"] not in ("memory", "repeat"):
+        if row["kind"] not in ("memory", "randaug", "repeat"):
             continue
         hidden = {"name", "kind", "seconds", "failed", "skipped"}
         figures = [f"{k} {v}" for k, v in row.items() if k not in hidden]
@@ -156,7 +156,7 @@ def page(report: Mapping[str, Any]) -> str:
         if row["kind"] == "trace":
             lines += ["", "## Kernels", "", *trace(row)]
     lines += ["", "## Tests", "", *tests(rows)]
-    lines += ["", "## Memory, and repeating", "", *others(rows), ""]
+    lines += ["", "## Memory, randaug, and repeating", "", *others(rows), ""]
     return "\n".join(lines)
 
 

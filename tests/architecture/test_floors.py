@@ -38,7 +38,9 @@ ROOMS = {
         ("__main__", ALL),
     ],
     "input_pipeline": [
-        ("environment home spec plans prefetch tracing parts", ()),
+        ("environment home spec plans prefetch tracing parts warps", ()),
+        ("layers", ALL),
+        ("device_randaug", ALL),
         ("sources randaug device_ops", ALL),
         ("ops", ALL),
         ("stream", ALL),
@@ -86,9 +88,12 @@ FENCES = {
 WITHOUT_TENSORFLOW = (
     "input_pipeline.spec",
     "input_pipeline.device_ops",
+    "input_pipeline.device_randaug",
+    "input_pipeline.layers",
     "input_pipeline.plans",
     "input_pipeline.home",
     "input_pipeline.parts",
+    "input_pipeline.warps",
 )
 # The packages that prepare a process, and the one module that they import to do so.
 PREPARED_BY = {

@@ -113,6 +113,22 @@ def test_a_single_choice_changes_that_and_nothing_else(arg, words):
     assert words in line
 
 
+def test_randaug_moves_into_the_step_as_a_whole():
+    """With the preset's contrast; the evaluations stay."""
+    host, device = (
+        vit_s16_i1k.get_config(f"preset=fixed,randaug={where}")
+        for where in ("on", "device")
+    )
+    call = "randaug(2, 10, contrast='fixed')"
+    kept = "keep('image', 'label', 'randaug_plan')"
+    plain_keep = "keep('image', 'label')"
+    moved = host.input.pp.replace(call, "randaug_plan(2)").replace(plain_keep, kept)
+    assert device.input.pp == moved
+    assert device.device_pp == f"{call}|{host.device_pp}"
+    lines = differences(plain(host), plain(device))
+    assert [line.split(":")[0] for line in lines] == ["device_pp", "input.pp"]
+
+
 def test_choices_that_concern_training_and_evaluation_change_both():
     for arg in ("precise", "antialias"):
         lines = changed(arg).splitlines()

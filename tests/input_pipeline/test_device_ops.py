@@ -158,7 +158,7 @@ def test_an_empty_spec_changes_nothing_and_copies_the_dict():
     ("spec", "message"),
     [
         ("value_rang(-1, 1)", "did you mean 'value_range'"),
-        ("randaug(2, 10)", "runs on the host: put it into pp"),
+        ("randaug_tv(2, 10)", "runs on the host: put it into pp"),
         ("decode", "runs on the host"),
         ("value_range(vmin='a')", "value_range\\(vmin=-1, vmax=1"),
         ("value_range(in_min=1, in_max=1)", "differ"),

@@ -1,8 +1,8 @@
 """The training step and the evaluation step: pure functions of state, batch and key.
 
-One jitted training step pairs the rows for mixup (on the uint8 batch), splits them into
-microbatches, computes device_pp -> mix -> forward -> backward for each microbatch, and
-makes one update.
+One jitted training step augments the uint8 batch, pairs its rows for mixup, splits them
+into microbatches, computes device_pp -> mix -> forward -> backward for each microbatch,
+and makes one update.
 
 Shapes: b rows of the global batch, h w c image, k classes.
 """
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from vitjax.devices.sharding import (
@@ -81,9 +82,22 @@ def make_prepare(
 
 
 def _pair(
-    batch: Features, key: Any, mesh: Mesh, mixup: tuple[int | float, str] | None
+    augment: Callable[[Features], Features] | None,
+    batch: Features,
+    key: Any,
+    mesh: Mesh,
+    mixup: tuple[int | float, str] | None,
 ) -> tuple[tuple[Features, Features | None], Any]:
-    """Return ((rows, partner rows), lambda), or ((rows, None), None) without mixup."""
+    """Return ((rows, partner rows), lambda), or ((rows, None), None) without mixup.
+
+    Each device augments its own rows before.
+    """
+    if augment is not None:
+        rows = P(mesh.axis_names)
+        own_rows = jax.shard_map(
+            augment, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False
+        )
+        batch = own_rows(batch)
     if mixup is None:
         return (batch, None), None
     p, scope = mixup
@@ -184,6 +198,7 @@ def make_train_step(
     mesh: Mesh,
     mixup: Mapping[str, Any] | None = None,
     accum_freq: int = 1,
+    augment: Callable[[Features], Features] | None = None,
     device_pp: Callable[[Features], Features] | None = None,
     label_smoothing: int | float = 0.0,
     class_weights: Sequence[int | float] | None = None,
@@ -200,41 +215,38 @@ def make_train_step(
       mesh: the batch is split over all its axes.
       mixup, ema: keyword arguments of `mixup.check` and `ema.make_update`, or None.
       accum_freq: microbatches per device and update.
-      device_pp: see `make_prepare`; it runs inside the step, once per microbatch.
+      augment: maps the features of any rows; it runs once, before rows are paired.
+      device_pp: see `make_prepare`; it runs after it, once per microbatch.
       frozen: tree of bools; gradients of True leaves are set to zero, also in l2_grads.
       state_sharding: NamedShardings from `init_state`; None means replicated.
       matmul_precision: see `vitjax.step.at_precision`. compiler_options: XLA's.
 
     The metrics are big_vision's: training_loss (of the mixed batch), l2_grads (before
-    clipping), l2_params (after the update), l2_updates (signed, with rate and decay). A
-    state with a loss_scale adds `LossScale.metrics` and update_skipped (0 or 1).
+    clipping), l2_params (after the update), l2_updates (signed, with rate and decay);
+    with a loss_scale also `LossScale.metrics` and update_skipped (0 or 1).
     """
-    how = dict(label_smoothing=label_smoothing, class_weights=class_weights)
     mix = mixup_lib.check(**mixup) if mixup else None
     average = ema_lib.make_update(**ema) if ema is not None else None
-    loss_of = functools.partial(find_loss(loss), **how)
+    loss_of = functools.partial(
+        find_loss(loss), label_smoothing=label_smoothing, class_weights=class_weights
+    )
     loss_fn = _make_loss(model, make_prepare(device_pp), loss_of)
     tx = optax.with_extra_args_support(tx)
-    accumulate = _accumulate(state_sharding)
+    accumulate = functools.partial(
+        _accumulate(state_sharding), accum_freq=accum_freq, mesh=mesh
+    )
 
     def train_step(
         state: TrainState, batch: Features, key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
         mix_key, model_key = step_keys(key, state.step)
-        rows, lam = _pair(batch, mix_key, mesh, mix)
+        rows, lam = _pair(augment, batch, mix_key, mesh, mix)
         scale = state.loss_scale
         value_and_grad = jax.value_and_grad if scale is None else scale.value_and_grad
 
         def loss_and_grads(params: Any) -> tuple[Array, Any]:
             value, grads = accumulate(
-                loss_fn,
-                params,
-                rows,
-                model_key,
-                lam,
-                accum_freq=accum_freq,
-                mesh=mesh,
-                value_and_grad=value_and_grad,
+                loss_fn, params, rows, model_key, lam, value_and_grad=value_and_grad
             )
             return value, _without(frozen, grads)
 
@@ -262,6 +274,7 @@ def make_preview(
     *,
     mesh: Mesh,
     mixup: Mapping[str, Any] | None = None,
+    augment: Callable[[Features], Features] | None = None,
     device_pp: Callable[[Features], Features] | None = None,
     rows: int = 32,
 ) -> Callable[[Features, Any, Any], tuple[Array, Array]]:
@@ -274,7 +287,7 @@ def make_preview(
 
     def preview(batch: Features, key: Any, step: Any) -> tuple[Array, Array]:
         mix_key, _ = step_keys(key, step)
-        both, lam = _pair(batch, mix_key, mesh, mix)
+        both, lam = _pair(augment, batch, mix_key, mesh, mix)
         # Cut first: a float copy of the whole batch may not fit in memory.
         return prepare(jax.tree.map(lambda x: x[:rows], both), lam)
 

@@ -72,7 +72,9 @@ def show_all(config: Any, data: str | None, out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     pictures = {
-        "batch": lambda path: story.draw_batch(path, open_train(config, data)[0]),
+        "batch": lambda path: story.draw_batch(
+            path, open_train(config, data)[0], config.get("device_pp") or ""
+        ),
         "calibration": charts.draw_calibration,
         "spectrum": charts.draw_spectrum,
         "crops": charts.draw_crops,
@@ -94,7 +96,7 @@ def show_one(
     from input_pipeline.look import story
 
     stream, pp = open_train(config, data)
-    example = story.tell(stream, pp, epoch, index)
+    example = story.tell(stream, pp, epoch, index, config.get("device_pp") or "")
     print(story.report(example, epoch, index))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

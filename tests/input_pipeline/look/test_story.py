@@ -15,6 +15,7 @@ from tests.helpers.randaug import expected
 SIZE, BATCH = 9, 4  # so that batches 2 and 6 begin and end with an epoch's border
 # (epoch, step, row): the last example of epoch 0, the first of epoch 3.
 BORDERS = ((0, 2, 0), (3, 6, 3))
+FINISH = "value_range(-1, 1)"
 KEEP = "keep('image', 'label', '_id')|"
 PP = {
     "randaug": KEEP + "decode(precise=True)|random_crop((60, 90))|flip_lr|"
@@ -217,6 +218,29 @@ def test_panels_begin_with_the_whole_image_and_leave_out_what_did_nothing(
     np.testing.assert_array_equal(panels[-1][2], story.parts[-1].features["image"])
     for title, text, _ in panels:
         assert bool(text) == title.startswith(("flip", "randaug", "trivial"))
+
+
+def test_randaug_in_the_step_is_shown_as_on_the_host(folder, stories, tmp_path):
+    """The same draws and the same pictures, layer by layer, and the same batch."""
+    (of_host, epoch, index, *_), call = stories["randaug"][0], "randaug(2, 10, "
+    head, _, how = PP["randaug"].partition(call)
+    pp = f"{head}randaug_plan(2)"
+    device_pp = f"{call}{how}|value_range(-1, 1)"
+    stream = open_stream(folder, pp)
+    story = steps.tell(stream, pp, epoch, index, device_pp)
+    assert [part.op for part in story.parts[-2:]] == [
+        f"{call}{how}, in the step, layer {layer}" for layer in (1, 2)
+    ]
+    for ours, theirs in zip(story.parts[-2:], of_host.parts[-2:], strict=True):
+        assert ours.lines == theirs.lines
+        np.testing.assert_array_equal(ours.features["image"], theirs.features["image"])
+    pictures = []
+    for name, spec, later in (("a", PP["randaug"], FINISH), ("b", pp, device_pp)):
+        path = tmp_path / f"{name}.png"
+        steps.draw_batch(path, open_stream(folder, spec), later)
+        with PIL.Image.open(path) as image:
+            pictures.append(np.asarray(image))
+    np.testing.assert_array_equal(*pictures)
 
 
 def test_pictures_of_an_example_and_of_a_batch(folder, stories, tmp_path):

@@ -1,5 +1,6 @@
 """The roofline of programs by hand, and the flagship's step for absent chips."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax import benchmark, trees
+from vitjax import benchmark, program, trees
 from vitjax.devices import chips, sharding
 from vitjax.estimate import compiled, count, hlo
 
@@ -178,6 +179,43 @@ def test_a_step_adds_gradients_once_and_gathers_no_images(
     assert 4 * params <= given < 4 * params + 100
     # Mixup rolls the batch: a device gives one image and its label to the next.
     assert found.collectives["collective-permute"][1] == 32 * 32 * 3 + 4
+
+
+@pytest.mark.aot
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5e:2x4", "h100x8"])
+def test_randaug_in_the_step_exchanges_nothing_and_adds_no_product(absent, name):
+    """The only image that moves is mixup's, with its label and without its plan."""
+    target, devices = opened(absent, name)
+    e = benchmark.flagship("mu/16")
+    e = dataclasses.replace(e, device_pp=f"randaug(2, 10)|{e.device_pp}")
+    spec = {
+        "image": ((32, 32, 3), np.dtype(np.uint8)),
+        "label": ((), np.dtype(np.int32)),
+        "randaug_plan": ((2,), np.dtype(np.uint32)),
+    }
+    run = program.build(
+        e, sharding.make_mesh(devices=devices), element_spec=spec,
+        batch_size=64, total_steps=112_603, data_size=1_281_167,
+    )  # fmt: skip
+    built = compiled.compile_for(run.lower(), target)
+    found = compiled.estimate(built, target.chip, target.count)
+    assert found.collectives.keys() == {"all-reduce", "collective-permute"}
+    assert found.collectives["collective-permute"][1] == 32 * 32 * 3 + 4
+    assert sum(p.kernels for p in found.parts if p.layer == "randaug") > 20
+    module = hlo.parse(built.as_text())
+    sums = [
+        (body, one)
+        for body in module.computations.values()
+        for one in body.values()
+        if one.opcode in ("add", "subtract")
+        and one.shapes[0].dtype == "f32"
+        and "/randaug/" in one.op_name
+    ]
+    assert sums, "Sharpness adds floats"
+    for body, one in sums:
+        made = [body[name].opcode for name in one.operands if name in body]
+        assert "multiply" not in made
 
 
 @pytest.mark.aot

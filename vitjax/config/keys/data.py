@@ -100,7 +100,9 @@ DATA = {
     "device_pp": (
         "The last part of the preprocessing, on whole batches in the training step. It "
         "is a string of ops such as value_range(-1, 1) and onehot(10, ...). The host then "
-        "sends uint8 images and integer labels, a quarter of the bytes."
+        "sends uint8 images and integer labels, a quarter of the bytes. It may begin with "
+        "randaug(2, 10), if input.pp ends with "
+        "randaug_plan(2)|keep('image', 'label', 'randaug_plan'); see docs/performance.md."
     ),
     "prefetch_to_device": (
         "The number of batches that are copied to the devices ahead. Each of them takes "
