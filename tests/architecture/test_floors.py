@@ -31,10 +31,10 @@ ROOMS = {
         ("evaluators", ("config", "step", "devices")),
         ("program", ("config", "models", "optim", "step", "devices", "trees")),
         ("memory", ("config", "devices", "estimate", "program")),
-        ("loop start benchmark", ALL),
+        ("loop start", ALL),
         ("train", ALL),
         ("tools", ALL),
-        ("library", ALL),
+        ("library benchmark", ALL),
         ("__main__", ALL),
     ],
     "input_pipeline": [
