@@ -77,7 +77,7 @@ class TooLarge(ValueError):
 def compile_for(lowered: Any, target: chips.Target) -> Any:
     """Compile a lowered program for a target. Raises TooLarge."""
     try:
-        with _uncached():
+        with uncached():
             return lowered.compile(compiler_options=chips.compiler_options(target))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
@@ -86,7 +86,7 @@ def compile_for(lowered: Any, target: chips.Target) -> Any:
 
 
 @contextlib.contextmanager
-def _uncached() -> Iterator[None]:
+def uncached() -> Iterator[None]:
     """Bypass JAX's cache on disk, which cannot read programs for absent chips."""
     config: Any = jax.config
     enabled = config.jax_enable_compilation_cache
