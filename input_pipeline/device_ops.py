@@ -245,12 +245,20 @@ def in_two(spec: str) -> tuple[Preprocess | None, Preprocess]:
 
 
 def check_once(pp: str, device_pp: str) -> None:
-    """Raise ValueError if both specs apply randaug."""
+    """Raise ValueError if both specs apply randaug, or neither applies a drawn plan."""
     own = [c for c in spec_lib.parse(pp) if c.name == "randaug"]
-    if own and "randaug" in spec_lib.names(device_pp):
+    here = spec_lib.names(device_pp)
+    if own and "randaug" in here:
         raise ValueError(
             f"randaug is in pp and in device_pp, so that images would get the same ops "
             f"twice: in pp write randaug_plan in place of {own[0].text}"
+        )
+    planned = "randaug_plan" in spec_lib.names(pp)
+    if planned and not any(n == "randaug" or parts.is_dotted(n) for n in here):
+        raise ValueError(
+            "pp draws randaug_plan and device_pp applies no randaug, so that images would "
+            "stay as they are: begin device_pp with randaug(2, 10), or leave out "
+            "randaug_plan"
         )
 
 

@@ -1,7 +1,7 @@
 """Measure the speed of the training step: `python -m vitjax.benchmark --model S/16`.
 
-The step is the one of configs/vit_s16_i1k.py (uint8 images, device_pp, mixup,
-accumulation, metrics) on synthetic images. It does not need TensorFlow.
+The step is the one of configs/vit_s16_i1k.py on synthetic images, which does not need
+TensorFlow; with --data, that of any config on its own data.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,90 +22,16 @@ if __name__ == "__main__":
     failures.leave_on_interrupt()  # the imports take seconds
 
 import jax
-import numpy as np
 
 from input_pipeline import home
-from vitjax import commands, markdown, program
+from vitjax import commands, markdown, synthetic
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips, failures, sharding, startup
 from vitjax.estimate import at_hand, compiled, tables
 from vitjax.step.flops import forward_flops
 from vitjax.trees import count
 
-# --precision: arguments of the model, and the config's matmul_precision. They are those
-# of configs/vit_s16_i1k.py, which a machine without ml_collections cannot read.
-PRECISIONS: dict[str, tuple[dict[str, Any], str | None]] = {
-    "float32": ({}, None),
-    "tf32": ({}, "high"),
-    "bfloat16": ({"dtype_mm": "bfloat16"}, None),
-    "bfloat16_all": (
-        {"dtype_mm": "bfloat16", "residual_dtype": "bfloat16"},
-        None,
-    ),
-}
 TRACED_STEPS = 5
-
-
-def flagship(
-    variant: str,
-    *,
-    accum_freq: int = 1,
-    model: dict[str, Any] | None = None,
-    matmul_precision: str | None = None,
-    sharding_strategy: Sequence[tuple[str, str]] = ((".*", "replicate"),),
-    compiler_options: Mapping[str, Any] | None = None,
-) -> Experiment:
-    """Return the experiment of configs/vit_s16_i1k.py, as far as its step needs it.
-
-    A test compares the two programs.
-    """
-    return Experiment(
-        input={},
-        num_classes=1000,
-        device_pp="value_range(-1, 1)|onehot(1000, key='label', key_result='labels')"
-        "|keep('image', 'labels')",
-        model={
-            "variant": variant,
-            "rep_size": True,
-            "pool_type": "gap",
-            "posemb": "sincos2d",
-            **(model or {}),
-        },
-        loss="softmax_xent",
-        mixup={"p": 0.2},
-        accum_freq=accum_freq,
-        matmul_precision=matmul_precision,
-        sharding_strategy=sharding_strategy,
-        compiler_options=compiler_options,
-        optimizer={
-            "optax_name": "scale_by_adam",
-            "optax": {"mu_dtype": "bfloat16"},
-            "grad_clip_norm": 1.0,
-            "lr": 0.001,
-            "wd": 0.0001,
-            "schedule": {"warmup_steps": 10_000, "decay_type": "cosine"},
-        },
-    )
-
-
-def synthetic_batches(
-    batch_size: int, image_size: int, num_classes: int, mesh: jax.sharding.Mesh, n: int
-) -> list[dict[str, jax.Array]]:
-    """Make `n` batches of random uint8 images and int32 labels, split over devices."""
-    rng = np.random.default_rng(0)
-    local = batch_size // jax.process_count()
-    home = sharding.batch_sharding(mesh)
-    shape = (local, image_size, image_size, 3)
-    return [
-        {
-            name: jax.make_array_from_process_local_data(home, value)
-            for name, value in {
-                "image": rng.integers(0, 256, shape, np.uint8),
-                "label": rng.integers(0, num_classes, local, np.int32),
-            }.items()
-        }
-        for _ in range(n)
-    ]
 
 
 def _trace(step: Callable[[int], Any], folder: Path) -> None:
@@ -114,27 +40,6 @@ def _trace(step: Callable[[int], Any], folder: Path) -> None:
     options.python_tracer_level = 0
     with jax.profiler.trace(folder, profiler_options=options):
         jax.block_until_ready([step(i) for i in range(TRACED_STEPS)])
-
-
-def build(
-    e: Experiment, mesh: jax.sharding.Mesh, *, batch_size: int, image_size: int
-) -> program.Program:
-    """Build the program of `e` for `synthetic_batches`, in a run as long as ImageNet's.
-
-    The devices of `mesh` may be absent.
-    """
-    spec = {
-        "image": ((image_size, image_size, 3), np.dtype(np.uint8)),
-        "label": ((), np.dtype(np.int32)),
-    }
-    return program.build(
-        e,
-        mesh,
-        element_spec=spec,
-        batch_size=batch_size,
-        total_steps=112_603,
-        data_size=1_281_167,
-    )
 
 
 def compile_only(
@@ -150,7 +55,7 @@ def compile_only(
     `devices` are those of `chips.devices(target)`.
     """
     mesh = sharding.make_mesh(e.mesh, devices)
-    run = build(e, mesh, batch_size=batch_size, image_size=image_size)
+    run = synthetic.build(e, mesh, batch_size=batch_size, image_size=image_size)
     try:
         found = compiled.compile_for(run.lower(), target)
     except compiled.TooLarge as error:
@@ -172,8 +77,8 @@ def measure(
     With `trace`, a profile of `TRACED_STEPS` further steps is written into that folder.
     """
     mesh = sharding.make_mesh(e.mesh)
-    run = build(e, mesh, batch_size=batch_size, image_size=image_size)
-    batches = synthetic_batches(batch_size, image_size, e.num_classes, mesh, 2)
+    run = synthetic.build(e, mesh, batch_size=batch_size, image_size=image_size)
+    batches = synthetic.batches(batch_size, image_size, e.num_classes, mesh, 2)
     start = time.perf_counter()
     state = run.init()
     key = run.key
@@ -259,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--image_size", type=int, default=224, help="pixels a side")
     add("--steps", type=int, default=20, help="timed steps")
     add("--dtype_mm", default="float32", help="float32 or bfloat16 matrix products")
-    add("--precision", nargs="+", choices=PRECISIONS,
+    add("--precision", nargs="+", choices=synthetic.PRECISIONS,
         help="sets the model's dtypes and the precision of float32 products, instead of "
         "--dtype_mm")  # fmt: skip
     add("--attn_impl", default="auto", help="auto, flax, xla or cudnn")
@@ -285,9 +190,9 @@ def _case(flags: argparse.Namespace, variant: str, precision: str | None) -> Exp
     """Return the experiment of the flags."""
     dtypes, matmul = {"dtype_mm": flags.dtype_mm}, None
     if precision is not None:
-        dtypes, matmul = PRECISIONS[precision]
+        dtypes, matmul = synthetic.PRECISIONS[precision]
     strategy = "fsdp(axis='data')" if flags.fsdp else "replicate"
-    return flagship(
+    return synthetic.flagship(
         variant,
         accum_freq=flags.accum_freq,
         matmul_precision=matmul,
@@ -360,16 +265,29 @@ def _compiled(flags: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def _of_data(
+    parser: argparse.ArgumentParser, flags: argparse.Namespace, changes: list[str]
+) -> int:
+    """Time the loop of a config as vitjax.tools.profile does; return the exit status."""
+    from vitjax.tools import profile  # it reads config files
+
+    taken = {"data", "steps", "trace", "json"}
+    other = [k for k, v in vars(flags).items() if v != parser.get_default(k)]
+    if not taken.issuperset(other):
+        parser.error(
+            f"--data takes --steps, --trace, --json and --config.KEY=VALUE, got "
+            f"--{min(set(other) - taken)}"
+        )
+    own = profile.parse_flags([f"--config={flags.data}", *changes])[1]
+    return profile.run(flags.data, own, flags.steps, flags.trace, flags.json)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = _parser()
     flags, changes = parser.parse_known_args(home.expanded(argv))
     if flags.data is not None:
-        from vitjax.tools import profile  # it reads config files
-
-        trace = [] if flags.trace is None else [f"--out={flags.trace}"]
-        steps = f"--steps={flags.steps}"
-        return profile.main([f"--config={flags.data}", steps, *trace, *changes])
+        return _of_data(parser, flags, changes)
     if changes:
         parser.error(f"unrecognized arguments: {' '.join(changes)}")
     if flags.steps < 1:

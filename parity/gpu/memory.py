@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh
 
 from input_pipeline import home
 from parity.gpu import jobs
-from vitjax import benchmark
+from vitjax import synthetic
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips
 from vitjax.estimate import compiled
@@ -30,7 +30,7 @@ def planned(e: Experiment, chip: str, batch_size: int, image_size: int) -> float
     target = chips.parse(chip)
     devices = np.array(chips.devices(target)[:1])
     mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
-    run = benchmark.build(e, mesh, batch_size=batch_size, image_size=image_size)
+    run = synthetic.build(e, mesh, batch_size=batch_size, image_size=image_size)
     built = compiled.compile_for(run.lower(), target)
     return compiled.memory(built)[0] / 2**30
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chips.prepare()
     model = {"dtype_mm": "bfloat16", "attn_impl": flags.attn_impl}
     gib = planned(
-        benchmark.flagship(flags.model, model=model),
+        synthetic.flagship(flags.model, model=model),
         flags.chip,
         flags.batch_size,
         flags.image_size,

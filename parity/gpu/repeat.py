@@ -24,16 +24,16 @@ def trained() -> int:
     """Return a checksum of the parameters after some steps of a shallow S/16."""
     import jax
 
-    from vitjax import benchmark
+    from vitjax import synthetic
     from vitjax.devices import sharding
 
     gpu = jax.default_backend() == "gpu"
     size, batch_size = (224, 64) if gpu else (32, 8)
     fast = {"dtype_mm": "bfloat16", "attn_impl": "cudnn"}
-    e = benchmark.flagship("S/16", model={"depth": 2, **(fast if gpu else {})})
+    e = synthetic.flagship("S/16", model={"depth": 2, **(fast if gpu else {})})
     mesh = sharding.make_mesh(e.mesh)
-    batches = benchmark.synthetic_batches(batch_size, size, e.num_classes, mesh, 2)
-    run = benchmark.build(e, mesh, batch_size=batch_size, image_size=size)
+    batches = synthetic.batches(batch_size, size, e.num_classes, mesh, 2)
+    run = synthetic.build(e, mesh, batch_size=batch_size, image_size=size)
     state = run.init()
     for at in range(STEPS):
         state, _ = run.train_step(state, batches[at % 2], run.key)

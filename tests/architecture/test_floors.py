@@ -31,6 +31,7 @@ ROOMS = {
         ("evaluators", ("config", "step", "devices")),
         ("program", ("config", "models", "optim", "step", "devices", "trees")),
         ("memory", ("config", "devices", "estimate", "program")),
+        ("synthetic", ("config", "devices", "program")),
         ("loop start", ALL),
         ("train", ALL),
         ("tools", ALL),

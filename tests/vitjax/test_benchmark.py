@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from vitjax import benchmark, program
+from vitjax import benchmark, program, synthetic
 from vitjax.config.experiment import from_config
 from vitjax.config.files import load
 from vitjax.devices import sharding
@@ -40,8 +40,8 @@ def lowered(experiment, mesh):
 def test_its_program_is_the_trainers(mesh):
     e = from_config(load(FLAGSHIP + ":variant=mu/16", ["accum_freq=2"]).to_dict())
     ours = lowered(e, mesh)
-    assert lowered(benchmark.flagship("mu/16", accum_freq=2), mesh) == ours
-    other = benchmark.flagship("mu/16", accum_freq=1)
+    assert lowered(synthetic.flagship("mu/16", accum_freq=2), mesh) == ours
+    other = synthetic.flagship("mu/16", accum_freq=1)
     assert lowered(other, mesh) != ours
 
 
@@ -78,7 +78,7 @@ def test_a_precision_sets_the_dtypes_and_the_precision_of_products(capsys):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "measure", measured)
-        for name in benchmark.PRECISIONS:
+        for name in synthetic.PRECISIONS:
             seen.clear()
             assert benchmark.main([*argv, f"--precision={name}"]) == 0
             config = load(f"{FLAGSHIP}:precision={name}", []).to_dict()
@@ -122,8 +122,8 @@ def test_it_compiles_for_absent_chips(absent, tmp_path, capsys):
     named = [(r["chip"], r["precision"]) for r in rows]
     both = ("float32", "bfloat16_all")
     assert named == [(chip, p) for chip in ("h100", "v5e:1x1") for p in both]
-    run = benchmark.build(
-        benchmark.flagship("mu/16"),
+    run = synthetic.build(
+        synthetic.flagship("mu/16"),
         sharding.make_mesh(devices=jax.devices()[:1]),
         batch_size=16,
         image_size=64,
@@ -174,7 +174,7 @@ def test_an_unknown_chip_has_no_peak(monkeypatch, capsys, kind):
 
 
 def test_a_trace_is_written_and_memory_is_planned(tmp_path):
-    e = benchmark.flagship("mu/16")
+    e = synthetic.flagship("mu/16")
     sizes = {"batch_size": 8, "image_size": 32, "steps": 1}
     figures = benchmark.measure(e, **sizes, trace=tmp_path)
     assert list(tmp_path.rglob("*.trace.json.gz"))

@@ -100,8 +100,8 @@ def per_call(work: Callable[[], Any], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def profile(e: "Experiment", steps: int, out: Path) -> tuple[Timing, int]:
-    """Return (timing, global batch size) of an experiment, and write the trace."""
+def profile(e: "Experiment", steps: int, out: Path | None) -> tuple[Timing, int]:
+    """Return (timing, global batch size) of an experiment; write a trace into `out`."""
     import jax
 
     from input_pipeline import pipeline, prefetch
@@ -151,9 +151,10 @@ def profile(e: "Experiment", steps: int, out: Path) -> tuple[Timing, int]:
     ahead = data_lib.OnDevices(data.from_step(0), mesh, e.prefetch_to_device)
     with contextlib.closing(_as_generator(ahead)) as batches:
         loop, wait = _loop(one_step, batches, steps)
-        _say("the loop, traced")
-        with _trace(out):
-            _loop(one_step, batches, steps, warm_up=0)
+        if out is not None:
+            _say("the loop, traced")
+            with _trace(out):
+                _loop(one_step, batches, steps, warm_up=0)
     timing = Timing(data_seconds, transfer_seconds, compute_seconds, loop, wait)
     return timing, sizes["batch_size"]
 
@@ -255,28 +256,61 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one sentence on stderr."""
     flags, overrides = parse_flags(sys.argv[1:] if argv is None else argv)
-    return command.run(lambda: _work(flags, overrides))
+
+    def work() -> None:
+        notes = sys.stderr if flags.json else sys.stdout
+        figures = _work(flags.config, overrides, flags.steps, flags.out, notes)
+        if flags.json:
+            print(command.as_json(figures))
+
+    return command.run(work)
 
 
-def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
+def run(
+    config: str,
+    overrides: Sequence[str],
+    steps: int,
+    out: Path | None,
+    json_file: Path | None,
+) -> int:
+    """Profile a config for `vitjax.benchmark --data`; return the exit status.
+
+    The trace goes into `out`, the figures into `json_file` too, if they are given.
+    """
+
+    def work() -> None:
+        if json_file is not None:
+            json_file.touch()  # fail before the run, not after it
+        figures = _work(config, overrides, steps, out, sys.stdout)
+        if json_file is not None:
+            json_file.write_text(command.as_json(figures) + "\n")
+
+    return command.run(work)
+
+
+def _work(
+    config: str,
+    overrides: Sequence[str],
+    steps: int,
+    out: Path | None,
+    notes: Any,
+) -> dict[str, Any]:
+    """Print the table and the sentence to `notes`; return the figures."""
     from vitjax.devices import startup
 
-    e = command.read_config(flags.config, overrides)
-    command.check_folder("--out", flags.out)
+    e = command.read_config(config, overrides)
+    command.check_folder("--out", out)
     startup.enable_compilation_cache()
-    notes = sys.stderr if flags.json else sys.stdout
     print(f"devices: {startup.describe()}", file=notes, flush=True)
-    timing, batch_size = profile(e, flags.steps, flags.out)
-    if flags.json:
-        figures = {
-            **dataclasses.asdict(timing),
-            "bound": timing.bound,
-            "reached": timing.reached,
-        }
-        print(command.as_json(figures))
-    else:
-        print(f"\n{table(timing, batch_size)}\n\n{timing.sentence()}\n")
-    print(f"written: {flags.out}", file=notes)
+    timing, batch_size = profile(e, steps, out)
+    print(f"\n{table(timing, batch_size)}\n\n{timing.sentence()}\n", file=notes)
+    if out is not None:
+        print(f"written: {out}", file=notes)
+    return {
+        **dataclasses.asdict(timing),
+        "bound": timing.bound,
+        "reached": timing.reached,
+    }
 
 
 if __name__ == "__main__":

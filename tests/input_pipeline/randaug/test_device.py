@@ -349,6 +349,9 @@ def test_randaug_in_both_specs_is_refused():
     device_ops.check_once("randaug(2, 10)", "value_range(-1, 1)")
     with pytest.raises(ValueError, match=r"write randaug_plan in place of randaug\(2"):
         device_ops.check_once("decode|randaug(2, 10)", "flip_lr|randaug(2, 10)")
+    device_ops.check_once("randaug_plan(2)", "mine.ops.randaug(2)")
+    with pytest.raises(ValueError, match="begin device_pp with randaug"):
+        device_ops.check_once("decode|randaug_plan(2)", "value_range(-1, 1)")
 
 
 def test_the_spec_in_two_parts_is_the_whole():

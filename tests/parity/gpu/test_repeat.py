@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from parity.gpu import repeat
-from vitjax import benchmark
+from vitjax import benchmark, synthetic
 from vitjax.checkpoints.checkpointer import Checkpointer
 
 # The allocator's peak also has the second batch, the initial state's temporaries and
@@ -22,13 +22,13 @@ def test_runs_in_two_processes_are_equal_to_the_bit(platform):
 
 def build(e, device):
     mesh = jax.sharding.Mesh(np.array([device]), ("data",))
-    batches = benchmark.synthetic_batches(8, 32, e.num_classes, mesh, 1)
-    return benchmark.build(e, mesh, batch_size=8, image_size=32), batches[0]
+    batches = synthetic.batches(8, 32, e.num_classes, mesh, 1)
+    return synthetic.build(e, mesh, batch_size=8, image_size=32), batches[0]
 
 
 def test_a_checkpoint_of_a_cpu_continues_on_the_device(platform, tmp_path):
     """Restored to the bit, and the next step is the CPU's to float32's rounding."""
-    e = benchmark.flagship("mu/16")
+    e = synthetic.flagship("mu/16")
     with jax.default_matmul_precision("highest"):
         cpu, cpu_batch = build(e, jax.devices("cpu")[-1])
         state, _ = cpu.train_step(cpu.init(), cpu_batch, cpu.key)
@@ -53,7 +53,7 @@ def test_the_allocators_peak_is_near_xlas_plan(record_property):
     if jax.default_backend() != "gpu":
         pytest.skip(f"needs a GPU that JAX sees, got {jax.default_backend()}")
     model = {"dtype_mm": "bfloat16", "attn_impl": "cudnn"}
-    e = benchmark.flagship("S/16", model=model)
+    e = synthetic.flagship("S/16", model=model)
     found = benchmark.measure(e, batch_size=128, image_size=224, steps=1)
     peak, plan = (f"{which} memory GiB per device" for which in ("peak", "planned"))
     ratio = found[peak] / found[plan]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax import benchmark, program, trees
+from vitjax import program, synthetic, trees
 from vitjax.devices import chips, sharding
 from vitjax.estimate import compiled, count, hlo
 
@@ -94,8 +94,8 @@ def test_a_program_that_is_refused_says_its_memory(text, gib):
 
 def test_the_parts_add_up(mesh):
     """On any device: of bytes, products and kernels, none is lost or counted twice."""
-    run = benchmark.build(
-        benchmark.flagship("mu/16"), mesh, batch_size=16, image_size=32
+    run = synthetic.build(
+        synthetic.flagship("mu/16"), mesh, batch_size=16, image_size=32
     )
     with compiled.uncached():  # a cached program may have an older source's names
         program = run.lower().compile()
@@ -151,9 +151,9 @@ def step(target, devices, variant, batch_size, image_size, **flags):
     model = {k: kw.pop(k) for k in MODEL if k in kw}
     if "sharding_strategy" in kw:
         kw["sharding_strategy"] = ((".*", kw["sharding_strategy"]),)
-    e = benchmark.flagship(variant, model=model, **kw)
+    e = synthetic.flagship(variant, model=model, **kw)
     mesh = sharding.make_mesh(devices=devices)
-    run = benchmark.build(e, mesh, batch_size=batch_size, image_size=image_size)
+    run = synthetic.build(e, mesh, batch_size=batch_size, image_size=image_size)
     program = compiled.compile_for(run.lower(), target)
     found = compiled.estimate(program, target.chip, target.count)
     return program, found, trees.count(run.shapes.params)
@@ -188,7 +188,7 @@ def test_a_step_adds_gradients_once_and_gathers_no_images(
 def test_randaug_in_the_step_exchanges_nothing_and_adds_no_product(absent, name):
     """The only image that moves is mixup's, with its label and without its plan."""
     target, devices = opened(absent, name)
-    e = benchmark.flagship("mu/16")
+    e = synthetic.flagship("mu/16")
     e = dataclasses.replace(e, device_pp=f"randaug(2, 10)|{e.device_pp}")
     spec = {
         "image": ((32, 32, 3), np.dtype(np.uint8)),

@@ -53,7 +53,7 @@ def test_without_json_it_is_a_table(tmp_path, capsys, monkeypatch):
 
 
 def test_the_benchmark_times_a_config_too(tmp_path, capsys, monkeypatch):
-    seen = []
+    seen, file = [], tmp_path / "figures.json"
 
     def timed(e, steps, out):
         seen.append((e.accum_freq, steps, out))
@@ -64,8 +64,13 @@ def test_the_benchmark_times_a_config_too(tmp_path, capsys, monkeypatch):
     data = config.replace("--config=", "--data=")
     argv = [data, *overrides, "--steps=7", "--config.accum_freq=2"]
     assert benchmark.main([*argv, f"--trace={tmp_path}"]) == 0
-    assert seen == [(2, 7, tmp_path)]
+    assert benchmark.main([*argv, f"--json={file}"]) == 0
+    assert seen == [(2, 7, tmp_path), (2, 7, None)]
+    assert json.loads(file.read_text())["reached"] == 1
     assert "data bounds this run" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        benchmark.main([*argv, "--batch_size=8"])
+    assert "--data takes --steps, --trace, --json" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         benchmark.main(["--config.accum_freq=2"])
     assert "unrecognized arguments" in capsys.readouterr().err
