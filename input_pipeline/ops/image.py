@@ -69,7 +69,7 @@ def resize_to(
                 out = tf.clip_by_value(out, image.dtype.min, image.dtype.max)
         return tf.cast(out, image.dtype)
 
-    if antialias and method in _KERNELS:
+    if antialias and method in _KERNELS and image.shape.rank == 3:
         return _antialiased(image, size, _KERNELS[method], finish)
     return finish(tf.image.resize(image, size, method=method, antialias=antialias))
 
@@ -84,7 +84,7 @@ def _antialiased(
     both passes add rows: in the second, the columns are rows. The weights and the order
     of the sums are its own.
     """
-    (h, w), channels = tf.unstack(tf.shape(image)[:2]), image.shape[-1]
+    h, w, channels = tf.unstack(tf.shape(image))
     height, width = tf.unstack(tf.cast(size, tf.int32))
 
     def rows(values: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
@@ -104,7 +104,7 @@ def _antialiased(
     wide = tf.reshape(rows(turned, w, width), [width * channels, height])
     out = tf.reshape(tf.transpose(finish(wide)), [height, width, channels])
     sides = (None, None) if tf.is_tensor(size) else size
-    return tf.ensure_shape(out, [*sides, channels])
+    return tf.ensure_shape(out, [*sides, image.shape[-1]])
 
 
 def decode(channels: int = 3, precise: bool = False) -> Callable[..., tf.Tensor]:

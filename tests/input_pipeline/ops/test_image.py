@@ -10,6 +10,7 @@ import tensorflow as tf
 import torch
 
 from input_pipeline import ops
+from input_pipeline.ops import image as image_ops
 from input_pipeline.randaug import geometry
 from parity.reference import resize
 from tests.helpers.photographs import PHOTOGRAPHS, bilinear, encode, pil, run, seeds
@@ -188,6 +189,19 @@ def test_antialiased_resizing_is_tensorflows_to_the_bit(method):
         want = tensorflows(wide, np.float32(size)).numpy()
         got = run(f"resize({size}, '{method}', True)", wide)
         assert got.tobytes() == want.tobytes()
+
+
+def test_antialiased_resizing_takes_unknown_shapes_and_batches():
+    image = PHOTOGRAPHS["odd"].astype(np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None])])
+    def ours(image):
+        return image_ops.resize_to(image, (40, 50), "bilinear", True)
+
+    want = tf.image.resize(image, (40, 50), antialias=True)
+    np.testing.assert_array_equal(ours(image), want)
+    two = image_ops.resize_to(tf.stack([image, image]), (40, 50), "bilinear", True)
+    np.testing.assert_array_equal(two[1], want)
 
 
 @pytest.mark.parametrize("op", ["resize_small", "resize_long"])
