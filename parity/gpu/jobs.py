@@ -140,8 +140,6 @@ def full(chip: str | None, memory: float | None) -> Sequence[Sequence[Job]]:
     timed = [
         vitjax("S/16", "bfloat16_all", "cudnn", large, mlp_impl="pallas"),
         TRACE,
-        randaug(1024),
-        randaug(128),
         vitjax("S/16", "tf32", "flax", large),
         vitjax("B/16", "bfloat16", "cudnn", large // 2),
         timm(b, large // 2),
@@ -150,6 +148,8 @@ def full(chip: str | None, memory: float | None) -> Sequence[Sequence[Job]]:
         timm(s, small),
         # XLA's own products instead of cuBLASLt's.
         vitjax("S/16", "bfloat16_all", "cudnn", large, option=TRITON),
+        randaug(large),
+        randaug(128),
         vitjax("S/16", "bfloat16", "flax", large),
         vitjax("S/16", "bfloat16", "xla", large),
         timm(s, large, mode="max-autotune-no-cudagraphs"),

@@ -245,9 +245,9 @@ def test_the_most_wanted_jobs_come_first():
     wanted = [
         "S/16 bfloat16 cudnn, batch 1024", "S/16 bfloat16_all cudnn, batch 1024",
         "small_patch16_224 bfloat16 torch.compile default, batch 1024", "accuracy of",
-        "trace", "S/16 tf32", "B/16", "base_patch16_224", "S/16 float32",
+        "pallas", "trace", "S/16 tf32", "B/16", "base_patch16_224", "S/16 float32",
         "S/16 bfloat16 cudnn, batch 256", "small_patch16_224 bfloat16 torch.compile",
-        "triton",
+        "triton", "randaug",
     ]  # fmt: skip
     for text, group in zip(wanted, groups, strict=False):
         assert any(text in job.name for job in group), text
