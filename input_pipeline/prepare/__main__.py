@@ -62,6 +62,7 @@ def prepare(
         "source": str(source.path),
         "source_sizes": source.sizes,
         "source_bytes": source.nbytes,
+        work.FINGERPRINT: source.fingerprint,
     }
     place = work.Place(final, record)
     if place.is_finished():

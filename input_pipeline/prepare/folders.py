@@ -53,8 +53,12 @@ class Folder:
         if not self._images:
             raise ValueError(f"{self.path} has no images: {folder_layouts.ARRANGE}")
         self.sizes = dict(Counter(Path(name).parts[0] for name in self._names))
-        self.nbytes = sum(map(self._size, self._images))
-        self.other_bytes = sum(map(self._size, {*self._names} - {*self._images}))
+        stats = {name: os.stat(self.path / name) for name in self._names}
+        self.nbytes = sum(stats[name].st_size for name in self._images)
+        self.other_bytes = sum(s.st_size for s in stats.values()) - self.nbytes
+        self.fingerprint = work.fingerprint(
+            (name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()
+        )
 
     def samples(self, count: int, settings: Settings) -> list[tuple[Any, ...]]:
         """Return the arguments of `sample` for images from everywhere."""
@@ -91,9 +95,6 @@ class Folder:
             results.update(work.kept(place, workers, write, tasks, bar))
         self._verify(place.folder, workers, settings, len(self._names))
         return work.added(results.values())
-
-    def _size(self, name: str) -> int:
-        return os.path.getsize(self.path / name)
 
     def _verify(
         self, folder: Path, workers: work.Workers, settings: Settings, count: int

@@ -58,7 +58,13 @@ class Shards:
         self.sizes = {split: 0 for split in self._builder.info.splits}
         for shard in self._shards:
             self.sizes[shard.split] += len(shard.offsets)
-        self.nbytes = sum(record_index.file_size(shard.path) for shard in self._shards)
+        stats = [record_index.size_and_time(shard.path) for shard in self._shards]
+        self.nbytes = sum(size for size, _ in stats)
+        names = [shard.name for shard in self._shards]
+        self.fingerprint = work.fingerprint(
+            ((name, *stat) for name, stat in zip(names, stats, strict=True)),
+            (self.path / _INFO).read_bytes(),
+        )
 
     def samples(self, count: int, settings: Settings) -> list[tuple[Any, ...]]:
         """Return the arguments of `records.sample` for records from everywhere."""

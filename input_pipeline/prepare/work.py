@@ -8,6 +8,7 @@ a kill; what a task writes has another name until it is whole.
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -27,6 +28,8 @@ from input_pipeline.sources import prepared
 
 Result = dict[str, Any]
 """The JSON values that a task returns; `images` counts them, `counts` by outcome."""
+FINGERPRINT = "source_fingerprint"
+"""The entry of a record that differs when files of the source change."""
 _DONE, _LOCK, _PART = ".done", ".lock", ".part-of-prepare"
 _MARGIN = 1.1  # of an estimate
 
@@ -57,8 +60,10 @@ class Place:
         if not self.final.exists() or _is_empty(self.final):
             return False
         there = prepared.read(self.final)
-        if there is not None and _same(there, self.record):
-            return True
+        if there is not None:
+            if _differing(there, self.record) == {}:
+                return True
+            self._check_source(there, self.final)
         what = (
             "of another source or with other settings"
             if there
@@ -100,16 +105,30 @@ class Place:
                 f"{self.folder} exists and was written by another program: choose another "
                 "--out, or remove it"
             )
-        if there is not None and not _same(there, self.record):
+        if there is not None and (differing := _differing(there, self.record)):
+            self._check_source(there, self.folder)
+            what = "; ".join(
+                f"{key}: {there.get(key)!r} there, {value!r} now"
+                for key, value in differing.items()
+                if key != FINGERPRINT
+            )
             raise ValueError(
                 f"{self.folder} was begun from another source or with other settings "
-                f"({_differing(there, self.record)}): give the same ones, or remove it"
+                f"({what}): give the same ones, or remove it"
             )
         if there is None:
             write_json(self.folder / prepared.FILE, self.record)
         (self.folder / _DONE).mkdir(exist_ok=True)
         for path in self.folder.rglob(f"*{_PART}"):  # what a killed process left
             path.unlink()
+
+    def _check_source(self, there: Mapping[str, Any], folder: Path) -> None:
+        """Raise ValueError if a record differs only because files have changed."""
+        if {*_differing(there, self.record)} == {FINGERPRINT}:
+            raise ValueError(
+                f"{folder} was written from {self.record['source']} before files there "
+                "changed: remove it, or give another --out"
+            )
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write the whole record, and give the folder its final name."""
@@ -230,6 +249,14 @@ def spread(size: int, count: int) -> list[int]:
     return [size * i // min(size, count) for i in range(min(size, count))]
 
 
+def fingerprint(files: Iterable[tuple[str, int, int]], info: bytes = b"") -> str:
+    """Return a hash of files' (name, size, modification time), in any order, and info."""
+    found = hashlib.sha256(info)
+    for file in sorted(files):
+        found.update(f"{file}\n".encode())
+    return found.hexdigest()
+
+
 def added(results: Iterable[Result]) -> Result:
     """Return the sums of the results' numbers: images, bytes and counts."""
     total: Result = {"images": 0, "bytes_before": 0, "bytes_after": 0}
@@ -275,13 +302,7 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-def _same(there: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    return not _differing(there, record)
-
-
-def _differing(there: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{key}: {there.get(key)!r} there, {value!r} now"
-        for key, value in json.loads(json.dumps(record)).items()
-        if there.get(key) != value
-    )
+def _differing(there: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a record that another one has not, or has otherwise."""
+    items = json.loads(json.dumps(record)).items()
+    return {key: value for key, value in items if there.get(key) != value}

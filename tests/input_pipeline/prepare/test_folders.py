@@ -192,6 +192,40 @@ def test_folders_that_are_refused(photos, tmp_path, inline, capsys, monkeypatch)
     assert {p.name for p in tmp_path.iterdir()} == {"photos", "there", "empty"}
 
 
+def test_a_source_that_changed_is_refused(
+    photos, tmp_path, inline, capsys, monkeypatch
+):
+    """Two classes' pictures change places: all names, sizes and counts are as before."""
+    first, second = (photos / "train" / name / "a.bmp" for name in ("10", "9"))
+    for path, name in ((first, "odd"), (second, "odd")):
+        write(path, encode(PHOTOGRAPHS[name], "BMP"))
+    second.write_bytes(first.read_bytes()[:-300] + bytes(300))
+
+    def swap():
+        contents = [path.read_bytes() for path in (second, first)]
+        for path, content in zip((first, second), contents, strict=True):
+            path.write_bytes(content)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.Folder, "_verify", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.main(arguments(photos, out))
+    swap()
+    line = fails(capsys, arguments(photos, out))
+    assert (
+        f"{out}.preparing was written from {photos} before files there changed" in line
+    )
+    # Of the finished data set, too.
+    shutil.rmtree(f"{out}.preparing")
+    assert prepare.main(arguments(photos, out)) == 0
+    there = files(out)
+    swap()
+    line = fails(capsys, arguments(photos, out))
+    assert f"{out} was written from {photos} before files there changed" in line
+    assert files(out) == there
+
+
 def test_an_empty_folder_may_be_there(photos, tmp_path, inline):
     (tmp_path / "out").mkdir()
     assert prepare.main(arguments(photos, tmp_path / "out")) == 0

@@ -222,6 +222,28 @@ def test_unfinished_work_of_other_settings_is_refused(
     assert "quality: 95 there, 90 now" in line
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "imagenet2012-train"])
+def test_a_source_that_changed_is_refused(
+    copied, tmp_path, capsys, inline, monkeypatch, name
+):
+    """A shard of the same size, or other metadata."""
+
+    def stop(*_):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_join", stop)
+        assert "the disk is gone" in fails(capsys, arguments(copied, tmp_path / "out"))
+    path = min((copied / VERSION).glob(f"{name}*"))
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        data = json.dumps({**json.loads(data), "citation": "other"}).encode()
+    path.write_bytes(data)
+    line = fails(capsys, arguments(copied, tmp_path / "out"))
+    assert f"was written from {path.parent} before files there changed" in line
+    assert "remove it, or give another --out" in line
+
+
 def test_two_at_a_time_are_refused(imagenet_dir, tmp_path, capsys, inline):
     import fcntl
 
