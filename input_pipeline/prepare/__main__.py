@@ -20,8 +20,8 @@ BMP BMP. All other images (smaller ones, GIF, TIFF, AVIF, animations, ...) and a
 are copied to the byte. EXIF's orientation is kept, other metadata of a resized image is
 dropped. prepared.json says what was done; a run on the data set records it.
 
-The work goes on after a kill, with the same command. It ends with a check of all counts,
-labels and names. Nothing is ever overwritten.
+The work goes on after a kill, with the same command. It ends with a check of all bytes,
+counts, labels and names. Nothing is ever overwritten.
 
   python -m input_pipeline.prepare --name imagenet2012 --out ~/small
   python -m input_pipeline.prepare --kind folder --data_dir photos --out photos_320

@@ -7,6 +7,7 @@ those of operating systems are left out. Some files at a time are a task.
 import dataclasses
 import os
 import shutil
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,17 @@ class Folder:
         results = {}
         with work.progress(len(self._names), "preparing") as bar:
             results.update(work.kept(place, workers, write, tasks, bar))
-        self._verify(place.folder, workers, settings, len(self._names))
+        written = [(*tasks[name][:2], results[name]["checksums"]) for name in tasks]
+        self._verify(place.folder, workers, written)
         return work.added(results.values())
 
     def _verify(
-        self, folder: Path, workers: work.Workers, settings: Settings, count: int
+        self, folder: Path, workers: work.Workers, tasks: list[tuple[Any, ...]]
     ) -> None:
-        """Look at all files again, and compare the classes and labels of all splits."""
+        """Read all files again, and compare the classes and labels of all splits.
+
+        `tasks` are the arguments of `read_again`.
+        """
         again = f"remove {folder} and start again"
         written = _tree(folder)[1]
         if set(written) != set(self._names):
@@ -107,15 +112,7 @@ class Folder:
             raise ValueError(
                 f"{folder} has not the files of {self.path} ({odd}): {again}"
             )
-        tasks = [
-            (
-                Files(str(self.path), tuple(self._names[i : i + _LENGTH])),
-                str(folder),
-                settings,
-            )
-            for i in range(0, count, _LENGTH)
-        ]
-        with work.progress(count, "verifying") as bar:
+        with work.progress(len(self._names), "verifying") as bar:
             for _, found in workers.each(read_again, tasks):
                 if found["wrong"]:
                     raise ValueError(
@@ -139,15 +136,19 @@ class Folder:
 def write(files: Files, folder: str, settings: Settings, skip: bool) -> work.Result:
     """Write files, smaller where they are larger images; a task.
 
+    Entry `checksums` of the result has the one of each file.
+
     Raises ValueError for a damaged image, unless it is to be left as it is.
     """
     counts: Counter[str] = Counter()
+    checksums = []
     before = after = 0
     for name in files.names:
         source, target = Path(files.root, name), Path(folder, name)
         if not folder_layouts.is_image(name):
             with work.whole(target) as path:
                 shutil.copyfile(source, path)
+            checksums.append(work.checksum(source))
             counts[NO_IMAGE] += 1
             continue
         data = source.read_bytes()
@@ -161,6 +162,7 @@ def write(files: Files, folder: str, settings: Settings, skip: bool) -> work.Res
                 ) from None
             outcome, new = DAMAGED, data
         work.write_whole(target, new)
+        checksums.append(zlib.crc32(new))
         counts[outcome] += 1
         before, after = before + len(data), after + len(new)
     return {
@@ -168,21 +170,16 @@ def write(files: Files, folder: str, settings: Settings, skip: bool) -> work.Res
         "counts": counts,
         "bytes_before": before,
         "bytes_after": after,
+        "checksums": checksums,
     }
 
 
-def read_again(files: Files, folder: str, settings: Settings) -> work.Result:
-    """Return the files that are neither resized images nor as large as before; a task."""
+def read_again(files: Files, folder: str, checksums: list[int]) -> work.Result:
+    """Return the files that are not those that were written; a task."""
     wrong = []
-    for name in files.names:
-        source, target = Path(files.root, name), Path(folder, name)
-        if target.stat().st_size == source.stat().st_size:
-            continue
-        try:
-            fits = min(images.size_of(target.read_bytes())) == settings.short_side
-        except (OSError, ValueError):
-            fits = False
-        if not fits:
+    for name, checksum in zip(files.names, checksums, strict=True):
+        target = Path(folder, name)
+        if work.checksum(target) != checksum:
             wrong.append(str(target))
     return {"images": len(files.names), "wrong": wrong}
 

@@ -138,16 +138,21 @@ class Shards:
     def _verify(
         self, place: work.Place, workers: work.Workers, results: dict[str, work.Result]
     ) -> None:
-        """Read all shards again, and compare all but the images with the source's."""
-        tasks = [(str(place.folder / shard.name),) for shard in self._shards]
+        """Read all shards again, and compare them with what was written."""
         expected: dict[str, list[str]] = {shard.name: [] for shard in self._shards}
+        files: dict[str, list[Any]] = {shard.name: [] for shard in self._shards}
         for name in sorted(results):
             expected[_shard(name)] += results[name]["rest"]
+            files[_shard(name)].append(results[name]["file"])
+        tasks = [
+            (str(place.folder / shard.name), files[shard.name])
+            for shard in self._shards
+        ]
         with work.progress(sum(self.sizes.values()), "verifying") as bar:
             for index, found in workers.each(records.read_again, tasks):
                 if found["rest"] != expected[self._shards[index].name]:
                     raise ValueError(
-                        f"{tasks[index][0]} does not hold the examples and labels of "
+                        f"{tasks[index][0]} is not what was written from "
                         f"{self._shards[index].path}: remove {place.folder} and start "
                         "again"
                     )

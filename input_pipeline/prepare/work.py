@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -281,10 +282,24 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write; afterwards it gets the name `path`."""
+    """Give the name of a file to write; afterwards it gets the name `path`.
+
+    It is on the disk before, so a loss of power leaves no empty file of that name.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
     yield part
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    found = 0
+    with path.open("rb") as file:
+        while data := file.read(2**20):
+            found = zlib.crc32(data, found)
+    return found
 
 
 def in_words(count: float) -> str:

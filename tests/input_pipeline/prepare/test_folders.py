@@ -226,6 +226,28 @@ def test_a_source_that_changed_is_refused(
     assert files(out) == there
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    photos, tmp_path, inline, monkeypatch
+):
+    synced, named = set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def checked(old, new):
+        if Path(old).is_file():
+            assert os.stat(old).st_ino in synced, old
+            named.append(Path(new).name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", checked)
+    assert prepare.main(arguments(photos, tmp_path / "out")) == 0
+    assert {"1.jpg", "notes.txt", "000000000.json", "prepared.json"} <= {*named}
+
+
 def test_an_empty_folder_may_be_there(photos, tmp_path, inline):
     (tmp_path / "out").mkdir()
     assert prepare.main(arguments(photos, tmp_path / "out")) == 0
@@ -235,7 +257,7 @@ def test_an_empty_folder_may_be_there(photos, tmp_path, inline):
 def test_what_was_written_is_looked_at_again(
     photos, tmp_path, inline, capsys, monkeypatch
 ):
-    """A file that is lost, cut short or of another class."""
+    """A file that is lost, cut short, full of zeros or of another class."""
     update = folders.work.kept
 
     def harmed(harm):
@@ -253,8 +275,25 @@ def test_what_was_written_is_looked_at_again(
         path = train / "9" / "2.png"
         path.write_bytes(path.read_bytes()[:20])
 
+    def halve(train):
+        path = train / "9" / "1.jpg"
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        with Image.open(path) as photo:
+            assert min(photo.size) == SHORT
+
+    def empty(train):
+        path = train / "9" / "1.jpg"
+        path.write_bytes(bytes((photos / "train" / "9" / "1.jpg").stat().st_size))
+
+    def note(train):
+        (train / "9" / "notes.txt").write_bytes(b"nodes")
+
     assert "(train/9/2.png)" in harmed(lambda train: (train / "9" / "2.png").unlink())
     assert "2.png is not what was written" in harmed(cut)
+    assert "1.jpg is not what was written" in harmed(halve)
+    assert "1.jpg is not what was written" in harmed(empty)
+    assert "notes.txt is not what was written" in harmed(note)
     # Labels that differ, though the tree is the same.
     labels = folders.FolderSource.labels
     monkeypatch.setattr(

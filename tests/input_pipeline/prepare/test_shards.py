@@ -401,8 +401,35 @@ def test_a_damaged_record_is_named_or_left_in_its_place(
     assert seen == {*range(300)} - {150 + place}
 
 
-def test_a_lost_label_is_noticed_in_the_end(
-    imagenet_dir, tmp_path, capsys, inline, monkeypatch
+def other_label(shard):
+    """Change a label; the shard is a right one otherwise."""
+    records_there = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    example = tf.train.Example.FromString(records_there[7])
+    example.features.feature["label"].int64_list.value[0] += 1
+    records_there[7] = example.SerializeToString()
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records_there:
+            writer.write(record)
+
+
+def zeros(shard):
+    """Lose 200 bytes of an image."""
+    data = shard.read_bytes()
+    at = data.index(b"\xff\xd8\xff") + 1000
+    assert any(data[at : at + 200])
+    shard.write_bytes(data[:at] + bytes(200) + data[at + 200 :])
+
+
+def more(shard):
+    """Append a record, which is there twice then."""
+    data = shard.read_bytes()
+    first = record_index.frame(str(shard), 0)
+    shard.write_bytes(data + first)
+
+
+@pytest.mark.parametrize("harm", [other_label, zeros, more])
+def test_a_harmed_shard_is_noticed_in_the_end(
+    imagenet_dir, tmp_path, capsys, inline, monkeypatch, harm
 ):
     """The check is not of what was meant to be written, but of what is there."""
     join = shards._join
@@ -410,19 +437,11 @@ def test_a_lost_label_is_noticed_in_the_end(
     def wrong(shard, count):
         join(shard, count)
         if shard.name == SHARD:
-            records_there = list(
-                tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
-            )
-            example = tf.train.Example.FromString(records_there[7])
-            example.features.feature["label"].int64_list.value[0] += 1
-            records_there[7] = example.SerializeToString()
-            with tf.io.TFRecordWriter(str(shard)) as writer:
-                for record in records_there:
-                    writer.write(record)
+            harm(shard)
 
     monkeypatch.setattr(shards, "_join", wrong)
     line = fails(capsys, arguments(imagenet_dir, tmp_path))
-    assert "does not hold the examples and labels of" in line
+    assert "is not what was written from" in line
     assert SHARD in line
     assert not (tmp_path / VERSION).exists()
 
