@@ -76,7 +76,9 @@ def prepare(
             for key in ("bytes_before", "bytes_after")
         )
         share = after / before if before else 1
-        place.check_space(source.nbytes * share + source.other_bytes, tell)
+        place.check_space(
+            source.nbytes * share + source.other_bytes, source.largest * share, tell
+        )
         with place.held():
             facts = source.write(place, pool, settings, skip_damaged)
             place.finish(facts)

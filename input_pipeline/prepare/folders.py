@@ -41,6 +41,8 @@ class Folder:
     as_seen = True
     """The default of a source of folders: transparent pixels have no colour."""
     inner = ""
+    largest = 0
+    """Bytes that are written twice for a time: none, as no files are joined."""
     notices: tuple[str, ...] = ()
 
     def __init__(self, data_dir: str):

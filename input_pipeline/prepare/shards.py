@@ -60,6 +60,8 @@ class Shards:
             self.sizes[shard.split] += len(shard.offsets)
         stats = [record_index.size_and_time(shard.path) for shard in self._shards]
         self.nbytes = sum(size for size, _ in stats)
+        self.largest = max(size for size, _ in stats)
+        """Bytes that are written twice for a time: a shard and the parts of it."""
         names = [shard.name for shard in self._shards]
         self.fingerprint = work.fingerprint(
             ((name, *stat) for name, stat in zip(names, stats, strict=True)),

@@ -138,20 +138,32 @@ class Place:
         (self.folder / _LOCK).unlink()
         os.replace(self.folder, self.final)
 
-    def check_space(self, needed: float, tell: Callable[[str], None]) -> None:
-        """Raise ValueError if the disk lacks the bytes that are still to be written."""
-        there = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
-        rest = max(0, needed * _MARGIN - there)
+    def check_space(
+        self, needed: float, twice: float, tell: Callable[[str], None]
+    ) -> None:
+        """Raise ValueError if the disk lacks the bytes that are still to be written.
+
+        `twice` are those that are there twice for a time.
+        """
+        there = sum(
+            path.stat().st_size
+            for path in self.folder.rglob("*")
+            if path.is_file() and not path.name.endswith(_PART)
+        )
+        rest = max(0, (needed + twice) * _MARGIN - there)
         disk = next(p for p in (self.folder, *self.folder.parents) if p.exists())
         free = shutil.disk_usage(disk).free
+        also = f", and {in_words(twice)} more while shards are joined" if twice else ""
         if rest > free:
             raise ValueError(
-                f"the data set will take about {in_words(needed)}, but the disk of "
+                f"the data set will take about {in_words(needed)}{also}, but the disk of "
                 f"{disk} has only {in_words(free)} free: free "
                 f"{in_words(rest - free)}, or choose another --out or a smaller "
                 "--short_side"
             )
-        tell(f"about {in_words(needed)} will be written; {in_words(free)} are free")
+        tell(
+            f"about {in_words(needed)} will be written{also}; {in_words(free)} are free"
+        )
 
 
 class Workers:

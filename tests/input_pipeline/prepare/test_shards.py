@@ -277,6 +277,49 @@ def test_without_space_nothing_is_written(
     )
 
 
+def one_shard(folder):
+    """A data set of one shard of 40 images of 300 x 200; return its bytes."""
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (200, 300, 3), np.uint8) for _ in range(40)]
+    tfds.dataset_builders.AdhocBuilder(
+        name="one",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"image": tfds.features.Image()}),
+        split_datasets={"train": list(enumerate({"image": x} for x in pixels))},
+        data_dir=folder,
+    ).download_and_prepare()
+    return sum(path.stat().st_size for path in folder.rglob("*.tfrecord*"))
+
+
+def test_a_shard_and_its_parts_need_space_together(
+    tmp_path, capsys, inline, monkeypatch
+):
+    """What is on the disk at most, while shards are joined, is asked for before."""
+    monkeypatch.setattr(shards, "_LENGTH", 7)
+    size = one_shard(tmp_path / "one")
+    out, most = tmp_path / "out", [0]
+    replace = os.replace
+
+    def noted(old, new):
+        found = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+        most[0] = max(most[0], sum(found))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", noted)
+    flags = ["--name", "one", "--short_side", "300", "--data_dir", tmp_path / "one"]
+    argv = [str(x) for x in (*flags, "--out", out)]  # all images are copied
+    free = int(1.5 * size)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9**9, 0, free)
+    )
+    line = fails(capsys, argv)
+    assert "more while shards are joined" in line
+    assert not out.exists()
+    free = int(2.3 * size)
+    assert prepare.main(argv) == 0
+    assert 1.9 * size < most[0] < free
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
