@@ -62,7 +62,8 @@ class Place:
             return False
         there = prepared.read(self.final)
         if there is not None:
-            if _differing(there, self.record) == {}:
+            if not _differing(there, self.record):
+                self._tidy()
                 return True
             self._check_source(there, self.final)
         what = (
@@ -133,10 +134,15 @@ class Place:
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write the whole record, and give the folder its final name."""
-        shutil.rmtree(self.folder / _DONE)
         write_json(self.folder / prepared.FILE, {**self.record, **facts})
-        (self.folder / _LOCK).unlink()
         os.replace(self.folder, self.final)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what only a resumption needs; the folder has its final name before."""
+        shutil.rmtree(self.final / _DONE, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only by now
+            (self.final / _LOCK).unlink(missing_ok=True)
 
     def check_space(
         self, needed: float, twice: float, tell: Callable[[str], None]

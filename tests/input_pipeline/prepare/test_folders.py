@@ -248,6 +248,38 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     assert {"1.jpg", "notes.txt", "000000000.json", "prepared.json"} <= {*named}
 
 
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_a_kill_at_the_rename_repeats_no_work(
+    photos, tmp_path, inline, monkeypatch, capsys, killed
+):
+    out, written = tmp_path / "out", []
+    replace, write = os.replace, folders.write
+
+    def noted(*task):
+        written.append(task)
+        return write(*task)
+
+    def kill(old, new):
+        if Path(new) != out:
+            return replace(old, new)
+        if killed == "after":
+            replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders, "write", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        assert prepare.main(arguments(photos, out)) == 130
+    assert written
+    written.clear()
+    assert prepare.main(arguments(photos, out)) == 0
+    assert not written
+    assert ("nothing to do" in capsys.readouterr().out) == (killed == "after")
+    names = {path.name for path in out.iterdir()}
+    assert names == {"train", "val", "README", "prepared.json"}
+    assert not out.with_name("out.preparing").exists()
+
+
 def test_an_empty_folder_may_be_there(photos, tmp_path, inline):
     (tmp_path / "out").mkdir()
     assert prepare.main(arguments(photos, tmp_path / "out")) == 0
