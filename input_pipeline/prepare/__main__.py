@@ -44,7 +44,7 @@ def prepare(
     Raises ValueError or OSError, with one sentence.
     """
     from input_pipeline.prepare import work
-    from input_pipeline.prepare.images import Settings
+    from input_pipeline.prepare.images import DAMAGED, Settings
     from input_pipeline.sources import prepared
 
     settings = Settings(short_side, quality, filter, source.as_seen)
@@ -65,7 +65,12 @@ def prepare(
         work.FINGERPRINT: source.fingerprint,
     }
     place = work.Place(final, record)
-    if place.is_finished():
+    if (facts := place.finished()) is not None:
+        if (damaged := facts.get("counts", {}).get(DAMAGED)) and not skip_damaged:
+            raise ValueError(
+                f"{final} has {damaged:,} damaged images, which --skip_damaged left as "
+                "they are: give it again, or restore them and choose another --out"
+            )
         tell(f"{final} is already prepared in this way: nothing to do")
         return
     with work.Workers(workers) as pool:

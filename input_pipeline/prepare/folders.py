@@ -95,7 +95,7 @@ class Folder:
         }
         results = {}
         with work.progress(len(self._names), "preparing") as bar:
-            results.update(work.kept(place, workers, write, tasks, bar))
+            results.update(work.kept(place, workers, write, tasks, bar, skip))
         written = [(*tasks[name][:2], results[name]["checksums"]) for name in tasks]
         self._verify(place.folder, workers, written)
         return work.added(results.values())

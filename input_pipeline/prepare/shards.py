@@ -96,7 +96,8 @@ class Shards:
         missing.update(numbers)
         results: dict[str, work.Result] = {}
         with work.progress(sum(self.sizes.values()), "preparing") as bar:
-            for name, result in work.kept(place, workers, records.write, parts, bar):
+            done = work.kept(place, workers, records.write, parts, bar, skip)
+            for name, result in done:
                 results[name] = result
                 shard_name = _shard(name)
                 missing[shard_name] -= 1

@@ -25,6 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from input_pipeline.prepare.images import DAMAGED
 from input_pipeline.sources import prepared
 
 Result = dict[str, Any]
@@ -53,18 +54,18 @@ class Place:
         """The folder until all is done."""
         return self.final.with_name(f"{self.final.name}.preparing")
 
-    def is_finished(self) -> bool:
-        """Return whether the same work is already done.
+    def finished(self) -> Result | None:
+        """Return the record and facts of the same work if it is already done, or None.
 
         Raises ValueError if there is something else, which would be overwritten.
         """
         if not self.final.exists() or _is_empty(self.final):
-            return False
+            return None
         there = prepared.read(self.final)
         if there is not None:
             if not _differing(there, self.record):
                 self._tidy()
-                return True
+                return there
             self._check_source(there, self.final)
         what = (
             "of another source or with other settings"
@@ -240,13 +241,18 @@ def kept(
     function: Callable[..., Result],
     tasks: Mapping[str, tuple[Any, ...]],
     bar: tqdm,
+    skip_damaged: bool,
 ) -> Iterator[tuple[str, Result]]:
-    """Yield (name, result) of each task; those of an earlier start are not done again."""
+    """Yield (name, result) of each task.
+
+    Those of an earlier start are not done again, unless it left damaged images as they
+    are and this one is not to.
+    """
     open_tasks = []
     for name in tasks:
         path = place.folder / _DONE / f"{name}.json"
-        if path.exists():
-            result = json.loads(path.read_text())
+        result = json.loads(path.read_text()) if path.exists() else None
+        if result and (skip_damaged or DAMAGED not in result["counts"]):
             bar.update(result["images"])
             yield name, result
         else:

@@ -172,6 +172,26 @@ def test_a_damaged_file_is_named_or_left_in_its_place(
     assert 0 < len(done) - samples < samples
 
 
+def test_damage_that_was_left_is_refused_without_the_flag(
+    photos, tmp_path, inline, capsys, monkeypatch
+):
+    """Of unfinished work, and of finished work."""
+    monkeypatch.setattr(folders, "_LENGTH", 3)
+    damaged, out = photos / "val" / "10" / "10.JPEG", tmp_path / "out"
+    damaged.write_bytes(damaged.read_bytes()[:4000])
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.Folder, "_verify", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.main(arguments(photos, out, "--skip_damaged"))
+    assert "10.JPEG is damaged (" in fails(capsys, arguments(photos, out))
+    assert not out.exists()
+    assert prepare.main(arguments(photos, out, "--skip_damaged")) == 0
+    line = fails(capsys, arguments(photos, out))
+    assert f"{out} has 2 damaged images, which --skip_damaged left" in line
+    assert prepare.main(arguments(photos, out, "--skip_damaged")) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_folders_that_are_refused(photos, tmp_path, inline, capsys, monkeypatch):
     there = tmp_path / "there"
     write(there / "mine.txt", b"precious")

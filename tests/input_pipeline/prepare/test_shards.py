@@ -418,7 +418,14 @@ def test_a_damaged_record_is_named_or_left_in_its_place(
     assert why in line
     assert (name in line) == (harm is cut)
     assert not (out / VERSION).exists()
-    # The same command with the flag continues, and leaves the record as it is.
+    # The same command with the flag continues, and leaves the record as it is; without
+    # it, a later start does not accept that.
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "_write_metadata", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.main(arguments(copied, out, "--skip_damaged"))
+    line = fails(capsys, arguments(copied, out))
+    assert f"the split 'train' is damaged: record {place}" in line
     assert prepare.main(arguments(copied, out, "--skip_damaged")) == 0
     assert "1 damaged" in capsys.readouterr().out
     assert (
