@@ -71,7 +71,10 @@ def test_tree_names_order_labels_and_pixels(photos, tmp_path, inline, capsys):
     before = files(photos)
     out = tmp_path / "out"
     assert prepare.main(arguments(photos, out)) == 0
-    assert "2 not an image, 1 of another format" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "2 not an image, 1 of another format" in told
+    small = sum(name.endswith("small.jpg") for name in before)
+    assert f"{small + 1} images were copied undecoded, so damage in them is not" in told
     after = files(out)
     assert after.keys() - before.keys() == {"prepared.json"}
     assert before.keys() - after.keys() == {"train/9/._1.jpg"}

@@ -318,6 +318,10 @@ def test_a_shard_and_its_parts_need_space_together(
     free = int(2.3 * size)
     assert prepare.main(argv) == 0
     assert 1.9 * size < most[0] < free
+    assert "40 images were copied undecoded" in capsys.readouterr().out
+    flags[3] = "30"
+    assert prepare.main([str(x) for x in (*flags, "--out", tmp_path / "small")]) == 0
+    assert "undecoded" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
