@@ -17,11 +17,12 @@ the same tree and file names), so 'train[:99%]' holds the same examples, and a c
 changes only in data_dir. Images whose shorter side is larger than --short_side are
 resized once by PIL with antialiasing. JPEG stays JPEG (4:2:0 colours), PNG PNG, WebP WebP,
 BMP BMP. All other images (smaller ones, GIF, TIFF, AVIF, animations, ...) and all labels
-are copied to the byte. EXIF's orientation is kept, other metadata of a resized image is
-dropped. prepared.json says what was done; a run on the data set records it.
+are copied to the byte, undecoded: damage in them is not found. EXIF's orientation is
+kept, other metadata of a resized image is dropped. prepared.json says what was done; a
+run on the data set records it.
 
-The work goes on after a kill, with the same command. It ends with a check of all counts,
-labels and names. Nothing is ever overwritten.
+The work goes on after a kill, with the same command. It ends with a check of all bytes,
+counts, labels and names. Nothing is ever overwritten.
 
   python -m input_pipeline.prepare --name imagenet2012 --out ~/small
   python -m input_pipeline.prepare --kind folder --data_dir photos --out photos_320
@@ -44,7 +45,7 @@ def prepare(
     Raises ValueError or OSError, with one sentence.
     """
     from input_pipeline.prepare import work
-    from input_pipeline.prepare.images import Settings
+    from input_pipeline.prepare.images import DAMAGED, OTHER, SMALL, Settings
     from input_pipeline.sources import prepared
 
     settings = Settings(short_side, quality, filter, source.as_seen)
@@ -62,9 +63,15 @@ def prepare(
         "source": str(source.path),
         "source_sizes": source.sizes,
         "source_bytes": source.nbytes,
+        work.FINGERPRINT: source.fingerprint,
     }
     place = work.Place(final, record)
-    if place.is_finished():
+    if (facts := place.finished()) is not None:
+        if (damaged := facts.get("counts", {}).get(DAMAGED)) and not skip_damaged:
+            raise ValueError(
+                f"{final} has {damaged:,} damaged images, which --skip_damaged left as "
+                "they are: give it again, or restore them and choose another --out"
+            )
         tell(f"{final} is already prepared in this way: nothing to do")
         return
     with work.Workers(workers) as pool:
@@ -75,7 +82,9 @@ def prepare(
             for key in ("bytes_before", "bytes_after")
         )
         share = after / before if before else 1
-        place.check_space(source.nbytes * share + source.other_bytes, tell)
+        place.check_space(
+            source.nbytes * share + source.other_bytes, source.largest * share, tell
+        )
         with place.held():
             facts = source.write(place, pool, settings, skip_damaged)
             place.finish(facts)
@@ -84,6 +93,8 @@ def prepare(
         f"{counts}; images of {work.in_words(facts['bytes_before'])} before, of "
         f"{work.in_words(facts['bytes_after'])} now, in {final}"
     )
+    if copied := sum(facts["counts"].get(outcome, 0) for outcome in (SMALL, OTHER)):
+        tell(f"{copied:,} images were copied undecoded, so damage in them is not found")
     tell(f"to use it, set data_dir to {os.path.abspath(out)}")
 
 

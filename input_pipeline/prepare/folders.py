@@ -7,6 +7,7 @@ those of operating systems are left out. Some files at a time are a task.
 import dataclasses
 import os
 import shutil
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Folder:
     as_seen = True
     """The default of a source of folders: transparent pixels have no colour."""
     inner = ""
+    largest = 0
+    """Bytes that are written twice for a time: none, as no files are joined."""
     notices: tuple[str, ...] = ()
 
     def __init__(self, data_dir: str):
@@ -53,8 +56,12 @@ class Folder:
         if not self._images:
             raise ValueError(f"{self.path} has no images: {folder_layouts.ARRANGE}")
         self.sizes = dict(Counter(Path(name).parts[0] for name in self._names))
-        self.nbytes = sum(map(self._size, self._images))
-        self.other_bytes = sum(map(self._size, {*self._names} - {*self._images}))
+        stats = {name: os.stat(self.path / name) for name in self._names}
+        self.nbytes = sum(stats[name].st_size for name in self._images)
+        self.other_bytes = sum(s.st_size for s in stats.values()) - self.nbytes
+        self.fingerprint = work.fingerprint(
+            (name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()
+        )
 
     def samples(self, count: int, settings: Settings) -> list[tuple[Any, ...]]:
         """Return the arguments of `sample` for images from everywhere."""
@@ -88,17 +95,18 @@ class Folder:
         }
         results = {}
         with work.progress(len(self._names), "preparing") as bar:
-            results.update(work.kept(place, workers, write, tasks, bar))
-        self._verify(place.folder, workers, settings, len(self._names))
+            results.update(work.kept(place, workers, write, tasks, bar, skip))
+        written = [(*tasks[name][:2], results[name]["checksums"]) for name in tasks]
+        self._verify(place.folder, workers, written)
         return work.added(results.values())
 
-    def _size(self, name: str) -> int:
-        return os.path.getsize(self.path / name)
-
     def _verify(
-        self, folder: Path, workers: work.Workers, settings: Settings, count: int
+        self, folder: Path, workers: work.Workers, tasks: list[tuple[Any, ...]]
     ) -> None:
-        """Look at all files again, and compare the classes and labels of all splits."""
+        """Read all files again, and compare the classes and labels of all splits.
+
+        `tasks` are the arguments of `read_again`.
+        """
         again = f"remove {folder} and start again"
         written = _tree(folder)[1]
         if set(written) != set(self._names):
@@ -106,15 +114,7 @@ class Folder:
             raise ValueError(
                 f"{folder} has not the files of {self.path} ({odd}): {again}"
             )
-        tasks = [
-            (
-                Files(str(self.path), tuple(self._names[i : i + _LENGTH])),
-                str(folder),
-                settings,
-            )
-            for i in range(0, count, _LENGTH)
-        ]
-        with work.progress(count, "verifying") as bar:
+        with work.progress(len(self._names), "verifying") as bar:
             for _, found in workers.each(read_again, tasks):
                 if found["wrong"]:
                     raise ValueError(
@@ -138,15 +138,19 @@ class Folder:
 def write(files: Files, folder: str, settings: Settings, skip: bool) -> work.Result:
     """Write files, smaller where they are larger images; a task.
 
+    Entry `checksums` of the result has the one of each file.
+
     Raises ValueError for a damaged image, unless it is to be left as it is.
     """
     counts: Counter[str] = Counter()
+    checksums = []
     before = after = 0
     for name in files.names:
         source, target = Path(files.root, name), Path(folder, name)
         if not folder_layouts.is_image(name):
             with work.whole(target) as path:
                 shutil.copyfile(source, path)
+            checksums.append(work.checksum(source))
             counts[NO_IMAGE] += 1
             continue
         data = source.read_bytes()
@@ -160,6 +164,7 @@ def write(files: Files, folder: str, settings: Settings, skip: bool) -> work.Res
                 ) from None
             outcome, new = DAMAGED, data
         work.write_whole(target, new)
+        checksums.append(zlib.crc32(new))
         counts[outcome] += 1
         before, after = before + len(data), after + len(new)
     return {
@@ -167,21 +172,16 @@ def write(files: Files, folder: str, settings: Settings, skip: bool) -> work.Res
         "counts": counts,
         "bytes_before": before,
         "bytes_after": after,
+        "checksums": checksums,
     }
 
 
-def read_again(files: Files, folder: str, settings: Settings) -> work.Result:
-    """Return the files that are neither resized images nor as large as before; a task."""
+def read_again(files: Files, folder: str, checksums: list[int]) -> work.Result:
+    """Return the files that are not those that were written; a task."""
     wrong = []
-    for name in files.names:
-        source, target = Path(files.root, name), Path(folder, name)
-        if target.stat().st_size == source.stat().st_size:
-            continue
-        try:
-            fits = min(images.size_of(target.read_bytes())) == settings.short_side
-        except (OSError, ValueError):
-            fits = False
-        if not fits:
+    for name, checksum in zip(files.names, checksums, strict=True):
+        target = Path(folder, name)
+        if work.checksum(target) != checksum:
             wrong.append(str(target))
     return {"images": len(files.names), "wrong": wrong}
 

@@ -75,12 +75,6 @@ def smaller(data: bytes, settings: Settings) -> tuple[str, bytes]:
         raise DamagedImage(str(error) or type(error).__name__) from None
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Return (width, height) of an image file, from its header."""
-    with Image.open(io.BytesIO(data), formats=_formats()) as photo:
-        return photo.size
-
-
 def _smaller(data: bytes, settings: Settings) -> tuple[str, bytes]:
     plain = data
     if data.startswith(b"\x89PNG"):

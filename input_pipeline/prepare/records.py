@@ -7,7 +7,7 @@ the same bytes.
 import dataclasses
 import hashlib
 import os
-import shutil
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,7 +51,8 @@ def write(
 ) -> work.Result:
     """Write the records of a part to a file; a task.
 
-    Entry `rest` of the result has a checksum of each record without its image.
+    Entry `rest` of the result has a checksum of each record without its image, `file` the
+    size and the checksum of the file.
 
     Raises ValueError for a damaged record or image, unless it is to be left as it is.
     """
@@ -83,11 +84,17 @@ def write(
         "bytes_before": before,
         "bytes_after": after,
         "rest": rest,
+        "file": [writer.size, writer.checksum],
     }
 
 
-def read_again(path: str) -> work.Result:
-    """Return the checksum of each record of a shard without its image; a task."""
+def read_again(path: str, parts: list[tuple[int, int]]) -> work.Result:
+    """Return the checksum of each record of a shard without its image; a task.
+
+    There is none if the file does not consist of parts of these sizes and checksums.
+    """
+    if not _consists_of(path, parts):
+        return {"images": 0, "rest": []}
     offsets = record_index.scan(path, os.path.getsize(path))
     rest = []
     for row, (record, _) in enumerate(_read(path, offsets)):
@@ -95,6 +102,12 @@ def read_again(path: str) -> work.Result:
             record = record_index.content(record_index.frame(path, offsets[row]))
         rest.append(_rest(record))
     return {"images": len(rest), "rest": rest}
+
+
+def _consists_of(path: str, parts: list[tuple[int, int]]) -> bool:
+    with open(path, "rb") as file:
+        same = all(zlib.crc32(file.read(size)) == checksum for size, checksum in parts)
+        return same and not file.read(1)
 
 
 def _read(path: str, offsets: Sequence[int] | np.ndarray) -> Iterator[tuple[Any, str]]:
@@ -165,9 +178,13 @@ def _sentence(part: Part, row: int, record: bytes | None, why: str) -> str:
 
 
 class _Writer:
-    """Writes records, and bytes as they are, to one file."""
+    """Writes records, and bytes as they are, to one file.
+
+    In the end `size` and `checksum` are those of the file.
+    """
 
     def __init__(self, path: Path):
+        self.size = self.checksum = 0
         self._path = path
         self._records: Any = None
 
@@ -188,7 +205,7 @@ class _Writer:
     def as_it_is(self, frame: bytes) -> None:
         """Write bytes as they are: a record whose checksum is wrong."""
         self._flush()
-        self._out.write(frame)
+        self._write(frame)
 
     @property
     def _behind(self) -> Path:
@@ -200,5 +217,11 @@ class _Writer:
             self._records.close()
             self._records = None
             with self._behind.open("rb") as behind:
-                shutil.copyfileobj(behind, self._out)
+                while data := behind.read(2**20):
+                    self._write(data)
             self._behind.unlink()
+
+    def _write(self, data: bytes) -> None:
+        self._out.write(data)
+        self.size += len(data)
+        self.checksum = zlib.crc32(data, self.checksum)

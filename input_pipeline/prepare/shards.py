@@ -58,7 +58,15 @@ class Shards:
         self.sizes = {split: 0 for split in self._builder.info.splits}
         for shard in self._shards:
             self.sizes[shard.split] += len(shard.offsets)
-        self.nbytes = sum(record_index.file_size(shard.path) for shard in self._shards)
+        stats = [record_index.size_and_time(shard.path) for shard in self._shards]
+        self.nbytes = sum(size for size, _ in stats)
+        self.largest = max(size for size, _ in stats)
+        """Bytes that are written twice for a time: a shard and the parts of it."""
+        names = [shard.name for shard in self._shards]
+        self.fingerprint = work.fingerprint(
+            ((name, *stat) for name, stat in zip(names, stats, strict=True)),
+            (self.path / _INFO).read_bytes(),
+        )
 
     def samples(self, count: int, settings: Settings) -> list[tuple[Any, ...]]:
         """Return the arguments of `records.sample` for records from everywhere."""
@@ -88,7 +96,8 @@ class Shards:
         missing.update(numbers)
         results: dict[str, work.Result] = {}
         with work.progress(sum(self.sizes.values()), "preparing") as bar:
-            for name, result in work.kept(place, workers, records.write, parts, bar):
+            done = work.kept(place, workers, records.write, parts, bar, skip)
+            for name, result in done:
                 results[name] = result
                 shard_name = _shard(name)
                 missing[shard_name] -= 1
@@ -132,16 +141,21 @@ class Shards:
     def _verify(
         self, place: work.Place, workers: work.Workers, results: dict[str, work.Result]
     ) -> None:
-        """Read all shards again, and compare all but the images with the source's."""
-        tasks = [(str(place.folder / shard.name),) for shard in self._shards]
+        """Read all shards again, and compare them with what was written."""
         expected: dict[str, list[str]] = {shard.name: [] for shard in self._shards}
+        files: dict[str, list[Any]] = {shard.name: [] for shard in self._shards}
         for name in sorted(results):
             expected[_shard(name)] += results[name]["rest"]
+            files[_shard(name)].append(results[name]["file"])
+        tasks = [
+            (str(place.folder / shard.name), files[shard.name])
+            for shard in self._shards
+        ]
         with work.progress(sum(self.sizes.values()), "verifying") as bar:
             for index, found in workers.each(records.read_again, tasks):
                 if found["rest"] != expected[self._shards[index].name]:
                     raise ValueError(
-                        f"{tasks[index][0]} does not hold the examples and labels of "
+                        f"{tasks[index][0]} is not what was written from "
                         f"{self._shards[index].path}: remove {place.folder} and start "
                         "again"
                     )

@@ -8,12 +8,14 @@ a kill; what a task writes has another name until it is whole.
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -23,10 +25,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from input_pipeline.prepare.images import DAMAGED
 from input_pipeline.sources import prepared
 
 Result = dict[str, Any]
 """The JSON values that a task returns; `images` counts them, `counts` by outcome."""
+FINGERPRINT = "source_fingerprint"
+"""The entry of a record that differs when files of the source change."""
 _DONE, _LOCK, _PART = ".done", ".lock", ".part-of-prepare"
 _MARGIN = 1.1  # of an estimate
 
@@ -49,16 +54,19 @@ class Place:
         """The folder until all is done."""
         return self.final.with_name(f"{self.final.name}.preparing")
 
-    def is_finished(self) -> bool:
-        """Return whether the same work is already done.
+    def finished(self) -> Result | None:
+        """Return the record and facts of the same work if it is already done, or None.
 
         Raises ValueError if there is something else, which would be overwritten.
         """
         if not self.final.exists() or _is_empty(self.final):
-            return False
+            return None
         there = prepared.read(self.final)
-        if there is not None and _same(there, self.record):
-            return True
+        if there is not None:
+            if not _differing(there, self.record):
+                self._tidy()
+                return there
+            self._check_source(there, self.final)
         what = (
             "of another source or with other settings"
             if there
@@ -100,10 +108,16 @@ class Place:
                 f"{self.folder} exists and was written by another program: choose another "
                 "--out, or remove it"
             )
-        if there is not None and not _same(there, self.record):
+        if there is not None and (differing := _differing(there, self.record)):
+            self._check_source(there, self.folder)
+            what = "; ".join(
+                f"{key}: {there.get(key)!r} there, {value!r} now"
+                for key, value in differing.items()
+                if key != FINGERPRINT
+            )
             raise ValueError(
                 f"{self.folder} was begun from another source or with other settings "
-                f"({_differing(there, self.record)}): give the same ones, or remove it"
+                f"({what}): give the same ones, or remove it"
             )
         if there is None:
             write_json(self.folder / prepared.FILE, self.record)
@@ -111,27 +125,52 @@ class Place:
         for path in self.folder.rglob(f"*{_PART}"):  # what a killed process left
             path.unlink()
 
+    def _check_source(self, there: Mapping[str, Any], folder: Path) -> None:
+        """Raise ValueError if a record differs only because files have changed."""
+        if {*_differing(there, self.record)} == {FINGERPRINT}:
+            raise ValueError(
+                f"{folder} was written from {self.record['source']} before files there "
+                "changed: remove it, or give another --out"
+            )
+
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write the whole record, and give the folder its final name."""
-        shutil.rmtree(self.folder / _DONE)
         write_json(self.folder / prepared.FILE, {**self.record, **facts})
-        (self.folder / _LOCK).unlink()
         os.replace(self.folder, self.final)
+        self._tidy()
 
-    def check_space(self, needed: float, tell: Callable[[str], None]) -> None:
-        """Raise ValueError if the disk lacks the bytes that are still to be written."""
-        there = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
-        rest = max(0, needed * _MARGIN - there)
+    def _tidy(self) -> None:
+        """Remove what only a resumption needs; the folder has its final name before."""
+        shutil.rmtree(self.final / _DONE, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a disk that is read-only by now
+            (self.final / _LOCK).unlink(missing_ok=True)
+
+    def check_space(
+        self, needed: float, twice: float, tell: Callable[[str], None]
+    ) -> None:
+        """Raise ValueError if the disk lacks the bytes that are still to be written.
+
+        `twice` are those that are there twice for a time.
+        """
+        there = sum(
+            path.stat().st_size
+            for path in self.folder.rglob("*")
+            if path.is_file() and not path.name.endswith(_PART)
+        )
+        rest = max(0, (needed + twice) * _MARGIN - there)
         disk = next(p for p in (self.folder, *self.folder.parents) if p.exists())
         free = shutil.disk_usage(disk).free
+        also = f", and {in_words(twice)} more while shards are joined" if twice else ""
         if rest > free:
             raise ValueError(
-                f"the data set will take about {in_words(needed)}, but the disk of "
+                f"the data set will take about {in_words(needed)}{also}, but the disk of "
                 f"{disk} has only {in_words(free)} free: free "
                 f"{in_words(rest - free)}, or choose another --out or a smaller "
                 "--short_side"
             )
-        tell(f"about {in_words(needed)} will be written; {in_words(free)} are free")
+        tell(
+            f"about {in_words(needed)} will be written{also}; {in_words(free)} are free"
+        )
 
 
 class Workers:
@@ -202,13 +241,18 @@ def kept(
     function: Callable[..., Result],
     tasks: Mapping[str, tuple[Any, ...]],
     bar: tqdm,
+    skip_damaged: bool,
 ) -> Iterator[tuple[str, Result]]:
-    """Yield (name, result) of each task; those of an earlier start are not done again."""
+    """Yield (name, result) of each task.
+
+    Those of an earlier start are not done again, unless it left damaged images as they
+    are and this one is not to.
+    """
     open_tasks = []
     for name in tasks:
         path = place.folder / _DONE / f"{name}.json"
-        if path.exists():
-            result = json.loads(path.read_text())
+        result = json.loads(path.read_text()) if path.exists() else None
+        if result and (skip_damaged or DAMAGED not in result["counts"]):
             bar.update(result["images"])
             yield name, result
         else:
@@ -228,6 +272,14 @@ def progress(total: int, what: str) -> tqdm:
 def spread(size: int, count: int) -> list[int]:
     """Return at most `count` of the numbers below `size`, at equal distances."""
     return [size * i // min(size, count) for i in range(min(size, count))]
+
+
+def fingerprint(files: Iterable[tuple[str, int, int]], info: bytes = b"") -> str:
+    """Return a hash of files' (name, size, modification time), in any order, and info."""
+    found = hashlib.sha256(info)
+    for file in sorted(files):
+        found.update(f"{file}\n".encode())
+    return found.hexdigest()
 
 
 def added(results: Iterable[Result]) -> Result:
@@ -254,10 +306,24 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write; afterwards it gets the name `path`."""
+    """Give the name of a file to write; afterwards it gets the name `path`.
+
+    It is on the disk before, so a loss of power leaves no empty file of that name.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}{_PART}")
     yield part
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    found = 0
+    with path.open("rb") as file:
+        while data := file.read(2**20):
+            found = zlib.crc32(data, found)
+    return found
 
 
 def in_words(count: float) -> str:
@@ -275,13 +341,7 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-def _same(there: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    return not _differing(there, record)
-
-
-def _differing(there: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{key}: {there.get(key)!r} there, {value!r} now"
-        for key, value in json.loads(json.dumps(record)).items()
-        if there.get(key) != value
-    )
+def _differing(there: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a record that another one has not, or has otherwise."""
+    items = json.loads(json.dumps(record)).items()
+    return {key: value for key, value in items if there.get(key) != value}

@@ -54,7 +54,7 @@ def shard_offsets(shard: str) -> np.ndarray:
     Raises:
       ValueError: the shard is missing, truncated or no TFRecord file.
     """
-    size, mtime = _stat(shard)
+    size, mtime = size_and_time(shard)
     folders = _index_folders(shard)
     name = f"{os.path.basename(shard)}.npy"
     for folder in folders:
@@ -75,7 +75,25 @@ def shard_offsets(shard: str) -> np.ndarray:
 
 def file_size(path: str) -> int:
     """Return the bytes of a file, which may be remote."""
-    return _stat(path)[0]
+    return size_and_time(path)[0]
+
+
+def size_and_time(path: str) -> tuple[int, int]:
+    """Return (the bytes of a file, its modification time in nanoseconds).
+
+    Raises ValueError if the file is missing.
+    """
+    try:
+        if _is_remote(path):
+            stat = tf.io.gfile.stat(path)
+            return stat.length, stat.mtime_nsec
+        stat = os.stat(path)
+        return stat.st_size, stat.st_mtime_ns
+    except (FileNotFoundError, tf.errors.NotFoundError):
+        raise ValueError(
+            f"the shard {path} is missing, though the data set's own record lists it; "
+            "copy it or prepare the data set again"
+        ) from None
 
 
 def scan(shard: str, size: int) -> np.ndarray:
@@ -127,21 +145,6 @@ def _open(path: str):
     if _is_remote(path):
         return tf.io.gfile.GFile(path, "rb")
     return open(path, "rb", buffering=0)
-
-
-def _stat(path: str) -> tuple[int, int]:
-    """Return the size in bytes and the modification time in nanoseconds."""
-    try:
-        if _is_remote(path):
-            stat = tf.io.gfile.stat(path)
-            return stat.length, stat.mtime_nsec
-        stat = os.stat(path)
-        return stat.st_size, stat.st_mtime_ns
-    except (FileNotFoundError, tf.errors.NotFoundError):
-        raise ValueError(
-            f"the shard {path} is missing, though the data set's own record lists it; "
-            "copy it or prepare the data set again"
-        ) from None
 
 
 def _index_folders(shard: str) -> list[Path]:

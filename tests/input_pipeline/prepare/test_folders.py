@@ -71,7 +71,10 @@ def test_tree_names_order_labels_and_pixels(photos, tmp_path, inline, capsys):
     before = files(photos)
     out = tmp_path / "out"
     assert prepare.main(arguments(photos, out)) == 0
-    assert "2 not an image, 1 of another format" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "2 not an image, 1 of another format" in told
+    small = sum(name.endswith("small.jpg") for name in before)
+    assert f"{small + 1} images were copied undecoded, so damage in them is not" in told
     after = files(out)
     assert after.keys() - before.keys() == {"prepared.json"}
     assert before.keys() - after.keys() == {"train/9/._1.jpg"}
@@ -172,6 +175,26 @@ def test_a_damaged_file_is_named_or_left_in_its_place(
     assert 0 < len(done) - samples < samples
 
 
+def test_damage_that_was_left_is_refused_without_the_flag(
+    photos, tmp_path, inline, capsys, monkeypatch
+):
+    """Of unfinished work, and of finished work."""
+    monkeypatch.setattr(folders, "_LENGTH", 3)
+    damaged, out = photos / "val" / "10" / "10.JPEG", tmp_path / "out"
+    damaged.write_bytes(damaged.read_bytes()[:4000])
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.Folder, "_verify", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.main(arguments(photos, out, "--skip_damaged"))
+    assert "10.JPEG is damaged (" in fails(capsys, arguments(photos, out))
+    assert not out.exists()
+    assert prepare.main(arguments(photos, out, "--skip_damaged")) == 0
+    line = fails(capsys, arguments(photos, out))
+    assert f"{out} has 2 damaged images, which --skip_damaged left" in line
+    assert prepare.main(arguments(photos, out, "--skip_damaged")) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_folders_that_are_refused(photos, tmp_path, inline, capsys, monkeypatch):
     there = tmp_path / "there"
     write(there / "mine.txt", b"precious")
@@ -192,6 +215,94 @@ def test_folders_that_are_refused(photos, tmp_path, inline, capsys, monkeypatch)
     assert {p.name for p in tmp_path.iterdir()} == {"photos", "there", "empty"}
 
 
+def test_a_source_that_changed_is_refused(
+    photos, tmp_path, inline, capsys, monkeypatch
+):
+    """Two classes' pictures change places: all names, sizes and counts are as before."""
+    first, second = (photos / "train" / name / "a.bmp" for name in ("10", "9"))
+    for path, name in ((first, "odd"), (second, "odd")):
+        write(path, encode(PHOTOGRAPHS[name], "BMP"))
+    second.write_bytes(first.read_bytes()[:-300] + bytes(300))
+
+    def swap():
+        contents = [path.read_bytes() for path in (second, first)]
+        for path, content in zip((first, second), contents, strict=True):
+            path.write_bytes(content)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.Folder, "_verify", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.main(arguments(photos, out))
+    swap()
+    line = fails(capsys, arguments(photos, out))
+    assert (
+        f"{out}.preparing was written from {photos} before files there changed" in line
+    )
+    # Of the finished data set, too.
+    shutil.rmtree(f"{out}.preparing")
+    assert prepare.main(arguments(photos, out)) == 0
+    there = files(out)
+    swap()
+    line = fails(capsys, arguments(photos, out))
+    assert f"{out} was written from {photos} before files there changed" in line
+    assert files(out) == there
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    photos, tmp_path, inline, monkeypatch
+):
+    synced, named = set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def checked(old, new):
+        if Path(old).is_file():
+            assert os.stat(old).st_ino in synced, old
+            named.append(Path(new).name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", checked)
+    assert prepare.main(arguments(photos, tmp_path / "out")) == 0
+    assert {"1.jpg", "notes.txt", "000000000.json", "prepared.json"} <= {*named}
+
+
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_a_kill_at_the_rename_repeats_no_work(
+    photos, tmp_path, inline, monkeypatch, capsys, killed
+):
+    out, written = tmp_path / "out", []
+    replace, write = os.replace, folders.write
+
+    def noted(*task):
+        written.append(task)
+        return write(*task)
+
+    def kill(old, new):
+        if Path(new) != out:
+            return replace(old, new)
+        if killed == "after":
+            replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders, "write", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        assert prepare.main(arguments(photos, out)) == 130
+    assert written
+    written.clear()
+    assert prepare.main(arguments(photos, out)) == 0
+    assert not written
+    assert ("nothing to do" in capsys.readouterr().out) == (killed == "after")
+    names = {path.name for path in out.iterdir()}
+    assert names == {"train", "val", "README", "prepared.json"}
+    assert not out.with_name("out.preparing").exists()
+
+
 def test_an_empty_folder_may_be_there(photos, tmp_path, inline):
     (tmp_path / "out").mkdir()
     assert prepare.main(arguments(photos, tmp_path / "out")) == 0
@@ -201,7 +312,7 @@ def test_an_empty_folder_may_be_there(photos, tmp_path, inline):
 def test_what_was_written_is_looked_at_again(
     photos, tmp_path, inline, capsys, monkeypatch
 ):
-    """A file that is lost, cut short or of another class."""
+    """A file that is lost, cut short, full of zeros or of another class."""
     update = folders.work.kept
 
     def harmed(harm):
@@ -219,8 +330,25 @@ def test_what_was_written_is_looked_at_again(
         path = train / "9" / "2.png"
         path.write_bytes(path.read_bytes()[:20])
 
+    def halve(train):
+        path = train / "9" / "1.jpg"
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        with Image.open(path) as photo:
+            assert min(photo.size) == SHORT
+
+    def empty(train):
+        path = train / "9" / "1.jpg"
+        path.write_bytes(bytes((photos / "train" / "9" / "1.jpg").stat().st_size))
+
+    def note(train):
+        (train / "9" / "notes.txt").write_bytes(b"nodes")
+
     assert "(train/9/2.png)" in harmed(lambda train: (train / "9" / "2.png").unlink())
     assert "2.png is not what was written" in harmed(cut)
+    assert "1.jpg is not what was written" in harmed(halve)
+    assert "1.jpg is not what was written" in harmed(empty)
+    assert "notes.txt is not what was written" in harmed(note)
     # Labels that differ, though the tree is the same.
     labels = folders.FolderSource.labels
     monkeypatch.setattr(

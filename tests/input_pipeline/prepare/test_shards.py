@@ -222,6 +222,28 @@ def test_unfinished_work_of_other_settings_is_refused(
     assert "quality: 95 there, 90 now" in line
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "imagenet2012-train"])
+def test_a_source_that_changed_is_refused(
+    copied, tmp_path, capsys, inline, monkeypatch, name
+):
+    """A shard of the same size, or other metadata."""
+
+    def stop(*_):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_join", stop)
+        assert "the disk is gone" in fails(capsys, arguments(copied, tmp_path / "out"))
+    path = min((copied / VERSION).glob(f"{name}*"))
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        data = json.dumps({**json.loads(data), "citation": "other"}).encode()
+    path.write_bytes(data)
+    line = fails(capsys, arguments(copied, tmp_path / "out"))
+    assert f"was written from {path.parent} before files there changed" in line
+    assert "remove it, or give another --out" in line
+
+
 def test_two_at_a_time_are_refused(imagenet_dir, tmp_path, capsys, inline):
     import fcntl
 
@@ -253,6 +275,53 @@ def test_without_space_nothing_is_written(
     assert estimate == pytest.approx(
         sum(p.stat().st_size for p in files) / 1e6, rel=0.15
     )
+
+
+def one_shard(folder):
+    """A data set of one shard of 40 images of 300 x 200; return its bytes."""
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (200, 300, 3), np.uint8) for _ in range(40)]
+    tfds.dataset_builders.AdhocBuilder(
+        name="one",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"image": tfds.features.Image()}),
+        split_datasets={"train": list(enumerate({"image": x} for x in pixels))},
+        data_dir=folder,
+    ).download_and_prepare()
+    return sum(path.stat().st_size for path in folder.rglob("*.tfrecord*"))
+
+
+def test_a_shard_and_its_parts_need_space_together(
+    tmp_path, capsys, inline, monkeypatch
+):
+    """What is on the disk at most, while shards are joined, is asked for before."""
+    monkeypatch.setattr(shards, "_LENGTH", 7)
+    size = one_shard(tmp_path / "one")
+    out, most = tmp_path / "out", [0]
+    replace = os.replace
+
+    def noted(old, new):
+        found = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+        most[0] = max(most[0], sum(found))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", noted)
+    flags = ["--name", "one", "--short_side", "300", "--data_dir", tmp_path / "one"]
+    argv = [str(x) for x in (*flags, "--out", out)]  # all images are copied
+    free = int(1.5 * size)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9**9, 0, free)
+    )
+    line = fails(capsys, argv)
+    assert "more while shards are joined" in line
+    assert not out.exists()
+    free = int(2.3 * size)
+    assert prepare.main(argv) == 0
+    assert 1.9 * size < most[0] < free
+    assert "40 images were copied undecoded" in capsys.readouterr().out
+    flags[3] = "30"
+    assert prepare.main([str(x) for x in (*flags, "--out", tmp_path / "small")]) == 0
+    assert "undecoded" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -353,7 +422,14 @@ def test_a_damaged_record_is_named_or_left_in_its_place(
     assert why in line
     assert (name in line) == (harm is cut)
     assert not (out / VERSION).exists()
-    # The same command with the flag continues, and leaves the record as it is.
+    # The same command with the flag continues, and leaves the record as it is; without
+    # it, a later start does not accept that.
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "_write_metadata", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare.main(arguments(copied, out, "--skip_damaged"))
+    line = fails(capsys, arguments(copied, out))
+    assert f"the split 'train' is damaged: record {place}" in line
     assert prepare.main(arguments(copied, out, "--skip_damaged")) == 0
     assert "1 damaged" in capsys.readouterr().out
     assert (
@@ -379,8 +455,35 @@ def test_a_damaged_record_is_named_or_left_in_its_place(
     assert seen == {*range(300)} - {150 + place}
 
 
-def test_a_lost_label_is_noticed_in_the_end(
-    imagenet_dir, tmp_path, capsys, inline, monkeypatch
+def other_label(shard):
+    """Change a label; the shard is a right one otherwise."""
+    records_there = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    example = tf.train.Example.FromString(records_there[7])
+    example.features.feature["label"].int64_list.value[0] += 1
+    records_there[7] = example.SerializeToString()
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records_there:
+            writer.write(record)
+
+
+def zeros(shard):
+    """Lose 200 bytes of an image."""
+    data = shard.read_bytes()
+    at = data.index(b"\xff\xd8\xff") + 1000
+    assert any(data[at : at + 200])
+    shard.write_bytes(data[:at] + bytes(200) + data[at + 200 :])
+
+
+def more(shard):
+    """Append a record, which is there twice then."""
+    data = shard.read_bytes()
+    first = record_index.frame(str(shard), 0)
+    shard.write_bytes(data + first)
+
+
+@pytest.mark.parametrize("harm", [other_label, zeros, more])
+def test_a_harmed_shard_is_noticed_in_the_end(
+    imagenet_dir, tmp_path, capsys, inline, monkeypatch, harm
 ):
     """The check is not of what was meant to be written, but of what is there."""
     join = shards._join
@@ -388,19 +491,11 @@ def test_a_lost_label_is_noticed_in_the_end(
     def wrong(shard, count):
         join(shard, count)
         if shard.name == SHARD:
-            records_there = list(
-                tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
-            )
-            example = tf.train.Example.FromString(records_there[7])
-            example.features.feature["label"].int64_list.value[0] += 1
-            records_there[7] = example.SerializeToString()
-            with tf.io.TFRecordWriter(str(shard)) as writer:
-                for record in records_there:
-                    writer.write(record)
+            harm(shard)
 
     monkeypatch.setattr(shards, "_join", wrong)
     line = fails(capsys, arguments(imagenet_dir, tmp_path))
-    assert "does not hold the examples and labels of" in line
+    assert "is not what was written from" in line
     assert SHARD in line
     assert not (tmp_path / VERSION).exists()
 
