@@ -154,6 +154,7 @@ class Data:
     def __init__(self, num_classes=3, total_examples=10):
         self.source, self.num_classes = self, num_classes
         self.total_examples = total_examples
+        self.prepared = None
 
 
 def test_a_checkpoint_with_less_metadata_is_compared_by_less():
