@@ -23,8 +23,9 @@ LAUNCH_SECONDS = 3e-6
 ASSUMPTIONS = (
     f"an estimate, not a measurement: each kernel takes the longer of its bytes at "
     f"{BANDWIDTH_SHARE:.0%} of the bandwidth and its products at {PEAK_SHARE:.0%} of the "
-    f"peak, on a GPU {LAUNCH_SECONDS * 1e6:g} us more; collectives are added and hide "
-    "behind nothing"
+    f"peak, on a GPU {LAUNCH_SECONDS * 1e6:g} us more; on a TPU, starting a kernel and "
+    "moving data in its on-chip memory cost nothing, so small models take longer; "
+    "collectives are added and hide behind nothing"
 )
 PHASES = ("forward", "backward", "recomputed", "other")
 
@@ -194,6 +195,9 @@ def place(op_name: str) -> tuple[str, str]:
     named = [p for p in path if "(" not in p and p not in _STRUCTURE]
     # Methods of a module (ViT._stem, encoderblock_3._branch) are no layers.
     named = [p for p in named if "._" not in p and "->" not in p]
+    half = len(named) // 2
+    if half and named[:half] == named[half:]:  # of a scope that was entered again
+        named = named[:half]
     layer = "/".join(re.sub(r"(block)_\d+$", r"\1", p) for p in named)
     return (layer or "step"), phase
 

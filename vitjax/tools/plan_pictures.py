@@ -25,7 +25,8 @@ def draw_rates(path: Path, rates: Mapping[str, Any], title: str) -> None:
     for name, values in rates.items():
         if not name.startswith("global_"):
             axis.plot(range(1, len(values) + 1), values, label=name)
-    axis.set(xlabel="step", ylabel="learning rate", title=title)
+    axis.set(xlabel="step", ylabel="learning rate")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=9)
     axis.grid(alpha=0.3)
     axis.legend()
     write_picture(path, figure, dpi=110)
@@ -72,7 +73,7 @@ def draw_traffic(path: Path, row: Mapping[str, Any], title: str) -> None:
         )  # fmt: skip
     axis.set_xlim(0, 1.18 * max(left.values()))
     axis.set(xlabel="GB to and from the memory of one device, a step")
-    axis.set_title(f"{title}: {whole:,.4g} GB", loc="left", fontsize=10)
+    figure.suptitle(f"{title}: {whole:,.4g} GB", x=0.02, ha="left", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(axis="y", labelsize=8)
     axis.legend(loc="lower right", frameon=False)

@@ -41,7 +41,7 @@ def choices(
     if batch_size % count:
         raise ValueError(
             f"a batch of {batch_size} does not divide over {count} devices: set "
-            "input.batch_size, or give another number of devices"
+            "--config.input.batch_size, or give another number of devices"
         )
     remats: Sequence[Any] = [None]
     if e.model_name == "vit":

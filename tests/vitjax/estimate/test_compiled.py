@@ -72,6 +72,8 @@ BLOCK = "jit(f)/jvp(ViT)/Transformer/encoderblock_3/MlpBlock_0"
         ("jit(f)/while/body/eval_jaxpr/jvp(ViT)/ViT._stem/embedding/dot_general",
          ("embedding", "forward")),
         ("jit(f)/shard_map/ppermute", ("step", "other")),
+        ("jit(f)/transpose(jvp(ViT))/Transformer/encoderblock_3/Transformer/"
+         "encoderblock_3/add_any", ("Transformer/encoderblock", "backward")),
         ("", ("copies", "other")),
     ],
 )  # fmt: skip
