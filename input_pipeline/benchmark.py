@@ -94,7 +94,7 @@ def _touched(spec: str) -> Any:
 
 
 @dataclasses.dataclass
-class _Stage:
+class Stage:
     """Endless batches, and how fast they came: images per second and per core."""
 
     name: str
@@ -113,7 +113,20 @@ class _Stage:
         self.cpu.append(batch_size * count / (time.process_time() - cpu))
 
 
-def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[_Stage]:
+def time_in_turns(
+    stages: Sequence[Stage], rounds: int, batches: int, batch_size: int
+) -> None:
+    """Time `batches` batches of every stage in each round, so that load slows all alike."""
+    for turn in range(1 + rounds):
+        for stage in stages:
+            stage.run(3, batches, batch_size)
+            time.sleep(0.5)  # until the prefetched batches are made
+            if turn == 0:  # it compiles
+                stage.wall.clear()
+                stage.cpu.clear()
+
+
+def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[Stage]:
     import jax
 
     from input_pipeline import ops, pipeline
@@ -140,12 +153,12 @@ def _stages(folder: Path, pp: str, batch_size: int, threads: int) -> list[_Stage
     )
     decode, size = "decode_jpeg_and_inception_crop", "224"
     return [
-        _Stage("(a) decode and crop", iter(with_pp(_touched(f"{decode}()"))._batches)),
-        _Stage("(b) and resize", iter(with_pp(_touched(f"{decode}({size})"))._batches)),
-        _Stage("(c) all of pp, uint8 batches", iter(whole._batches)),
-        _Stage("(d) as numpy, on the device", on_device),
+        Stage("(a) decode and crop", iter(with_pp(_touched(f"{decode}()"))._batches)),
+        Stage("(b) and resize", iter(with_pp(_touched(f"{decode}({size})"))._batches)),
+        Stage("(c) all of pp, uint8 batches", iter(whole._batches)),
+        Stage("(d) as numpy, on the device", on_device),
         *(
-            _Stage(name, iter(all_of(preset)._batches))
+            Stage(name, iter(all_of(preset)._batches))
             for name, preset in PRESETS.items()
             if preset != pp  # it is (c)
         ),
@@ -231,14 +244,7 @@ def measure(pp: str, batch_size: int, threads: int, batches: int) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         kilobytes = write_jpegs(Path(folder), _JPEGS)
         stages = _stages(Path(folder), pp, batch_size, threads)
-        for turn in range(1 + _ROUNDS):  # the first warms up
-            for stage in stages:
-                stage.run(3, batches, batch_size)
-                time.sleep(0.5)  # until the prefetched batches are made
-            if turn == 0:
-                for stage in stages:
-                    stage.wall.clear()
-                    stage.cpu.clear()
+        time_in_turns(stages, _ROUNDS, batches, batch_size)
     rows = []
     for stage in stages:
         of_a = [x / y for x, y in zip(stage.wall, stages[0].wall, strict=True)]

@@ -13,7 +13,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,28 +88,20 @@ def rates(
     All of them take turns in each round, so that other load slows all alike. The core's
     time hardly depends on other load. Both are medians.
     """
-    streams: dict[str, list[Iterator[Any]]] = {
-        name: [_stream(folder, pp, batch_size) for folder in folders]
+    stages = {
+        name: [
+            benchmark.Stage(name, _stream(folder, pp, batch_size)) for folder in folders
+        ]
         for name, pp in TRAIN.items()
     }
-    found: Any = {name: [([], []) for _ in folders] for name in streams}
-    for turn, (name, each) in itertools.product(range(1 + rounds), streams.items()):
-        for stream, (wall, core) in zip(each, found[name], strict=True):
-            for _ in range(3):  # those that were made ahead
-                next(stream)
-            start, used = time.perf_counter(), time.process_time()
-            for _ in range(batches):
-                next(stream)
-            if turn:  # the first compiles
-                images = batch_size * batches
-                wall.append(images / (time.perf_counter() - start))
-                core.append(1000 * (time.process_time() - used) / images)
-            time.sleep(0.3)  # until the batches ahead are made
+    in_order = list(itertools.chain.from_iterable(stages.values()))
+    benchmark.time_in_turns(in_order, rounds, batches, batch_size)
     return {
         name: [
-            (statistics.median(wall), statistics.median(core)) for wall, core in rows
+            (statistics.median(one.wall), 1000 / statistics.median(one.cpu))
+            for one in each
         ]
-        for name, rows in found.items()
+        for name, each in stages.items()
     }
 
 

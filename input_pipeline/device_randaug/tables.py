@@ -18,7 +18,7 @@ VALUES = np.arange(256)
 
 
 class Tables(NamedTuple):
-    """What `randaug` looks up for images of one size at one level."""
+    """The tables of `randaug` for images of one size at one level."""
 
     # [16, 256] uint8: what each op makes of a value, where that is the same for all
     # images; the value itself for other ops.

@@ -23,7 +23,7 @@ FILTERS: dict[str, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 RESIZED, SMALL, OTHER = "resized", "small enough", "of another format"
-"""What becomes of an image; the last two are copied to the byte."""
+"""The outcomes for an image. SMALL and OTHER are copied to the byte."""
 DAMAGED = "damaged"
 _WRITTEN = ("JPEG", "PNG", "WEBP", "BMP")
 _OPENED = (*_WRITTEN, "MPO", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")

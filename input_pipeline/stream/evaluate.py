@@ -43,7 +43,7 @@ class EvalData:
 
     @property
     def prepared(self) -> dict[str, Any] | None:
-        """What `input_pipeline.prepare` did to the images before, if it did."""
+        """The settings with which `input_pipeline.prepare` resized the images, or None."""
         return getattr(self.source, "prepared", None)
 
     @property

@@ -55,7 +55,7 @@ class TrainData:
 
     @property
     def prepared(self) -> dict[str, Any] | None:
-        """What `input_pipeline.prepare` did to the images before, if it did."""
+        """The settings with which `input_pipeline.prepare` resized the images, or None."""
         return getattr(self.source, "prepared", None)
 
     @property

@@ -32,7 +32,7 @@ def _inner(equation):
 
 
 def _walk(jaxpr, given, found):
-    """Whether each result comes from a product, if the `given` operands do."""
+    """Return which results come from a product, if the `given` operands do."""
     products = {v for v, is_one in zip(jaxpr.invars, given, strict=True) if is_one}
 
     def is_product(var):
