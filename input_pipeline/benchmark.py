@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import home
+from input_pipeline import home, places
 
 PP = "decode_jpeg_and_inception_crop(224)|flip_lr|randaug(2, 10)"
 """The flagship's preprocessing without the last keep."""
@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch_size", type=int, default=64)
     add("--threads", type=int, default=2 * (os.cpu_count() or 4))
     add("--batches", type=int, default=10, help="timed in each of five rounds")
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add("--json", type=places.local, metavar="FILE", help="also write the figures here")
     flags = parser.parse_args(home.expanded(argv))
     if min(flags.batch_size, flags.threads, flags.batches) < 1:
         parser.error("--batch_size, --threads and --batches must be at least 1")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import home
+from input_pipeline import home, places
 from parity.rungs.ladder import PRECISIONS, RUNGS, explain
 from vitjax import commands
 from vitjax.devices import failures
@@ -66,7 +66,7 @@ The exit status is 1 if any line says FAIL.""",
     parser.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=places.local,
         help="also write DIR/index.html: the table, the curves, the calibration grids "
         "and the spectra, in one file",
     )

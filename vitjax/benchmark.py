@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 import jax
 
-from input_pipeline import home
+from input_pipeline import home, places
 from vitjax import commands, markdown, synthetic
 from vitjax.config.experiment import Experiment
 from vitjax.devices import chips, failures, sharding, startup
@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--data", metavar="CONFIG",
+    add("--data", type=places.local_text, metavar="CONFIG",
         help="time this config's own data, its step, and the loop of both, as "
         "vitjax.tools.profile does; --config.KEY=VALUE changes it")  # fmt: skip
     add("--model", nargs="+", default=["S/16"], help="variant of the ViT")
@@ -175,8 +175,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--fsdp", action="store_true", help="split parameters and moments")
     add("--compiler_options", nargs="+", type=_option, default=[], metavar="NAME=VALUE",
         help="XLA's, as the config's key: xla_gpu_enable_triton_gemm=True")  # fmt: skip
-    add("--trace", type=Path, metavar="DIR", help="also write a profile into DIR")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    add(
+        "--trace",
+        type=places.local,
+        metavar="DIR",
+        help="also write a profile into DIR",
+    )
+    add(
+        "--json",
+        type=places.local,
+        metavar="FILE",
+        help="also write the figures to FILE",
+    )
     add("--compile_only", action="store_true",
         help="compile for each --chip, --model and --precision, and time nothing")  # fmt: skip
     add("--chip", nargs="+", metavar="NAME",

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from input_pipeline import places
 from vitjax import commands
 from vitjax.config import described, files, help
 
@@ -37,11 +38,16 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add(
         "--config",
+        type=places.local_text,
         metavar="FILE[:ARG]",
         help="a file with get_config(arg), or the name of a shipped one, e.g. "
         "vit_s16_i1k:preset=fixed",
     )
-    add("--workdir", help="where records and checkpoints go (default: runs/NAME)")
+    add(
+        "--workdir",
+        type=places.local_text,
+        help="where records and checkpoints go (default: runs/NAME)",
+    )
     add(
         "--force",
         action="store_true",

@@ -18,6 +18,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from input_pipeline import places
 from vitjax import commands, loop, memory, start
 from vitjax import data as data_lib
 from vitjax import program as program_lib
@@ -44,6 +45,7 @@ def train_and_evaluate(
     one readable sentence, if the config or the data is wrong; raises Stopped after a
     signal.
     """
+    places.check(workdir, "workdir")
     full = names.full_names(config.to_dict())
     workdir, settings = Path(workdir), files.plain(full)
     e = experiment.from_config(full)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import home
+from input_pipeline import home, places
 
 KINDS = ("tfds", "folder")
 _SAMPLES = 128
@@ -105,8 +105,6 @@ def _open(flags: argparse.Namespace) -> Any:
             f"data of the kind {flags.kind!r} is not served: prepare writes data sets of "
             "tfds (--name) and folders of images (--kind folder --data_dir)"
         )
-    if "://" in flags.out:
-        raise ValueError(f"--out must be a folder of this machine, not {flags.out}")
     if flags.kind == "tfds":
         from input_pipeline.prepare.shards import Shards
 
@@ -143,9 +141,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--name", help="a data set of tfds that is prepared: imagenet2012")
     add("--kind", default="tfds", metavar="|".join(KINDS), help="default: tfds")
-    add("--data_dir", help="where the data set is (tfds: default is tfds' own)")
+    add(
+        "--data_dir",
+        type=places.local_text,
+        help="where the data set is (tfds: default is tfds' own)",
+    )
     add(
         "--out",
+        type=places.local_text,
         required=True,
         metavar="DIR",
         help="tfds: the new data_dir, DIR/imagenet2012/5.1.0; folder: the new folder",

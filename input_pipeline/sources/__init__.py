@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import parts
+from input_pipeline import parts, places
 from input_pipeline.sources import array_files
 from input_pipeline.sources.arrays import ARRAYS, ArraySource
 from input_pipeline.sources.folder import FolderSource
@@ -88,6 +88,8 @@ SOURCES = {
     "huggingface": HuggingFaceSource,
     "arrays": arrays,
 }
+# The arguments of sources that are paths.
+_PATHS = ("data_dir", "path")
 
 
 def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
@@ -142,6 +144,8 @@ def _checked(kind: str, origin: Any, data: Mapping[str, Any]) -> Any:
             raise ValueError(
                 f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
             ) from None
+        if key in _PATHS and kind in SOURCES and data[key] is not None:
+            places.check(data[key], f"{key} of a data section")
     if not isinstance(origin, str):
         raise ValueError(f"origin of a data section must be a string, got {origin!r}")
     return source

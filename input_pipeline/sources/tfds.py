@@ -5,6 +5,7 @@ and its features parse an example. Only the reading is done here, because tfds r
 from front to back. Nothing is ever downloaded or prepared.
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
+from input_pipeline import places
 from input_pipeline.sources import prepared, record_index
 from input_pipeline.sources.splits import DataNotFound
 from input_pipeline.spec import did_you_mean
@@ -211,6 +213,10 @@ def prepared_builder(
 
     Raises DataNotFound or ValueError, as `TfdsSource`.
     """
+    if data_dir is None:  # tfds reads the variable then
+        places.check(os.environ.get("TFDS_DATA_DIR", ""), "TFDS_DATA_DIR")
+    else:
+        places.check(data_dir, "data_dir")
     builder, is_prepared = _builder(name, data_dir)
     notices = ()
     if not is_prepared:

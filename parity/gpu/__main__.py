@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import home
+from input_pipeline import home, places
 from parity.gpu import jobs, run, table
 from parity.gpu.jobs import Job
 from vitjax.devices import failures
@@ -31,7 +31,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", default=Path("gpu"), help="where files go")
+    add(
+        "--out",
+        type=places.local,
+        metavar="DIR",
+        default=Path("gpu"),
+        help="where files go",
+    )
     add(
         "--seconds",
         type=float,

@@ -8,13 +8,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from input_pipeline import home
+from input_pipeline import home, places
 from parity.gpu import jobs
 from vitjax import synthetic
 from vitjax.config.experiment import Experiment
@@ -49,7 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch_size", type=int, default=1024, help="images a step")
     add("--image_size", type=int, default=224, help="pixels a side")
     add("--attn_impl", default="cudnn", help="flax, xla or cudnn")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    add(
+        "--json",
+        type=places.local,
+        metavar="FILE",
+        help="also write the figures to FILE",
+    )
     flags = parser.parse_args(home.expanded(argv))
     chips.prepare()
     model = {"dtype_mm": "bfloat16", "attn_impl": flags.attn_impl}

@@ -7,10 +7,9 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from input_pipeline import home
+from input_pipeline import home, places
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "torch", "timm",
@@ -54,7 +53,7 @@ def probe() -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m parity.gpu.probe")
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--json", type=places.local, required=True, metavar="FILE")
     flags = parser.parse_args(home.expanded(argv))
     flags.json.write_text(json.dumps(probe()))
     return 0

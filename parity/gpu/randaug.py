@@ -11,14 +11,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from input_pipeline import device_ops, home, layers
+from input_pipeline import device_ops, home, layers, places
 from vitjax.devices import chips, sharding
 from vitjax.estimate import compiled, count, hlo
 
@@ -155,7 +154,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--chip", metavar="NAME", help="estimate for an absent chip: h100, v5e:2x4, ..."
     )
-    add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    add(
+        "--json",
+        type=places.local,
+        metavar="FILE",
+        help="also write the figures to FILE",
+    )
     flags = parser.parse_args(home.expanded(argv))
     size, side = flags.batch_size, flags.image_size
     if flags.chip is None:

@@ -11,9 +11,8 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
-from input_pipeline import home
+from input_pipeline import home, places
 
 # The first includes no kernel that adds in any order; the second times no kernels.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m parity.gpu.repeat")
     parser.add_argument("--flags", default="", help="XLA_FLAGS to add")
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=places.local, metavar="FILE")
     args = parser.parse_args(home.expanded(argv))
     if args.once:
         print(trained())

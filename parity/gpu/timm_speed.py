@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from input_pipeline import home
+from input_pipeline import home, places
 from vitjax.devices import chips
 from vitjax.weights.libraries import import_torchvision
 
@@ -139,7 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--image_size", type=int, default=224, help="pixels a side")
     add("--steps", type=int, default=20, help="timed steps")
     add("--mode", default="default", help="eager, or a mode of torch.compile")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    add(
+        "--json",
+        type=places.local,
+        metavar="FILE",
+        help="also write the figures to FILE",
+    )
     flags = parser.parse_args(home.expanded(argv))
     figures = measure(
         flags.model,

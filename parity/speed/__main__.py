@@ -13,10 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from input_pipeline import home
+from input_pipeline import home, places
 from parity.speed.sides import SIDES, Problem, make_side, peak_bytes
 from vitjax.devices import failures
 
@@ -138,7 +137,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--attn_impl", default="flax", help="vitjax's: flax, xla or cudnn")
     add("--no_compile", action="store_true", help="skip torch.compile")
     add("--no_memory", action="store_true", help="skip the measurement of peak memory")
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add("--json", type=places.local, metavar="FILE", help="also write the figures here")
     add("--memory_of", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(home.expanded(argv))
     for name, least in (("steps", 1), ("batch_size", 2)):

@@ -39,7 +39,7 @@ ROOMS = {
         ("__main__", ALL),
     ],
     "input_pipeline": [
-        ("environment home spec plans prefetch tracing parts warps", ()),
+        ("environment home places spec plans prefetch tracing parts warps", ()),
         ("layers", ALL),
         ("device_randaug", ALL),
         ("sources randaug device_ops", ALL),
@@ -78,6 +78,7 @@ FENCES = {
     ),
     "input_pipeline.home": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline.parts": ("input_pipeline", "vitjax"),
+    "input_pipeline.places": ("input_pipeline", "vitjax", "parity"),
     "input_pipeline.environment": ("input_pipeline", "vitjax.devices"),
     "input_pipeline": (
         "input_pipeline", "vitjax.train", "vitjax.data", "vitjax.tools", "parity",
@@ -94,6 +95,7 @@ WITHOUT_TENSORFLOW = (
     "input_pipeline.plans",
     "input_pipeline.home",
     "input_pipeline.parts",
+    "input_pipeline.places",
     "input_pipeline.warps",
 )
 # The packages that prepare a process, and the one module that they import to do so.

@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from input_pipeline import places
 from vitjax.checkpoints.checksums import changed
 
 
@@ -28,8 +29,9 @@ def crc32(meta: dict[str, Any]) -> int:
 def locate(path: str | Path) -> tuple[Path, int]:
     """Return (workdir, step) for a workdir (its newest checkpoint) or a step's folder.
 
-    Raises ValueError if there is no checkpoint.
+    Raises ValueError if there is no checkpoint, or the path is not of this machine.
     """
+    places.check(path, "the checkpoint")
     path = Path(path).resolve()
     if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
         return path.parent.parent, int(path.name)

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from input_pipeline import places
 from vitjax.config import arguments, durations
 
 # Passed unchanged to vitjax.optim.make_optimizer: its signature has the defaults, and
@@ -164,6 +165,8 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
         if value is not None or types.NoneType in typing.get_args(hints[key])
     }
     arguments.check_types("", hints, own_values)
+    for key in ("resume", "model_init"):
+        places.check(own_values.get(key) or "", f"config key {key}")
     return Experiment(
         **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
     )

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import numpy as np
 from jaxtyping import Float
 
+from input_pipeline import places
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import write_picture
 from vitjax.tools import command
@@ -228,12 +229,12 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = command.parser("attention_rollout", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     add = parser.add_argument
-    add("--image", type=Path, metavar="FILE",
+    add("--image", type=places.local, metavar="FILE",
         help="the photo: JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF")  # fmt: skip
     command.add_out(
         parser, "PNG", "the picture of the photo", "none; needed with --image"
     )
-    add("--posemb", type=Path, metavar="PNG",
+    add("--posemb", type=places.local, metavar="PNG",
         help="where the picture of the position embeddings is written (default: none)")  # fmt: skip
     flags, overrides = parse_with_overrides(parser, argv)
     if (flags.image is None) != (flags.out is None):

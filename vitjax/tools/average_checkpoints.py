@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from input_pipeline import places
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
 
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("average_checkpoints", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
+    add("workdir", type=places.local, metavar="WORKDIR", help="the workdir of a run")
     add("--steps", default=":", metavar="A:B",
         help="the first and the last step; A: and :B leave a side open (default: all "
         "checkpoints)")  # fmt: skip

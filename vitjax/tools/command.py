@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from input_pipeline import places
 from vitjax import commands
 from vitjax.devices import failures
 
@@ -41,13 +42,13 @@ def parser(name: str, description: str, examples: Sequence[str]) -> Any:
 def add_ckpt(parser: argparse.ArgumentParser) -> None:
     """Add --ckpt, --config, --ema and --norm, which `open_ckpt` opens."""
     parser.add_argument(
-        "--ckpt", required=True, metavar="PATH",
+        "--ckpt", type=places.local_text, required=True, metavar="PATH",
         help="a run's workdir (its newest checkpoint), its folder best, "
         "WORKDIR/checkpoints/STEP, or a file of weights: .npz, .safetensors, .pth, .ckpt; "
         "file.pth:state_dict_ema selects one of several state dicts",
     )  # fmt: skip
     parser.add_argument(
-        "--config", metavar="FILE[:ARG]",
+        "--config", type=places.local_text, metavar="FILE[:ARG]",
         help="a config file, as for vitjax.train, in place of the checkpoint's own "
         "config; most files of weights have none",
     )  # fmt: skip
@@ -82,7 +83,7 @@ def open_ckpt(
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add --config, required: the config of a run that does not exist yet."""
     parser.add_argument(
-        "--config", required=True, metavar="FILE[:ARG]",
+        "--config", type=places.local_text, required=True, metavar="FILE[:ARG]",
         help="a config file, as for vitjax.train",
     )  # fmt: skip
 
@@ -129,7 +130,7 @@ def add_out(
 ) -> None:
     """Add --out, the path of `what`; `default` describes `value` in the help."""
     parser.add_argument(
-        "--out", type=Path, metavar=metavar, default=value,
+        "--out", type=places.local, metavar=metavar, default=value,
         help=f"where {what} is written (default: {default})",
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
-from input_pipeline import home
+from input_pipeline import home, places
 from vitjax.tools import command
 
 if TYPE_CHECKING:
@@ -219,8 +219,18 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = command.parser("convert", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("source", metavar="IN", help="a run, or a file; see above")
-    add("target", metavar="OUT", help="a new file: .npz, .safetensors, .pth, .pt, .bin")
+    add(
+        "source",
+        type=places.local_text,
+        metavar="IN",
+        help="a run, or a file; see above",
+    )
+    add(
+        "target",
+        type=places.local_text,
+        metavar="OUT",
+        help="a new file: .npz, .safetensors, .pth, .pt, .bin",
+    )
     add("--to", required=True, choices=FORMATS, metavar="FORMAT",
         help=f"format of OUT: {', '.join(FORMATS)}")  # fmt: skip
     add("--from", dest="format", choices=STATE_DICTS, metavar="FORMAT",

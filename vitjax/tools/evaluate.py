@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from input_pipeline import places
 from vitjax import markdown
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command, probes
@@ -254,7 +255,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     command.add_json(parser)
     add = parser.add_argument
     add("--save_logits", action="store_true", help="keep the logits of every example")
-    add("--predictions", type=Path, metavar="FILE",
+    add("--predictions", type=places.local, metavar="FILE",
         help="write a row for each example: .csv, or .parquet (default: none)")  # fmt: skip
     add("--resolution", nargs="+", type=int, default=(), metavar="PIXELS",
         help="height and width of the model's images (default: the config's)")  # fmt: skip

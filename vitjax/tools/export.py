@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from input_pipeline import places
 from vitjax.config.arguments import unknown
 from vitjax.config.files import parse_with_overrides
 from vitjax.tools import command
@@ -223,7 +224,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--to", required=True, choices=FORMATS, metavar="FORMAT",
         help=f"format of OUT: {', '.join(FORMATS)}")  # fmt: skip
     command.add_image_size(parser, "the checkpoint does not store it")
-    add("out", type=Path, metavar="OUT", help="a new file; a folder for huggingface")
+    add(
+        "out",
+        type=places.local,
+        metavar="OUT",
+        help="a new file; a folder for huggingface",
+    )
     flags, overrides = parse_with_overrides(
         parser, sys.argv[1:] if argv is None else argv
     )

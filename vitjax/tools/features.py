@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from input_pipeline import places
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import write_whole
 from vitjax.tools import command
@@ -137,12 +138,18 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = command.parser("features", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     add = parser.add_argument
-    add("paths", nargs="*", type=Path, metavar="PATH", help="a photo, or a folder")
+    add(
+        "paths",
+        nargs="*",
+        type=places.local,
+        metavar="PATH",
+        help="a photo, or a folder",
+    )
     command.add_evals(parser, ", if no photo is given")
     command.add_feature(parser, "pre_logits")
     add("--batch_size", type=int, default=32, metavar="N",
         help="number of photos in a batch (default: 32)")  # fmt: skip
-    add("--out", type=Path, required=True, metavar="FILE",
+    add("--out", type=places.local, required=True, metavar="FILE",
         help="where the file is written, .npz or .parquet")  # fmt: skip
     flags, overrides = parse_with_overrides(parser, argv)
     if flags.paths and flags.evals:

@@ -13,7 +13,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
-from input_pipeline import home
+from input_pipeline import home, places
 from vitjax.tools import command
 
 # Only light imports here, so that --help is fast.
@@ -126,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("plot", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="the workdir of a run")
+    add(
+        "runs", nargs="+", type=places.local, metavar="RUN", help="the workdir of a run"
+    )
     add("--metrics", nargs="+", metavar="NAME",
         help="names in metrics.jsonl, a panel for each (default: those above)")  # fmt: skip
     add("--smooth", type=float, default=0.0, metavar="STEPS",

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
     failures.leave_on_interrupt()  # the imports take seconds
 
+from input_pipeline import places
 from vitjax.config.files import parse_with_overrides
 from vitjax.files import or_without, write_picture
 from vitjax.tools import command
@@ -152,16 +153,22 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = command.parser("predict", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     add = parser.add_argument
-    add("paths", nargs="+", type=Path, metavar="PATH", help="a photo, or a folder")
+    add(
+        "paths",
+        nargs="+",
+        type=places.local,
+        metavar="PATH",
+        help="a photo, or a folder",
+    )
     add("--top", type=int, default=5, metavar="K",
         help="number of classes to print for a photo (default: 5)")  # fmt: skip
     add("--batch_size", type=int, default=32, metavar="N",
         help="number of photos in a batch (default: 32)")  # fmt: skip
     command.add_json(parser)
-    add("--csv", type=Path, metavar="FILE",
+    add("--csv", type=places.local, metavar="FILE",
         help="also write a row for each photo: file, class, name, probability, then "
         "class_2, name_2, ... of the next classes (default: none)")  # fmt: skip
-    add("--pictures", type=Path, metavar="DIR",
+    add("--pictures", type=places.local, metavar="DIR",
         help="also draw each photo with its classes into this folder (default: none)")  # fmt: skip
     flags, overrides = parse_with_overrides(parser, argv)
     for name in ("top", "batch_size"):

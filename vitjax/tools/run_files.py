@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline import places
+
 # vitjax's name, then other names of the same metric. They are compared without case or
 # punctuation, because file names contain neither "/" nor "@".
 SYNONYMS = {
@@ -117,8 +119,8 @@ def _split(argument: str) -> tuple[str | None, Path]:
     """Split into (given name or None, path); a folder's name may contain "=" too."""
     name, equals, rest = argument.partition("=")
     if equals and not Path(argument).exists():
-        return name, Path(rest)
-    return None, Path(argument)
+        return name, places.local(rest)
+    return None, places.local(argument)
 
 
 def _points(path: Path) -> Points:

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 
 from ml_collections import ConfigDict
 
-from input_pipeline import home
+from input_pipeline import home, places
 from vitjax.config import names
 from vitjax.config.files import from_big_vision, load
 from vitjax.tools import command
@@ -109,7 +109,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line."""
     parser = command.parser("show", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("--config", default=FLAGSHIP, metavar="FILE[:ARG]",
+    add("--config", type=places.local_text, default=FLAGSHIP, metavar="FILE[:ARG]",
         help="a config file, as for vitjax.train (default: %(default)s)")  # fmt: skip
     command.add_out(parser, "DIR", "the pictures", "nowhere; needed without --index")
     add("--index", type=int, metavar="I",

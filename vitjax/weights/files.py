@@ -13,6 +13,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from input_pipeline import places
 from vitjax.config.arguments import lookup
 from vitjax.weights import torch_files
 from vitjax.weights.torch_files import BFLOAT16
@@ -23,7 +24,11 @@ INDEX = ".index.json"
 
 
 def split(path: str | Path) -> tuple[Path, str]:
-    """Split "x.npz:img" into the file x.npz and its part "img"; "" means all of it."""
+    """Split "x.npz:img" into the file x.npz and its part "img"; "" means all of it.
+
+    Raises ValueError if the path is not of this machine.
+    """
+    places.check(path, "the weights")
     suffixes = "|".join(map(re.escape, SUFFIXES))
     match = re.fullmatch(rf"(.+?(?:{suffixes})):(.*)", str(path), re.DOTALL)
     return (Path(match[1]), match[2]) if match else (Path(path), "")

@@ -331,7 +331,6 @@ def test_a_shard_and_its_parts_need_space_together(
         (["--kind", "arrays", "--name", "digits"], "'arrays' is not served"),
         ([], "give --name"),
         (["--name", "imagenet2013"], "did you mean 'imagenet2012'"),
-        (["--name", "imagenet2012", "--out", "gs://b/x"], "a folder of this machine"),
         (["--name", "imagenet2012", "--data_dir", "none"], "is not prepared"),
     ],
 )

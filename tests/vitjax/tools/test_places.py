@@ -1,0 +1,104 @@
+"""Every argument that is a path refuses one with a scheme, before anything is made."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import vitjax
+from tests.helpers.runs import QUICKSTART
+from vitjax import train, weights
+from vitjax.checkpoints.read import locate
+from vitjax.config import experiment, files
+
+ROOT = Path(__file__).resolve().parents[3]
+CASES = [
+    "vitjax.train --config {config} --workdir X",
+    "vitjax.train --config X",
+    "vitjax.train --config {config} --workdir new --config.resume=X",
+    "vitjax.train --config {config} --workdir new --config.model_init=X",
+    "vitjax.benchmark --data X",
+    "vitjax.benchmark --json X",
+    "vitjax.benchmark --trace X",
+    "vitjax.tools.attention_rollout --ckpt X --posemb a.png",
+    "vitjax.tools.attention_rollout --ckpt a --image X --out a.png",
+    "vitjax.tools.attention_rollout --ckpt a --image a.png --out X",
+    "vitjax.tools.attention_rollout --ckpt a --posemb X",
+    "vitjax.tools.average_checkpoints X",
+    "vitjax.tools.average_checkpoints a --out X",
+    "vitjax.tools.compare_runs X",
+    "vitjax.tools.compare_runs name=X",
+    "vitjax.tools.compare_runs a --out X",
+    "vitjax.tools.convert X a.npz --to timm",
+    "vitjax.tools.convert a.npz X --to timm",
+    "vitjax.tools.evaluate --ckpt X",
+    "vitjax.tools.evaluate --ckpt a --config X",
+    "vitjax.tools.evaluate --ckpt a --out X",
+    "vitjax.tools.evaluate --ckpt a --predictions X",
+    "vitjax.tools.export --ckpt a --to timm X",
+    "vitjax.tools.features --ckpt a X --out a.npz",
+    "vitjax.tools.features --ckpt a --out X",
+    "vitjax.tools.plan --config X",
+    "vitjax.tools.plan --config {config} --out X",
+    "vitjax.tools.plot X",
+    "vitjax.tools.plot a --out X",
+    "vitjax.tools.predict --ckpt a X",
+    "vitjax.tools.predict --ckpt a b --csv X",
+    "vitjax.tools.predict --ckpt a b --pictures X",
+    "vitjax.tools.profile --config {config} --out X",
+    "vitjax.tools.show --config X --out new",
+    "vitjax.tools.show --out X",
+    "vitjax.tools.sweep --config X --matrix a=1",
+    "vitjax.tools.sweep --config {config} --matrix a=1 --out X",
+    "vitjax.tools.sweep --config {config} --matrix config.model_init=X --out new",
+    "input_pipeline.benchmark --json X",
+    "input_pipeline.prepare.__main__ --name mnist --out X",
+    "input_pipeline.prepare.__main__ --name mnist --out new --data_dir X",
+    "parity.__main__ --out X",
+    "parity.gpu.__main__ --out X",
+    "parity.speed.__main__ --json X",
+]
+
+
+@pytest.mark.parametrize("line", CASES)
+@pytest.mark.parametrize("path", ["gs://bucket/x", "s3:/bucket/x"])
+def test_one_sentence_and_nothing_is_made(line, path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module, *argv = line.format(config=QUICKSTART).replace("X", path).split()
+    main = importlib.import_module(module).main
+    try:
+        status = main(argv)
+    except SystemExit as exit:
+        status = exit.code
+    said = capsys.readouterr().err
+    assert status in (1, 2)
+    assert f"a path of this machine, got {path!r}" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_parser_reads_a_path_unchecked():
+    for package in ("vitjax", "input_pipeline", "parity"):
+        for file in (ROOT / package).rglob("*.py"):
+            assert not re.search(r"\btype=(Path|str)\b", file.read_text()), file
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        locate,
+        weights.load,
+        vitjax.load,
+        lambda path: train.train_and_evaluate(files.load(str(QUICKSTART)), path),
+        lambda path: experiment.from_config(
+            files.load(str(QUICKSTART), [f"resume={path}"]).to_dict()
+        ),
+    ],
+    ids=["locate", "weights.load", "vitjax.load", "train", "resume"],
+)
+def test_functions_refuse_as_commands_do(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="a path of this machine, got 's3://b/x'"):
+        use("s3://b/x")
+    assert list(tmp_path.iterdir()) == []
