@@ -105,3 +105,30 @@ def imagenet_dir(tmp_path_factory):
         with contextlib.suppress(OSError):  # another was faster
             made.rename(ready)
     return ready
+
+
+@pytest.fixture(scope="session")
+def bucket_server():
+    """The address of a server of buckets, a process on 127.0.0.1."""
+    from tests.helpers import buckets
+
+    with buckets.started() as address:
+        yield address
+
+
+@pytest.fixture(params=["gs", "s3"])
+def remote(request, bucket_server, monkeypatch, tmp_path):
+    """A `buckets.Remote` of this test alone, on gs and on s3; skips without the extra.
+
+    The environment of this process and of those that it starts has dummy credentials,
+    and no request can leave the machine.
+    """
+    pytest.importorskip("obstore")
+    from tests.helpers import buckets
+
+    for name in buckets.UNSET:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in buckets.environment(bucket_server).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "gcloud"))
+    return buckets.Remote(bucket_server, request.param)

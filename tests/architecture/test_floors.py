@@ -39,7 +39,7 @@ ROOMS = {
         ("__main__", ALL),
     ],
     "input_pipeline": [
-        ("environment home places spec plans prefetch tracing parts warps", ()),
+        ("bucket environment home places spec plans prefetch tracing parts warps", ()),
         ("layers", ALL),
         ("device_randaug", ALL),
         ("sources randaug device_ops", ALL),
@@ -66,6 +66,8 @@ FENCES = {
     "tensorflow_datasets": ("input_pipeline",),
     "wandb": ("vitjax.records.sinks",),
     "tensorboardX": ("vitjax.records.sinks",),
+    "obstore": ("input_pipeline.bucket",),
+    "input_pipeline.bucket": ("input_pipeline", "vitjax"),
     "input_pipeline.device_ops": (
         "input_pipeline", "vitjax.program", "vitjax.evaluators", "vitjax.benchmark",
         "vitjax.start", "vitjax.train", "vitjax.tools", "parity",
@@ -88,6 +90,8 @@ FENCES = {
     "vitjax": ("vitjax", "parity", "configs.pretrained"),
 }  # fmt: skip
 WITHOUT_TENSORFLOW = (
+    "input_pipeline.bucket",
+    "input_pipeline.bucket.errors",
     "input_pipeline.spec",
     "input_pipeline.device_ops",
     "input_pipeline.device_randaug",

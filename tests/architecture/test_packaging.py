@@ -73,7 +73,8 @@ def test_nothing_is_required_that_is_not_used():
 
 def test_nothing_is_used_that_is_not_required():
     extras = PROJECT["optional-dependencies"]
-    optional = extras["parity"] + extras["huggingface"] + extras["transformers"]
+    named = ("bucket", "huggingface", "parity", "transformers")
+    optional = [requirement for name in named for requirement in extras[name]]
     # An export is compared with timm where it is installed.
     optional += [r for r in extras["dev"] if r.startswith("timm")]
     # No extra can name jax2onnx: it needs an older orbax-checkpoint than the pinned one.
@@ -92,7 +93,7 @@ def _pins(path):
 def test_every_requirement_is_pinned_and_no_library_of_cuda(path):
     """torch and jax name the CUDA libraries that they need, and need different ones."""
     wanted = list(PROJECT["dependencies"])
-    for extra in ("parity", "huggingface", "dev", "transformers"):
+    for extra in ("bucket", "parity", "huggingface", "dev", "transformers"):
         wanted += PROJECT["optional-dependencies"][extra]
     names = _pins(path).keys()
     assert {_canonical(r) for r in wanted} <= names
