@@ -52,7 +52,7 @@ __all__ = [
 SCHEMES = ("gs", "s3")
 PART = 8 * 2**20  # bytes of a part of `stream`
 PATIENCE = 180.0  # seconds of retries
-_FIRST = 4.0  # seconds of retries, and of one request, in `check`
+_FIRST = 3.0  # seconds of retries, and of silence, in `check`: GCS' metadata gets two
 _CONNECT = 3.0  # seconds to connect
 _IDLE = 15.0  # seconds without a byte that end a request
 _REQUEST = 120.0  # seconds of a whole request
@@ -131,7 +131,7 @@ class Bucket:
     def check(self) -> None:
         """Raise BucketError within 10 s unless the bucket answers and may be listed."""
         with self._explained("", "read"):
-            first = self._open(_FIRST, _FIRST, _FIRST)
+            first = self._open(_FIRST, _FIRST, 2 * _FIRST)
             next(iter(self._library.list(first, chunk_size=1)), None)
 
     def url_of(self, key: str) -> str:

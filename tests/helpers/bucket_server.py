@@ -330,11 +330,7 @@ async def parse(reader):
 async def send(writer, answer, cut=None):
     """Send an answer, or only `cut` bytes of its body."""
     length = len(answer.body) if answer.length is None else answer.length
-    head = [
-        f"HTTP/1.1 {answer.status} X",
-        f"Content-Length: {length}",
-        f"Date: {_DATE}",
-    ]
+    head = [f"HTTP/1.1 {answer.status} X", f"Content-Length: {length}"]
     head += [f"{name}: {value}" for name, value in answer.headers.items()]
     writer.write("\r\n".join(head).encode() + b"\r\n\r\n")
     writer.write(answer.body if cut is None else answer.body[:cut])
@@ -388,7 +384,7 @@ async def serve():
                 if not await respond(server, request, writer):
                     break
         open_now.discard(task)
-        writer.transport.abort() if writer.can_write_eof() else writer.close()
+        writer.transport.abort()
 
     listener = await asyncio.start_server(
         connection, "127.0.0.1", 0, limit=2**20, backlog=1024
