@@ -183,7 +183,7 @@ def training(
         lambda case: flat(ours.trajectory(case, recipe, layout)),
         lambda case, order: flat(theirs.trajectory(case, recipe, order)),
         floor,
-        num_orders=2,
+        num_orders=4,
     )
     metrics: dict[str, list[str]] = {}
     for name in errors.measured:
