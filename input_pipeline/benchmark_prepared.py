@@ -4,7 +4,8 @@ Photographs of several sizes are written as JPEGs, and prepared. For each size i
 the bytes of both, the images per second of each preset from both, in turns in one run,
 the time of a core that an image takes, and how far the pixels of an evaluation move. The
 photographs are random crops of scikit-learn's two; larger sizes are mosaics of such
-crops, so that every size has as much detail in a pixel.
+crops, so that every size has as much detail in a pixel. With --pixels it prints no rates,
+but the bytes and pixels of both filters, and of JPEG with all of its colours.
 """
 
 import argparse
@@ -184,6 +185,29 @@ def measure(flags: argparse.Namespace) -> None:
                 )
 
 
+def compare(flags: argparse.Namespace) -> None:
+    """Print the bytes and pixels of each size, by filter and JPEG's colours."""
+    from input_pipeline.prepare.images import Settings, smaller
+
+    ways: Any = (("bicubic", "4:2:0"), ("lanczos", "4:2:0"), ("bicubic", "4:4:4"))
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as full:
+            mean = write_photographs(Path(full), size, flags.images)
+            before = [path.read_bytes() for path in sorted(Path(full).rglob("*.jpg"))]
+        print(
+            f"{size[0]} x {size[1]}, {mean:.1f} KB, shorter side to {flags.short_side}:"
+        )
+        for filter, colours in ways:
+            settings = Settings(flags.short_side, flags.quality, filter, True, colours)
+            after = [smaller(data, settings)[1] for data in before]
+            levels = ", ".join(
+                f"evaluation of {name} {distance:.2f} levels apart"
+                for name, distance in distances(before, after).items()
+            )
+            size_now = statistics.mean(map(len, after)) / 1000
+            print(f"  {filter}, {colours}: {size_now:.1f} KB, {levels}", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -200,11 +224,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch_size", type=int, default=64, help="of the measured batches")
     add("--batches", type=int, default=6, help="timed in each round")
     add("--rounds", type=int, default=5, help="rounds of all presets")
+    add("--pixels", action="store_true", help="compare filters and colours, no rates")
     flags = parser.parse_args(home.expanded(argv))
-    if min(vars(flags).values()) < 1:
+    if min(x for name, x in vars(flags).items() if name != "pixels") < 1:
         parser.error("every number must be at least 1")
     try:
-        measure(flags)
+        (compare if flags.pixels else measure)(flags)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

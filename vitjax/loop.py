@@ -24,10 +24,11 @@ def run(
     log_steps: int,
     ckpt_steps: int | None,
     signal: StopSignal,
-) -> None:
-    """Run the remaining steps. The rows of a step are on disk before its checkpoint.
+) -> Any:
+    """Run the remaining steps, and return the last state.
 
-    A run whose `checkpoints` are over ends early, with every evaluation and a checkpoint.
+    The rows of a step are on disk before its checkpoint. A run whose `checkpoints` are
+    over ends early, with every evaluation and a checkpoint.
 
     Args:
       batches: the batches of the remaining steps, on the devices.
@@ -88,6 +89,7 @@ def run(
         records.progress.say(f"stopped early after step {step}: {over}")
     if stopped:
         raise Stopped(step)
+    return state
 
 
 def _evaluate(

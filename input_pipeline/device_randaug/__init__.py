@@ -2,7 +2,8 @@
 
 It reads the plans that the host draws. A layer is one pass over all images, in which
 each has its own table of values and its own map of pixels. The five ops that look at
-whole images run before it, on their rows alone: `_on_rows`.
+whole images run before it, on their rows alone: `_on_rows`. They have room for a usual
+number of rows; images beyond it start again in a loop, mostly of no round: `_rest`.
 
 It is for the rows of one device. On several, call it inside shard_map.
 
@@ -25,6 +26,7 @@ from input_pipeline.layers import NAMES
 
 _GREY = np.uint32(0x010101)
 MOST_PIXELS = 2**20  # the tables have 11 numbers a pixel
+_AT_ONCE = 8  # images of a round of `_rest`
 
 
 class Policy(NamedTuple):
@@ -69,15 +71,72 @@ def applied(
     image: UInt8[Array, "b h w 3"], plan: UInt32[Array, "b l"], t: Tables
 ) -> UInt8[Array, "b h w 3"]:
     """Return the images after all layers of their plans, by the tables of their size."""
-    _, height, width, _ = image.shape
     with jax.named_scope("randaug"):
-        # A loop, since the compiler takes seconds for a layer.
-        pixels, _ = jax.lax.scan(
-            lambda pixels, word: (_layer(pixels, word, t, height, width), None),
-            ops.pack(image),
-            plan.T,
-        )
+        b, height, width, _ = image.shape
+        room = _usual(b)
+        pixels = _all_layers(ops.pack(image), plan, room, t, height, width)
+        if room < b:
+            late = _late(plan, room, t, height, width)
+            pixels = _rest(pixels, late, image, plan, t)
         return ops.unpack(pixels).reshape(image.shape)
+
+
+def _all_layers(
+    pixels: UInt32[Array, "b n"],
+    plan: UInt32[Array, "b l"],
+    room: int,
+    t: Tables,
+    height: int,
+    width: int,
+) -> UInt32[Array, "b n"]:
+    """Return the images after all layers, right if no op has more than `room` rows."""
+    # A loop, since the compiler takes seconds for a layer.
+    pixels, _ = jax.lax.scan(
+        lambda pixels, word: (_layer(pixels, word, room, t, height, width), None),
+        pixels,
+        plan.T,
+    )
+    return pixels
+
+
+def _rest(
+    pixels: UInt32[Array, "b n"],
+    late: Bool[Array, " b"],
+    image: UInt8[Array, "b h w 3"],
+    plan: UInt32[Array, "b l"],
+    t: Tables,
+) -> UInt32[Array, "b n"]:
+    """Replace the pixels of `late` images by what the images become, a few at a time.
+
+    The loop is the only one whose length depends on data, and that on the plans alone.
+    """
+    b, height, width, _ = image.shape
+    count, number = min(b, _AT_ONCE), jnp.sum(late)
+
+    def one_round(state: Any) -> Any:
+        done, pixels = state
+        rows, valid = _some(late, done, count)
+        some = ops.pack(ops.at(image, rows)), ops.at(plan, rows)
+        made = _all_layers(*some, count, t, height, width)
+        return done + count, _put(pixels, _targets(rows, valid, b), made)
+
+    def left(state: Any) -> Any:
+        return state[0] < number
+
+    _, pixels = jax.lax.while_loop(left, one_round, (jnp.int32(0), pixels))
+    return pixels
+
+
+def _late(
+    plan: UInt32[Array, "b l"], room: int, t: Tables, height: int, width: int
+) -> Bool[Array, " b"]:
+    """Return which images have an op that looks at whole images and no room for them."""
+    [drawn] = layers.read_plan([plan], height, width)
+    late = jnp.zeros(plan.shape, bool)
+    for name in (*_tabled(t), *_whole(height, width)):
+        mask = drawn.op == NAMES.index(name)
+        late |= mask & (jnp.cumsum(mask, 0) > room)
+    return late.any(1)
 
 
 def _check_images(image: Any) -> None:
@@ -98,6 +157,7 @@ def _check_images(image: Any) -> None:
 def _layer(
     pixels: UInt32[Array, "b n"],
     word: UInt32[Array, " b"],
+    room: int,
     t: Tables,
     height: int,
     width: int,
@@ -107,7 +167,7 @@ def _layer(
     op, negate = drawn.op.astype(jnp.int32), drawn.negate.astype(jnp.int32)
     lookups = ops.at(t.values, op)
     lookups = jnp.broadcast_to(lookups[:, None], (len(op), 3, 256))
-    pixels, lookups = _on_rows(pixels, lookups, op, t, height, width)
+    pixels, lookups = _on_rows(pixels, lookups, op, room, t, height, width)
     pixels = _moved(pixels, ops.at(t.which, negate, op), t)
     row = jnp.arange(len(op))[:, None]
     changed = ops.joined(
@@ -132,53 +192,44 @@ def _moved(
     return jnp.where(source == n, t.fill * _GREY, found)
 
 
+def _tabled(t: Tables) -> dict[str, Callable[[Any, Tables], Any]]:
+    """Return the ops that make a table of values from the whole image."""
+    found = {"AutoContrast": ops.autocontrast, "Equalize": ops.equalize}
+    return found | ({"Contrast": ops.contrast} if t.contrast == "fixed" else {})
+
+
+def _whole(height: int, width: int) -> dict[str, Callable[[Any, Tables], Any]]:
+    """Return the ops that make pixels from several numbers."""
+    return {
+        "Color": ops.color,
+        "Sharpness": lambda rows, t: ops.sharpness(rows, t, height, width),
+    }
+
+
 def _on_rows(
     pixels: UInt32[Array, "b n"],
     lookups: UInt8[Array, "b 3 256"],
     op: Int32[Array, " b"],
+    room: int,
     t: Tables,
     height: int,
     width: int,
 ) -> tuple[UInt32[Array, "b n"], UInt8[Array, "b 3 256"]]:
     """Return pixels and lookups after the ops that look at whole images.
 
-    Each round takes some rows of each op, mostly all of them; the loop goes on until
-    none is left.
+    Each takes its first `room` rows.
     """
-    at_once = _usual(len(op))
-    tabled = {"AutoContrast": ops.autocontrast, "Equalize": ops.equalize}
-    if t.contrast == "fixed":
-        tabled["Contrast"] = ops.contrast
-    whole = {
-        "Color": ops.color,
-        "Sharpness": lambda rows, t: ops.sharpness(rows, t, height, width),
-    }
+    tabled, whole = _tabled(t), _whole(height, width)
     mine = [op == NAMES.index(name) for name in (*tabled, *whole)]
-    most = jnp.max(jnp.stack([jnp.sum(mask) for mask in mine]))
-
-    def one_round(state: Any) -> Any:
-        done, pixels, lookups = state
-        places = [_some(mask, done, at_once) for mask in mine]
-        sources, valid = map(jnp.concatenate, zip(*places, strict=True))
-        # A row beyond the last is not written; each of them is another one.
-        targets = jnp.where(valid, sources, len(op) + jnp.arange(len(sources)))
-        # Read all before anything is written, or XLA copies the whole batch.
-        rows = jnp.split(ops.at(pixels, sources), len(mine))
-        here, there = jnp.split(targets, [at_once * len(tabled)])
-        made = [f(r, t) for f, r in zip(tabled.values(), rows, strict=False)]
-        lookups = _put(lookups, here, jnp.concatenate(made))
-        made = [
-            f(r, t) for f, r in zip(whole.values(), rows[len(tabled) :], strict=True)
-        ]
-        pixels = _put(pixels, there, jnp.concatenate(made))
-        return done + at_once, pixels, lookups
-
-    def left(state: Any) -> Any:
-        return state[0] < most
-
-    start = jnp.int32(0), pixels, lookups
-    _, pixels, lookups = jax.lax.while_loop(left, one_round, start)
-    return pixels, lookups
+    places = [_some(mask, 0, room) for mask in mine]
+    sources, valid = map(jnp.concatenate, zip(*places, strict=True))
+    # Read all before anything is written, or XLA copies the whole batch.
+    rows = jnp.split(ops.at(pixels, sources), len(mine))
+    here, there = jnp.split(_targets(sources, valid, len(op)), [room * len(tabled)])
+    made = [f(r, t) for f, r in zip(tabled.values(), rows, strict=False)]
+    lookups = _put(lookups, here, jnp.concatenate(made))
+    made = [f(r, t) for f, r in zip(whole.values(), rows[len(tabled) :], strict=True)]
+    return _put(pixels, there, jnp.concatenate(made)), lookups
 
 
 def _usual(b: int) -> int:
@@ -189,7 +240,7 @@ def _usual(b: int) -> int:
 
 
 def _some(
-    mask: Bool[Array, " b"], done: Array, count: int
+    mask: Bool[Array, " b"], done: Array | int, count: int
 ) -> tuple[Int32[Array, " k"], Bool[Array, " k"]]:
     """Return the next `count` rows of a mask, after `done`, and whether there are any.
 
@@ -201,6 +252,13 @@ def _some(
     hit = mask[None] & (rank[None] == number[:, None])
     rows = jnp.sum(jnp.where(hit, jnp.arange(len(mask))[None], 0), 1)
     return rows, number <= rank[-1]
+
+
+def _targets(
+    rows: Int32[Array, " k"], valid: Bool[Array, " k"], b: int
+) -> Int32[Array, " k"]:
+    """Return where to write: nowhere, beyond the last of b rows, what is not valid."""
+    return jnp.where(valid, rows, b + jnp.arange(len(rows)))
 
 
 def _put(whole: Array, target: Int32[Array, " k"], rows: Array) -> Array:

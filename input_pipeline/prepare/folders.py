@@ -96,31 +96,38 @@ class Folder:
         results = {}
         with work.progress(len(self._names), "preparing") as bar:
             results.update(work.kept(place, workers, write, tasks, bar, skip))
-        written = [(*tasks[name][:2], results[name]["checksums"]) for name in tasks]
-        self._verify(place.folder, workers, written)
+        written = {
+            name: (*tasks[name][:2], results[name]["checksums"]) for name in tasks
+        }
+        self._verify(place, workers, written)
         return work.added(results.values())
 
     def _verify(
-        self, folder: Path, workers: work.Workers, tasks: list[tuple[Any, ...]]
+        self,
+        place: work.Place,
+        workers: work.Workers,
+        tasks: dict[str, tuple[Any, ...]],
     ) -> None:
         """Read all files again, and compare the classes and labels of all splits.
 
-        `tasks` are the arguments of `read_again`.
+        `tasks` are the names of the tasks that wrote them, and arguments of `read_again`.
         """
+        folder = place.folder
         again = f"remove {folder} and start again"
-        written = _tree(folder)[1]
-        if set(written) != set(self._names):
-            odd = min(set(written) ^ set(self._names))
+        if odd := set(_tree(folder)[1]) - set(self._names):
             raise ValueError(
-                f"{folder} has not the files of {self.path} ({odd}): {again}"
+                f"{folder} has files that {self.path} has not ({min(odd)}): {again}"
             )
+        names, wrong, damaged = [*tasks], [], []
         with work.progress(len(self._names), "verifying") as bar:
-            for _, found in workers.each(read_again, tasks):
+            for index, found in workers.each(read_again, [*tasks.values()]):
                 if found["wrong"]:
-                    raise ValueError(
-                        f"{found['wrong'][0]} is not what was written: {again}"
-                    )
+                    wrong += found["wrong"]
+                    damaged.append(names[index])
                 bar.update(found["images"])
+        if wrong:
+            place.forget(damaged)
+            raise ValueError(work.not_as_written(wrong))
         for split in folder_layouts.folders(str(self.path)):
             try:
                 theirs = FolderSource(data_dir=str(self.path), split=split)
@@ -177,11 +184,11 @@ def write(files: Files, folder: str, settings: Settings, skip: bool) -> work.Res
 
 
 def read_again(files: Files, folder: str, checksums: list[int]) -> work.Result:
-    """Return the files that are not those that were written; a task."""
+    """Return the files that are lost or not those that were written; a task."""
     wrong = []
     for name, checksum in zip(files.names, checksums, strict=True):
         target = Path(folder, name)
-        if work.checksum(target) != checksum:
+        if not target.is_file() or work.checksum(target) != checksum:
             wrong.append(str(target))
     return {"images": len(files.names), "wrong": wrong}
 

@@ -45,12 +45,14 @@ class Settings:
       filter: of PIL, antialiased.
       as_seen: whether transparent pixels have no colour, as for a source with `as_seen`.
         Otherwise their hidden colour is resized as it is.
+      subsampling: of JPEG's colours.
     """
 
     short_side: int
     quality: int
     filter: Filter
     as_seen: bool
+    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
 
 
 def smaller(data: bytes, settings: Settings) -> tuple[str, bytes]:
@@ -157,5 +159,5 @@ def _options(kind: str, settings: Settings, exif: bytes) -> dict[str, Any]:
     if kind in ("JPEG", "WEBP"):
         options["quality"] = settings.quality
     if kind == "JPEG":
-        options["subsampling"] = "4:2:0"
+        options["subsampling"] = settings.subsampling
     return options

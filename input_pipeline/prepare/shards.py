@@ -151,15 +151,20 @@ class Shards:
             (str(place.folder / shard.name), files[shard.name])
             for shard in self._shards
         ]
+        wrong = []
         with work.progress(sum(self.sizes.values()), "verifying") as bar:
             for index, found in workers.each(records.read_again, tasks):
                 if found["rest"] != expected[self._shards[index].name]:
-                    raise ValueError(
-                        f"{tasks[index][0]} is not what was written from "
-                        f"{self._shards[index].path}: remove {place.folder} and start "
-                        "again"
-                    )
+                    wrong.append(Path(tasks[index][0]))
                 bar.update(found["images"])
+        if wrong:
+            names = {path.name for path in wrong}
+            # Before the shards go, as a kill in between must leave no part that is noted
+            # as done, but is not there.
+            place.forget(name for name in results if _shard(name) in names)
+            for path in wrong:
+                path.unlink()
+            raise ValueError(work.not_as_written([*map(str, wrong)]))
 
     def _write_metadata(self, folder: Path, results: dict[str, work.Result]) -> None:
         """Copy the files of metadata; the sizes and the description are new."""

@@ -68,7 +68,7 @@ class Place:
                 return there
             self._check_source(there, self.final)
         what = (
-            "of another source or with other settings"
+            f"from another source or with other settings ({self._differences(there)})"
             if there
             else "by another program"
         )
@@ -108,16 +108,11 @@ class Place:
                 f"{self.folder} exists and was written by another program: choose another "
                 "--out, or remove it"
             )
-        if there is not None and (differing := _differing(there, self.record)):
+        if there is not None and _differing(there, self.record):
             self._check_source(there, self.folder)
-            what = "; ".join(
-                f"{key}: {there.get(key)!r} there, {value!r} now"
-                for key, value in differing.items()
-                if key != FINGERPRINT
-            )
             raise ValueError(
                 f"{self.folder} was begun from another source or with other settings "
-                f"({what}): give the same ones, or remove it"
+                f"({self._differences(there)}): give the same ones, or remove it"
             )
         if there is None:
             write_json(self.folder / prepared.FILE, self.record)
@@ -132,6 +127,19 @@ class Place:
                 f"{folder} was written from {self.record['source']} before files there "
                 "changed: remove it, or give another --out"
             )
+
+    def _differences(self, there: Mapping[str, Any]) -> str:
+        """Return each entry of the record that differs, as it is there and as asked."""
+        return "; ".join(
+            f"{key}: expected {there.get(key)!r}, got {value!r}"
+            for key, value in _differing(there, self.record).items()
+            if key != FINGERPRINT
+        )
+
+    def forget(self, tasks: Iterable[str]) -> None:
+        """Let a later start do these tasks again."""
+        for name in tasks:
+            (self.folder / _DONE / f"{name}.json").unlink()
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write the whole record, and give the folder its final name."""
@@ -262,6 +270,15 @@ def kept(
         write_json(place.folder / _DONE / f"{name}.json", result)
         bar.update(result["images"])
         yield name, result
+
+
+def not_as_written(files: Sequence[str]) -> str:
+    """Return the error about damaged files, whose tasks are forgotten."""
+    others = f" (nor are {len(files) - 1:,} others)" if len(files) > 1 else ""
+    return (
+        f"{files[0]} is not what was written{others}: give the same command again, which "
+        "writes only what is damaged, and look at the disk"
+    )
 
 
 def progress(total: int, what: str) -> tqdm:

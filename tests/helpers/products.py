@@ -21,7 +21,7 @@ def _is_float(var):
     return jnp.issubdtype(var.aval.dtype, jnp.floating)
 
 
-def _inner(equation):
+def inner(equation):
     """The jaxprs of an equation's parameters."""
     for value in equation.params.values():
         for one in value if isinstance(value, tuple | list) else (value,):
@@ -45,10 +45,10 @@ def _walk(jaxpr, given, found):
             found.append(str(equation))
         made = name in ("mul", "div") or any(operands)
         results = [made and _is_float(v) for v in outs]
-        inner = list(_inner(equation))
-        if inner:
+        bodies = list(inner(equation))
+        if bodies:
             results = [False] * len(outs)
-        for one in inner:
+        for one in bodies:
             # The operands of a loop's body are its last; a carried one comes round.
             some = operands[len(operands) - len(one.invars) :]
             for _ in range(2 if name in ("while", "scan") else 1):

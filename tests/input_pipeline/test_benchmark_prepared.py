@@ -1,5 +1,7 @@
 """The benchmark of prepared data: its photographs, presets, distances and print."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -77,3 +79,25 @@ def test_it_prints_bytes_rates_and_pixels(monkeypatch, capsys):
     assert "90 x 60, shorter side to 40" in out
     assert "core-ms an image" in out
     assert "evaluation of fixed:" in out
+
+
+def test_it_compares_filters_and_colours(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_prepared, "SIZES", ((400, 350),))
+    assert (
+        benchmark_prepared.main(["--pixels", "--images", "3", "--short_side", "240"])
+        == 0
+    )
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("400 x 350, ")
+    found = {}
+    for line in lines:
+        name, kilobytes, *levels = re.findall(
+            r"[a-z]+, 4:\d:\d|[\d.]+(?= KB| lev)", line
+        )
+        found[name] = [float(x) for x in (kilobytes, *levels)]
+    bicubic, lanczos, whole = found.values()
+    assert [*found] == ["bicubic, 4:2:0", "lanczos, 4:2:0", "bicubic, 4:4:4"]
+    # The filters are nearly alike; all of the colours take more bytes and are nearer.
+    assert abs(bicubic[0] / lanczos[0] - 1) < 0.1
+    assert whole[0] > 1.1 * bicubic[0]
+    assert whole[2] < bicubic[2]

@@ -206,6 +206,31 @@ def test_four_processes_train_and_evaluate_like_one(tmp_path):
 
 
 @pytest.mark.soak
+def test_two_processes_augment_in_the_step_like_one(tmp_path):
+    """Each augments its own rows: the same pictures and curve, with mixup.
+
+    It compiles for minutes; test_device.py shows that no device needs another's rows,
+    and test_pipeline.py that the batches are those of one process. A wrong pixel would change a loss by more than rounding does.
+    """
+    images = "grayscale_to_rgb|resize(16)|randaug_plan(2)"
+    argv = [
+        *TINY, "--config.total_steps=4", "--config.evals=None",
+        "--config.model.patch_size=(8, 8)", "--config.mixup.p=0.2",
+        f"--config.input.pp={images}|keep('image', 'label', 'randaug_plan')",
+        "--config.device_pp=randaug(2, 10, contrast='fixed')|value_range(-1, 1)"
+        "|onehot(10, key='label', key_result='labels')|keep('image', 'labels')",
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train.cli([*argv, "--workdir", str(one)]) == 0
+    forks = start(2, [*argv, "--workdir", str(two)], tmp_path)
+    assert finish(forks) == [0] * 2, forks[0].text()
+    assert_curves_agree(values(two), values(one))
+    assert (one / "train_batch.png").read_bytes() == (
+        two / "train_batch.png"
+    ).read_bytes()
+
+
+@pytest.mark.soak
 def test_four_processes_agree_with_one_in_float64(tmp_path):
     """It takes two minutes of CPU; four processes on two cores mostly wait."""
     argv = [*TINY, "--config.total_steps=10", "--config.evals=None"]

@@ -6,10 +6,12 @@
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
@@ -32,7 +34,7 @@ is timed alone, then all together as in vitjax.train:
   data      the host makes a batch: reading, decoding, augmentation
   transfer  a batch goes to the devices
   compute   the step on a batch that is on the devices
-  loop      all of it, as in a run; the parts overlap if they can
+  loop      all of it, by the loop of a run; the parts overlap if they can
 
 The run itself is not kept. A trace of further steps is written into --out, for
 https://ui.perfetto.dev or TensorBoard's profiler.
@@ -150,11 +152,11 @@ def profile(e: "Experiment", steps: int, out: Path | None) -> tuple[Timing, int]
     _say("the loop")
     ahead = data_lib.OnDevices(data.from_step(0), mesh, e.prefetch_to_device)
     with contextlib.closing(_as_generator(ahead)) as batches:
-        loop, wait = _loop(one_step, batches, steps)
+        state, loop, wait = _loop(state, run, batches, steps, sizes)
         if out is not None:
             _say("the loop, traced")
             with _trace(out):
-                _loop(one_step, batches, steps, warm_up=0)
+                _loop(state, _numbered(run), batches, steps, sizes)
     timing = Timing(data_seconds, transfer_seconds, compute_seconds, loop, wait)
     return timing, sizes["batch_size"]
 
@@ -177,32 +179,70 @@ def _then_wait(work: Callable[[], Any], times: int) -> Callable[[], None]:
 
 
 def _loop(
-    one_step: Callable[[Any], Any],
+    state: Any,
+    program: Any,
     batches: Iterator[Any],
     steps: int,
-    warm_up: int = WARM_UP,
-) -> tuple[float, float]:
-    """Return the seconds per step, and how many of them the host waits for a batch.
+    sizes: dict[str, int],
+) -> tuple[Any, float, float]:
+    """Run the trainer's loop; return the last state and the seconds of two things.
 
-    The host waits for the previous step after it dispatches the next one, so it cannot
-    run far ahead of a slow device, and the device has one step of work during a fetch.
+    They are per step, after one more step that is not timed: all of it, and the host's
+    wait for a batch. Rows and checkpoints go nowhere. The loop fetches the metrics of
+    each step, so the host runs one step ahead, and waits for a batch as the devices do.
     """
+    from vitjax import loop
+    from vitjax.checkpoints.run import Checkpoints
+    from vitjax.devices.stopping import StopSignal
+    from vitjax.evaluators.schedule import Schedule
+    from vitjax.records.clock import Clock
+    from vitjax.records.jsonl import MetricWriter
+    from vitjax.records.progress import Progress
+    from vitjax.records.rows import Records
+
+    first = int(state.step)
+    total = first + 1 + steps
+    clock = Clock(**{**sizes, "total_steps": total}, num_devices=program.mesh.size)
+    progress, nowhere = Progress(total, first, show=False), MetricWriter([])
+    records = Records(nowhere, clock, progress, {}, first, last_good=lambda: None)
+    unsaved: Any = SimpleNamespace(
+        save=lambda *_: None, poll=lambda: None, finish=lambda: None
+    )
+    waits: list[float] = []
+    state = loop.run(
+        state,
+        program,
+        _timed(batches, waits),
+        records=records,
+        checkpoints=Checkpoints(unsaved, None, {}, records.counters),
+        evals=Schedule([], total, first, ()),
+        log_steps=1,
+        ckpt_steps=None,
+        signal=StopSignal(),  # not entered: Ctrl-C ends the command at once
+    )
+    return state, clock.train_seconds / steps, sum(waits[1:]) / steps
+
+
+def _timed(batches: Iterator[Any], waits: list[float]) -> Iterator[Any]:
+    """Yield the batches; append the seconds that each is waited for."""
+    before = time.perf_counter()
+    for batch in batches:
+        waits.append(time.perf_counter() - before)
+        yield batch
+        before = time.perf_counter()
+
+
+def _numbered(program: Any) -> Any:
+    """Return the program with steps that a trace can tell from each other."""
     import jax
 
-    out: Any = None
-    for _ in range(warm_up):
-        out = one_step(next(batches))
-    jax.block_until_ready(out)
-    start, waited = time.perf_counter(), 0.0
-    for step in range(steps):
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            before = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - before
-            last, out = out, one_step(batch)
-            jax.block_until_ready(last)
-    jax.block_until_ready(out)
-    return (time.perf_counter() - start) / steps, waited / steps
+    count = itertools.count()
+
+    def train_step(*arguments: Any) -> Any:
+        with jax.profiler.StepTraceAnnotation("train", step_num=next(count)):
+            return program.train_step(*arguments)
+
+    return dataclasses.replace(program, train_step=train_step)
 
 
 def _trace(out: Path) -> Any:

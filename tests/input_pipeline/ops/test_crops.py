@@ -74,6 +74,31 @@ def test_the_fused_op_is_decode_then_inception_crop(arguments):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("precise", [False, True])
+def test_an_antialiased_crop_is_tensorflows_resizing_of_the_decoded_crop(
+    precise, method
+):
+    """The whole op: boxes larger and smaller than the result, which is truncated."""
+    image = PHOTOGRAPHS["even"]
+    data, size = encode(image), (160, 144)
+    fn = ops.get_preprocess_fn(
+        f"decode_jpeg_and_inception_crop({size}, method={method!r}, antialias=True, "
+        f"precise={precise})"
+    )
+    boxes = [(seed, box_of(image.shape, seed)) for seed in seeds(12)]
+    assert len({h > size[0] for _, (_, _, h, _) in boxes}) == 2
+    for seed, (y, x, h, w) in boxes:
+        if precise:
+            crop = pil(data)[y : y + h, x : x + w]
+        else:
+            crop = tf.io.decode_and_crop_jpeg(data, (y, x, h, w), channels=3)
+        want = tf.image.resize(crop, size, method, antialias=True)
+        want = np.clip(want, 0, 255).astype(np.uint8)
+        got = fn({"image": data, "seed": tf.constant(seed)})["image"]
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize(
     ("arguments", "resample"),
     [

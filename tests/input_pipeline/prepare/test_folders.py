@@ -309,22 +309,35 @@ def test_an_empty_folder_may_be_there(photos, tmp_path, inline):
     assert (tmp_path / "out" / "prepared.json").exists()
 
 
-def test_what_was_written_is_looked_at_again(
+def test_what_was_written_is_looked_at_again_and_alone_written_again(
     photos, tmp_path, inline, capsys, monkeypatch
 ):
     """A file that is lost, cut short, full of zeros or of another class."""
-    update = folders.work.kept
+    update, write, written = folders.work.kept, folders.write, []
+    monkeypatch.setattr(folders, "_LENGTH", 1)
+
+    def noted(task, *rest):
+        written.extend(task.names)
+        return write(task, *rest)
 
     def harmed(harm):
         def kept(place, *rest):
             yield from update(place, *rest)
             harm(place.folder / "train")
 
-        monkeypatch.setattr(folders.work, "kept", kept)
-        line = fails(capsys, arguments(photos, tmp_path / "out"))
-        shutil.rmtree(tmp_path / "out.preparing")
-        assert line.endswith("and start again")
-        return line
+        with monkeypatch.context() as patch:
+            patch.setattr(folders.work, "kept", kept)
+            return fails(capsys, arguments(photos, tmp_path / "out"))
+
+    def again(name, harm):
+        line = harmed(harm)
+        assert f"{name} is not what was written: give the same command again" in line
+        written.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(folders, "write", noted)
+            assert prepare.main(arguments(photos, tmp_path / "out")) == 0
+        assert written == [name]
+        shutil.rmtree(tmp_path / "out")
 
     def cut(train):
         path = train / "9" / "2.png"
@@ -344,11 +357,14 @@ def test_what_was_written_is_looked_at_again(
     def note(train):
         (train / "9" / "notes.txt").write_bytes(b"nodes")
 
-    assert "(train/9/2.png)" in harmed(lambda train: (train / "9" / "2.png").unlink())
-    assert "2.png is not what was written" in harmed(cut)
-    assert "1.jpg is not what was written" in harmed(halve)
-    assert "1.jpg is not what was written" in harmed(empty)
-    assert "notes.txt is not what was written" in harmed(note)
+    again("train/9/2.png", lambda train: (train / "9" / "2.png").unlink())
+    again("train/9/2.png", cut)
+    again("train/9/1.jpg", halve)
+    again("train/9/1.jpg", empty)
+    again("train/9/notes.txt", note)
+    line = harmed(lambda train: (train / "9" / "new.png").touch())
+    assert "(train/9/new.png): remove" in line
+    shutil.rmtree(tmp_path / "out.preparing")
     # Labels that differ, though the tree is the same.
     labels = folders.FolderSource.labels
     monkeypatch.setattr(

@@ -178,13 +178,15 @@ def fails(capsys, argv):
 def test_the_same_command_again_does_nothing_and_another_is_refused(
     imagenet_dir, small_dir, capsys, inline
 ):
-    before = {p: p.stat().st_mtime_ns for p in small_dir.rglob("*")}
+    there = {p: p.stat().st_mtime_ns for p in small_dir.rglob("*")}
     assert prepare.main(arguments(imagenet_dir, small_dir)) == 0
     assert "already prepared" in capsys.readouterr().out
-    for more in (["--quality", "90"], ["--short_side", "100"], ["--filter", "lanczos"]):
-        line = fails(capsys, arguments(imagenet_dir, small_dir, *more))
-        assert "of another source or with other settings" in line
-    assert {p: p.stat().st_mtime_ns for p in small_dir.rglob("*")} == before
+    for flag, before, now in (
+        ("quality", 95, 90), ("short_side", 160, 100), ("filter", "bicubic", "lanczos"),
+    ):  # fmt: skip
+        line = fails(capsys, arguments(imagenet_dir, small_dir, f"--{flag}", str(now)))
+        assert f"other settings ({flag}: expected {before!r}, got {now!r}): " in line
+    assert {p: p.stat().st_mtime_ns for p in small_dir.rglob("*")} == there
 
 
 @pytest.mark.slow
@@ -219,7 +221,7 @@ def test_unfinished_work_of_other_settings_is_refused(
     monkeypatch.setattr(shards, "_join", stop)
     assert "the disk is gone" in fails(capsys, arguments(imagenet_dir, tmp_path))
     line = fails(capsys, arguments(imagenet_dir, tmp_path, "--quality", "90"))
-    assert "quality: 95 there, 90 now" in line
+    assert "(quality: expected 95, got 90): give the same ones" in line
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "imagenet2012-train"])
@@ -481,22 +483,31 @@ def more(shard):
 
 
 @pytest.mark.parametrize("harm", [other_label, zeros, more])
-def test_a_harmed_shard_is_noticed_in_the_end(
+def test_a_harmed_shard_is_noticed_in_the_end_and_alone_written_again(
     imagenet_dir, tmp_path, capsys, inline, monkeypatch, harm
 ):
     """The check is not of what was meant to be written, but of what is there."""
-    join = shards._join
+    join, write, written = shards._join, records.write, []
 
     def wrong(shard, count):
         join(shard, count)
         if shard.name == SHARD:
             harm(shard)
 
-    monkeypatch.setattr(shards, "_join", wrong)
-    line = fails(capsys, arguments(imagenet_dir, tmp_path))
-    assert "is not what was written from" in line
-    assert SHARD in line
+    def noted(part, *rest):
+        written.append(os.path.basename(part.path))
+        return write(part, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_join", wrong)
+        line = fails(capsys, arguments(imagenet_dir, tmp_path))
+    assert f"{SHARD} is not what was written: give the same command again" in line
     assert not (tmp_path / VERSION).exists()
+    monkeypatch.setattr(records, "write", noted)
+    assert prepare.main(arguments(imagenet_dir, tmp_path)) == 0
+    assert {*written} == {SHARD}
+    path = str(tmp_path / VERSION / SHARD)
+    assert len(list(tf.data.TFRecordDataset(path).as_numpy_iterator())) == 75
 
 
 # -------------------------------------------------------------------------- after a kill

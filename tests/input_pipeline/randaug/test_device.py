@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,13 @@ from input_pipeline.device_randaug import tables
 from input_pipeline.layers import NAMES, SIGNED
 from input_pipeline.randaug import geometry
 from parity.sides import samples
+from tests.helpers import products
 from tests.helpers.photographs import PHOTOGRAPHS
 from tests.helpers.products import added_products
 
 SIZE = 45, 61  # height, width
 LEVELS = [0, 3, 5.5, 7, 9, 10, 12.3, 400]
+EXCHANGES = r" (all|collective)-[a-z-]+\(| reduce-scatter\("
 SIGNS = [(name, negate) for name in NAMES for negate in range(1 + (name in SIGNED))]
 
 
@@ -115,7 +118,10 @@ def test_three_hundred_images_are_those_of_the_host(contrast, devices, mesh):
         fn = jax.shard_map(
             fn, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
         )
-    got = jax.jit(fn)(drawn)
+    compiled = jax.jit(fn).lower(drawn).compile()
+    # No device needs another's rows, so several processes augment as one does.
+    assert not re.search(EXCHANGES, compiled.as_text())
+    got = compiled(drawn)
     np.testing.assert_array_equal(got["image"], want["image"])
     assert np.asarray(got["image"] != given["image"]).any((1, 2, 3)).mean() > 0.8
 
@@ -138,22 +144,44 @@ def test_each_op_and_sign_is_the_hosts_at_every_level(level, contrast):
     "name", ["Equalize", "AutoContrast", "Contrast", "Color", "Sharpness"]
 )
 def test_any_number_of_images_may_have_one_op(name):
-    """The loop takes a few rows at a time: here it has many rounds, or one row."""
+    """A loop takes those that have no room, here in many rounds, and starts them again."""
     n = 2 * 2 * len(SIGNS)
     image = images(n)
     assert device_randaug._usual(n) < n / 4
-    plan = np.full((n, 1), word(name, 0), np.uint32)
+    plan = np.uint32([[word("Invert", 0), word(name, 0)]]).repeat(n, 0)
     got = on_device(image, plan, 10, "fixed")
     how = {"contrast": "fixed"} if name == "Contrast" else {}
     for before, after in zip(image, got, strict=True):
-        np.testing.assert_array_equal(after, by_op(before, name, 10, 0, (0, 0), **how))
-    plan[:-1] = word("Invert", 0)
+        want = by_op(255 - before, name, 10, 0, (0, 0), **how)
+        np.testing.assert_array_equal(after, want)
+    plan[:-1, 1] = word("Invert", 0)
     alone = on_device(image, plan, 10, "fixed")
     np.testing.assert_array_equal(alone[-1], got[-1])
-    np.testing.assert_array_equal(alone[:-1], 255 - image[:-1])
+    np.testing.assert_array_equal(alone[:-1], image[:-1])
 
 
-def test_usually_one_round_is_enough():
+def whiles(jaxpr, inside=()):
+    """The primitives around each while loop of a program."""
+    found = []
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        found += [inside] * (name == "while")
+        for one in products.inner(equation):
+            found += whiles(one, (*inside, name))
+    return found
+
+
+def test_the_usual_images_pass_no_loop_of_unknown_length():
+    """On a GPU the host reads the condition of such a loop: here of one, once a step."""
+    policy = device_randaug.randaug(2, 10, contrast="fixed")
+    for n, want in ((2, 0), (200, 1)):
+        program = jax.make_jaxpr(policy.apply)(images(n), np.zeros((n, 2), np.uint32))
+        found = whiles(program.jaxpr)
+        assert len(found) == want
+        assert not any({"scan", "while"} & set(inside) for inside in found)
+
+
+def test_usually_there_is_room():
     """Of 20,000 layers of 1,024 images, a few have an op more often."""
     counts = np.random.default_rng(0).multinomial(1024, [1 / 16] * 16, 20_000)
     assert 0.997 < (counts.max(1) <= device_randaug._usual(1024)).mean() < 1

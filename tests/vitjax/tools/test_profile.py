@@ -3,12 +3,13 @@
 import contextlib
 import json
 import time
+from types import SimpleNamespace
 
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.helpers.runs import SMALL
-from vitjax import benchmark
+from vitjax import benchmark, loop
 from vitjax.tools import profile
 from vitjax.tools.profile import Timing
 
@@ -90,17 +91,26 @@ def test_the_longest_part_bounds_the_run(bound):
     assert "0.56 of that speed, and the other parts do not hide" in sentence
 
 
-def test_a_loop_waits_for_slow_batches_and_says_so():
+def test_it_runs_the_trainers_loop_which_waits_for_slow_batches(mesh, monkeypatch):
     def slow():
         while True:
             time.sleep(0.02)
-            yield jnp.zeros(())
+            yield {}
 
-    seen = []
+    seen, ran = [], loop.run
+    monkeypatch.setattr(
+        loop, "run", lambda *_, **given: seen.append(given) or ran(*_, **given)
+    )
+
+    def train_step(state, batch, key):
+        return SimpleNamespace(step=state.step + 1), {"training_loss": np.zeros(())}
+
+    program = SimpleNamespace(train_step=train_step, key=None, mesh=mesh)
+    sizes = {"batch_size": 8, "data_size": 80, "total_steps": 3}
+    state = SimpleNamespace(step=7)
     with contextlib.closing(slow()) as batches:
-        seconds, wait = profile._loop(
-            lambda batch: seen.append(batch) or batch, batches, 5
-        )
-    assert len(seen) == 5 + profile.WARM_UP
+        state, seconds, wait = profile._loop(state, program, batches, 5, sizes)
+    assert len(seen) == 1
+    assert state.step == 7 + 1 + 5
     assert seconds >= wait >= 0.02
     assert wait > 0.8 * seconds  # nothing else takes time here
