@@ -202,7 +202,12 @@ def _loop(
 
     first = int(state.step)
     total = first + 1 + steps
-    clock = Clock(**{**sizes, "total_steps": total}, num_devices=program.mesh.size)
+    clock = Clock(
+        total_steps=total,
+        batch_size=sizes["batch_size"],
+        data_size=sizes["data_size"],
+        num_devices=program.mesh.size,
+    )
     progress, nowhere = Progress(total, first, show=False), MetricWriter([])
     records = Records(nowhere, clock, progress, {}, first, last_good=lambda: None)
     unsaved: Any = SimpleNamespace(
