@@ -29,9 +29,6 @@ def prepare() -> None:
     # tf.data runs ops side by side. Splitting an op over threads as well costs a core
     # more than it takes: 0.7 ms for an antialiased resize of 1 ms.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    # Read only the requested bytes on gs://: the default reads 64 MiB around them.
-    os.environ.setdefault("GCS_READ_CACHE_MAX_SIZE_MB", "0")
-    os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "0")
     # JAX's plugins for absent chips, installed to compile for them, print tracebacks.
     if _has_plugin() and not has_gpu() and not has_tpu():
         os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -41,6 +41,7 @@ def make_train(
     process_count: int = 1,
     num_parallel_calls: int | None = None,
     prefetch: int = 2,
+    reads_in_flight: int = 256,
 ) -> tuple[TrainData, int]:
     """Return one process's training batches, and the number of examples of an epoch.
 
@@ -65,6 +66,7 @@ def make_train(
       process_count: the number of processes that share each global batch equally.
       num_parallel_calls: examples processed at a time; None is twice the CPU cores.
       prefetch: batches made ahead.
+      reads_in_flight: examples read at a time from a bucket.
 
     Raises:
       DataNotFound: the data set is not on this machine.
@@ -72,22 +74,11 @@ def make_train(
         process_count.
     """
     hide_accelerators()
-    _check_numbers(num_parallel_calls, prefetch, shuffle_buffer_size)
+    _check_numbers(num_parallel_calls, prefetch, shuffle_buffer_size, reads_in_flight)
     rows = batching.Rows(batch_size, process_index, process_count)
     preprocess = ops.get_preprocess_fn(pp)
     _check_sampling(sampling, shuffle_buffer_size)
-    if shuffle_buffer_size is not None:
-        logging.warning(
-            "shuffle_buffer_size=%d reads and shuffles as big_vision does, so a "
-            "resumed run sees other batches than an uninterrupted one: leave it out for "
-            "a global shuffle that resumes to the bit",
-            shuffle_buffer_size,
-        )
-    elif cache_raw:
-        logging.warning(
-            "cache_raw has no effect on the global shuffle, which reads any example at "
-            "any time; the operating system caches the files"
-        )
+    _warn(shuffle_buffer_size, cache_raw)
     source = _open(data, sampling, tell=process_index == 0)
     if shuffle_buffer_size is not None and cache_raw:
         memory.check_cache(source.nbytes(), memory.available(), process_count)
@@ -102,6 +93,7 @@ def make_train(
         cache_raw=cache_raw,
         threads=_threads(num_parallel_calls),
         prefetch=prefetch,
+        reads_in_flight=reads_in_flight,
     )
     if skip_errors:
         stream = skipping.skip_errors(stream)
@@ -160,6 +152,22 @@ def make_eval(
     return stream, stream.steps
 
 
+def _warn(shuffle_buffer_size: int | None, cache_raw: bool) -> None:
+    """Say what an order of reading costs, or that a key has no effect."""
+    if shuffle_buffer_size is not None:
+        logging.warning(
+            "shuffle_buffer_size=%d reads and shuffles as big_vision does, so a "
+            "resumed run sees other batches than an uninterrupted one: leave it out for "
+            "a global shuffle that resumes to the bit",
+            shuffle_buffer_size,
+        )
+    elif cache_raw:
+        logging.warning(
+            "cache_raw has no effect on the global shuffle, which reads any example at "
+            "any time; the operating system caches the files"
+        )
+
+
 def _open(data: Any, sampling: str | None, *, tell: bool) -> sources.Source:
     """Open the source of training. ValueError if it lacks labels for the sampling."""
     source = sources.open_source(**_section(data))
@@ -202,12 +210,14 @@ def _check_numbers(
     num_parallel_calls: int | None,
     prefetch: int,
     shuffle_buffer_size: int | None = None,
+    reads_in_flight: int = 1,
 ) -> None:
     """Raise ValueError on numbers that TensorFlow would refuse later and obscurely."""
     for name, value, least, most in (
         ("num_parallel_calls", num_parallel_calls, 1, 4096),
         ("prefetch", prefetch, 0, 4096),
         ("shuffle_buffer_size", shuffle_buffer_size, 1, 2**62),
+        ("reads_in_flight", reads_in_flight, 1, 4096),
     ):
         if value is not None and not least <= value <= most:
             raise ValueError(f"{name} must be {least} to {most:,}, got {value}")

@@ -14,6 +14,9 @@ _KNOWN = "gs|gcs|s3|s3a|az|abfs|abfss|adl|hdfs|hf|https?|ftp|file"
 _SCHEME = re.compile(rf"([a-z][a-z0-9+.-]*)://|({_KNOWN}):/", re.IGNORECASE)
 
 
+BUCKETS = ("gs", "s3")
+
+
 # argparse prints the message of an ArgumentTypeError, and hides that of a ValueError.
 class NotServed(ValueError, argparse.ArgumentTypeError):
     """A path is not on this machine; the message is a sentence for users."""
@@ -35,9 +38,11 @@ def check(path: str | Path, what: str = "", served: Collection[str] = ()) -> Non
     if found is None or (found in served and "://" in str(path)):
         return
     whose = f"{what} must be" if what else "expected"
+    or_one = "".join(f" or {name}://BUCKET/PATH" for name in served)
     slash = "" if "://" in str(path) else f" (a folder of that name: './{path}')"
     raise NotServed(
-        f"{whose} a path of this machine, got {str(path)!r}, and {found}: is not served: "
+        f"{whose} a path of this machine{or_one}, got {str(path)!r}, and "
+        f"{found if '://' in str(path) else f'{found}:/ with one slash'} is not served: "
         f"give a local path, and copy what it holds from there or to there{slash}"
     )
 
@@ -51,4 +56,10 @@ def local(text: str) -> Path:
 def local_text(text: str) -> str:
     """Return an argument that begins with a path as it is, as argparse's `type`."""
     check(text)
+    return text
+
+
+def of_workdir(text: str) -> str:
+    """Return a path of this machine or of a bucket, as argparse's `type`."""
+    check(text, served=BUCKETS)
     return text

@@ -308,14 +308,14 @@ class Bucket:
             with self._explained(key, "write"):
                 return _version(self._library.put(self._store, key, content, mode=mode))
         except (Exists, Changed, Faulty):
-            there = self._there(key)
+            there = self.find(key)
             if there is not None and there[0] == content:
                 return there[1]
             raise
         except NotFound as error:  # S3 tells so of an object that was removed
             raise Changed(str(error)) from None
 
-    def _there(self, key: str) -> tuple[bytes, Version] | None:
+    def find(self, key: str) -> tuple[bytes, Version] | None:
         """Return (content, version) of an object, or None if there is none."""
         try:
             with self._explained(key, "read"):

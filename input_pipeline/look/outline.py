@@ -96,6 +96,7 @@ def guess(
         cache_raw=False,
         threads=1,
         prefetch=0,
+        reads_in_flight=1,
     )
     image = features["image"]()
     encoded = image.dtype == tf.string

@@ -135,7 +135,7 @@ class Shards:
             pieces = info.file_instructions
             offsets = record_index.offsets([piece.filename for piece in pieces])
             for piece, found in zip(pieces, offsets, strict=True):
-                check_count(piece, len(found))
+                check_count(piece.filename, piece.examples_in_shard, len(found))
                 yield Shard(split, piece.filename, found)
 
     def _verify(

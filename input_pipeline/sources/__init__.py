@@ -41,6 +41,8 @@ class Source(Protocol):
     # The optional dict `prepared` has the facts of `prepared.facts`; None: as it was made.
     # The optional method `labels()` returns the label of every example, an int64[n],
     # without reading the examples: see `labels_of`.
+    # The optional `ahead`, an `ahead.Ahead`, reads the examples of a bucket; the method
+    # `parse(item)` then returns the example of one of its items, as `read` does.
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -90,6 +92,7 @@ SOURCES = {
 }
 # The arguments of sources that are paths.
 _PATHS = ("data_dir", "path")
+_IN_BUCKETS = ("tfds", "folder")  # the kinds that a bucket may hold
 
 
 def open_source(*, kind: str = "tfds", origin: Any = "", **data) -> Source:
@@ -145,7 +148,8 @@ def _checked(kind: str, origin: Any, data: Mapping[str, Any]) -> Any:
                 f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
             ) from None
         if key in _PATHS and kind in SOURCES and data[key] is not None:
-            places.check(data[key], f"{key} of a data section")
+            served = places.BUCKETS if kind in _IN_BUCKETS else ()
+            places.check(data[key], f"{key} of a data section", served)
     if not isinstance(origin, str):
         raise ValueError(f"origin of a data section must be a string, got {origin!r}")
     return source

@@ -2,14 +2,20 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.sources import folder_layouts, image_files, prepared, splits
+from input_pipeline.sources import (
+    ahead,
+    disks,
+    folder_layouts,
+    image_files,
+    prepared,
+    splits,
+)
 from input_pipeline.sources.folder_layouts import ARRANGE, Folder, Found
 from input_pipeline.sources.splits import DataNotFound
 from input_pipeline.tracing import as_written
@@ -36,11 +42,12 @@ class FolderSource:
 
     def __init__(self, *, data_dir: str, split: str, as_seen: bool = True):
         self.as_seen = as_seen
-        root = os.path.expanduser(data_dir)
+        self._disk = disk = disks.of(data_dir)
+        root = os.path.expanduser(data_dir).rstrip("/") or "/"
         self._what = f"{root} {split}"
-        if not os.path.isdir(root):
+        if not disk.is_folder(root):
             raise DataNotFound(f"there is no folder {root}: {ARRANGE}")
-        known = folder_layouts.folders(root)
+        known = folder_layouts.folders(root, disk)
         own_name = os.path.basename(os.path.abspath(root))
         if own_name == split.partition("[")[0] and own_name not in known:
             raise ValueError(
@@ -48,13 +55,17 @@ class FolderSource:
                 f"data_dir to {os.path.dirname(os.path.abspath(root))}"
             )
         asked = dict.fromkeys(name for name, _ in splits.parts(split, known, root))
-        found, self.class_names = folder_layouts.find(root, asked)
+        found, self.class_names = folder_layouts.find(root, asked, disk)
         self.num_classes = len(self.class_names)
         notices = (
             folder_layouts.notice(os.path.join(root, name), found[name])
             for name in asked
         )
-        self.prepared, resized = prepared.told(pathlib.Path(root))
+        record = os.path.join(root, prepared.FILE)
+        self.prepared, resized = prepared.told(
+            prepared.parsed(disk.text(record), root) if disk.is_file(record) else None,
+            root,
+        )
         self.notices = (*filter(None, notices), *resized)
         label_of = {name: label for label, name in enumerate(self.class_names)}
 
@@ -78,13 +89,23 @@ class FolderSource:
             self._names = tf.constant(names)
             self._folder_of = tf.constant(np.concatenate(places), tf.int32)
             self._labels = tf.constant(np.concatenate(labels), tf.int32)
+        self.ahead = self._paths = None
+        if isinstance(disk, disks.Listed):
+            self._paths = (folders, names, np.concatenate(places))
+            self.ahead = ahead.Ahead(lambda index: disk.content(self.path(index)))
 
     def __len__(self) -> int:
         return len(self._names)
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return example `index`: image (undecoded), label, file_name and `_id`."""
-        return self.finish(self._file(index))
+        if self.ahead is not None:
+            return self.parse(self.ahead.item(index))
+        return self.finish(self._file(index, tf.io.read_file(self._path(index))))
+
+    def parse(self, item: ahead.Item) -> dict[str, tf.Tensor]:
+        """Return the example of an item of `ahead`, as `read` does."""
+        return self.finish(self._file(item["index"], ahead.content_of(item)))
 
     def labels(self) -> np.ndarray:
         """Return the label of every example, int64[n]."""
@@ -93,8 +114,15 @@ class FolderSource:
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Return the files of examples start to stop in order, several at a time."""
-        return tf.data.Dataset.range(start, stop).map(
-            as_written(self._file), num_parallel_calls=16, deterministic=True
+        indices = tf.data.Dataset.range(start, stop)
+        if self.ahead is not None:
+            return self.ahead.in_order(indices).map(
+                as_written(lambda x: self._file(x["index"], ahead.content_of(x)))
+            )
+        return indices.map(
+            as_written(lambda i: self._file(i, tf.io.read_file(self._path(i)))),
+            num_parallel_calls=16,
+            deterministic=True,
         )
 
     def finish(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -104,6 +132,9 @@ class FolderSource:
 
     def path(self, index: int) -> str:
         """Return the file of example `index`."""
+        if self._paths is not None:
+            folders, names, places = self._paths
+            return os.path.join(folders[places[index]], os.fsdecode(names[index]))
         path: Any = self._path(tf.constant(index, tf.int64)).numpy()
         return os.fsdecode(path)
 
@@ -113,15 +144,11 @@ class FolderSource:
 
     def nbytes(self) -> int:
         """Return the size of the files; asks the disk for each."""
-        folders: Any = self._folders.numpy()
-        files: Any = zip(self._folder_of.numpy(), self._names.numpy(), strict=True)
-        return sum(
-            os.path.getsize(os.path.join(folders[place], name)) for place, name in files
-        )
+        return sum(self._disk.size(self.path(i)) for i in range(len(self)))
 
-    def _file(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _file(self, index: tf.Tensor, content: tf.Tensor) -> dict[str, tf.Tensor]:
         return {
-            "image": tf.io.read_file(self._path(index)),
+            "image": content,
             "label": tf.cast(tf.gather(self._labels, index), tf.int64),
             "file_name": tf.gather(self._names, index),
             "_id": tf.cast(index, tf.int32),

@@ -19,6 +19,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
+from input_pipeline.sources.disks import Disk, Local
+
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"),
     *(".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"),
@@ -42,6 +44,7 @@ ARRANGE = (
     f"{', '.join(s[1:] for s in SUFFIXES if s != '.jpg')})"
 )
 _MOST_NAMED = 3  # classes in a notice or an error
+_LOCAL = Local()
 
 
 @dataclasses.dataclass
@@ -76,17 +79,19 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def find(root: str, asked: Iterable[str]) -> tuple[dict[str, Found], tuple[str, ...]]:
+def find(
+    root: str, asked: Iterable[str], disk: Disk
+) -> tuple[dict[str, Found], tuple[str, ...]]:
     """Return the contents of each requested split, and the names of their classes.
 
     Raises ValueError for a split without images, a class without images, or images
     without a class.
     """
-    if os.path.isfile(os.path.join(root, _TINY)):
-        names = _tiny_classes(root)
-        return {split: _tiny_split(root, split, names) for split in asked}, names
-    found = {split: _split(os.path.join(root, split)) for split in asked}
-    return found, _class_names(root, found.values())
+    if disk.is_file(os.path.join(root, _TINY)):
+        names = tuple(sorted(disk.text(os.path.join(root, _TINY)).split()))
+        return {split: _tiny_split(root, split, names, disk) for split in asked}, names
+    found = {split: _split(os.path.join(root, split), disk) for split in asked}
+    return found, _class_names(root, found.values(), disk)
 
 
 def notice(path: str, found: Found) -> str | None:
@@ -100,36 +105,39 @@ def notice(path: str, found: Found) -> str | None:
     )
 
 
-def folders(folder: str) -> list[str]:
+def folders(folder: str, disk: Disk = _LOCAL) -> list[str]:
     """Return the names of the folders in a folder, sorted, without junk."""
-    return visible(folder)[1]
+    return visible(folder, disk)[1]
 
 
-def visible(folder: str) -> tuple[list[str], list[str]]:
+def visible(folder: str, disk: Disk = _LOCAL) -> tuple[list[str], list[str]]:
     """Return the names of a folder's files and folders, each sorted, without junk."""
     files, inner = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not is_junk(entry.name):
-                (inner if entry.is_dir() else files).append(entry.name)
+    for name, is_folder in disk.entries(folder):
+        if not is_junk(name):
+            (inner if is_folder else files).append(name)
     return sorted(files), sorted(inner)
 
 
-def _images(folder: str) -> list[str]:
-    return [name for name in visible(folder)[0] if is_image(name)]
+def _images(folder: str, disk: Disk) -> list[str]:
+    return [name for name in visible(folder, disk)[0] if is_image(name)]
 
 
 def _below(
-    path: str, its_class: str, others: Counter[str], above: Collection[str] = ()
+    path: str,
+    its_class: str,
+    others: Counter[str],
+    disk: Disk,
+    above: Collection[str] = (),
 ) -> Iterator[Folder]:
     """Yield a class's folders of images: the class folder, then those in it by name.
 
     Counts the suffixes of files that are not images into `others`.
     """
-    real = os.path.realpath(path)
+    real = disk.real(path)
     if real in above:  # a link to a folder above it
         return
-    files, inner = visible(path)
+    files, inner = visible(path, disk)
     names = [name for name in files if is_image(name)]
     if len(names) < len(files):
         others.update(
@@ -140,16 +148,17 @@ def _below(
     if names:
         yield Folder(path, names, its_class)
     for name in inner:
-        yield from _below(os.path.join(path, name), its_class, others, {*above, real})
+        inside = os.path.join(path, name)
+        yield from _below(inside, its_class, others, disk, {*above, real})
 
 
-def _split(path: str) -> Found:
+def _split(path: str, disk: Disk) -> Found:
     """Read a split of class folders, or ILSVRC's flat one."""
     found = Found([], {})
-    for name in folders(path):
+    for name in folders(path, disk):
         others = found.others[name] = Counter()
-        found.folders += _below(os.path.join(path, name), name, others)
-    flat = _images(path)
+        found.folders += _below(os.path.join(path, name), name, others, disk)
+    flat = _images(path, disk)
     if flat and found.folders:
         raise ValueError(
             f"{path} has both images, such as {flat[0]}, and folders of images, such as "
@@ -198,14 +207,14 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _class_names(root: str, found: Collection[Found]) -> tuple[str, ...]:
+def _class_names(root: str, found: Collection[Found], disk: Disk) -> tuple[str, ...]:
     """Return the splits' classes; a flat one has another split's, or ILSVRC's."""
     classes = set[str]().union(*(split.classes() for split in found))
     if classes:
         return in_order(classes)
     synsets = _imagenet_list("labels.txt")
-    for name in sorted(folders(root), key=lambda name: (name != "train", name)):
-        classes_there = folders(os.path.join(root, name))
+    for name in sorted(folders(root, disk), key=lambda name: (name != "train", name)):
+        classes_there = folders(os.path.join(root, name), disk)
         if not set(synsets).isdisjoint(classes_there):
             return tuple(classes_there)
     return tuple(synsets)
@@ -222,24 +231,19 @@ def whole_numbers(names: Iterable[str]) -> bool:
     return all(re.fullmatch(r"-?[0-9]+", name) for name in names)
 
 
-def _tiny_classes(root: str) -> tuple[str, ...]:
-    with open(os.path.join(root, _TINY), encoding="utf-8") as lines:
-        return tuple(sorted(lines.read().split()))
-
-
-def _tiny_split(root: str, split: str, class_names: Sequence[str]) -> Found:
+def _tiny_split(root: str, split: str, class_names: Sequence[str], disk: Disk) -> Found:
     """Read a split of Tiny ImageNet."""
     path = os.path.join(root, split)
     annotations = os.path.join(path, "val_annotations.txt")
     flat = os.path.join(path, "images")
-    if os.path.isfile(annotations) and os.path.isdir(flat):
-        return Found([_tiny_val(flat, annotations, class_names)], {})
-    there = set(folders(path))
+    if disk.is_file(annotations) and disk.is_folder(flat):
+        return Found([_tiny_val(flat, annotations, class_names, disk)], {})
+    there = set(folders(path, disk))
     found = [
         folder
         for name in class_names
         if name in there
-        for folder in _below(os.path.join(path, name), name, Counter())
+        for folder in _below(os.path.join(path, name), name, Counter(), disk)
     ]
     if not found:
         raise ValueError(
@@ -249,12 +253,14 @@ def _tiny_split(root: str, split: str, class_names: Sequence[str]) -> Found:
     return Found(found, {})
 
 
-def _tiny_val(folder: str, annotations: str, class_names: Sequence[str]) -> Folder:
+def _tiny_val(
+    folder: str, annotations: str, class_names: Sequence[str], disk: Disk
+) -> Folder:
     """Read the flat folder of Tiny ImageNet's validation images."""
-    with open(annotations, encoding="utf-8") as lines:
-        rows = [line.split() for line in lines if line.strip()]
+    lines = disk.text(annotations).splitlines()
+    rows = [line.split() for line in lines if line.strip()]
     class_of = {row[0]: row[1] for row in rows if len(row) > 1}
-    names = _images(folder)
+    names = _images(folder, disk)
     for name in names:
         if class_of.get(name) not in class_names:
             raise ValueError(

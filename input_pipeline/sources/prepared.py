@@ -20,16 +20,19 @@ def read(folder: Any) -> dict[str, Any] | None:
     Raises ValueError for a damaged record.
     """
     path = folder / FILE
-    if not path.exists():
-        return None
+    return parsed(path.read_text(), folder) if path.exists() else None
+
+
+def parsed(text: str, folder: Any) -> dict[str, Any] | None:
+    """Return the record of a folder, as `read`, from the text of its file."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(text)
         if not isinstance(record, dict) or record.get("by") != BY:
             return None
         facts(record, folder)
     except (ValueError, KeyError) as error:
         raise ValueError(
-            f"{path}, the record of {BY}, is damaged ({error}): prepare the data set again"
+            f"{folder}/{FILE}, the record of {BY}, is damaged ({error}): prepare the data set again"
         ) from None
     return record
 
@@ -40,9 +43,10 @@ def facts(record: Mapping[str, Any], folder: Any) -> dict[str, Any]:
     return {"folder": str(folder), **{key: record[key] for key in keys}}
 
 
-def told(folder: Any) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+def told(
+    record: Mapping[str, Any] | None, folder: Any
+) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """Return (the facts of a data set, or None; the sentence on them, or none)."""
-    record = read(folder)
     if record is None:
         return None, ()
     return facts(record, folder), (

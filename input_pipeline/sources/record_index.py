@@ -7,23 +7,24 @@ folder is writable, else in the user's cache folder. It holds the size and the
 modification time of its shard, and is made again when either differs.
 """
 
+import contextlib
 import hashlib
+import io
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
 from input_pipeline import home
 
 _HEADER, _FOOTER = 12, 4  # bytes before and after the data of a record
-_FOLDER = ".record_index"
+FOLDER = ".record_index"
 _THREADS = 16  # they mostly wait for the disk
 _PATIENCE = 3  # seconds before progress is shown
 
@@ -34,11 +35,18 @@ def offsets(shards: Sequence[str]) -> list[np.ndarray]:
     Raises:
       ValueError: a shard is missing, truncated or no TFRecord file; names the file.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
+    return with_progress(shard_offsets, shards, _THREADS)
+
+
+def with_progress(
+    offsets_of: Callable[[str], np.ndarray], shards: Sequence[str], threads: int
+) -> list[np.ndarray]:
+    """Return the offsets of each shard, found by several threads."""
+    with ThreadPoolExecutor(threads) as pool:
         # Only shown if it takes more than a moment: minutes at first, on a slow disk.
         return list(
             tqdm(
-                pool.map(shard_offsets, shards),
+                pool.map(offsets_of, shards),
                 desc="indexing records",
                 total=len(shards),
                 unit=" shards",
@@ -55,14 +63,36 @@ def shard_offsets(shard: str) -> np.ndarray:
       ValueError: the shard is missing, truncated or no TFRecord file.
     """
     size, mtime = size_and_time(shard)
-    folders = _index_folders(shard)
+    beside = Path(os.path.dirname(shard)) / FOLDER
+    return cached(shard, size, mtime, lambda: scan(shard, size), beside)
+
+
+def cached(
+    shard: str,
+    size: int,
+    key: int,
+    scan: Callable[[], np.ndarray],
+    beside: Path | Callable[[bytes], bool],
+) -> np.ndarray:
+    """Return the offsets of a shard from a fresh index file, or from `scan`; keep them.
+
+    Args:
+      key: differs when the shard was written again.
+      beside: the folder of index files by the shard; or a function that tries to write
+        an index file there, and returns whether it could.
+    """
+    local = isinstance(beside, Path)
+    folders = [*([beside] if local else []), *_cache_folders(shard)]
     name = f"{os.path.basename(shard)}.npy"
     for folder in folders:
-        found = _load(folder / name, size, mtime)
-        if found is not None:
-            return found
-    found = scan(shard, size)
-    content = np.concatenate([np.array([size, mtime], np.int64), found])
+        with contextlib.suppress(OSError):
+            found = fresh((folder / name).read_bytes(), size, key)
+            if found is not None:
+                return found
+    found = scan()
+    content = _file_of(np.concatenate([np.array([size, key], np.int64), found]))
+    if not local and beside(content):
+        return found
     if not any(_save(folder, name, content) for folder in folders):
         logging.warning(
             "the record index of %s cannot be written to any of %s, so each start makes "
@@ -74,7 +104,7 @@ def shard_offsets(shard: str) -> np.ndarray:
 
 
 def file_size(path: str) -> int:
-    """Return the bytes of a file, which may be remote."""
+    """Return the bytes of a file."""
     return size_and_time(path)[0]
 
 
@@ -84,16 +114,18 @@ def size_and_time(path: str) -> tuple[int, int]:
     Raises ValueError if the file is missing.
     """
     try:
-        if _is_remote(path):
-            stat = tf.io.gfile.stat(path)
-            return stat.length, stat.mtime_nsec
         stat = os.stat(path)
         return stat.st_size, stat.st_mtime_ns
-    except (FileNotFoundError, tf.errors.NotFoundError):
-        raise ValueError(
-            f"the shard {path} is missing, though the data set's own record lists it; "
-            "copy it or prepare the data set again"
-        ) from None
+    except FileNotFoundError:
+        raise ValueError(missing(path)) from None
+
+
+def missing(shard: str) -> str:
+    """Return the error for a shard that is not there."""
+    return (
+        f"the shard {shard} is missing, though the data set's own record lists it; "
+        "copy it or prepare the data set again"
+    )
 
 
 def scan(shard: str, size: int) -> np.ndarray:
@@ -105,22 +137,32 @@ def scan(shard: str, size: int) -> np.ndarray:
     found, position = [], 0
     with _open(shard) as file:
         while position < size:
-            header = file.read(_HEADER)
-            if len(header) < _HEADER:
-                end = position + _HEADER
-            else:
-                (length,) = struct.unpack_from("<Q", header)
-                end = position + _HEADER + length + _FOOTER
+            end = end_of(file.read(_HEADER), position)
             if end > size:
-                raise ValueError(
-                    f"the shard {shard} is truncated or damaged: its record "
-                    f"{len(found)}, at byte {position}, should end at byte {end}, but "
-                    f"the file has {size} bytes; copy it or prepare the data set again"
-                )
+                raise ValueError(truncated(shard, found, position, end, size))
             found.append(position)
             position = end
             file.seek(position)
     return np.array(found, np.int64)
+
+
+def end_of(header: bytes, position: int) -> int:
+    """Return where the record at a position ends, from its first 12 bytes."""
+    if len(header) < _HEADER:
+        return position + _HEADER
+    (length,) = struct.unpack_from("<Q", header)
+    return position + _HEADER + length + _FOOTER
+
+
+def truncated(
+    shard: str, found: Sequence[int], position: int, end: int, size: int
+) -> str:
+    """Return the error for a shard whose records do not end where it does."""
+    return (
+        f"the shard {shard} is truncated or damaged: its record {len(found)}, at byte "
+        f"{position}, should end at byte {end}, but the file has {size} bytes; copy it or "
+        "prepare the data set again"
+    )
 
 
 def frame(shard: str, offset: int) -> bytes:
@@ -137,45 +179,44 @@ def content(frame: bytes) -> bytes:
     return frame[_HEADER:-_FOOTER]
 
 
-def _is_remote(path: str) -> bool:
-    return "://" in path
-
-
 def _open(path: str):
-    if _is_remote(path):
-        return tf.io.gfile.GFile(path, "rb")
     return open(path, "rb", buffering=0)
 
 
-def _index_folders(shard: str) -> list[Path]:
-    """Return the possible folders of a shard's index, the best first."""
-    parent = os.path.dirname(shard)
-    folders = [] if _is_remote(shard) else [Path(parent) / _FOLDER]
+def _cache_folders(shard: str) -> list[Path]:
+    """Return the folder of a shard's index in the user's cache, if there is a home."""
     cache = home.cache()
-    if cache is not None:
-        place = hashlib.sha256(parent.encode()).hexdigest()[:16]
-        folders.append(cache / "input_pipeline" / "record_index" / place)
-    return folders
+    if cache is None:
+        return []
+    place = hashlib.sha256(os.path.dirname(shard).encode()).hexdigest()[:16]
+    return [cache / "input_pipeline" / "record_index" / place]
 
 
-def _load(path: Path, size: int, mtime: int) -> np.ndarray | None:
+def fresh(file: bytes, size: int, key: int) -> np.ndarray | None:
+    """Return the offsets in an index file; None if it is damaged or of another shard."""
     try:
-        content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # absent or truncated
+        content = np.load(io.BytesIO(file), allow_pickle=False)
+    except (ValueError, EOFError):  # truncated
         return None
     except SystemError:  # Python 3.11 may fail on the header in several threads
-        return _load(path, size, mtime)
+        return fresh(file, size, key)
     if content.dtype != np.int64 or content.shape < (2,):
         return None
-    return content[2:] if tuple(content[:2]) == (size, mtime) else None
+    return content[2:] if tuple(content[:2]) == (size, key) else None
 
 
-def _save(folder: Path, name: str, content: np.ndarray) -> bool:
+def _file_of(content: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, content)
+    return file.getvalue()
+
+
+def _save(folder: Path, name: str, content: bytes) -> bool:
     """Write by rename, so that several processes may do it; False if refused."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            np.save(file, content)
+            file.write(content)
         os.chmod(file.name, 0o644)
         os.replace(file.name, folder / name)
     except OSError:

@@ -43,6 +43,7 @@ class Relabelled:
         self.as_seen = getattr(source, "as_seen", False)
         self.path = getattr(source, "path", None)
         self.prepared = getattr(source, "prepared", None)
+        self.ahead = getattr(source, "ahead", None)
         self._source = source
         self._keys = getattr(source, "label_keys", ("label",))
         with tf.device("CPU"):
@@ -54,6 +55,10 @@ class Relabelled:
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return example `index` of the source, relabelled."""
         return self._relabelled(self._source.read(index))
+
+    def parse(self, item: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return the example of an item of `ahead`, relabelled."""
+        return self._relabelled(self._source.parse(item))
 
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Return examples start to stop of the source, relabelled."""

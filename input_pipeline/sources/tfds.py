@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from input_pipeline import places
-from input_pipeline.sources import prepared, record_index
+from input_pipeline.sources import ahead, bucket_shards, prepared, record_index
 from input_pipeline.sources.splits import DataNotFound
 from input_pipeline.spec import did_you_mean
 from input_pipeline.tracing import as_written
@@ -28,19 +28,29 @@ class TfdsSource:
         "imagenet_v2/matched-frequency". Without a version it is that of the installed
         tfds or, if that is not prepared, the only prepared one; a notice says so.
       split: a split or any part of one that tfds knows, such as "train[:99%]".
-      data_dir: where tfds has prepared it; None is tfds' default.
+      data_dir: where tfds has prepared it, also gs:// or s3://; None is tfds' default.
 
     Raises:
       DataNotFound: the data set is not prepared.
-      ValueError: unknown data set or split, no examples, not TFRecord, a damaged shard.
+      ValueError: unknown data set or split, no examples, not TFRecord, a damaged shard,
+        a bucket that cannot be read.
     """
 
     def __init__(self, *, name: str, split: str, data_dir: str | None = None):
         self._what = f"{name} {split}"
-        builder, notices = prepared_builder(name, data_dir)
-        self.prepared, resized = prepared.told(builder.data_path)
-        self.notices = (*notices, *resized)
-        instructions = _file_instructions(builder, name, split)
+        remote = _in_bucket(name, data_dir)
+        where = data_dir if remote is None else remote.metadata
+        named = (lambda text: text) if remote is None else remote.named
+        try:
+            builder, notices = prepared_builder(name, where)
+            instructions = _file_instructions(builder, name, split)
+        except ValueError as error:
+            raise type(error)(named(str(error))) from None
+        folder = builder.data_path
+        self.prepared, resized = prepared.told(
+            prepared.read(folder), named(str(folder))
+        )
+        self.notices = (*map(named, notices), *resized)
         self._features: Any = builder.info.features
         self.class_names = _class_names(self._features)
         self.num_classes = len(self.class_names) if self.class_names else None
@@ -49,15 +59,26 @@ class TfdsSource:
         self._label_is_one_class = isinstance(label, tfds.features.ClassLabel)
 
         # One row per piece of a shard, and one row per record.
-        self._files = [piece.filename for piece in instructions]
+        self._files = [named(piece.filename) for piece in instructions]
         shards = list(dict.fromkeys(self._files))
-        found = dict(zip(shards, record_index.offsets(shards), strict=True))
+        offsets_of = record_index.offsets if remote is None else remote.offsets
+        self._size_of = record_index.file_size if remote is None else remote.size
+        found = dict(zip(shards, offsets_of(shards), strict=True))
         self._counts = {shard: len(offsets) for shard, offsets in found.items()}
-        for piece in instructions:
-            check_count(piece, len(found[piece.filename]))
+        pieces = list(zip(self._files, instructions, strict=True))
+        for file, piece in pieces:
+            check_count(file, piece.examples_in_shard, len(found[file]))
         self._records = np.concatenate(
-            [found[p.filename][p.skip : p.skip + p.take] for p in instructions]
+            [found[file][p.skip : p.skip + p.take] for file, p in pieces]
         )
+        self.ahead = None
+        if remote is not None:
+            stops = {x: np.append(found[x], remote.size(x))[1:] for x in shards}
+            self._stops = np.concatenate(
+                [stops[file][p.skip : p.skip + p.take] for file, p in pieces]
+            )
+            self._remote = remote
+            self.ahead = ahead.Ahead(self._fetch)
         self._ends = np.cumsum([piece.take for piece in instructions], dtype=np.int64)
         self._skips = [piece.skip for piece in instructions]
 
@@ -72,17 +93,34 @@ class TfdsSource:
 
     def read(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return example `index` (int64), its image undecoded; `_id` is the index."""
+        if self.ahead is not None:
+            return self.parse(self.ahead.item(index))
         piece = tf.searchsorted(self._ends_table, [index], side="right")[0]
         record = _read_record(
             tf.gather(self._files_table, piece), tf.gather(self._records_table, index)
         )
         return self._parse(record, index)
 
+    def parse(self, item: ahead.Item) -> dict[str, tf.Tensor]:
+        """Return the example of an item of `ahead`, as `read` does."""
+        return self._parse(ahead.content_of(item), item["index"])
+
+    def _fetch(self, index: int) -> bytes:
+        """Return the record of an example, read from a bucket."""
+        file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
+        return self._remote.read(
+            file, int(self._records[index]), int(self._stops[index])
+        )
+
     def sequential(self, start: int, stop: int) -> tf.data.Dataset:
         """Return examples start to stop in the order of the shards, front to back.
 
-        Several shards are read at a time, in turns, as in tfds.
+        Several shards are read at a time, in turns, as in tfds. From a bucket, examples
+        are read one by one, ahead.
         """
+        if self.ahead is not None:
+            items = self.ahead.in_order(tf.data.Dataset.range(start, stop))
+            return items.map(as_written(self.parse))
         pieces = np.searchsorted(self._ends, [start, stop - 1], side="right")
         rows = []
         for i in range(pieces[0], pieces[1] + 1):
@@ -129,7 +167,7 @@ class TfdsSource:
     def nbytes(self) -> int:
         """Return about the size of the examples' part of the shards."""
         shards = dict.fromkeys(self._files)
-        size = sum(record_index.file_size(shard) for shard in shards)
+        size = sum(map(self._size_of, shards))
         return int(size * len(self) / sum(self._counts[shard] for shard in shards))
 
     def _parse(self, record: tf.Tensor, index: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -142,6 +180,16 @@ class TfdsSource:
         if self._label_is_one_class:
             features["label"] = _checked(features["label"], self.num_classes)
         return {**features, "_id": tf.cast(index, tf.int32)}
+
+
+def _in_bucket(name: str, data_dir: str | None) -> bucket_shards.Shards | None:
+    """Return the shards of a data set in a bucket; None if it is on this machine."""
+    where = data_dir or os.environ.get("TFDS_DATA_DIR", "")  # as tfds
+    if places.scheme(where) is None:
+        return None
+    key = "data_dir" if data_dir else "TFDS_DATA_DIR"
+    places.check(where, key, places.BUCKETS)
+    return bucket_shards.Shards(where, name.partition(":")[0])
 
 
 def records_from(file: Any, offset: Any, buffer_size: int) -> tf.data.Dataset:
@@ -215,8 +263,6 @@ def prepared_builder(
     """
     if data_dir is None:  # tfds reads the variable then
         places.check(os.environ.get("TFDS_DATA_DIR", ""), "TFDS_DATA_DIR")
-    else:
-        places.check(data_dir, "data_dir")
     builder, is_prepared = _builder(name, data_dir)
     notices = ()
     if not is_prepared:
@@ -305,12 +351,12 @@ def _file_instructions(builder, name: str, split: str) -> list:
     return [piece for piece in instructions if piece.take]
 
 
-def check_count(piece, count: int) -> None:
+def check_count(shard: str, said: int, count: int) -> None:
     """Raise ValueError unless a shard has as many records as tfds' metadata says."""
-    if count != piece.examples_in_shard:
+    if count != said:
         raise ValueError(
-            f"the shard {piece.filename} has {count} records, but dataset_info.json "
-            f"next to it says {piece.examples_in_shard}; copy it or prepare the data set "
+            f"the shard {shard} has {count} records, but dataset_info.json next to it "
+            f"says {said}; copy it or prepare the data set "
             "again"
         )
 

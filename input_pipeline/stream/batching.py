@@ -76,6 +76,21 @@ def chances(
     return {"seed": seed, **preprocess.draw(seed, batch_seed), **place}
 
 
+def fetched(pairs: tf.data.Dataset, source: Any, in_flight: int) -> tf.data.Dataset:
+    """Return `pairs` (index, chance), with an item read ahead if the source is remote."""
+    return source.ahead.items(pairs, in_flight) if remote(source) else pairs
+
+
+def read(source: Any, item: Any) -> dict[str, tf.Tensor]:
+    """Return the example of what `fetched` has in the place of its index."""
+    return source.parse(item) if remote(source) else source.read(item)
+
+
+def remote(source: Any) -> bool:
+    """Return whether the examples of a source are read ahead; see `sources.Source`."""
+    return getattr(source, "ahead", None) is not None
+
+
 def map_examples(
     pairs: tf.data.Dataset,
     preprocess: Preprocess,

@@ -15,22 +15,35 @@ OpError = tf.errors.OpError  # raised by a failed TensorFlow op
 
 
 def batches(
-    dataset: tf.data.Dataset, first_step: int, explain: Callable[[int, str], str]
+    dataset: tf.data.Dataset,
+    first_step: int,
+    explain: Callable[[int, str], str],
+    source: Any,
 ) -> Iterator[Any]:
     """Yield the batches of a dataset as numpy arrays, from step `first_step` on.
 
     Raises:
       ValueError: an example failed; the message is `explain(step, reason)`.
+      bucket.BucketError: the bucket that `source` reads from failed.
     """
     iterator: Any = dataset.as_numpy_iterator()
     for step in itertools.count(first_step):
         try:
             batch = next(iterator)
         except StopIteration:
+            raise_failure(source)  # `ignore_errors` may end the dataset at it
             return
         except tf.errors.OpError as error:
+            raise_failure(source)
             raise ValueError(explain(step, reason(error))) from error
         yield batch
+
+
+def raise_failure(source: Any) -> None:
+    """Raise the error of the bucket of a source, if a read has failed; see `ahead`."""
+    ahead = getattr(source, "ahead", None)
+    if ahead is not None:
+        ahead.raise_failure()
 
 
 def explain(

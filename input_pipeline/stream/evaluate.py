@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from input_pipeline import ops, sources
+from input_pipeline.sources import ahead
 from input_pipeline.stream import batching, damaged, order
 from input_pipeline.tracing import as_written
 
@@ -52,7 +53,7 @@ class EvalData:
         return -(-len(self.source) // self.rows.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return damaged.batches(self._batches, 0, self._explain)
+        return damaged.batches(self._batches, 0, self._explain, self.source)
 
     @functools.cached_property
     def _batches(self) -> tf.data.Dataset:
@@ -91,7 +92,10 @@ class EvalData:
 
     def _examples(self, pairs: tf.data.Dataset) -> tf.data.Dataset:
         return batching.map_examples(
-            pairs, self.preprocess, self.threads, self.source.read
+            batching.fetched(pairs, self.source, ahead.IN_FLIGHT),
+            self.preprocess,
+            self.threads,
+            functools.partial(batching.read, self.source),
         )
 
     def _explain(self, step: int, why: str) -> str:

@@ -77,7 +77,9 @@ class SkippingTrainData(TrainData):
         return self.replaced.count(start, stop)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = damaged.batches(self._batches, self.start_step, self._explain)
+        batches = damaged.batches(
+            self._batches, self.start_step, self._explain, self.source
+        )
         for step, (asked, numbers, features) in enumerate(batches, self.start_step):
             if len(numbers) < self.rows.local_batch_size:
                 features = self._replace(step, asked, numbers, features)
@@ -86,7 +88,7 @@ class SkippingTrainData(TrainData):
     @functools.cached_property
     def _batches(self) -> tf.data.Dataset:
         good = _good_rows(
-            self._pairs(),
+            self._fetched(self._pairs()),
             self._index_of,
             batching.example_fn(self.preprocess, self._read),
             batching.stackable_specs,
@@ -127,6 +129,7 @@ class SkippingTrainData(TrainData):
             tried, rows[row], why = _first_that_works(
                 self._one_again, [pair(indices[row], chances, row), *spares]
             )
+            damaged.raise_failure(self.source)
             if rows[row] is None:
                 raise ValueError(
                     f"{self.source.describe(int(indices[row]))} cannot be read ({why[0]}), "

@@ -37,6 +37,7 @@ class TrainData:
     cache_raw: bool
     threads: int
     prefetch: int
+    reads_in_flight: int
 
     @property
     def total_examples(self) -> int:
@@ -107,7 +108,9 @@ class TrainData:
         return balanced.Balanced(self.labels(), self.seed)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return damaged.batches(self._batches, self.start_step, self._explain)
+        return damaged.batches(
+            self._batches, self.start_step, self._explain, self.source
+        )
 
     @functools.cached_property
     def _batches(self) -> tf.data.Dataset:
@@ -121,17 +124,25 @@ class TrainData:
         return self._buffer_shuffle(self.shuffle_buffer_size)
 
     def _examples(self, pairs: tf.data.Dataset) -> tf.data.Dataset:
-        return batching.map_examples(pairs, self.preprocess, self.threads, self._read)
+        return batching.map_examples(
+            self._fetched(pairs), self.preprocess, self.threads, self._read
+        )
+
+    def _fetched(self, pairs: tf.data.Dataset) -> tf.data.Dataset:
+        """Return `pairs` with what `_read` takes in place of the index."""
+        if self.shuffle_buffer_size is not None:
+            return pairs
+        return batching.fetched(pairs, self.source, self.reads_in_flight)
 
     def _read(self, item: Any) -> dict:
         if self.shuffle_buffer_size is None:
-            return self.source.read(item)
+            return batching.read(self.source, item)
         return self.source.finish(item)
 
     def _index_of(self, item: Any) -> Any:
         """Return the index of an item of `_pairs`."""
         if self.shuffle_buffer_size is None:
-            return item
+            return item["index"] if isinstance(item, dict) else item
         return tf.cast(item["_id"], tf.int64)
 
     def _pairs_at(self, positions: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:

@@ -40,7 +40,6 @@ def _run(code, **changes):
 
 def test_variables_that_the_user_has_set_are_kept(monkeypatch):
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
-    monkeypatch.delenv("GCS_READ_CACHE_MAX_SIZE_MB", raising=False)
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     environment.prepare()
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "1"
@@ -48,7 +47,6 @@ def test_variables_that_the_user_has_set_are_kept(monkeypatch):
     environment.prepare()
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "4"
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
-    assert os.environ["GCS_READ_CACHE_MAX_SIZE_MB"] == "0"
 
 
 def test_prepared_twice_is_prepared_once():

@@ -56,8 +56,7 @@ def test_argparse_prints_the_sentence(capsys):
 @pytest.mark.parametrize(
     "data",
     [
-        {"kind": "tfds", "name": "imagenet2012", "split": "train", "data_dir": "X"},
-        {"kind": "folder", "data_dir": "X", "split": "train"},
+        {"kind": "cifar", "data_dir": "X", "split": "train"},
         {"kind": "npz", "path": "X", "split": "train"},
         {"kind": "huggingface", "data_dir": "X", "split": "train"},
     ],
@@ -69,8 +68,20 @@ def test_data_with_a_scheme_is_refused(data):
         sources.open_source(**data)
 
 
-def test_tfds_default_folder_with_a_scheme_is_refused(monkeypatch):
-    monkeypatch.setitem(os.environ, "TFDS_DATA_DIR", "gs://bucket/x")
+@pytest.mark.parametrize(
+    "path", ["gs:/b/x", "az://b/x", "http://h/x", "gs://", "gs://b", "s3://b/"]
+)
+@pytest.mark.parametrize("kind", ["tfds", "folder"])
+def test_data_in_what_is_no_bucket_is_refused(path, kind):
+    """Of the kinds that a bucket may hold; no request is made."""
+    data = {"kind": kind, "data_dir": path, "split": "train"}
+    data |= {"name": "imagenet2012"} if kind == "tfds" else {}
+    with pytest.raises(ValueError, match=r"gs://BUCKET/(PATH|FOLDER)"):
+        sources.open_source(**data)
+
+
+def test_tfds_default_folder_with_another_scheme_is_refused(monkeypatch):
+    monkeypatch.setitem(os.environ, "TFDS_DATA_DIR", "az://bucket/x")
     with pytest.raises(
         ValueError, match="TFDS_DATA_DIR must be a path of this machine"
     ):

@@ -18,7 +18,7 @@ def test_an_index_that_python_stumbles_over_is_read_again(tmp_path, monkeypatch)
         return load(*args, **kwargs)
 
     monkeypatch.setattr(record_index.np, "load", stumbling)
-    found = record_index._load(tmp_path / "a.npy", 7, 8)
+    found = record_index.fresh((tmp_path / "a.npy").read_bytes(), 7, 8)
     assert found is not None
     np.testing.assert_array_equal(found, [0, 20])
     assert len(calls) == 2
