@@ -45,8 +45,8 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add(
         "--workdir",
-        type=places.local_text,
-        help="where records and checkpoints go (default: runs/NAME)",
+        type=places.of_workdir,
+        help="where records and checkpoints go, also gs:// or s3:// (default: runs/NAME)",
     )
     add(
         "--force",

@@ -1,7 +1,7 @@
 """The training loop: train, record, evaluate, checkpoint, stop."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -36,7 +36,7 @@ def run(
       signal: an entered `StopSignal`.
 
     Raises:
-      Stopped: a signal stopped the run, with a checkpoint unless it took no step.
+      Stopped: a signal, or data that cannot be read now, ended the run in good order.
       ValueError: a metric is not finite, or checkpoints cannot be written.
     """
     clock = records.clock
@@ -44,18 +44,20 @@ def run(
 
     over = _evaluate(first_step, state, evals, records, checkpoints)
     if over:
-        records.progress.say(
-            f"already stopped early: {over}; a larger ckpt_best.patience goes on"
-        )
+        said = f"already stopped early: {over}; a larger ckpt_best.patience goes on"
+        records.progress.say(said)
         total_steps = first_step
     if signal.due(first_step) and first_step < total_steps:
         records.flush()
         raise Stopped(first_step, saved=False)
-    step, stopped = first_step, False
+    step, saved, stopped = first_step, first_step, False
     # From here on, every transfer to or from a device must be explicit.
     with jax.transfer_guard("disallow"):
         for step in range(first_step + 1, total_steps + 1):
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except OSError as error:  # a bucket that has not answered for minutes
+                _end_without_data(error, step - 1, saved, state, records, checkpoints)
             if step == 1:
                 records.draw(batch)
             state, step_metrics = program.train_step(state, batch, program.key)
@@ -79,6 +81,7 @@ def run(
                 if stops or saves or over:
                     records.flush()
                     checkpoints.save(step, state)
+                    saved = step
                 clock.begin(step)
             stopped = stops and step < total_steps and not over
             if stopped or over:
@@ -90,6 +93,27 @@ def run(
     if stopped:
         raise Stopped(step)
     return state
+
+
+def _end_without_data(
+    error: OSError,
+    step: int,
+    saved: int,
+    state: Any,
+    records: Records,
+    checkpoints: Checkpoints,
+) -> NoReturn:
+    """Save the state of `step`, the last one with a batch, and raise Stopped.
+
+    `saved` is the step that is saved already.
+    """
+    if jax.process_count() > 1:
+        raise error  # the other processes wait for this one in the step
+    records.flush()
+    if step > saved:
+        checkpoints.save(step, state)
+    checkpoints.finish()
+    raise Stopped(step, saved=step > 0, why=error)
 
 
 def _evaluate(

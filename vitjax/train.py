@@ -25,11 +25,12 @@ from vitjax import program as program_lib
 from vitjax.checkpoints import run as checkpoints
 from vitjax.checkpoints.best import best_of
 from vitjax.command_line import parse_flags
-from vitjax.config import experiment, files, names
+from vitjax.config import durations, experiment, files, names
 from vitjax.devices import failures, peers, sharding, startup
 from vitjax.devices.stopping import STATUS, Stopped, StopSignal
 from vitjax.evaluators import schedule
 from vitjax.files import or_without
+from vitjax.mirror import staging
 from vitjax.records import curves
 from vitjax.records.run import open_records
 from vitjax.records.workdir import has_progress, locked, refuse_other_config, told
@@ -166,6 +167,27 @@ def _metadata(
     }
 
 
+@contextlib.contextmanager
+def mirrored(
+    workdir: str, config: ConfigDict, *, force: bool = False
+) -> Iterator[str | Path]:
+    """Give the local folder of a workdir in a bucket; another workdir is its own."""
+    if places.scheme(workdir) is None:
+        yield workdir
+        return
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"a workdir in a bucket, {workdir}, serves one process, and there are "
+            f"{jax.process_count()}: give one on a disk that all of them share"
+        )
+    keeps = any(config.get(f"keep_ckpt_{unit}") is not None for unit in durations.UNITS)
+    seconds: Any = config.get("mirror_seconds") or experiment.Experiment.mirror_seconds
+    with staging.staged(
+        workdir, seconds=seconds, keeps_old=keeps, force=force
+    ) as folder:
+        yield folder
+
+
 def cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
@@ -191,10 +213,15 @@ def cli(argv: Sequence[str] | None = None) -> int:
         if jax.process_count() > 1:
             or_this = ", or this process failed (see above)"
             peers.leave_on_abort(lambda: peers.farewell(workdir, or_this))
-        with peers.left_at_once(workdir):
-            train_and_evaluate(config, workdir, force=flags.force)
+        with (
+            mirrored(workdir, config, force=flags.force) as here,
+            peers.left_at_once(here),
+        ):
+            train_and_evaluate(config, here, force=flags.force)
     except Stopped as stopped:
         what = "with a checkpoint" if stopped.saved else "with nothing new to save"
+        if stopped.why is not None:
+            _tell(f"error: {stopped.why}")
         _tell(
             f"stopped after step {stopped.step}, {what}: the same command resumes from it"
         )

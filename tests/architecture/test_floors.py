@@ -25,6 +25,7 @@ ROOMS = {
         ("optim", ("config", "trees")),
         ("step", ("config", "devices", "trees")),
         ("records", ("config", "devices", "trees", "files")),
+        ("mirror", ("config", "devices", "files", "records")),
         ("checkpoints", ("config", "devices", "trees", "files")),
         ("data", ("config", "devices")),
         ("weights", ("config", "models", "checkpoints", "trees", "files")),

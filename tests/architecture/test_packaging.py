@@ -34,6 +34,7 @@ IMPORT_NAMES = {
     "tensorboardx": "tensorboardX",
     "tensorflow-cpu": "tensorflow",
     "tensorflow-datasets": "tensorflow_datasets",
+    "google-crc32c": "google_crc32c",
     "ml-collections": "ml_collections",
 }
 

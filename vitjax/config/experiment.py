@@ -55,12 +55,14 @@ MAY_CHANGE = (
     "prefetch_to_device",
     "input.prefetch",
     "input.num_parallel_calls",
+    "input.reads_in_flight",
     "input.data.data_dir",
     "input.data.as_seen",  # False continues runs of earlier versions
     "evals",
     "batch_size_eval",
     "wandb",
     "tensorboard",
+    "mirror_seconds",
     "max_to_keep",
     "ckpt_best",
     "modules",  # the names that they register are recorded in full
@@ -118,6 +120,7 @@ class Experiment:
     max_to_keep: int | None = 2
     ckpt_best: Mapping[str, Any] | None = None  # keyword arguments of best.Best
     tensorboard: bool = True
+    mirror_seconds: int | float = 30  # between two pushes to a workdir in a bucket
     wandb: Mapping[str, Any] | None = None  # keyword arguments of sinks.WandbSink
     durations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

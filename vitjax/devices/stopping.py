@@ -16,15 +16,16 @@ STATUS = 75
 
 
 class Stopped(Exception):
-    """Raised when a signal stopped the run after `step`.
+    """Raised when a signal, or the error `why`, stopped the run after `step`.
 
     `saved` says whether that step has a checkpoint.
     """
 
-    def __init__(self, step: int, saved: bool = True):
+    def __init__(self, step: int, saved: bool = True, why: Exception | None = None):
         super().__init__(step)
         self.step = step
         self.saved = saved
+        self.why = why
 
 
 class StopSignal:
@@ -32,9 +33,13 @@ class StopSignal:
 
     With several processes, a signal to one of them is enough: JAX's service, which
     handles SIGTERM, makes all of them stop after the same step.
+
+    Args:
+      then: what the first signal causes, for its message.
     """
 
-    def __init__(self):
+    def __init__(self, then: str = "stopping after this step, with a checkpoint"):
+        self._then = then
         self._asked = False
         self._before: dict[int, Any] = {}
         self._service: int | None = None  # JAX's handler, a C function
@@ -59,8 +64,8 @@ class StopSignal:
             os._exit(128 + number)
         self._asked = True
         text = (
-            f"{signal.Signals(number).name}: stopping after this step, with a "
-            "checkpoint (a second signal stops at once, without one)\n"
+            f"{signal.Signals(number).name}: {self._then} (a second signal stops at "
+            "once)\n"
         )
         # print is not signal-safe, and Ctrl-C may end the reader of a pipe first.
         with contextlib.suppress(OSError):

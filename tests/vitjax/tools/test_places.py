@@ -14,7 +14,6 @@ from vitjax.config import experiment, files
 
 ROOT = Path(__file__).resolve().parents[3]
 CASES = [
-    "vitjax.train --config {config} --workdir X",
     "vitjax.train --config X",
     "vitjax.train --config {config} --workdir new --config.resume=X",
     "vitjax.train --config {config} --workdir new --config.model_init=X",
@@ -74,6 +73,20 @@ def test_one_sentence_and_nothing_is_made(line, path, tmp_path, monkeypatch, cap
     said = capsys.readouterr().err
     assert status in (1, 2)
     assert f"a path of this machine, got {path!r}" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["gs:/b/x", "az://b/x", "gs://", "gs://b", "http://x"])
+def test_a_workdir_in_what_is_no_bucket_is_refused(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = train.cli(["--config", str(QUICKSTART), "--workdir", path])
+    except SystemExit as exit:
+        status = exit.code
+    said = capsys.readouterr().err
+    assert status in (1, 2)
+    assert re.search("gs://BUCKET/(PATH|FOLDER)", said)
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
 

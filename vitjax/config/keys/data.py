@@ -93,6 +93,7 @@ DATA = {
         "The number of examples that are preprocessed at a time. None is twice the CPU "
         "cores. It does not change the batches, and may change when a run resumes."
     ),
+    "input.reads_in_flight": "Examples that are read from a bucket at a time.",
     "input.prefetch": (
         "The number of batches that are made ahead on the host. It may change when a run "
         "resumes."

@@ -119,6 +119,7 @@ RECORDS = {
     ),
     "ckpt_best.mode": "max or min: the largest value is the best, or the smallest.",
     "tensorboard": "Also write the rows for TensorBoard, into WORKDIR/tensorboard.",
+    "mirror_seconds": "Seconds between two pushes to a workdir in a bucket.",
     "wandb": (
         "Also send the rows to Weights & Biases. None does not. It may change when a run "
         "resumes."
