@@ -6,7 +6,7 @@ package's docstring lists. `zero` is for a caller that compiles an op: see xla.p
 """
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -44,7 +44,8 @@ def _bytes(values: tf.Tensor) -> tf.Tensor:
 def _rows(image: tf.Tensor) -> tf.Tensor:
     """Return [height, width * channels]: long rows, which are fast to compute on."""
     known = image.shape.is_fully_defined()
-    height, width, channels = image.shape if known else tf.unstack(tf.shape(image))
+    shape: Any = image.shape if known else tf.unstack(tf.shape(image))
+    height, width, channels = shape
     return tf.reshape(image, [height, width * channels])
 
 
@@ -241,7 +242,7 @@ def sharpness(image: Image, factor: float | int, zero: Zero = None) -> tf.Tensor
     about 0.4 % of a photograph's values differ by one).
     """
     image = tf.convert_to_tensor(image)
-    c, rows = image.shape[-1], _rows(image)
+    c, rows = 3, _rows(image)
     inside = _blend(_smooth(rows, c, zero), rows[1:-1, c:-c], factor, zero)
     middle = tf.concat([rows[1:-1, :c], inside, rows[1:-1, -c:]], axis=1)
     whole = tf.concat([rows[:1], middle, rows[-1:]], axis=0)

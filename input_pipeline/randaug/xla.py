@@ -47,6 +47,6 @@ def rounded(product: tf.Tensor, zero: Zero) -> tf.Tensor:
     return tf.bitcast(bits, tf.float32)
 
 
-def once(make: Callable[[], tf.Tensor], zero: Zero) -> tf.Tensor:
+def once(make: Callable[[], Any], zero: Zero) -> Any:
     """Return make(), which XLA would else repeat for each use of each of its values."""
     return make() if zero is None else tf.cond(zero == 0, make, make)
