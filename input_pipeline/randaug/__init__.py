@@ -31,6 +31,7 @@ from input_pipeline.layers import (
 from input_pipeline.plans import Policy
 from input_pipeline.randaug import ops
 from input_pipeline.randaug.geometry import Interpolation
+from input_pipeline.randaug.xla import Zero, applies, compiled
 
 OPS: dict[str, Callable[..., tf.Tensor]] = {
     "AutoContrast": ops.autocontrast,
@@ -52,19 +53,24 @@ OPS: dict[str, Callable[..., tf.Tensor]] = {
 }
 
 
+_TAKE_ZERO = ("AutoContrast", "Equalize", "Color", "Contrast", "Sharpness")
+
+
 def _branches(
     level: float, numerics: dict[str, dict[str, Any]]
-) -> list[Callable[[Any, Any], tf.Tensor]]:
-    """Return fn(image, centre) of each op in OPS, then of each in SIGNED, negated.
+) -> list[Callable[[Any, Any, Any], tf.Tensor]]:
+    """Return fn(image, centre, zero) of each op in OPS, then of SIGNED, negated.
 
     All but Cutout's centre is known in advance, so that each warp has one table.
     """
 
-    def branch(name: str, *args: float | int) -> Callable[[Any, Any], tf.Tensor]:
-        keywords = numerics.get(name, {})
+    def branch(name: str, *args: float | int) -> Callable[[Any, Any, Any], tf.Tensor]:
+        op = partial(OPS[name], **numerics.get(name, {}))
         if name == "Cutout":
-            return lambda image, centre: OPS[name](image, *args, *centre, **keywords)
-        return lambda image, centre: OPS[name](image, *args, **keywords)
+            return lambda image, centre, zero: op(image, *args, *centre)
+        if name in _TAKE_ZERO:
+            return lambda image, centre, zero: op(image, *args, zero=zero)
+        return lambda image, centre, zero: op(image, *args)
 
     arguments = level_arguments(level)
     return [branch(name, *arguments[name]) for name in OPS] + [
@@ -98,6 +104,19 @@ def randaug(
     numerics |= {"Contrast": {"contrast": contrast}, "Cutout": {"fill": fill}}
     branches = _branches(float(magnitude), numerics)
 
+    def one(image: tf.Tensor, word: tf.Tensor, zero: Zero) -> tf.Tensor:
+        sides = tf.unstack(tf.cast(tf.shape(image)[:2], tf.uint32), num=2)
+        [layer] = read_plan([word], *sides)
+        number = tf.cast(layer.negate * len(OPS) + layer.op, tf.int32)
+        changed = tf.switch_case(
+            tf.gather(_BRANCH, number),
+            [partial(branch, image, layer.centre, zero) for branch in branches],
+        )
+        return tf.ensure_shape(changed, image.shape)
+
+    smooth = interpolation == "bilinear"  # which XLA has not
+    by_xla = compiled(one)
+
     def apply(image: Any, plan: Any) -> tf.Tensor:
         image, plan = tf.convert_to_tensor(image), tf.convert_to_tensor(plan)
         if image.dtype != tf.uint8 or image.shape.rank != 3 or image.shape[-1] != 3:
@@ -106,13 +125,12 @@ def randaug(
                 f"{image.shape}: put it after decode and before value_range, and use "
                 "random_affine for images without colour"
             )
-        sides = tf.unstack(tf.cast(tf.shape(image)[:2], tf.uint32), num=2)
-        for layer in read_plan(tf.unstack(plan)[:num_layers], *sides):
-            number = tf.cast(layer.negate * len(OPS) + layer.op, tf.int32)
-            image = tf.switch_case(
-                tf.gather(_BRANCH, number),
-                [partial(branch, image, layer.centre) for branch in branches],
-            )
+        for word in tf.unstack(plan)[:num_layers]:
+            if smooth or not applies(image):
+                image = one(image, word, None)
+            else:
+                # Zero: the upper bits of a word of 32 bits.
+                image = by_xla(image, word, tf.cast(word // 2**16 // 2**16, tf.int32))
         return image
 
     return Policy(

@@ -4,40 +4,16 @@ A matrix maps an output position (x, y, 1) to the input position that it shows. 
 functions run in graph and eagerly; images keep their dtype.
 """
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from input_pipeline import warps
+from input_pipeline.randaug.xla import applies, compiled
 
 Interpolation = Literal["nearest", "bilinear"]
 Number = tf.Tensor | float | int  # a Python number or a scalar tensor
-
-
-def applies(image: tf.Tensor) -> bool:
-    """Return whether a graph is being traced for images of one known size."""
-    return image.shape.is_fully_defined() and not tf.executing_eagerly()
-
-
-def compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """Return `function(image, ...)`, compiled by XLA where `applies`.
-
-    XLA makes one pass over the pixels where TensorFlow makes one for each operation,
-    and looks values up in tables ten times as fast. It may contract a * b + c to one
-    operation with one rounding, so `function` must not add a product of floats; then
-    the bits are the same. One compilation serves all calls with the same sizes and
-    Python arguments.
-    """
-    by_xla = tf.function(function, jit_compile=True, autograph=False)
-
-    @functools.wraps(function)
-    def call(image: tf.Tensor, *args: Any) -> tf.Tensor:
-        return by_xla(image, *args) if applies(image) else function(image, *args)
-
-    return call
 
 
 def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""The ops compiled by XLA give the same bits at every level of optimization.
+"""The ops and layers compiled by XLA give the same bits at every level of optimization.
 
 The tests of this project run with little optimization, trainings with all of it.
 """
@@ -38,7 +38,27 @@ def sums():
             data = tf.data.Dataset.from_tensors(image).map(op)
             (after,) = data.as_numpy_iterator()
             found[f"{name} {level}"] = zlib.crc32(after.tobytes())
+    for level, contrast in ((3.0, "legacy"), (7.0, "fixed"), (10.0, "fixed")):
+        found |= sums_of_layers(image, level, contrast)
     return found
+
+
+def sums_of_layers(image, level, contrast):
+    """By op, negated or not: the checksum of images after a layer of a policy."""
+    rng = np.random.default_rng(0)
+    dull, noise = image // 3 + 60, rng.integers(0, 256, image.shape)
+    images = np.stack([image, dull, noise, image // 2 + noise // 3]).astype(np.uint8)
+    layer = randaug.randaug(1, level, contrast=contrast)
+    # Words with the op, the sign and a place.
+    plans = np.arange(32, dtype=np.uint32)[:, None] + np.uint32(3000 << 5 | 5000 << 18)
+    data = tf.data.Dataset.from_tensor_slices(plans)
+    apply = tf.autograph.experimental.do_not_convert(
+        lambda plan: tf.stack([layer.apply(i, plan) for i in tf.unstack(images)])
+    )
+    return {
+        f"{word % 16} {word // 16} {level} {contrast}": zlib.crc32(after.tobytes())
+        for word, after in enumerate(data.map(apply).as_numpy_iterator())
+    }
 
 
 def test_full_optimization_gives_the_same_bits():
