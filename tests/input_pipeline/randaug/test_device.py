@@ -228,7 +228,7 @@ def test_the_blend_is_the_hosts_for_all_pairs_and_a_contraction_would_be_noticed
     noticed = 0
     for factor in FACTORS:
         pair = base.astype(np.uint8), value.astype(np.uint8)
-        want = np.asarray(randaug.ops._blend(*pair, factor))
+        want = np.asarray(randaug.ops._blend(*pair, factor, None))
         np.testing.assert_array_equal(tables.blend(factor), want)
         noticed += (contracted(base, factor, value) != want).sum()
     assert noticed > 100
@@ -277,7 +277,7 @@ def test_a_contraction_in_sharpness_and_grey_would_be_noticed():
     exact = np.minimum(summed * np.float32(255.5), 255).astype(np.uint8)
     assert (fused != exact).any()
     colours = np.random.default_rng(1).integers(0, 256, (500, 500, 3)).astype(np.uint8)
-    want = randaug.ops._grey(colours).numpy()[..., 0]
+    want = randaug.ops._grey(colours, None).numpy()[..., 0]
     np.testing.assert_array_equal(exact[tuple(np.moveaxis(colours, -1, 0))], want)
 
 

@@ -292,7 +292,7 @@ def least_traffic(b, n, d, depth, half=2, full=4):
 
 
 @pytest.mark.aot
-@pytest.mark.slow
+@pytest.mark.soak  # four minutes of compilation; `make aot` runs it
 def test_the_flagship_on_eight_v5e(absent):
     where = opened(absent, "v5e:2x4")
     program, found, params = step(*where, "S/16", 1024, 224, dtype_mm="bfloat16")
