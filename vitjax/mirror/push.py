@@ -1,8 +1,9 @@
 """Push what a run writes into its staging folder to a bucket, markers last."""
 
+import contextlib
 import shutil
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Pusher:
 
     def start(self, seconds: float) -> None:
         """Push every so many seconds from now on, in a thread."""
-        self._thread(_LOOK, self._look)
+        self._thread(_LOOK, self._look_or_wait)
         self._thread(seconds, self._push_or_warn)
 
     def stop(self) -> None:
@@ -67,7 +68,10 @@ class Pusher:
         self._look()
         with self._guard:
             new = dict(self._linked)
-        self._put_small_files()
+        changed = self._changed()
+        if changed or new:
+            self._lock.beat()  # another run's files must not be written over
+        self._put_small_files(changed)
         for step, names in sorted(new.items()):
             self._put_step(step, names)
         self._remove_old()
@@ -91,6 +95,10 @@ class Pusher:
                     if names is not None:
                         self._linked[step] = names
 
+    def _look_or_wait(self) -> None:
+        with contextlib.suppress(OSError):  # such as a full disk: the next push tells
+            self._look()
+
     def _push_or_warn(self) -> None:
         try:
             self.push()
@@ -101,22 +109,28 @@ class Pusher:
                 "%s; training goes on, and the next push tries again", error
             )
 
-    def _put_small_files(self) -> None:
-        for path in sorted(self._local.rglob("*")):
-            name = str(path.relative_to(self._local))
+    def _changed(self) -> dict[str, tuple[int, int]]:
+        """Return size and time of each small file that differs from what was put."""
+        found = {}
+        for name in steps.files(self._local):
+            path = self._local / name
             if not path.is_file() or steps.step_of(name) or name == "lock":
                 continue
             if any(part in name for part in _UNFINISHED):
                 continue
-            try:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 stat = path.stat()
                 state = (stat.st_size, stat.st_mtime_ns)
                 if self._pushed.get(name) != state:
-                    # Read whole first: a file that grows must not change under the put.
-                    self._folder.put(name, path.read_bytes())
-                    self._pushed[name] = state
-            except FileNotFoundError:  # removed meanwhile
-                continue
+                    found[name] = state
+        return found
+
+    def _put_small_files(self, changed: Mapping[str, tuple[int, int]]) -> None:
+        for name, state in changed.items():
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                # Read whole first: a file that grows must not change under the put.
+                self._folder.put(name, (self._local / name).read_bytes())
+                self._pushed[name] = state
 
     def _put_step(self, step: steps.Step, names: list[str]) -> None:
         with ThreadPoolExecutor(_THREADS) as pool:

@@ -70,24 +70,35 @@ def link(workdir: Path, step: Step, to: Path) -> list[str] | None:
     The links keep the files while they are uploaded. None if the run is removing the
     step, of which some files are gone.
     """
-    names = _files(workdir, step)
+    names = files(workdir, step.folder)
     try:
         for name in names:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             os.link(workdir / name, to / name)
+        # Orbax removes file by file, within milliseconds.
+        time.sleep(_REMOVAL)
+        if names and files(workdir, step.folder) == names:
+            return names
     except FileNotFoundError:
-        names = []
-    # Orbax removes file by file, within milliseconds.
-    time.sleep(_REMOVAL)
-    if not names or _files(workdir, step) != names:
+        pass
+    except OSError:  # such as a full disk: the next try must not find half of it
         shutil.rmtree(to / step.folder, ignore_errors=True)
-        return None
-    return names
+        raise
+    shutil.rmtree(to / step.folder, ignore_errors=True)
+    return None
 
 
-def _files(workdir: Path, step: Step) -> list[str]:
-    paths = (workdir / step.folder).rglob("*")
-    return sorted(str(x.relative_to(workdir)) for x in paths if x.is_file())
+def files(root: Path, folder: str = "") -> list[str]:
+    """Return the names in `root` of the files below one of its folders, in order.
+
+    Folders that are removed meanwhile count as empty, as `Path.rglob` does not do.
+    """
+    found = (
+        Path(above, name).relative_to(root)
+        for above, _, names in os.walk(root / folder)
+        for name in names
+    )
+    return sorted(map(str, found))
 
 
 def crc32(path: Path) -> int:

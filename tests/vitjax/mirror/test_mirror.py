@@ -1,6 +1,8 @@
 """What is pushed into a bucket, what is fetched from it, and in which order."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -246,3 +248,51 @@ def test_a_marker_has_sizes_and_checksums(folder, local):
         f"{ONE.folder}/meta": [2, 0xA3A6BF43],
         f"{ONE.folder}/state/d": [9, 0xE42DD610],
     }
+
+
+def test_a_step_that_could_not_be_linked_is_linked_when_there_is_room(
+    folder, local, monkeypatch
+):
+    save(local, ONE)
+    push = pusher(folder, local)
+    with monkeypatch.context() as patch:
+        link, left = os.link, [1]  # room for one file
+
+        def full(source, to):
+            if not left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            left.pop()
+            link(source, to)
+
+        patch.setattr(os, "link", full)
+        push._look_or_wait()  # the thread that looks must not end
+        with pytest.raises(OSError, match="No space left"):
+            push.push()
+    push.push()
+    assert ONE.marker in names(folder)
+
+
+def test_a_folder_that_is_removed_while_it_is_looked_at_is_empty(local, monkeypatch):
+    """As a checkpoint's folder, between its listing and that of what is in it."""
+    save(local, ONE)
+    (local / "metrics.jsonl").write_text("")
+    scandir = os.scandir
+
+    def removed(path):
+        if path == str(local / ONE.folder):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", removed)
+    assert steps.files(local) == ["metrics.jsonl"]
+
+
+def test_a_lost_lock_uploads_no_file(folder, local):
+    (local / "metrics.jsonl").write_text("old rows")
+    push = pusher(folder, local)
+    push.push()
+    Lock(folder).acquire(lambda text: None, force=True)
+    folder.put("metrics.jsonl", b"the new run's")
+    (local / "metrics.jsonl").write_text("old rows, and one more")
+    push._push_or_warn()
+    assert folder.read("metrics.jsonl") == b"the new run's"
