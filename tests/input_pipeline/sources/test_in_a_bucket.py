@@ -44,7 +44,11 @@ def assert_same(ours, theirs):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@pytest.mark.parametrize("settings", [{}, {"skip_errors": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"skip_errors": True}, {"process_index": 1, "process_count": 2}],
+    ids=str,
+)
 def test_a_tfds_data_set_gives_the_batches_of_a_local_disk(
     imagenet_dir, remote, settings
 ):
