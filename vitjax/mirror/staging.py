@@ -61,6 +61,7 @@ def staged(
         old = [] if keeps_old else good
         pusher = push.Pusher(folder, local, links, held, good, old)
         pusher.start(seconds)
+        print(f"{url} is mirrored from {local} every {seconds:g} s", flush=True)
         try:
             yield local
         except Stopped:
@@ -75,6 +76,7 @@ def staged(
         else:
             with StopSignal(f"ends when all is in {url}"):
                 _finish(pusher, held, folder, local)
+            print(f"all records and checkpoints are in {url}", flush=True)
         for path in (local, links):
             shutil.rmtree(path)
         owner.unlink()
