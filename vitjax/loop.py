@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from input_pipeline import bucket
 from vitjax.checkpoints.run import Checkpoints
 from vitjax.config import durations
 from vitjax.devices.stopping import Stopped, StopSignal
@@ -77,7 +78,10 @@ def run(
                 clock.pause(step)
                 records.flush()
                 records.check_finite(step, step_metrics)
-                over = _evaluate(step, state, evals, records, checkpoints)
+                try:
+                    over = _evaluate(step, state, evals, records, checkpoints)
+                except bucket.BucketError as error:  # the resumed run evaluates first
+                    _end_without_data(error, step, saved, state, records, checkpoints)
                 if stops or saves or over:
                     records.flush()
                     checkpoints.save(step, state)

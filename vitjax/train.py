@@ -180,10 +180,16 @@ def mirrored(
             f"a workdir in a bucket, {workdir}, serves one process, and there are "
             f"{jax.process_count()}: give one on a disk that all of them share"
         )
-    keeps = any(config.get(f"keep_ckpt_{unit}") is not None for unit in durations.UNITS)
-    seconds: Any = config.get("mirror_seconds") or experiment.Experiment.mirror_seconds
+    # Before anything is fetched, what is wrong with the config.
+    e = experiment.from_config(names.full_names(config.to_dict()))
+    start.check(e)
+    if e.mirror_seconds <= 0:
+        raise ValueError(f"mirror_seconds must be above 0, got {e.mirror_seconds}")
+    keeps = e.max_to_keep is None or any(
+        e.durations.get(key) is not None for key in durations.keys("keep_ckpt")
+    )
     with staging.staged(
-        workdir, seconds=seconds, keeps_old=keeps, force=force
+        workdir, seconds=e.mirror_seconds, keeps_old=keeps, force=force
     ) as folder:
         yield folder
 

@@ -8,6 +8,7 @@ _CREDENTIAL_CODES = (
     "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed",
     "SignatureDoesNotMatch", "TokenRefreshRequired",
 )  # fmt: skip
+_NAME = re.compile(r'Path "(.*?)"[: ]')
 _STATUS = re.compile(r"status code: (\d+)([\w ]*)")
 _CREDENTIALS = {
     "gs": "run `gcloud auth application-default login`, or let "
@@ -83,6 +84,12 @@ def explained(error: Exception, url: str, verb: str, seconds: float) -> BucketEr
         return Changed(f"{cannot}another program has replaced or removed the object")
     if status == 416:
         return Short(f"{cannot}the object is shorter than the range that was asked for")
+    if kind == "InvalidPathError":
+        name = _NAME.search(text)
+        return BucketError(
+            f"{cannot}the object {name[1] if name else ''!r} has a part in its name that "
+            "is empty, '.', '..' or has control characters: rename or remove it"
+        )
     if "redirect" in text.split("\n")[0]:
         return BucketError(
             f"{cannot}the bucket is in another region: set AWS_REGION to it"

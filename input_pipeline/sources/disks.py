@@ -32,6 +32,10 @@ class Disk(Protocol):
         """Return the path of a folder without links."""
         ...
 
+    def absolute(self, path: str) -> str:
+        """Return a path that does not depend on the current folder."""
+        ...
+
     def text(self, path: str) -> str:
         """Return the text of a file."""
         ...
@@ -61,6 +65,10 @@ class Local:
     def real(self, path: str) -> str:
         """Return the path of a folder without links."""
         return os.path.realpath(path)
+
+    def absolute(self, path: str) -> str:
+        """Return a path that does not depend on the current folder."""
+        return os.path.abspath(path)
 
     def text(self, path: str) -> str:
         """Return the text of a file."""
@@ -104,6 +112,10 @@ class Listed:
 
     def real(self, path: str) -> str:
         """Return the path, since a bucket has no links."""
+        return path
+
+    def absolute(self, path: str) -> str:
+        """Return the path as it is."""
         return path
 
     def text(self, path: str) -> str:

@@ -48,11 +48,11 @@ class FolderSource:
         if not disk.is_folder(root):
             raise DataNotFound(f"there is no folder {root}: {ARRANGE}")
         known = folder_layouts.folders(root, disk)
-        own_name = os.path.basename(os.path.abspath(root))
+        above, own_name = os.path.split(disk.absolute(root))
         if own_name == split.partition("[")[0] and own_name not in known:
             raise ValueError(
                 f"data_dir {root} has no split {own_name!r}, but is the folder of one: set "
-                f"data_dir to {os.path.dirname(os.path.abspath(root))}"
+                f"data_dir to {above}"
             )
         asked = dict.fromkeys(name for name, _ in splits.parts(split, known, root))
         found, self.class_names = folder_layouts.find(root, asked, disk)

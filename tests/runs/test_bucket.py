@@ -1,5 +1,6 @@
 """Runs with workdir and data in a bucket: they lose their host, their bucket, their lock."""
 
+import contextlib
 import shutil
 import signal
 import time
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from input_pipeline import bucket
-from tests.helpers.runs import error_of, params_of, run, start, values
+from tests.helpers.runs import QUICKSTART, error_of, params_of, run, start, values
+from vitjax import train
+from vitjax.config import files as config_files
 from vitjax.devices.stopping import STATUS
 from vitjax.mirror import steps
 from vitjax.mirror.lock import Lock
@@ -73,7 +76,7 @@ def test_a_run_that_loses_its_host_and_disk_twice_ends_as_if_nothing_was(
 
 
 @on_s3
-def test_a_signal_ends_a_run_with_all_of_it_in_the_bucket(remote, tmp_path):
+def test_a_signal_ends_a_run_with_all_of_it_in_the_bucket(remote, tmp_path, cache):
     process = start(remote.url, 8, *EVERY, "--config.total_steps=4000")
     wait_for(remote, process, 3)
     process.send_signal(signal.SIGTERM)
@@ -84,6 +87,7 @@ def test_a_signal_ends_a_run_with_all_of_it_in_the_bucket(remote, tmp_path):
     assert f"stopped after step {newest}, with a checkpoint" in text
     assert steps.Step("checkpoints", newest).marker in keys(remote)
     assert "lock" not in keys(remote)
+    assert not list(cache.iterdir())
 
 
 @on_s3
@@ -173,10 +177,45 @@ def test_a_bucket_that_may_not_be_written_is_told_before_anything_is_made(
 
 
 @on_s3
-def test_another_config_is_refused_and_leaves_the_bucket_as_it_was(remote, capsys):
+def test_another_config_is_refused_and_leaves_the_bucket_as_it_was(
+    remote, capsys, cache
+):
     assert run(remote.url, *EVERY) == 0
     before = keys(remote)
     capsys.readouterr()
     line = error_of(capsys, remote.url, "--config.lr=0.5")
     assert "was written by a different config" in line
     assert keys(remote) == before
+    assert not list(cache.iterdir())
+
+
+@on_s3
+@pytest.mark.parametrize("flag", ["mirror_seconds=0", "mirror_second=3", "lr='a'"])
+def test_a_wrong_config_is_told_before_the_bucket_is_asked(remote, capsys, flag):
+    line = error_of(capsys, remote.url, f"--config.{flag}")
+    assert flag.partition("=")[0] in line
+    assert remote.set()["requests"] == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "keeps"),
+    [
+        ([], False),
+        (["--config.max_to_keep=None"], True),
+        (["--config.keep_ckpt_epochs=1"], True),
+    ],
+)
+def test_a_config_that_keeps_checkpoints_keeps_those_in_the_bucket(
+    monkeypatch, flags, keeps
+):
+    asked = {}
+
+    def staged(url, **settings):
+        asked.update(settings)
+        return contextlib.nullcontext("a folder")
+
+    monkeypatch.setattr(train.staging, "staged", staged)
+    flags, overrides = train.parse_flags(["--config", QUICKSTART, *flags])
+    config, _ = config_files.from_big_vision(config_files.load(flags.config, overrides))
+    with train.mirrored("gs://bucket/run", config):
+        assert asked["keeps_old"] == keeps

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from input_pipeline import bucket
 from vitjax import data, loop
 from vitjax.checkpoints.run import Checkpoints
-from vitjax.evaluators.schedule import Schedule
+from vitjax.devices.stopping import Stopped
+from vitjax.evaluators.schedule import Entry, Schedule
 from vitjax.records.clock import Clock
 from vitjax.records.jsonl import MetricWriter
 from vitjax.records.progress import Progress
@@ -62,13 +64,11 @@ class FakeArray:
         return float(self.__array__())
 
 
-def run(fake, log_steps):
+def run(fake, log_steps, save=lambda *_: None, entries=()):
     clock = Clock(total_steps=STEPS, batch_size=8, data_size=80, num_devices=8)
     progress = Progress(STEPS, 0, show=False)
     records = Records(MetricWriter([]), clock, progress, {}, 0, lambda: None)
-    nowhere = SimpleNamespace(
-        save=lambda *_: None, poll=lambda: None, finish=lambda: None
-    )
+    nowhere = SimpleNamespace(save=save, poll=lambda: None, finish=lambda: None)
     batches = data.OnDevices(fake.host_batches(), fake.mesh, AHEAD)
     with contextlib.closing(iter(batches)) as batches:
         return loop.run(
@@ -77,7 +77,7 @@ def run(fake, log_steps):
             batches,
             records=records,
             checkpoints=Checkpoints(nowhere, None, {}, records.counters),
-            evals=Schedule([], STEPS, 0, ()),
+            evals=Schedule(entries, STEPS, 0, ()),
             log_steps=log_steps,
             ckpt_steps=None,
             signal=SimpleNamespace(due=lambda step: False),
@@ -97,3 +97,17 @@ def test_metrics_are_fetched_while_the_next_step_runs(mesh, log_steps, fetched):
     # Its row, and the check before the checkpoint.
     last = [f"wait for {STEPS}", f"fetch {STEPS}", f"fetch {STEPS}"]
     assert fake.events == [*want, *last]
+
+
+def test_an_evaluation_that_cannot_be_read_ends_the_run_with_a_checkpoint(mesh):
+    def failing(state):
+        raise bucket.NotAllowed("the credentials are not accepted")
+
+    evaluator = SimpleNamespace(run=failing)
+    entry = Entry("val", evaluator, log_steps=3, skip_first=True)
+    saved = []
+    with pytest.raises(Stopped) as stopped:
+        run(FakeDevices(mesh), 1, lambda step, *_: saved.append(step), [entry])
+    assert saved == [3]
+    assert (stopped.value.step, stopped.value.saved) == (3, True)
+    assert isinstance(stopped.value.why, bucket.NotAllowed)

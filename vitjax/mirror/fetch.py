@@ -27,11 +27,16 @@ def fetch(folder: bucket.Bucket, to: Path) -> tuple[list[steps.Step], list[str]]
 
     Raises:
       bucket.BucketError: the bucket failed.
-      Broken: no marker of a place holds.
+      Broken: no marker of a checkpoint to resume from holds.
     """
     objects = {entry.key: entry for entry in folder.list()}
     good = []
-    small = [name for name in objects if "/" not in name and name != "lock"]
+    # A web console makes an empty object for a folder, even for this one.
+    small = [
+        name
+        for name, entry in objects.items()
+        if "/" not in name and name != "lock" and entry.size
+    ]
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name: _get(folder, objects[name], to), small))
         for _, of_place in itertools.groupby(steps.marked(objects), lambda s: s.place):
@@ -65,6 +70,9 @@ def _newest(
         for error in errors:
             logging.warning("%s; the checkpoint before it is taken", error)
         return found[:count]
+    if found[0].place == steps.BEST:  # as for one on this disk
+        logging.warning("%s; the search for the best checkpoint restarts", errors[0])
+        return []
     raise errors[0]
 
 

@@ -14,6 +14,9 @@ from vitjax.mirror import steps
 from vitjax.mirror.lock import Lock, Lost
 
 _THREADS = 16  # files of a checkpoint on their way at a time
+# Seconds of retries of a put. Another run takes the lock over after a minute without a
+# beat, so none of this run's puts may still be tried then.
+PATIENCE = 30.0
 _LOOK = 1.0  # seconds between two looks for new checkpoints
 # Parts of the names of what stays here: unfinished files, and the local lock.
 _UNFINISHED = (".orbax-checkpoint-tmp", ".partial")
@@ -44,6 +47,7 @@ class Pusher:
         self._seen: set[steps.Step] = set()  # here, at some time
         self._linked: dict[steps.Step, list[str]] = {}
         self._pushed: dict[str, tuple[int, int]] = {}  # name: size and time of change
+        self._failing = False  # the last push failed, which has been told
         self._guard = threading.Lock()  # of `_linked`
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -105,9 +109,13 @@ class Pusher:
         except Lost:
             return  # the lock's own thread ends the run
         except (OSError, ValueError) as error:
-            logging.warning(
-                "%s; training goes on, and the next push tries again", error
-            )
+            if not self._failing:
+                logging.warning(
+                    "%s; training goes on, and the next pushes try again", error
+                )
+            self._failing = True
+        else:
+            self._failing = False
 
     def _changed(self) -> dict[str, tuple[int, int]]:
         """Return size and time of each small file that differs from what was put."""

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from vitjax.devices.stopping import Stopped, StopSignal
 from vitjax.mirror import fetch, lock, push
 from vitjax.records.workdir import locked
 
-_OWNER = "owner"  # beside the staging folder: the owner of the lock that its run had
+# In a folder of the user's cache: the staging folder, the links of the files that are
+# being uploaded, and the owner of the lock that its run had.
+_LOCAL, _LINKS, _OWNER = "workdir", "links", "owner"
 
 
 @contextlib.contextmanager
@@ -35,7 +38,7 @@ def staged(
         After the run, the message says where the files are.
     """
     base = _base(url)
-    local, links = base / "workdir", base / "links"
+    local, links = base / _LOCAL, base / _LINKS
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(base, force))
         folder = bucket.Bucket.open(url)
@@ -59,27 +62,25 @@ def staged(
                 held.release()
             raise
         old = [] if keeps_old else good
-        pusher = push.Pusher(folder, local, links, held, good, old)
+        brief = bucket.Bucket.open(url, patience=push.PATIENCE)
+        pusher = push.Pusher(brief, local, links, held, good, old)
         pusher.start(seconds)
         print(f"{url} is mirrored from {local} every {seconds:g} s", flush=True)
         try:
             yield local
         except Stopped:
             # A second signal ends the process at once.
-            _finish(pusher, held, folder, local)
+            _finish(pusher, held, folder, base)
             raise
         except BaseException:
             # The error of the run is the one to report.
             with contextlib.suppress(Unfinished):
-                _finish(pusher, held, folder, local)
+                _finish(pusher, held, folder, base)
             raise
         else:
             with StopSignal(f"ends when all is in {url}"):
-                _finish(pusher, held, folder, local)
+                _finish(pusher, held, folder, base)
             print(f"all records and checkpoints are in {url}", flush=True)
-        for path in (local, links):
-            shutil.rmtree(path)
-        owner.unlink()
 
 
 class Unfinished(ValueError):
@@ -87,18 +88,33 @@ class Unfinished(ValueError):
 
 
 def _finish(
-    pusher: push.Pusher, held: lock.Lock, folder: bucket.Bucket, local: Path
+    pusher: push.Pusher, held: lock.Lock, folder: bucket.Bucket, base: Path
 ) -> None:
-    """Push what is left, and give the lock back."""
+    """Push what is left, give the lock back, and remove what is in `base`."""
     pusher.stop()
     try:
-        pusher.push()
+        _push_all(pusher)
         held.release()
     except (ValueError, OSError) as error:
         raise Unfinished(
-            f"{error}; what {folder.url} lacks is in {local}: copy it there when it can be "
-            "written again, before the run is started again"
+            f"{error}; what {folder.url} lacks is in {base / _LOCAL}: copy it there when it "
+            "can be written again, before the run is started again"
         ) from error
+    for name in (_LOCAL, _LINKS):
+        shutil.rmtree(base / name, ignore_errors=True)
+    (base / _OWNER).unlink()
+
+
+def _push_all(pusher: push.Pusher) -> None:
+    """Push what is left; tries again as long as all of this package tries a request."""
+    end = time.monotonic() + bucket.PATIENCE
+    while True:
+        try:
+            pusher.push()
+            return
+        except bucket.Faulty:
+            if time.monotonic() > end:
+                raise
 
 
 def _base(url: str) -> Path:

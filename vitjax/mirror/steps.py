@@ -9,7 +9,8 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-PLACES = ("checkpoints", "best/checkpoints")  # folders of steps, in a workdir
+BEST = "best/checkpoints"
+PLACES = ("checkpoints", BEST)  # folders of steps, in a workdir
 _MARKER = ".whole.json"
 _REMOVAL = 0.2  # seconds, many times what the removal of a step takes
 

@@ -3,6 +3,8 @@
 import os
 import socket
 import sys
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -238,3 +240,12 @@ def test_without_the_extra_one_sentence_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(ValueError, match=r'`pip install -e "\.\[bucket\]"`'):
         Bucket.open("gs://bucket/x")
+
+
+@pytest.mark.parametrize("name", ["a//b", "a/../b", "a/b\x01"])
+def test_an_object_that_no_path_can_name_is_told(bucket, remote, name):
+    address = f"{remote.address}/{quote(remote.url.split('//')[1])}/{quote(name)}"
+    urlopen(Request(address, b"", method="PUT")).close()
+    text = fails(BucketError, lambda: list(bucket.list()))
+    assert name.rpartition("/")[2].rstrip("\x01") in text
+    assert "rename or remove it" in text

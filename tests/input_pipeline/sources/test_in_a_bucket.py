@@ -278,3 +278,13 @@ def test_a_missing_or_truncated_shard_is_named(imagenet_dir, remote):
     there.remove([shard])
     with pytest.raises(ValueError, match=re.escape(f"{remote.url}/{shard} is missing")):
         train(remote)
+
+
+@on_s3
+def test_the_folder_of_a_split_is_no_data_dir(photos, remote):
+    upload(photos, remote)
+    with pytest.raises(ValueError, match="is the folder of one") as caught:
+        sources.open_source(
+            kind="folder", data_dir=f"{remote.url}/train/", split="train"
+        )
+    assert str(caught.value).endswith(f"set data_dir to {remote.url}")

@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import shutil
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import pytest
 
 from input_pipeline import bucket
-from vitjax.mirror import fetch, steps
+from vitjax.mirror import fetch, staging, steps
 from vitjax.mirror.lock import Lock
 from vitjax.mirror.push import Pusher
 from vitjax.mirror.steps import Step
@@ -227,6 +229,8 @@ def test_a_bucket_that_fails_costs_a_warning(folder, local, remote, caplog):
     push._push_or_warn()
     assert "training goes on" in caplog.text
     assert "grant this account" in caplog.text
+    push._push_or_warn()
+    assert len(caplog.records) == 1
     remote.set(faults=[])
     push.push()
     assert ONE.marker in names(folder)
@@ -296,3 +300,39 @@ def test_a_lost_lock_uploads_no_file(folder, local):
     (local / "metrics.jsonl").write_text("old rows, and one more")
     push._push_or_warn()
     assert folder.read("metrics.jsonl") == b"the new run's"
+
+
+def test_objects_that_a_web_console_makes_for_folders_are_no_files(
+    folder, local, remote, tmp_path
+):
+    save(local, ONE)
+    pusher(folder, local).push()
+    for name in ("", "checkpoints/", "tensorboard/"):
+        address = f"{remote.address}/{quote(remote.url.split('//')[1])}/{name}"
+        urlopen(Request(address, b"", method="PUT")).close()
+    good, left = fetch.fetch(folder, tmp_path / "new")
+    assert (good, left) == ([ONE], [])
+    assert {x.name for x in (tmp_path / "new").iterdir()} == {"checkpoints"}
+    assert steps.whole(tmp_path / "new") == [ONE]
+
+
+def test_a_damaged_best_checkpoint_is_left_out_as_on_a_disk(
+    folder, local, tmp_path, caplog
+):
+    best = Step("best/checkpoints", 1)
+    for step in (ONE, best):
+        save(local, step)
+    pusher(folder, local).push()
+    folder.put(f"{best.folder}/meta", b"[]")
+    good, left = fetch.fetch(folder, tmp_path / "new")
+    assert good == [ONE]
+    assert left == [best.marker, *sorted(files(best))]
+    assert "the search for the best checkpoint restarts" in caplog.text
+
+
+def test_the_last_push_outlasts_the_patience_of_one(folder, local, remote):
+    save(local, ONE)
+    push = pusher(bucket.Bucket.open(remote.url, patience=0.1), local)
+    remote.fail("503", 5, method="PUT")
+    staging._push_all(push)
+    assert ONE.marker in names(folder)
