@@ -28,8 +28,8 @@ def run(
 ) -> Any:
     """Run the remaining steps, and return the last state.
 
-    The rows of a step are on disk before its checkpoint. A run whose `checkpoints` are
-    over ends early, with every evaluation and a checkpoint.
+    Rows of a step are on disk before its checkpoint. A run whose `checkpoints` are over
+    ends early, with every evaluation and a checkpoint.
 
     Args:
       batches: the batches of the remaining steps, on the devices.
@@ -40,20 +40,18 @@ def run(
       Stopped: a signal, or data that cannot be read now, ended the run in good order.
       ValueError: a metric is not finite, or checkpoints cannot be written.
     """
-    clock = records.clock
-    first_step, total_steps = int(state.step), clock.total_steps
-
+    clock, first_step = records.clock, int(state.step)
+    total_steps = clock.total_steps
     over = _evaluate(first_step, state, evals, records, checkpoints)
     if over:
-        said = f"already stopped early: {over}; a larger ckpt_best.patience goes on"
-        records.progress.say(said)
         total_steps = first_step
+        more = "a larger ckpt_best.patience goes on"
+        records.progress.say(f"already stopped early: {over}; {more}")
     if signal.due(first_step) and first_step < total_steps:
         records.flush()
         raise Stopped(first_step, saved=False)
     step, saved, stopped = first_step, first_step, False
-    # From here on, every transfer to or from a device must be explicit.
-    with jax.transfer_guard("disallow"):
+    with jax.transfer_guard("disallow"):  # from here on, transfers must be explicit
         for step in range(first_step + 1, total_steps + 1):
             try:
                 batch = next(batches)
@@ -63,8 +61,7 @@ def run(
                 records.draw(batch)
             state, step_metrics = program.train_step(state, batch, program.key)
             if step == first_step + 1:
-                # The first step includes compilation, so it is not timed.
-                jax.block_until_ready(step_metrics)
+                jax.block_until_ready(step_metrics)  # not timed: it includes compilation
                 clock.begin(step)
             records.flush()  # an earlier row, while this step runs
             records.progress.advance()
