@@ -71,13 +71,12 @@ class TfdsSource:
         self._records = np.concatenate(
             [found[file][p.skip : p.skip + p.take] for file, p in pieces]
         )
-        self.ahead = None
+        self.ahead, self.remote = None, remote
         if remote is not None:
             stops = {x: np.append(found[x], remote.size(x))[1:] for x in shards}
             self._stops = np.concatenate(
                 [stops[file][p.skip : p.skip + p.take] for file, p in pieces]
             )
-            self._remote = remote
             self.ahead = ahead.Ahead(self._fetch)
         self._ends = np.cumsum([piece.take for piece in instructions], dtype=np.int64)
         self._skips = [piece.skip for piece in instructions]
@@ -108,7 +107,7 @@ class TfdsSource:
     def _fetch(self, index: int) -> bytes:
         """Return the record of an example, read from a bucket."""
         file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
-        return self._remote.read(
+        return self.remote.read(
             file, int(self._records[index]), int(self._stops[index])
         )
 

@@ -145,19 +145,19 @@ def test_the_index_is_kept_beside_the_shards(
     assert len(kept) == 4
     assert not (tmp_path / "cache").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(bucket_shards.Shards, "_scan", lambda *_: 1 / 0)
+        patch.setattr(bucket_shards.Shards, "scan", lambda *_: 1 / 0)
         assert_same(train(remote), expected)
     # A damaged one, and one of an older shard, are made again.
     there.put(kept[0], b"no index")
     shard = kept[1].replace(".record_index/", "").removesuffix(".npy")
     there.put(shard, there.read(shard))
-    scan, scanned = bucket_shards.Shards._scan, []
+    scan, scanned = bucket_shards.Shards.scan, []
 
-    def counted(self, name, url):
-        scanned.append(name)
-        return scan(self, name, url)
+    def counted(self, url):
+        scanned.append(url.removeprefix(f"{remote.url}/"))
+        return scan(self, url)
 
-    monkeypatch.setattr(bucket_shards.Shards, "_scan", counted)
+    monkeypatch.setattr(bucket_shards.Shards, "scan", counted)
     assert_same(train(remote), expected)
     first = kept[0].replace(".record_index/", "").removesuffix(".npy")
     assert sorted(scanned) == sorted([first, shard])
@@ -172,7 +172,7 @@ def test_the_index_is_kept_here_if_the_bucket_may_not_be_written(
     remote.fail("403", -1, method="PUT")
     expected = train(remote)
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
-    monkeypatch.setattr(bucket_shards.Shards, "_scan", lambda *_: 1 / 0)
+    monkeypatch.setattr(bucket_shards.Shards, "scan", lambda *_: 1 / 0)
     assert_same(train(remote), expected)
 
 
