@@ -5,6 +5,7 @@ to a local folder, from which it answers as ever. A record is one read of its ra
 read fails if the shard was replaced since the source was opened.
 """
 
+import contextlib
 import hashlib
 import shutil
 import struct
@@ -18,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from input_pipeline import bucket
-from input_pipeline.sources import record_index
+from input_pipeline.sources import copies, record_index
 from input_pipeline.sources.ahead import Damaged
 
 _METADATA = (".json", ".txt")  # the files of a data set that are not shards
@@ -43,6 +44,7 @@ class Shards:
         self._bucket = bucket.Bucket.open(self.url)
         self._bucket.check()
         self._entries = {entry.key: entry for entry in self._bucket.list(name)}
+        self._copies: copies.Copies | None = None
         self.metadata = tempfile.mkdtemp(prefix="tfds-metadata-")
         weakref.finalize(self, shutil.rmtree, self.metadata, ignore_errors=True)
         small = [x for x in self._entries if x.endswith(_METADATA) and _visible(x)]
@@ -65,6 +67,11 @@ class Shards:
             raise ValueError(record_index.missing(shard))
         return entry.size
 
+    def copy(self, shards: Sequence[str], cache_dir: str) -> None:
+        """Begin to copy shards to a local folder; later reads use what is there."""
+        entries = [self._entries[self._name(shard)] for shard in shards]
+        self._copies = copies.Copies(self._bucket, entries, cache_dir)
+
     def read(self, shard: str, start: int, stop: int) -> bytes:
         """Return the data of the record in a range of a shard.
 
@@ -73,8 +80,17 @@ class Shards:
           bucket.BucketError: the read failed, or the shard was replaced.
         """
         name = self._name(shard)
+        frame = self._copies and self._copies.read(name, start, stop)
+        if frame is not None:
+            with contextlib.suppress(Damaged):
+                return unframed(frame)
         etag = self._entries[name].etag
-        return unframed(self._bucket.view(name, start, stop - start, if_match=etag))
+        data = unframed(
+            self._bucket.view(name, start, stop - start, if_match=etag)
+        )  # as damaged in the bucket, if the copy is right
+        if frame is not None and self._copies is not None:
+            self._copies.drop(name)
+        return data
 
     def offsets(self, shards: Sequence[str]) -> list[np.ndarray]:
         """Return the byte offset of each record of each shard, as int64 arrays.
