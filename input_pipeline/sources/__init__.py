@@ -91,7 +91,7 @@ SOURCES = {
     "arrays": arrays,
 }
 # The arguments of sources that are paths.
-_PATHS = ("data_dir", "path")
+_PATHS = ("data_dir", "path", "cache_dir")
 _IN_BUCKETS = ("tfds", "folder")  # the kinds that a bucket may hold
 
 
@@ -148,7 +148,8 @@ def _checked(kind: str, origin: Any, data: Mapping[str, Any]) -> Any:
                 f"{key} of a data section must be {_name(hints[key])}, got {data[key]!r}"
             ) from None
         if key in _PATHS and kind in SOURCES and data[key] is not None:
-            served = places.BUCKETS if kind in _IN_BUCKETS else ()
+            local = key == "cache_dir" or kind not in _IN_BUCKETS
+            served = () if local else places.BUCKETS
             places.check(data[key], f"{key} of a data section", served)
     if not isinstance(origin, str):
         raise ValueError(f"origin of a data section must be a string, got {origin!r}")

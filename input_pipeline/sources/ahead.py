@@ -17,7 +17,7 @@ import tensorflow as tf
 from input_pipeline.tracing import as_written
 
 IN_FLIGHT = 256  # where no config says it
-_CHUNK = 16  # examples that pass from Python to tf.data in one call
+_CHUNK = 32  # examples that pass from Python to tf.data in one call, at most
 
 Item = dict[str, tf.Tensor]
 
@@ -62,7 +62,8 @@ class Ahead:
 
         About `in_flight` examples are read or wait in memory at a time.
         """
-        chunks = pairs.batch(_CHUNK)
+        chunk = min(_CHUNK, in_flight)
+        chunks = pairs.batch(chunk)
         specs: Any = chunks.element_spec
         index_spec, chance_spec = specs
         text = tf.TensorSpec([None], tf.string)
@@ -73,7 +74,7 @@ class Ahead:
             pool = ThreadPoolExecutor(in_flight, thread_name_prefix="read ahead")
             try:
                 for index, chance, reads in _started(
-                    chunks, pool, in_flight, self._content
+                    chunks, pool, in_flight // chunk, self._content
                 ):
                     content, damage = zip(*(x.result() for x in reads), strict=True)
                     yield (
@@ -110,14 +111,14 @@ class Ahead:
 def _started(
     chunks: tf.data.Dataset,
     pool: ThreadPoolExecutor,
-    in_flight: int,
+    count: int,
     read: Callable[[int], Any],
 ) -> Iterator[tuple[np.ndarray, Any, list[Future]]]:
-    """Yield (index, chance, futures) of each chunk, with the next chunks' reads begun."""
+    """Yield (index, chance, futures) of each chunk, with the next `count` begun."""
     waiting: collections.deque = collections.deque()
     for index, chance in chunks.as_numpy_iterator():
         waiting.append((index, chance, [pool.submit(read, i) for i in index.tolist()]))
-        if len(waiting) * _CHUNK > in_flight:
+        if len(waiting) > count:
             yield waiting.popleft()
     yield from waiting
 

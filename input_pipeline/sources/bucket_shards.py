@@ -5,6 +5,7 @@ to a local folder, from which it answers as ever. A record is one read of its ra
 read fails if the shard was replaced since the source was opened.
 """
 
+import contextlib
 import hashlib
 import shutil
 import struct
@@ -18,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from input_pipeline import bucket
-from input_pipeline.sources import record_index
+from input_pipeline.sources import copies, record_index
 from input_pipeline.sources.ahead import Damaged
 
 _METADATA = (".json", ".txt")  # the files of a data set that are not shards
@@ -43,6 +44,7 @@ class Shards:
         self._bucket = bucket.Bucket.open(self.url)
         self._bucket.check()
         self._entries = {entry.key: entry for entry in self._bucket.list(name)}
+        self._copies: copies.Copies | None = None
         self.metadata = tempfile.mkdtemp(prefix="tfds-metadata-")
         weakref.finalize(self, shutil.rmtree, self.metadata, ignore_errors=True)
         small = [x for x in self._entries if x.endswith(_METADATA) and _visible(x)]
@@ -65,6 +67,11 @@ class Shards:
             raise ValueError(record_index.missing(shard))
         return entry.size
 
+    def copy(self, shards: Sequence[str], cache_dir: str) -> None:
+        """Begin to copy shards to a local folder; later reads use what is there."""
+        entries = [self._entries[self._name(shard)] for shard in shards]
+        self._copies = copies.Copies(self._bucket, entries, cache_dir)
+
     def read(self, shard: str, start: int, stop: int) -> bytes:
         """Return the data of the record in a range of a shard.
 
@@ -73,11 +80,17 @@ class Shards:
           bucket.BucketError: the read failed, or the shard was replaced.
         """
         name = self._name(shard)
-        return unframed(
-            self._bucket.read(
-                name, start, stop - start, if_match=self._entries[name].etag
-            )
-        )
+        frame = self._copies and self._copies.read(name, start, stop)
+        if frame is not None:
+            with contextlib.suppress(Damaged):
+                return unframed(frame)
+        etag = self._entries[name].etag
+        data = unframed(
+            self._bucket.view(name, start, stop - start, if_match=etag)
+        )  # as damaged in the bucket, if the copy is right
+        if frame is not None and self._copies is not None:
+            self._copies.drop(name)
+        return data
 
     def offsets(self, shards: Sequence[str]) -> list[np.ndarray]:
         """Return the byte offset of each record of each shard, as int64 arrays.
@@ -114,20 +127,23 @@ class Shards:
                 return False
             return True
 
-        return record_index.cached(
-            shard, size, key, lambda: self._scan(name, shard), save
-        )
+        return record_index.cached(shard, size, key, lambda: self.scan(shard), save)
 
-    def _scan(self, name: str, shard: str) -> np.ndarray:
+    def scan_all(self, shards: Sequence[str]) -> list[np.ndarray]:
+        """Return what `offsets` does, from the bytes of the shards."""
+        return record_index.with_progress(self.scan, shards, _SHARDS)
+
+    def scan(self, shard: str) -> np.ndarray:
         """Return the offsets of a shard's records, from its bytes in large parts."""
+        name = self._name(shard)
         size, etag = self._entries[name].size, self._entries[name].etag
         found, position, part, first = [], 0, b"", 0
         while position < size:
             if position + _HEADER > first + len(part):
                 first = position
                 length = min(_PART, size - first)
-                part = self._bucket.read(name, first, length, if_match=etag)
-            header = part[position - first : position - first + _HEADER]
+                part = self._bucket.view(name, first, length, if_match=etag)
+            header = bytes(part[position - first : position - first + _HEADER])
             end = record_index.end_of(header, position)
             if end > size:
                 raise ValueError(
@@ -141,21 +157,21 @@ class Shards:
         return shard.removeprefix(f"{self.url}/")
 
 
-def unframed(frame: bytes) -> bytes:
+def unframed(frame: bytes | memoryview) -> bytes:
     """Return the data of a record of TFRecord, from all its bytes.
 
     Raises Damaged if its length or a checksum is wrong.
     """
     import google_crc32c
 
-    def checked(part: bytes, check: bytes, what: str) -> None:
+    def checked(part: bytes, check: bytes | memoryview, what: str) -> None:
         crc = google_crc32c.value(part)
         masked = ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
         if struct.pack("<I", masked) != check:
             raise Damaged(f"the checksum of its {what} is wrong")
 
-    checked(frame[:8], frame[8:_HEADER], "length")
-    data = frame[_HEADER:-_FOOTER]
+    checked(bytes(frame[:8]), frame[8:_HEADER], "length")
+    data = bytes(frame[_HEADER:-_FOOTER])  # the only copy, if `frame` is a view
     (length,) = struct.unpack_from("<Q", frame)
     if length != len(data):
         raise Damaged(f"its length is {length}, but the index has {len(data)}")

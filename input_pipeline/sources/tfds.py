@@ -29,6 +29,8 @@ class TfdsSource:
         tfds or, if that is not prepared, the only prepared one; a notice says so.
       split: a split or any part of one that tfds knows, such as "train[:99%]".
       data_dir: where tfds has prepared it, also gs:// or s3://; None is tfds' default.
+      cache_dir: a local folder to which the shards of a bucket are copied while they are
+        read, as much as fits; see `copies`.
 
     Raises:
       DataNotFound: the data set is not prepared.
@@ -36,7 +38,14 @@ class TfdsSource:
         a bucket that cannot be read.
     """
 
-    def __init__(self, *, name: str, split: str, data_dir: str | None = None):
+    def __init__(
+        self,
+        *,
+        name: str,
+        split: str,
+        data_dir: str | None = None,
+        cache_dir: str | None = None,
+    ):
         self._what = f"{name} {split}"
         remote = _in_bucket(name, data_dir)
         where = data_dir if remote is None else remote.metadata
@@ -71,14 +80,19 @@ class TfdsSource:
         self._records = np.concatenate(
             [found[file][p.skip : p.skip + p.take] for file, p in pieces]
         )
-        self.ahead = None
+        self.ahead, self.remote = None, remote
         if remote is not None:
             stops = {x: np.append(found[x], remote.size(x))[1:] for x in shards}
             self._stops = np.concatenate(
                 [stops[file][p.skip : p.skip + p.take] for file, p in pieces]
             )
-            self._remote = remote
             self.ahead = ahead.Ahead(self._fetch)
+            if cache_dir is not None:
+                remote.copy(shards, cache_dir)
+        elif cache_dir is not None:
+            self.notices += (
+                f"cache_dir={cache_dir!r} has no effect: {folder} is not in a bucket",
+            )
         self._ends = np.cumsum([piece.take for piece in instructions], dtype=np.int64)
         self._skips = [piece.skip for piece in instructions]
 
@@ -108,7 +122,7 @@ class TfdsSource:
     def _fetch(self, index: int) -> bytes:
         """Return the record of an example, read from a bucket."""
         file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
-        return self._remote.read(
+        return self.remote.read(
             file, int(self._records[index]), int(self._stops[index])
         )
 

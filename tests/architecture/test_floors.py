@@ -48,7 +48,7 @@ ROOMS = {
         ("stream", ALL),
         ("pipeline", ALL),
         ("look benchmark prepare", ALL),
-        ("benchmark_memory benchmark_prepared", ALL),
+        ("benchmark_bucket benchmark_memory benchmark_prepared", ALL),
     ],
     "parity": [
         ("reference", ()),

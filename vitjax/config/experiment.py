@@ -57,6 +57,7 @@ MAY_CHANGE = (
     "input.num_parallel_calls",
     "input.reads_in_flight",
     "input.data.data_dir",
+    "input.data.cache_dir",
     "input.data.as_seen",  # False continues runs of earlier versions
     "evals",
     "batch_size_eval",

@@ -149,19 +149,19 @@ def test_the_index_is_kept_beside_the_shards(
     assert len(kept) == 4
     assert not (tmp_path / "cache").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(bucket_shards.Shards, "_scan", lambda *_: 1 / 0)
+        patch.setattr(bucket_shards.Shards, "scan", lambda *_: 1 / 0)
         assert_same(train(remote), expected)
     # A damaged one, and one of an older shard, are made again.
     there.put(kept[0], b"no index")
     shard = kept[1].replace(".record_index/", "").removesuffix(".npy")
     there.put(shard, there.read(shard))
-    scan, scanned = bucket_shards.Shards._scan, []
+    scan, scanned = bucket_shards.Shards.scan, []
 
-    def counted(self, name, url):
-        scanned.append(name)
-        return scan(self, name, url)
+    def counted(self, url):
+        scanned.append(url.removeprefix(f"{remote.url}/"))
+        return scan(self, url)
 
-    monkeypatch.setattr(bucket_shards.Shards, "_scan", counted)
+    monkeypatch.setattr(bucket_shards.Shards, "scan", counted)
     assert_same(train(remote), expected)
     first = kept[0].replace(".record_index/", "").removesuffix(".npy")
     assert sorted(scanned) == sorted([first, shard])
@@ -176,7 +176,7 @@ def test_the_index_is_kept_here_if_the_bucket_may_not_be_written(
     remote.fail("403", -1, method="PUT")
     expected = train(remote)
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
-    monkeypatch.setattr(bucket_shards.Shards, "_scan", lambda *_: 1 / 0)
+    monkeypatch.setattr(bucket_shards.Shards, "scan", lambda *_: 1 / 0)
     assert_same(train(remote), expected)
 
 
@@ -227,6 +227,53 @@ def test_a_fault_that_passes_changes_nothing(imagenet_dir, remote, kind):
     remote.fail(kind, 5, key="tfrecord")
     assert_same(train(remote, skip_errors=True), expected)
     assert remote.set()["failed"] == 5
+
+
+@on_s3
+@pytest.mark.parametrize("kind", ["503", "429", "reset", "cut"])
+def test_a_fault_while_the_index_is_made_changes_nothing(imagenet_dir, remote, kind):
+    there = upload(imagenet_dir, remote)
+    section = {"name": "imagenet2012", "split": "train"}
+    remote.fail(kind, 5, key="tfrecord")
+    source = sources.open_source(**section, data_dir=remote.url)
+    assert remote.set()["failed"] == 5
+    local = sources.open_source(**section, data_dir=str(imagenet_dir))
+    np.testing.assert_array_equal(source._records, local._records)
+    assert len([x for x in there.list() if "/.record_index/" in x.key]) == 4
+
+
+@on_gs
+def test_an_index_that_cannot_be_made_is_one_error_and_is_not_kept(
+    imagenet_dir, remote
+):
+    there = upload(imagenet_dir, remote)
+    remote.fail("403", -1, method="GET", key="train.tfrecord-00002")
+    with pytest.raises(bucket.NotAllowed, match=r"tfrecord-00002.* the store refuses"):
+        train(remote)
+    kept = [x.key for x in there.list() if "/.record_index/" in x.key]
+    assert not any("train.tfrecord-00002" in key for key in kept)
+
+
+@on_s3
+def test_a_shard_that_is_replaced_before_its_index_is_made(imagenet_dir, remote):
+    there = upload(imagenet_dir, remote)
+    shards = bucket_shards.Shards(remote.url, "imagenet2012")
+    key = next(x.key for x in there.list() if "train.tfrecord-00002" in x.key)
+    there.put(key, there.read(key))
+    with pytest.raises(bucket.Changed, match="another program has replaced"):
+        shards.offsets([f"{remote.url}/{key}"])
+
+
+@on_gs
+@pytest.mark.parametrize("in_flight", [1, 33])
+def test_the_number_of_reads_in_flight_changes_no_batch(
+    imagenet_dir, remote, in_flight
+):
+    upload(imagenet_dir, remote)
+    section = {"name": "imagenet2012", "split": "train"}
+    local = batches({**section, "data_dir": str(imagenet_dir)}, 6)
+    ours = batches({**section, "data_dir": remote.url}, 6, reads_in_flight=in_flight)
+    assert_same(ours, local)
 
 
 @on_gs

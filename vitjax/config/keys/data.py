@@ -28,6 +28,10 @@ DATA = {
         "default TFDS_DATA_DIR or ~/tensorflow_datasets; for huggingface a folder of "
         "save_to_disk or of parquet files. It may change when a run resumes."
     ),
+    "input.data.cache_dir": (
+        "A folder of this machine, to which the shards of data in a bucket are copied while "
+        "they are read, as much as fits. It may change when a run resumes."
+    ),
     "input.data[tfds].name": (
         'The name of the data set in tfds. "imagenet2012:5.0.0" chooses a version, and '
         '"imagenet_v2/matched-frequency" a configuration.'
