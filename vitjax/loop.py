@@ -61,7 +61,9 @@ def run(
                 records.draw(batch)
             state, step_metrics = program.train_step(state, batch, program.key)
             if step == first_step + 1:
-                jax.block_until_ready(step_metrics)  # not timed: it includes compilation
+                jax.block_until_ready(
+                    step_metrics
+                )  # not timed: it includes compilation
                 clock.begin(step)
             records.flush()  # an earlier row, while this step runs
             records.progress.advance()
