@@ -41,15 +41,9 @@ def run(
       ValueError: a metric is not finite, or checkpoints cannot be written.
     """
     clock, first_step = records.clock, int(state.step)
-    total_steps = clock.total_steps
-    over = _evaluate(first_step, state, evals, records, checkpoints)
-    if over:
-        total_steps = first_step
-        more = "a larger ckpt_best.patience goes on"
-        records.progress.say(f"already stopped early: {over}; {more}")
-    if signal.due(first_step) and first_step < total_steps:
-        records.flush()
-        raise Stopped(first_step, saved=False)
+    total_steps, over = _before_the_first_step(
+        state, evals, records, checkpoints, signal
+    )
     step, saved, stopped = first_step, first_step, False
     with jax.transfer_guard("disallow"):  # from here on, transfers must be explicit
         for step in range(first_step + 1, total_steps + 1):
@@ -96,6 +90,29 @@ def run(
     if stopped:
         raise Stopped(step)
     return state
+
+
+def _before_the_first_step(
+    state: Any,
+    evals: schedule.Schedule,
+    records: Records,
+    checkpoints: Checkpoints,
+    signal: StopSignal,
+) -> tuple[int, str | None]:
+    """Evaluate what is due. Return the last step to run, and why the run is over, if so.
+
+    Raises Stopped if a signal came.
+    """
+    step, total_steps = int(state.step), records.clock.total_steps
+    over = _evaluate(step, state, evals, records, checkpoints)
+    if over:
+        said = f"already stopped early: {over}; a larger ckpt_best.patience goes on"
+        records.progress.say(said)
+        return step, over
+    if signal.due(step) and step < total_steps:
+        records.flush()
+        raise Stopped(step, saved=False)
+    return total_steps, None
 
 
 def _end_without_data(
