@@ -80,12 +80,13 @@ class TfdsSource:
         self._records = np.concatenate(
             [found[file][p.skip : p.skip + p.take] for file, p in pieces]
         )
-        self.ahead, self.remote = None, remote
+        self.ahead = None
         if remote is not None:
             stops = {x: np.append(found[x], remote.size(x))[1:] for x in shards}
             self._stops = np.concatenate(
                 [stops[file][p.skip : p.skip + p.take] for file, p in pieces]
             )
+            self.remote = remote
             self.ahead = ahead.Ahead(self._fetch)
             if cache_dir is not None:
                 remote.copy(shards, cache_dir)
