@@ -59,7 +59,7 @@ def local_text(text: str) -> str:
     return text
 
 
-def of_workdir(text: str) -> str:
+def anywhere(text: str) -> str:
     """Return a path of this machine or of a bucket, as argparse's `type`."""
     check(text, served=BUCKETS)
     return text

@@ -45,7 +45,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add(
         "--workdir",
-        type=places.of_workdir,
+        type=places.anywhere,
         help="where records and checkpoints go, also gs:// or s3:// (default: runs/NAME)",
     )
     add(

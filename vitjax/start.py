@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from input_pipeline import places
 from vitjax import program as program_lib
 from vitjax import weights
 from vitjax.checkpoints import run as checkpoints
@@ -15,10 +16,11 @@ from vitjax.checkpoints.checkpointer import Checkpointer
 from vitjax.checkpoints.read import locate
 from vitjax.config.experiment import Experiment
 from vitjax.evaluators import schedule
+from vitjax.mirror import copy
 from vitjax.program import Program
 from vitjax.records import sinks
 from vitjax.step import copied
-from vitjax.weights import normalisation
+from vitjax.weights import files, normalisation
 from vitjax.weights.fit import load_into
 
 
@@ -39,6 +41,27 @@ def check(e: Experiment) -> None:
     schedule.check(e.evals)
     sinks.check_wandb(e.wandb)
     check_best(e.ckpt_best)
+    for key in ("resume", "model_init"):
+        path = getattr(e, key) or ""
+        if places.scheme(path) is not None and jax.process_count() > 1:
+            raise ValueError(
+                f"{key} in a bucket, {path}, serves one process, and there are "
+                f"{jax.process_count()}: copy it to a disk that all of them share"
+            )
+
+
+def with_copies(e: Experiment, newest: Checkpointer) -> Experiment:
+    """Return `e` with what the run starts from on this machine, if it is in a bucket.
+
+    Then all that read it see one checkpoint, though its run may write others meanwhile.
+    """
+    if newest.latest_step() is not None:
+        return e
+    if e.resume is not None:
+        return dataclasses.replace(e, resume=str(copy.checkpoint(e.resume)))
+    if e.model_init is not None:
+        return dataclasses.replace(e, model_init=str(files.local(e.model_init)))
+    return e
 
 
 def first_state(

@@ -59,6 +59,7 @@ def train_and_evaluate(
         "ckpt_steps": e.steps("ckpt", **sizes, default=None),
     }
     newest = checkpoints.newest(workdir, e, sizes)
+    e = start.with_copies(e, newest)
     warn = data_lib.once(logging.warning)
     data = data_lib.as_before(data, *checkpoints.kept(newest, e.resume), warn)
     data_lib.check_classes(data.num_classes, e, warn)

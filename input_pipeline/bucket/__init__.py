@@ -114,7 +114,7 @@ class Bucket:
     """A folder of a bucket; keys are below it. See `open`."""
 
     def __init__(self, url: str, patience: float):
-        self.url = "{}://{}/{}".format(*split(url))
+        self.url = url
         self._library = _obstore()
         self._store = self._open(patience, _IDLE, _REQUEST)
 
@@ -126,7 +126,13 @@ class Bucket:
         many seconds a request is tried for again. Raises ValueError for another URL, or
         if the extra `bucket` is not installed; NotAllowed for unreadable credentials.
         """
-        return cls(url, patience)
+        return cls("{}://{}/{}".format(*split(url)), patience)
+
+    @classmethod
+    def of_file(cls, url: str) -> tuple["Bucket", str]:
+        """Open the folder of a file, or its bucket; return that and the file's key."""
+        folder, _, key = "{}://{}/{}".format(*split(url)).rpartition("/")
+        return cls(folder, PATIENCE), key
 
     def check(self) -> None:
         """Raise BucketError within 10 s unless the bucket answers and may be listed."""

@@ -122,12 +122,11 @@ class Request:
 
 @dataclasses.dataclass
 class Answer:
-    """A status, headers and a body; `length` is of the body that HEAD does not get."""
+    """A status, a body, and headers."""
 
     status: int
     body: bytes = b""
     headers: dict = dataclasses.field(default_factory=dict)
-    length: int | None = None
 
 
 def error(status, code="", message="told by the test"):
@@ -259,8 +258,6 @@ def read(bucket, request):
         last = first + len(data) - 1
         headers["Content-Range"] = f"bytes {first}-{last}/{len(there.data)}"
         status = 206
-    if request.method == "HEAD":
-        return Answer(status, b"", headers, len(data))
     return Answer(status, data, headers)
 
 
@@ -329,8 +326,7 @@ async def parse(reader):
 
 async def send(writer, answer, cut=None):
     """Send an answer, or only `cut` bytes of its body."""
-    length = len(answer.body) if answer.length is None else answer.length
-    head = [f"HTTP/1.1 {answer.status} X", f"Content-Length: {length}"]
+    head = [f"HTTP/1.1 {answer.status} X", f"Content-Length: {len(answer.body)}"]
     head += [f"{name}: {value}" for name, value in answer.headers.items()]
     writer.write("\r\n".join(head).encode() + b"\r\n\r\n")
     writer.write(answer.body if cut is None else answer.body[:cut])
@@ -342,10 +338,11 @@ async def respond(server, request, writer):
     if request.bucket == "_control":
         await send(writer, server.control(request))
         return True
+    cut = 0 if request.method == "HEAD" else None  # it gets no body
     if request.bucket not in server.buckets:
         if "computeMetadata" in request.target or "latest" in request.target:
             server.tokens += 1  # a cloud's metadata address, which knows no account
-        await send(writer, error(404, "NoSuchBucket"))
+        await send(writer, error(404, "NoSuchBucket"), cut)
         return True
     bucket = server.buckets[request.bucket]
     bucket.requests[request.method] = bucket.requests.get(request.method, 0) + 1
@@ -358,7 +355,7 @@ async def respond(server, request, writer):
     if kind in ("hang", "reset"):
         return False
     if kind is not None and kind.isdigit():
-        await send(writer, error(int(kind), fault.get("code")))
+        await send(writer, error(int(kind), fault.get("code")), cut)
         return True
     answer = server.answer(request)
     if kind == "lost":
@@ -367,8 +364,8 @@ async def respond(server, request, writer):
         await send(writer, answer, cut=len(answer.body) // 2)
         await asyncio.sleep(_STALL if kind == "stall" else 0)
         return False
-    bucket.bytes_out += len(answer.body)
-    await send(writer, answer)
+    bucket.bytes_out += len(answer.body[:cut])
+    await send(writer, answer, cut)
     return True
 
 

@@ -8,6 +8,9 @@ import urllib.request
 import uuid
 from pathlib import Path
 
+from input_pipeline import bucket
+from vitjax.mirror import steps
+
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "not-a-secret-but-none-may-show-it"
 
@@ -75,6 +78,21 @@ class Remote:
         )
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
+
+    def hold(self, workdir):
+        """Put a workdir as its run would have; return its URL."""
+        there = bucket.Bucket.open(f"{self.url}/{workdir.name}")
+        files = [p for p in sorted(workdir.rglob("*")) if p.is_file()]
+        for path in files:
+            there.put(str(path.relative_to(workdir)), path)
+        for step in steps.whole(workdir):
+            names = [
+                str(p.relative_to(workdir))
+                for p in files
+                if p.is_relative_to(workdir / step.folder)
+            ]
+            there.put(step.marker, steps.write_marker(workdir, names))
+        return there.url
 
     def fail(self, kind, times=1, **which):
         """Let the next requests fail; times=-1 means all."""

@@ -13,6 +13,7 @@ from absl import logging
 
 from input_pipeline import places
 from vitjax.checkpoints.checksums import changed
+from vitjax.mirror import copy
 
 
 def first_line(error: BaseException) -> str:
@@ -29,10 +30,11 @@ def crc32(meta: dict[str, Any]) -> int:
 def locate(path: str | Path) -> tuple[Path, int]:
     """Return (workdir, step) for a workdir (its newest checkpoint) or a step's folder.
 
-    Raises ValueError if there is no checkpoint, or the path is not of this machine.
+    Both may be in a bucket; the workdir is then a copy on this machine. Raises ValueError
+    if there is no checkpoint, or the path is in neither place.
     """
-    places.check(path, "the checkpoint")
-    path = Path(path).resolve()
+    places.check(path, "the checkpoint", places.BUCKETS)
+    path = copy.checkpoint(path).resolve()
     if path.parent.name == "checkpoints" and path.name.isdigit() and path.is_dir():
         return path.parent.parent, int(path.name)
     steps = [int(p.name) for p in (path / "checkpoints").glob("*") if p.name.isdigit()]
@@ -84,7 +86,7 @@ def read_params(
     for averaged parameters. Raises ValueError if it is missing or damaged.
     """
     workdir, step = locate(path)
-    meta, start = read_meta(path), f"{source}/"
+    meta, start = meta_of(workdir / "checkpoints" / str(step)), f"{source}/"
     stored = {k: v for k, v in meta["checksums"].items() if k.startswith(start)}
     if not stored:
         raise ValueError(

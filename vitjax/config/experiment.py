@@ -170,7 +170,8 @@ def from_config(config: Mapping[str, Any]) -> Experiment:
     }
     arguments.check_types("", hints, own_values)
     for key in ("resume", "model_init"):
-        places.check(own_values.get(key) or "", f"config key {key}")
+        served = places.BUCKETS
+        places.check(own_values.get(key) or "", f"config key {key}", served)
     return Experiment(
         **own_values, optimizer=groups["optimizer"], durations=groups["durations"]
     )

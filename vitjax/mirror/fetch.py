@@ -38,7 +38,7 @@ def fetch(folder: bucket.Bucket, to: Path) -> tuple[list[steps.Step], list[str]]
         if "/" not in name and name != "lock" and entry.size
     ]
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(lambda name: _get(folder, objects[name], to), small))
+        list(pool.map(lambda name: get(folder, objects[name], to), small))
         for _, of_place in itertools.groupby(steps.marked(objects), lambda s: s.place):
             good += _newest(folder, list(of_place), to, objects, pool)
     left = [x for x in objects if (step := steps.step_of(x)) and step not in good]
@@ -103,7 +103,7 @@ def _step(
     partial = to / ".fetched"
 
     def one(name: str) -> str | None:
-        path = _get(folder, objects[name], partial)
+        path = get(folder, objects[name], partial)
         return None if steps.crc32(path) == files[name][1] else name
 
     try:
@@ -116,7 +116,8 @@ def _step(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _get(folder: bucket.Bucket, info: bucket.Info, to: Path) -> Path:
+def get(folder: bucket.Bucket, info: bucket.Info, to: Path) -> Path:
+    """Fetch an object into the folder `to`, and return its path there."""
     path = to / info.key
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:

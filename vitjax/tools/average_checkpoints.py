@@ -97,11 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one sentence on stderr."""
     parser = command.parser("average_checkpoints", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add("workdir", type=places.local, metavar="WORKDIR", help="the workdir of a run")
+    add("workdir", type=places.anywhere, metavar="WORKDIR",
+        help="the workdir of a run, also in a bucket")  # fmt: skip
     add("--steps", default=":", metavar="A:B",
         help="the first and the last step; A: and :B leave a side open (default: all "
         "checkpoints)")  # fmt: skip
-    command.add_out(parser, "DIR", "the mean", "WORKDIR/averaged, or averaged-A-B")
+    command.add_out(
+        parser,
+        "DIR",
+        "the mean",
+        "WORKDIR/averaged, or averaged-A-B; needed for a bucket",
+    )
     command.add_evals(parser)
     add("--no_evaluation", action="store_true", help="only write the mean")
     flags, overrides = parse_with_overrides(
@@ -111,12 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         first, last = parse_steps(flags.steps)
         command.check_folder("--out", flags.out)
+        command.check_out(flags.out, flags.workdir)
+        from vitjax.mirror import copy
         from vitjax.tools.evaluate import evaluate, tell
         from vitjax.tools.trained import open_trained
 
         name = "-".join(["averaged", *filter(None, flags.steps.split(":"))])
-        out = flags.out or flags.workdir / name
-        steps = average(flags.workdir, first, last, out)
+        out = flags.out or Path(flags.workdir, name)
+        steps = average(copy.every(flags.workdir, first, last), first, last, out)
         print(f"the mean of {len(steps)} checkpoints, steps {steps}, is in {out}")
         if not flags.no_evaluation:
             trained = open_trained(out, overrides=overrides)

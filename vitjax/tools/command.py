@@ -42,10 +42,11 @@ def parser(name: str, description: str, examples: Sequence[str]) -> Any:
 def add_ckpt(parser: argparse.ArgumentParser) -> None:
     """Add --ckpt, --config, --ema and --norm, which `open_ckpt` opens."""
     parser.add_argument(
-        "--ckpt", type=places.local_text, required=True, metavar="PATH",
+        "--ckpt", type=places.anywhere, required=True, metavar="PATH",
         help="a run's workdir (its newest checkpoint), its folder best, "
         "WORKDIR/checkpoints/STEP, or a file of weights: .npz, .safetensors, .pth, .ckpt; "
-        "file.pth:state_dict_ema selects one of several state dicts",
+        "file.pth:state_dict_ema selects one of several state dicts; also in a bucket, "
+        "gs:// or s3://",
     )  # fmt: skip
     parser.add_argument(
         "--config", type=places.local_text, metavar="FILE[:ARG]",
@@ -133,6 +134,14 @@ def add_out(
         "--out", type=places.local, metavar=metavar, default=value,
         help=f"where {what} is written (default: {default})",
     )  # fmt: skip
+
+
+def check_out(out: Path | None, source: str) -> None:
+    """Raise ValueError if --out is missing and its default would be in a bucket."""
+    if out is None and places.scheme(source) is not None:
+        raise ValueError(
+            f"tools write to this machine only, and {source} is in a bucket: give --out"
+        )
 
 
 OVERRIDES = "--config.KEY=VALUE changes a key of the config, as in vitjax.train."

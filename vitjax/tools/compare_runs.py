@@ -228,7 +228,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "runs",
         nargs="+",
         metavar="[NAME=]PATH",
-        help="a workdir, a metrics.jsonl, or a CSV export of wandb or TensorBoard",
+        help="a workdir, a metrics.jsonl, or a CSV export of wandb or TensorBoard; also in a "
+        "bucket, gs:// or s3://",
     )
     command.add_out(parser, "DIR", "runs.png with runs.md", "nowhere")
     parser.add_argument(

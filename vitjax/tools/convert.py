@@ -84,8 +84,10 @@ def convert(
     Raises ValueError, and leaves no file behind, if the conversion fails.
     """
     from vitjax import weights
+    from vitjax.weights import files
 
     _check_target(Path(target), to, scan, force)
+    source = files.local(source)
     # For another library, a constant table in a state dict is as good as a learned one.
     keep = posemb or (None if to == "big_vision" else "learn")
     params, config = weights.load(source, posemb=keep, grid=grid, **given)
@@ -221,7 +223,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "source",
-        type=places.local_text,
+        type=places.anywhere,
         metavar="IN",
         help="a run, or a file; see above",
     )

@@ -251,7 +251,9 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = command.parser("evaluate", DESCRIPTION, EXAMPLES)
     command.add_ckpt(parser)
     command.add_evals(parser)
-    command.add_out(parser, "DIR", "the report", "WORKDIR/evaluation-STEP")
+    command.add_out(
+        parser, "DIR", "the report", "WORKDIR/evaluation-STEP; needed for a bucket"
+    )
     command.add_json(parser)
     add = parser.add_argument
     add("--save_logits", action="store_true", help="keep the logits of every example")
@@ -283,6 +285,7 @@ def _work(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     from vitjax.tools.eval_sizes import sizes
     from vitjax.weights import files
 
+    command.check_out(flags.out, flags.ckpt)
     asked = bool(probes.asked(flags))
     trained = command.open_ckpt(flags, overrides, head=not asked)
     sections = {}

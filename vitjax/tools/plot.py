@@ -64,18 +64,19 @@ def smoothed(steps: Sequence[int], values: Sequence[float], half: float) -> list
 
 
 def draw(
-    runs: Sequence[Path],
+    runs: Sequence[str | Path],
     panels: Mapping[str, Sequence[str]],
     smooth: float,
     out: Path,
 ) -> None:
     """Write the picture; ValueError if a run has no rows, or no metric is found."""
+    from vitjax.mirror import copy
     from vitjax.records import jsonl
     from vitjax.records.curves import Line, draw_curves
 
     rows = {}
     for run in runs:
-        rows[run] = jsonl.read_rows(run)
+        rows[run] = jsonl.read_rows(copy.rows(run))
         if not rows[run]:
             raise ValueError(
                 f"{run} has no {jsonl.JSONL} with rows: give the workdir of a run"
@@ -116,9 +117,9 @@ def draw(
     draw_curves(out, lines, log=[title for title in lines if "norm" in title])
 
 
-def _labels(runs: Sequence[Path]) -> list[str]:
+def _labels(runs: Sequence[str | Path]) -> list[str]:
     """Return the folder names, or the whole paths if two names are equal."""
-    names = [run.resolve().name for run in runs]
+    names = [Path(run).resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
@@ -127,8 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command.parser("plot", DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add(
-        "runs", nargs="+", type=places.local, metavar="RUN", help="the workdir of a run"
-    )
+        "runs", nargs="+", type=places.anywhere, metavar="RUN",
+        help="the workdir of a run, also in a bucket",
+    )  # fmt: skip
     add("--metrics", nargs="+", metavar="NAME",
         help="names in metrics.jsonl, a panel for each (default: those above)")  # fmt: skip
     add("--smooth", type=float, default=0.0, metavar="STEPS",

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import places
+from vitjax.mirror import copy
 
 # vitjax's name, then other names of the same metric. They are compared without case or
 # punctuation, because file names contain neither "/" nor "@".
@@ -93,7 +94,8 @@ def read(arguments: Iterable[str]) -> list[Run]:
     """
     runs: dict[tuple[str, str], dict[str, Curve]] = {}
     for argument in arguments:
-        given, path = _split(argument)
+        given, text = _split(argument)
+        path = _local(text)
         points: dict[tuple[str, str], dict[int, float]] = {}
         for run, metric, step, value in _points(path):
             points.setdefault((run, metric), {})[step] = value  # the last one wins
@@ -115,12 +117,19 @@ def read(arguments: Iterable[str]) -> list[Run]:
     return [Run(recipe, name, curves) for (recipe, name), curves in runs.items()]
 
 
-def _split(argument: str) -> tuple[str | None, Path]:
+def _split(argument: str) -> tuple[str | None, str]:
     """Split into (given name or None, path); a folder's name may contain "=" too."""
     name, equals, rest = argument.partition("=")
     if equals and not Path(argument).exists():
-        return name, places.local(rest)
-    return None, places.local(argument)
+        return name, places.anywhere(rest)
+    return None, places.anywhere(argument)
+
+
+def _local(text: str) -> Path:
+    """Return the path of a workdir or a file; of one in a bucket that of its copy."""
+    if Path(text).suffix in (".jsonl", ".csv", ".txt"):
+        return copy.file(text)
+    return copy.rows(text)
 
 
 def _points(path: Path) -> Points:

@@ -211,7 +211,7 @@ def open_trained(
     norm: str = "",
     head: bool = True,
 ) -> Trained:
-    """Open the model and the parameters of a checkpoint.
+    """Open the model and the parameters of a checkpoint; a bucket's is copied first.
 
     Args:
       path: the workdir of a run (its newest checkpoint), its folder `best`,
@@ -232,8 +232,10 @@ def open_trained(
     Raises ValueError, in one sentence, if there is no checkpoint, it is damaged, or it
     does not fit the config's model.
     """
+    shown, path = str(path), files.local(path)
     if weights.is_file(path):
-        return _open_file(path, config, overrides, ema, norm, head)
+        file = _open_file(path, config, overrides, ema, norm, head)
+        return dataclasses.replace(file, name=shown)
     workdir, step = locate(path)
     source = "ema" if ema else "params"
     meta, (params, kept) = read_meta(path), read_params(path, source)
@@ -243,7 +245,7 @@ def open_trained(
     if config is not None:
         own = {key: kept[key] for key in ("model_name", "model") if key in kept}
         plain = {**loaded, "model_name": "vit", **own}
-    own_head = file_config.own_head(str(path), kept.get("num_classes"), plain, head)
+    own_head = file_config.own_head(shown, kept.get("num_classes"), plain, head)
     if norm:
         plain = file_config.normalised(plain, path, norm, overrides)
     return _made(
@@ -251,7 +253,7 @@ def open_trained(
         overrides,
         loaded,
         workdir=workdir,
-        name=f"{path}, step {step}",
+        name=f"{shown}, step {step}",
         step=step,
         params=params,
         source=source,
@@ -286,10 +288,9 @@ def _open_file(
     if model.get("pool_type") == "tok" or model.get("registers"):
         options["pool_type"] = model.get("pool_type")
     notices: dict[str, None] = {}  # a dict, to log each once if the file is read twice
+    options["say"] = notices.setdefault
     try:
-        params, stored = _load(
-            path, model.get("num_heads"), say=notices.setdefault, **options
-        )
+        params, stored = _load(path, model.get("num_heads"), **options)
     finally:
         for notice in notices:
             logging.warning("%s", notice)
@@ -302,9 +303,8 @@ def _open_file(
         plain = file_config.normalised(plain, path, norm, overrides)
     if stored is not None and stored.get("model_name", "vit") != "vit":
         own = {key: stored[key] for key in ("model_name", "model") if key in stored}
-        own_head = file_config.own_head(
-            str(path), stored.get("num_classes"), plain, head
-        )
+        count = stored.get("num_classes")
+        own_head = file_config.own_head(str(path), count, plain, head)
         return _of_file(path, plain | own, params, overrides, loaded, **own_head)
     if plain.get("model_name", "vit") != "vit":
         raise ValueError(

@@ -42,12 +42,6 @@ FORMATS = {
 # The metadata key of a .safetensors file for what a state dict does not contain.
 WORD = "vitjax"
 METADATA = ("config", "image_shape", "class_names")
-# The names of the weight files in a Hugging Face model's folder.
-FOLDERS = tuple(
-    name + end
-    for end in ("", files.INDEX)
-    for name in ("model.safetensors", "pytorch_model.bin")
-)
 
 
 def warn(notice: str) -> None:
@@ -150,7 +144,8 @@ def load(
       path: a run's workdir or WORKDIR/checkpoints/STEP; big_vision's `file.npz`, or
         `file.npz:sub/tree`; a state dict in .safetensors, .pth, .pt, .bin, .ckpt or
         .pth.tar, or `file.pth:state_dict_ema`, see `vitjax.weights.trainers`; a Hugging
-        Face model's folder, or the index of its shards.
+        Face model's folder, or the index of its shards. One in a bucket, gs:// or s3://,
+        is copied to this machine.
       format: of a state dict; None detects it. For the rest, see `from_state_dict`.
       say: called with the notice of which state dict was chosen, which prefix was
         removed from the keys and which keys were left out.
@@ -242,7 +237,7 @@ def format_of(state: Mapping[str, Any]) -> str:
 
 def file_in(path: Path) -> Path:
     """Return the weight file in a Hugging Face model's folder, else the path itself."""
-    for name in FOLDERS:
+    for name in files.FOLDERS:
         if (path / name).is_file():
             return path / name
     return path

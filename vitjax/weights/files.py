@@ -15,23 +15,58 @@ from safetensors import numpy as safetensors_numpy
 
 from input_pipeline import places
 from vitjax.config.arguments import lookup
+from vitjax.mirror import copy
 from vitjax.weights import torch_files
 from vitjax.weights.torch_files import BFLOAT16
 
 Arrays = dict[str, np.ndarray]
 # The suffix of an index, which maps each tensor to the shard that holds it.
 INDEX = ".index.json"
+# The names of the weight files in a Hugging Face model's folder.
+FOLDERS = tuple(
+    name + end
+    for end in ("", INDEX)
+    for name in ("model.safetensors", "pytorch_model.bin")
+)
+# Files next to weights that tell of them.
+_BESIDE = ("config.json", "preprocessor_config.json")
 
 
 def split(path: str | Path) -> tuple[Path, str]:
     """Split "x.npz:img" into the file x.npz and its part "img"; "" means all of it.
 
-    Raises ValueError if the path is not of this machine.
+    The file of a path in a bucket is its copy, see `local`.
     """
-    places.check(path, "the weights")
+    file, part = _split(path)
+    return local(file), part
+
+
+def _split(path: str | Path) -> tuple[str, str]:
     suffixes = "|".join(map(re.escape, SUFFIXES))
     match = re.fullmatch(rf"(.+?(?:{suffixes})):(.*)", str(path), re.DOTALL)
-    return (Path(match[1]), match[2]) if match else (Path(path), "")
+    return (match[1], match[2]) if match else (str(path), "")
+
+
+def local(path: str | Path) -> Path:
+    """Return a run, a file of weights or a model's folder as a path of this machine.
+
+    One in a bucket is copied: of a run its checkpoint, of a file those next to it that
+    tell of it as well. A part, as in x.npz:img, is kept. Raises ValueError for a path
+    that is in neither place.
+    """
+    places.check(path, "the weights", places.BUCKETS)
+    if places.scheme(path) is None:
+        return Path(path)
+    url, part = _split(path)
+    if Path(url).suffix in SUFFIXES or url.endswith(INDEX):
+        found = copy.file(url, _BESIDE)
+        folder = url.rpartition("/")[0]
+    else:
+        found, folder = copy.checkpoint(url, FOLDERS, _BESIDE), url
+    if found.name.endswith(INDEX):
+        for shard in sorted(set(_shard_of(found).values())):
+            copy.file(f"{folder}/{shard}")
+    return Path(f"{found}:{part}") if part else found
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, str]]:
@@ -133,11 +168,8 @@ def _write_torch(path: Path, arrays: Mapping[str, np.ndarray], _: Any) -> None:
 
 def _read_shards(path: Path) -> tuple[Arrays, dict[str, str]]:
     """Read all shards named by a transformers index; they are in the index's folder."""
-    try:
-        place_of = dict(json.loads(path.read_text())["weight_map"])
-        shards = {path.with_name(name) for name in place_of.values()}
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not an index of shards, or is damaged") from None
+    shard_of = _shard_of(path)
+    shards = {path.with_name(name) for name in shard_of.values()}
     if path in shards:
         raise ValueError(f"{path} is damaged: it names itself as a shard")
     if missing := sorted(shard.name for shard in shards if not shard.is_file()):
@@ -148,9 +180,20 @@ def _read_shards(path: Path) -> tuple[Arrays, dict[str, str]]:
     found: Arrays = {}
     for shard in sorted(shards):
         found |= read(shard)[0]
-    if lost := sorted(place_of.keys() - found.keys()):
+    if lost := sorted(shard_of.keys() - found.keys()):
         raise ValueError(f"{path} is damaged: its shards lack {lost[0]}")
     return found, {}
+
+
+def _shard_of(index: Path) -> dict[str, str]:
+    """Return the shard of each tensor; ValueError if the file is no index."""
+    try:
+        shard_of = dict(json.loads(index.read_text())["weight_map"])
+        for name in shard_of.values():
+            index.with_name(name)
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{index} is not an index of shards, or is damaged") from None
+    return shard_of
 
 
 SUFFIXES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {

@@ -29,8 +29,8 @@ DATA = {
         "save_to_disk or of parquet files. It may change when a run resumes."
     ),
     "input.data.cache_dir": (
-        "A folder of this machine, to which the shards of data in a bucket are copied while "
-        "they are read, as much as fits. It may change when a run resumes."
+        "A local folder to which shards in a bucket are copied while they are read. As much "
+        "is copied as fits. It may change when a run resumes."
     ),
     "input.data[tfds].name": (
         'The name of the data set in tfds. "imagenet2012:5.0.0" chooses a version, and '

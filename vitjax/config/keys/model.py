@@ -126,7 +126,8 @@ MODEL = {
     "model_init": (
         "The run or file that the parameters start from; the run starts at step 0. It is "
         "a workdir, WORKDIR/best, WORKDIR/checkpoints/STEP, or a file of big_vision, "
-        "timm, torchvision, Hugging Face or mup-vit. See docs/weights.md."
+        "timm, torchvision, Hugging Face or mup-vit; also in a bucket. See "
+        "docs/weights.md."
     ),
     "model_init_grid": (
         "The patch grid (height, width) of model_init, if it is not square. Position "

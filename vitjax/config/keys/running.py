@@ -16,8 +16,8 @@ RUN = {
     ),
     "resume": (
         "The run whose whole state this run starts from: parameters, optimizer and step. "
-        "It is a workdir, WORKDIR/best or WORKDIR/checkpoints/STEP. The workdir's own "
-        "newest checkpoint comes first."
+        "It is a workdir, WORKDIR/best or WORKDIR/checkpoints/STEP, also in a bucket. The "
+        "workdir's own newest checkpoint comes first."
     ),
 }
 EVALUATION = {
