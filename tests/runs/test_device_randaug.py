@@ -1,5 +1,6 @@
 """Trainings with randaug on the host and in the step: the same pictures and rows."""
 
+import functools
 import shutil
 
 import jax
@@ -70,6 +71,18 @@ def test_a_resumed_run_ends_with_the_same_parameters(runs, tmp_path):
     assert run(again, *flags(DEVICE)) == 0
     ours, theirs = (params_of(path, 8) for path in (again, runs["device"]))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.slow
+def test_a_run_changes_from_the_host_to_the_step(runs, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(runs["host"], old)
+    shutil.rmtree(old / "checkpoints" / "8")
+    assert run(new, *flags(DEVICE), f"--config.resume={old}") == 0
+    ours, theirs = (params_of(path, 8) for path in (new, runs["host"]))
+    # The steps are two programs, which round differently.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, ours, theirs)
 
 
 def test_a_missing_plan_and_randaug_in_both_are_one_sentence(tmp_path, capsys):
