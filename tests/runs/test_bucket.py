@@ -29,6 +29,21 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "vitjax" / "workdirs"
 
 
+@pytest.fixture
+def begin(remote):
+    """Start a run in the bucket as a process of its own, which ends with the test."""
+    begun = []
+
+    def begin(*flags):
+        begun.append(start(remote.url, 8, *EVERY, *flags))
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        with process:
+            process.kill()
+
+
 def wait_for(remote, process, number):
     """Return when a marker of step `number` or later is in the bucket."""
     folder = bucket.Bucket.open(remote.url)
@@ -54,11 +69,11 @@ def keys(remote):
 
 
 def test_a_run_that_loses_its_host_and_disk_twice_ends_as_if_nothing_was(
-    remote, tmp_path, cache
+    remote, begin, tmp_path, cache
 ):
     assert run(tmp_path / "local", *EVERY) == 0
     for number in (3, 6):
-        process = start(remote.url, 8, *EVERY, "--force")
+        process = begin("--force")
         wait_for(remote, process, number)
         process.kill()
         process.communicate()
@@ -76,8 +91,10 @@ def test_a_run_that_loses_its_host_and_disk_twice_ends_as_if_nothing_was(
 
 
 @on_s3
-def test_a_signal_ends_a_run_with_all_of_it_in_the_bucket(remote, tmp_path, cache):
-    process = start(remote.url, 8, *EVERY, "--config.total_steps=4000")
+def test_a_signal_ends_a_run_with_all_of_it_in_the_bucket(
+    remote, begin, tmp_path, cache
+):
+    process = begin("--config.total_steps=4000")
     wait_for(remote, process, 3)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=100)
@@ -92,10 +109,10 @@ def test_a_signal_ends_a_run_with_all_of_it_in_the_bucket(remote, tmp_path, cach
 
 @on_s3
 def test_a_bucket_that_is_lost_costs_warnings_and_says_where_the_files_are(
-    remote, tmp_path, cache
+    remote, begin, tmp_path, cache
 ):
     """Of 12 steps, the bucket refuses all that is put after the first push."""
-    process = start(remote.url, 8, *EVERY)
+    process = begin()
     wait_for(remote, process, 1)
     remote.fail("403", -1, method="PUT")
     text, _ = process.communicate(timeout=100)
@@ -109,9 +126,9 @@ def test_a_bucket_that_is_lost_costs_warnings_and_says_where_the_files_are(
 
 @on_s3
 def test_another_run_is_refused_and_a_run_whose_lock_is_taken_ends(
-    remote, capsys, cache
+    remote, begin, capsys, cache
 ):
-    process = start(remote.url, 8, *EVERY, "--config.total_steps=40000")
+    process = begin("--config.total_steps=40000")
     wait_for(remote, process, 3)
     # On the same machine: at once, and before anything is fetched.
     line = error_of(capsys, remote.url)
