@@ -13,6 +13,7 @@ import io
 import os
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,7 +91,7 @@ def cached(
             if found is not None:
                 return found
     found = scan()
-    content = _file_of(np.concatenate([np.array([size, key], np.int64), found]))
+    content = _file_of(size, key, found)
     if not local and beside(content):
         return found
     if not any(_save(folder, name, content) for folder in folders):
@@ -200,15 +201,23 @@ def fresh(file: bytes, size: int, key: int) -> np.ndarray | None:
         return None
     except SystemError:  # Python 3.11 may fail on the header in several threads
         return fresh(file, size, key)
-    if content.dtype != np.int64 or content.shape < (2,):
+    if content.dtype != np.int64 or content.shape < (3,):
         return None
-    return content[2:] if tuple(content[:2]) == (size, key) else None
+    found = content[3:]
+    return found if tuple(content[:3]) == (size, key, _check(found)) else None
 
 
-def _file_of(content: np.ndarray) -> bytes:
+def _file_of(size: int, key: int, found: np.ndarray) -> bytes:
+    """Return the bytes of an index file."""
     file = io.BytesIO()
-    np.save(file, content)
+    head = np.array([size, key, _check(found)], np.int64)
+    np.save(file, np.concatenate([head, found]))
     return file.getvalue()
+
+
+def _check(found: np.ndarray) -> int:
+    """Return a checksum: a wrong offset would look like a damaged record."""
+    return zlib.crc32(found.astype("<i8").tobytes())
 
 
 def _save(folder: Path, name: str, content: bytes) -> bool:
