@@ -32,7 +32,7 @@ def rates(
     }
     for turn in range(1 + rounds):
         for number, stage in stages.items():
-            # What was read ahead, while others were timed, is not counted.
+            # First take the records that were read while others were timed.
             stage.run(2 + -(-number // _BATCH_SIZE), batches, _BATCH_SIZE)
             if turn == 0:  # it compiles
                 stage.wall.clear()

@@ -12,13 +12,12 @@ is a `BucketError`, an OSError of one sentence. obstore is imported here only, b
 
 import contextlib
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from input_pipeline import places
 from input_pipeline.bucket.errors import (
     BucketError,
     Changed,
@@ -33,7 +32,6 @@ from input_pipeline.bucket.errors import (
 )
 
 __all__ = [
-    "SCHEMES",
     "Bucket",
     "BucketError",
     "Changed",
@@ -43,13 +41,11 @@ __all__ = [
     "NoBucket",
     "NotAllowed",
     "NotFound",
-    "Range",
     "Short",
     "Version",
     "split",
 ]
 
-SCHEMES = ("gs", "s3")
 PART = 8 * 2**20  # bytes of a part of `stream`
 PATIENCE = 180.0  # seconds of retries
 _FIRST = 3.0  # seconds of retries, and of silence, in `check`: GCS' metadata gets two
@@ -80,15 +76,6 @@ class Info(NamedTuple):
         return Version(self.etag, self.generation)
 
 
-class Range(NamedTuple):
-    """A part of an object, for `read_in_order`; the same arguments as `read`'s."""
-
-    key: str
-    start: int
-    length: int
-    if_match: str | None = None
-
-
 def split(url: str) -> tuple[str, str, str]:
     """Return (scheme, bucket, path) of gs://bucket/path or s3://bucket/path.
 
@@ -97,7 +84,7 @@ def split(url: str) -> tuple[str, str, str]:
     scheme, colon, rest = url.partition("://")
     name, _, path = rest.partition("/")
     path = path.strip("/")
-    if not colon or scheme not in SCHEMES or not name or not path:
+    if not colon or scheme not in places.BUCKETS or not name or not path:
         raise ValueError(
             f"expected the URL of a folder in a bucket, as gs://BUCKET/FOLDER or "
             f"s3://BUCKET/FOLDER, got {url!r}: give one"
@@ -184,37 +171,6 @@ class Bucket:
         if len(data) != wanted:
             raise short(self.url_of(key), start, wanted, len(data))
         return data
-
-    def read_in_order(
-        self, ranges: Iterable[Range], in_flight: int = 256
-    ) -> Iterator[bytes | BucketError]:
-        """Yield the bytes of each range, in order, with `in_flight` reads under way.
-
-        A read that fails gives its error as a value, and the others are not touched.
-        `ranges` is read `in_flight` ahead. It uses threads: obstore waits without the
-        GIL, and with 256 in flight they were as fast as asyncio and took less CPU, since
-        a read with a condition would be two awaits.
-        """
-
-        def one(wanted: Range) -> bytes | BucketError:
-            try:
-                return self.read(
-                    wanted.key, wanted.start, wanted.length, if_match=wanted.if_match
-                )
-            except BucketError as error:
-                return error
-
-        pool = ThreadPoolExecutor(in_flight, "bucket")
-        waiting: deque[Future[bytes | BucketError]] = deque()
-        try:
-            for wanted in ranges:
-                waiting.append(pool.submit(one, wanted))
-                if len(waiting) >= in_flight:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def stream(self, info: Info, part: int = PART) -> Iterator[bytes]:
         """Yield an object of `list` or `head` in parts, each by one request.

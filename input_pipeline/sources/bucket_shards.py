@@ -21,11 +21,10 @@ from absl import logging
 from input_pipeline import bucket
 from input_pipeline.sources import copies, record_index
 from input_pipeline.sources.ahead import Damaged
+from input_pipeline.sources.record_index import FOOTER, HEADER
 
 _METADATA = (".json", ".txt")  # the files of a data set that are not shards
-_PART = 2**23  # bytes of a request while a shard is indexed
 _SHARDS = 16  # indexed at a time
-_HEADER, _FOOTER = 12, 4
 _MASK = 0xA282EAD8  # of TFRecord's checksums
 
 
@@ -137,21 +136,17 @@ class Shards:
         """Return the offsets of a shard's records, from its bytes in large parts."""
         name = self._name(shard)
         size, etag = self._entries[name].size, self._entries[name].etag
-        found, position, part, first = [], 0, b"", 0
-        while position < size:
-            if position + _HEADER > first + len(part):
+        part, first = memoryview(b""), 0
+
+        def header_at(position: int) -> bytes:
+            nonlocal part, first
+            if position + HEADER > first + len(part):
                 first = position
-                length = min(_PART, size - first)
+                length = min(bucket.PART, size - first)
                 part = self._bucket.view(name, first, length, if_match=etag)
-            header = bytes(part[position - first : position - first + _HEADER])
-            end = record_index.end_of(header, position)
-            if end > size:
-                raise ValueError(
-                    record_index.truncated(shard, found, position, end, size)
-                )
-            found.append(position)
-            position = end
-        return np.array(found, np.int64)
+            return bytes(part[position - first : position - first + HEADER])
+
+        return record_index.walk(shard, size, header_at)
 
     def _name(self, shard: str) -> str:
         return shard.removeprefix(f"{self.url}/")
@@ -170,12 +165,12 @@ def unframed(frame: bytes | memoryview) -> bytes:
         if struct.pack("<I", masked) != check:
             raise Damaged(f"the checksum of its {what} is wrong")
 
-    checked(bytes(frame[:8]), frame[8:_HEADER], "length")
-    data = bytes(frame[_HEADER:-_FOOTER])  # the only copy, if `frame` is a view
+    checked(bytes(frame[:8]), frame[8:HEADER], "length")
+    data = bytes(frame[HEADER:-FOOTER])  # the only copy, if `frame` is a view
     (length,) = struct.unpack_from("<Q", frame)
     if length != len(data):
         raise Damaged(f"its length is {length}, but the index has {len(data)}")
-    checked(data, frame[-_FOOTER:], "data")
+    checked(data, frame[-FOOTER:], "data")
     return data
 
 

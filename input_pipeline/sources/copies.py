@@ -23,7 +23,7 @@ from input_pipeline import bucket
 
 _MARGIN, _MOST_MARGIN = 0.05, 10e9  # a share of the disk, and bytes, that stay free
 _PARTIAL = ".partial"
-_STALE = 3600  # seconds without a write after which nobody writes a partial copy
+_STALE = 3600  # seconds; a partial copy without a write for so long is abandoned
 
 
 class Copies:

@@ -14,7 +14,7 @@ def of(path: str) -> "Disk":
 
 
 class Disk(Protocol):
-    """What `folder_layouts` asks of folders; paths are strings, joined by "/"."""
+    """The interface that `folder_layouts` needs; paths are strings, joined by "/"."""
 
     def entries(self, folder: str) -> Iterable[tuple[str, bool]]:
         """Return (name, whether it is a folder) of what is in a folder, in any order."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from input_pipeline import home
 
-_HEADER, _FOOTER = 12, 4  # bytes before and after the data of a record
+HEADER, FOOTER = 12, 4  # bytes before and after the data of a record
 FOLDER = ".record_index"
 _THREADS = 16  # they mostly wait for the disk
 _PATIENCE = 3  # seconds before progress is shown
@@ -135,49 +135,49 @@ def scan(shard: str, size: int) -> np.ndarray:
     Raises:
       ValueError: the records do not end where the file does.
     """
-    found, position = [], 0
     with _open(shard) as file:
-        while position < size:
-            end = end_of(file.read(_HEADER), position)
-            if end > size:
-                raise ValueError(truncated(shard, found, position, end, size))
-            found.append(position)
-            position = end
+
+        def header_at(position: int) -> bytes:
             file.seek(position)
+            return file.read(HEADER)
+
+        return walk(shard, size, header_at)
+
+
+def walk(shard: str, size: int, header_at: Callable[[int], bytes]) -> np.ndarray:
+    """Return what `scan` does; `header_at` reads the HEADER bytes at a position.
+
+    It returns fewer bytes at the end of the shard.
+    """
+    found, position = [], 0
+    while position < size:
+        header, end = header_at(position), position + HEADER
+        if len(header) == HEADER:
+            (length,) = struct.unpack_from("<Q", header)
+            end += length + FOOTER
+        if end > size:
+            raise ValueError(
+                f"the shard {shard} is truncated or damaged: its record {len(found)}, at "
+                f"byte {position}, should end at byte {end}, but the file has {size} "
+                "bytes; copy it or prepare the data set again"
+            )
+        found.append(position)
+        position = end
     return np.array(found, np.int64)
-
-
-def end_of(header: bytes, position: int) -> int:
-    """Return where the record at a position ends, from its first 12 bytes."""
-    if len(header) < _HEADER:
-        return position + _HEADER
-    (length,) = struct.unpack_from("<Q", header)
-    return position + _HEADER + length + _FOOTER
-
-
-def truncated(
-    shard: str, found: Sequence[int], position: int, end: int, size: int
-) -> str:
-    """Return the error for a shard whose records do not end where it does."""
-    return (
-        f"the shard {shard} is truncated or damaged: its record {len(found)}, at byte "
-        f"{position}, should end at byte {end}, but the file has {size} bytes; copy it or "
-        "prepare the data set again"
-    )
 
 
 def frame(shard: str, offset: int) -> bytes:
     """Return the bytes of the record at an offset, with its length and checksums."""
     with _open(shard) as file:
         file.seek(offset)
-        header = file.read(_HEADER)
+        header = file.read(HEADER)
         (length,) = struct.unpack_from("<Q", header)
-        return header + file.read(length + _FOOTER)
+        return header + file.read(length + FOOTER)
 
 
 def content(frame: bytes) -> bytes:
     """Return the data in the bytes of a record; its checksums are not looked at."""
-    return frame[_HEADER:-_FOOTER]
+    return frame[HEADER:-FOOTER]
 
 
 def _open(path: str):

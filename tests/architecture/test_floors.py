@@ -40,7 +40,8 @@ ROOMS = {
         ("__main__", ALL),
     ],
     "input_pipeline": [
-        ("bucket environment home places spec plans prefetch tracing parts warps", ()),
+        ("environment home places spec plans prefetch tracing parts warps", ()),
+        ("bucket", ALL),
         ("layers", ALL),
         ("device_randaug", ALL),
         ("sources randaug device_ops", ALL),

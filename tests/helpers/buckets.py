@@ -50,7 +50,7 @@ def environment(address):
     }
 
 
-# What else could name credentials, an account or a machine of the user's.
+# Other variables that name credentials, an account or a machine of the user's.
 UNSET = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ROLE_ARN", "AWS_SESSION_TOKEN",

@@ -90,8 +90,6 @@ def _step(
     what = f"the checkpoint {folder.url}/{step.folder} is damaged"
     try:
         files = steps.read_marker(folder.read(step.marker))
-    except bucket.BucketError:
-        raise
     except ValueError as error:
         raise Broken(f"{what}: {step.marker}: {error}") from None
     for name, (size, _) in files.items():

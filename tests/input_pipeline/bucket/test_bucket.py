@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from input_pipeline import bucket as bucket_lib
-from input_pipeline.bucket import Bucket, Changed, Exists, NotFound, Range, Short
+from input_pipeline.bucket import Bucket, Changed, Exists, NotFound, Short
 
 DATA = bytes(range(256)) * 40
 
@@ -149,36 +149,6 @@ def test_objects_are_removed_also_those_that_are_gone(bucket, remote):
     assert [info.key for info in bucket.list()] == [kept]
     with pytest.raises(NotFound, match="there is no such object"):
         bucket.head("a")
-
-
-def test_many_reads_come_in_order_and_an_error_is_a_value(bucket, remote):
-    bucket.put("x", DATA)
-    ranges = [Range("x", 7 * i, 100) for i in range(200)]
-    ranges[50] = Range("none", 0, 5)
-    remote.set(latency=0.02)
-    found = list(bucket.read_in_order(ranges, in_flight=64))
-    assert isinstance(found[50], NotFound)
-    for wanted, got in zip(ranges, found, strict=True):
-        if wanted.key == "x":
-            assert got == DATA[wanted.start : wanted.start + 100]
-
-
-def test_reads_run_ahead_by_their_number_and_end_with_the_reader(bucket):
-    bucket.put("x", DATA)
-    asked = []
-
-    def ranges():
-        for i in range(100):
-            asked.append(i)
-            yield Range("x", i, 1)
-
-    reads = bucket.read_in_order(ranges(), in_flight=10)
-    next(reads)
-    assert len(asked) == 10
-    next(reads)
-    assert len(asked) == 11
-    reads.close()
-    assert len(asked) == 11
 
 
 def test_nothing_is_imported_and_asked_before_it_is_needed(remote):

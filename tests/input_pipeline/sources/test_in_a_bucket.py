@@ -126,7 +126,7 @@ def train(remote, count=2, **settings):
 
 
 def test_a_record_is_one_request_of_its_own_bytes(imagenet_dir, remote):
-    """Of its data and the 16 bytes of length and checksums, and no more."""
+    """The request returns the data, and the 16 bytes of length and checksums."""
     upload(imagenet_dir, remote)
     data = {"name": "imagenet2012", "split": "train", "data_dir": remote.url}
     source = sources.open_source(**data)
